@@ -1,0 +1,1 @@
+"""What a job is: its specification, states, tables, queries, artifacts and settings."""

@@ -1,0 +1,1 @@
+"""Similarity-Guided Layer Partition pruning (arXiv 2410.14720) as a library."""

@@ -1,0 +1,1 @@
+"""Celery over `jobs`: claims a job, supervises it, runs `sglp_core` in a child process."""
