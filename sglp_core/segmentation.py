@@ -1,0 +1,83 @@
+"""Fisher's optimal partition of ordered samples, exact, and how many segments to take.
+
+The samples are the rows of the similarity matrix in layer order (Fisher 1958; SGLP, arXiv 2410.14720).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Feature = Literal["rows", "row_sums"]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """`segments` are inclusive (first, last) layer indices; `loss_curve[k-1]` is the least loss with k segments."""
+
+    segments: tuple[tuple[int, int], ...]
+    loss_curve: tuple[float, ...]
+
+
+def segment(similarity: np.ndarray, segments: int | Literal["auto"] = "auto", feature: Feature = "rows") -> Segmentation:
+    """Cut the layers of a similarity matrix `[L, L]` into coherent segments."""
+    samples = similarity if feature == "rows" else similarity.sum(1, keepdims=True)
+    n = len(samples)
+    if segments != "auto" and not 1 <= segments <= n:
+        raise ValueError(f"the number of segments must lie between 1 and the {n} layers, not {segments}")
+    losses, starts = optimal_partitions(diameters(samples))
+    curve = tuple(float(x) for x in losses[:, n - 1])
+    count = elbow(curve) if segments == "auto" else segments
+    return Segmentation(_trace_back(starts, count), curve)
+
+
+def diameters(samples: np.ndarray) -> np.ndarray:
+    """`D[i, j]` = Σ_{t=i..j} ‖x_t − mean(x_i..x_j)‖² for samples `[n, d]`, from prefix sums in float64."""
+    x = samples.astype(np.float64) - samples.mean(0)
+    n = len(x)
+    sums = np.vstack([np.zeros(x.shape[1]), np.cumsum(x, 0)])
+    squares = np.concatenate([[0.0], np.cumsum((x**2).sum(1))])
+    result = np.zeros((n, n))
+    for i in range(n):
+        lengths = np.arange(1, n - i + 1)
+        total = sums[i + 1 :] - sums[i]
+        result[i, i:] = squares[i + 1 :] - squares[i] - (total**2).sum(1) / lengths
+    return np.maximum(result, 0.0)
+
+
+def optimal_partitions(diameter: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The dynamic programme: least loss `[k-1, j]` of cutting samples 0..j into k runs, and where the last run starts."""
+    n = len(diameter)
+    losses = np.full((n, n), np.inf)
+    starts = np.zeros((n, n), dtype=np.int64)
+    losses[0] = diameter[0]
+    for k in range(1, n):
+        for j in range(k, n):
+            candidates = losses[k - 1, k - 1 : j] + diameter[k : j + 1, j]
+            best = int(np.argmin(candidates))
+            losses[k, j] = candidates[best]
+            starts[k, j] = k + best
+    return losses, starts
+
+
+def elbow(curve: tuple[float, ...]) -> int:
+    """The number of segments where the loss curve lies furthest below the chord between its ends.
+
+    Both axes are scaled to 0–1, so the rule does not depend on the unit of the loss. A flat curve gives one segment.
+    """
+    n = len(curve)
+    if n < 3 or curve[0] <= 0:
+        return 1
+    x = np.linspace(0, 1, n)
+    y = np.asarray(curve) / curve[0]
+    return int(np.argmax((1 - x) * 1 + x * y[-1] - y)) + 1
+
+
+def _trace_back(starts: np.ndarray, count: int) -> tuple[tuple[int, int], ...]:
+    segments: list[tuple[int, int]] = []
+    last = starts.shape[1] - 1
+    for k in range(count - 1, -1, -1):
+        first = int(starts[k, last]) if k else 0
+        segments.append((first, last))
+        last = first - 1
+    return tuple(reversed(segments))
