@@ -46,13 +46,17 @@ def segment_ranks(scores: Sequence[float], segments: Sequence[tuple[int, int]]) 
 
 
 def choose(
-    costs: Sequence[float], sizes: Sequence[int], needed: float, segments: Sequence[tuple[int, int]], protected: set[int]
+    costs: Sequence[float],
+    sizes: Sequence[int],
+    needed: float,
+    segments: Sequence[tuple[int, int]],
+    protected: set[int],
 ) -> tuple[int, ...] | None:
     """The set of layers of least total cost whose sizes sum to at least `needed`, or None where no set does.
 
     Every segment keeps at least one layer and protected layers stay. Exact: partial sets are extended layer by
-    layer and dropped only when another one is at least as large, as cheap and as free. Equal costs are settled by
-    the smaller removal, then by the earlier layers.
+    layer and dropped only when another one is at least as large, as cheap and as free. Equal costs are settled the
+    same way every time.
     """
     # A state is (cost, size, removed layers, whether the running segment has kept a layer).
     states: list[tuple[float, int, tuple[int, ...], bool]] = [(0.0, 0, (), True)]
@@ -66,7 +70,9 @@ def choose(
                     for cost, size, removed, kept in states
                 ]
             states = _undominated(grown, needed)
-    ends = [(round(cost, 12), size, removed) for cost, size, removed, kept in states if kept and size >= needed]
+    ends = [
+        (round(cost, 12), size, removed) for cost, size, removed, kept in states if kept and size >= needed
+    ]
     return min(ends)[2] if ends else None
 
 
@@ -95,7 +101,9 @@ def plan(
     """
     reachable = largest_removal(sizes, segments, protected) / total
     # One part in 10¹² of slack: 0.3 of 10 layers is three layers, although 0.3 × 10 > 3 in binary.
-    removed = choose(segment_ranks(scores, segments), sizes, target.ratio * total * (1 - 1e-12), segments, protected)
+    removed = choose(
+        segment_ranks(scores, segments), sizes, target.ratio * total * (1 - 1e-12), segments, protected
+    )
     if removed is None:
         raise TargetUnreachable(
             f"cannot remove {target.ratio:.4g} of the {target.kind}: the largest reachable ratio is {reachable:.4g} "
@@ -112,7 +120,9 @@ State = tuple[float, int, tuple[int, ...], bool]
 def _undominated(states: list[State], needed: float) -> list[State]:
     kept: list[State] = []
     frontier: dict[bool, list[tuple[float, int]]] = {True: [], False: []}
-    for state in sorted(states, key=lambda s: (round(s[0], 12), s[1] < needed, s[1] if s[1] >= needed else -s[1], s[2])):
+    for state in sorted(
+        states, key=lambda s: (round(s[0], 12), s[1] < needed, s[1] if s[1] >= needed else -s[1], s[2])
+    ):
         cost, size, _, free = state
         # Sizes beyond the target are all worth the same; only a smaller overshoot at equal cost counts as better.
         rivals = frontier[True] + ([] if free else frontier[False])

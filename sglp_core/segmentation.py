@@ -19,7 +19,9 @@ class Segmentation:
     loss_curve: tuple[float, ...]
 
 
-def segment(similarity: np.ndarray, segments: int | Literal["auto"] = "auto", feature: Feature = "rows") -> Segmentation:
+def segment(
+    similarity: np.ndarray, segments: int | Literal["auto"] = "auto", feature: Feature = "rows"
+) -> Segmentation:
     """Cut the layers of a similarity matrix `[L, L]` into coherent segments."""
     samples = similarity if feature == "rows" else similarity.sum(1, keepdims=True)
     n = len(samples)

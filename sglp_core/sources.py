@@ -1,0 +1,232 @@
+"""Model formats on disk: an HF safetensors directory or one GGUF file; everything unsafe is refused before it is read.
+
+Pickles are recognised by content, whatever they are called, and headers are checked against the file before any tensor
+is read. No code that comes with a model is ever run.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sglp_core.errors import InsufficientStorage, ModelNotFound, SourceForbidden, UnsafeFormat
+
+# https://github.com/huggingface/safetensors#format
+SAFETENSORS_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16,
+    "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F4": 4,
+}  # fmt: skip
+MAX_HEADER_BYTES = 100_000_000
+MAX_JSON_BYTES = 64_000_000
+PICKLE_MAGIC = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"\x1f\x8b", b"BZh")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that may be opened: a directory stock `from_pretrained` loads, and what it was made from.
+
+    `digest` is the sha256 over the names and contents of the configuration and weight files it came from.
+    """
+
+    directory: Path
+    format: str
+    digest: str
+    licence: str | None
+
+
+def open_source(path: Path, cache: Path, roots: Sequence[Path] | None = None) -> Source:
+    """Check a local model and make it loadable; a GGUF file is converted once into `cache`, keyed by its content.
+
+    Raises `ModelNotFound`, `SourceForbidden` (a link leads out of `roots`), `UnsafeFormat`, `InsufficientStorage`.
+    """
+    path = within(path, roots)
+    if path.is_file():
+        return _open_gguf(path, cache)
+    return _open_directory(path, roots)
+
+
+def within(path: Path, roots: Sequence[Path] | None) -> Path:
+    """The path with links resolved; refuses one that leaves `roots` (None allows everything)."""
+    resolved = path.resolve()
+    if roots is not None and not any(resolved.is_relative_to(root.resolve()) for root in roots):
+        raise SourceForbidden(f"{path} does not lie below one of the configured roots")
+    if not resolved.exists():
+        raise ModelNotFound(f"there is no file or directory {path}")
+    return resolved
+
+
+def check_safetensors(path: Path) -> dict[str, Any]:
+    """Read and check a safetensors header: length, types, bounds, no overlap, no gap. Returns the header."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        _refuse_pickle(path, start)
+        if len(start) < 8:
+            raise UnsafeFormat(f"{path.name} is too short to be a safetensors file")
+        (length,) = struct.unpack("<Q", start)
+        if length > min(MAX_HEADER_BYTES, size - 8):
+            raise UnsafeFormat(f"{path.name}: the header claims {length} bytes, the file has {size}")
+        text = file.read(length)
+    try:
+        header = json.loads(text, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise UnsafeFormat(f"{path.name}: the safetensors header is not valid JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise UnsafeFormat(f"{path.name}: the safetensors header is not an object")
+    spans = sorted(
+        _checked_span(path, name, entry, size - 8 - length)
+        for name, entry in header.items()
+        if name != "__metadata__"
+    )
+    end = 0
+    for begin, stop in spans:
+        if begin != end:
+            raise UnsafeFormat(f"{path.name}: tensors overlap or leave a gap at byte {min(begin, end)}")
+        end = stop
+    if end != size - 8 - length:
+        raise UnsafeFormat(
+            f"{path.name}: the header describes {end} bytes of tensors, the file holds {size - 8 - length}"
+        )
+    return header
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors shards of a model directory, in name order; refuses a directory that has none."""
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        if not names or any(not isinstance(n, str) or Path(n).name != n for n in names):
+            raise UnsafeFormat(f"{index.name} names shards outside the model directory, or none at all")
+        missing = [n for n in names if not (directory / n).is_file()]
+        if missing:
+            raise ModelNotFound(f"{index.name} names shards that are not there: {', '.join(missing)}")
+        return [directory / n for n in names]
+    single = directory / "model.safetensors"
+    if single.is_file():
+        return [single]
+    pickles = sorted(
+        p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+    )
+    if pickles:
+        raise UnsafeFormat(
+            f"the model has only pickle weights ({', '.join(pickles)}), which can run code when they are read; "
+            "save it again with model.save_pretrained(…), which writes safetensors"
+        )
+    raise ModelNotFound(
+        "the model directory holds neither model.safetensors nor model.safetensors.index.json"
+    )
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_space(directory: Path, needed_bytes: int, what: str) -> None:
+    """Refuse early where the disk cannot hold what is about to be written."""
+    free = shutil.disk_usage(directory).free
+    if free < needed_bytes:
+        raise InsufficientStorage(f"{what} needs {needed_bytes:,} bytes, the disk has {free:,} left")
+
+
+def _open_directory(directory: Path, roots: Sequence[Path] | None) -> Source:
+    config_file = directory / "config.json"
+    if not config_file.is_file():
+        raise ModelNotFound(
+            f"{directory.name} has no config.json; a model is a Hugging Face directory or one GGUF file"
+        )
+    for file in directory.iterdir():
+        if file.is_file():
+            within(file, roots)
+    _refuse_custom_code(directory)
+    files = weight_files(directory)
+    for file in files:
+        check_safetensors(file)
+    digest = hashlib.sha256()
+    for file in [config_file, *files]:
+        digest.update(f"{file.name}\0{sha256_of(file)}\0".encode())
+    return Source(directory, "safetensors", digest.hexdigest(), _card_licence(directory / "README.md"))
+
+
+def _refuse_custom_code(directory: Path) -> None:
+    for name in ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
+        file = directory / name
+        if file.is_file() and _mentions(_read_json(file), "auto_map"):
+            raise UnsafeFormat(
+                f"{name} has an auto_map: the model wants its own code to run, and code from a model is never run here; "
+                "only architectures that transformers itself contains can be pruned"
+            )
+
+
+def _mentions(value: Any, key: str) -> bool:
+    if isinstance(value, dict):
+        return key in value or any(_mentions(v, key) for v in value.values())
+    return isinstance(value, list) and any(_mentions(v, key) for v in value)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if file.stat().st_size > MAX_JSON_BYTES:
+        raise UnsafeFormat(f"{file.name} is larger than {MAX_JSON_BYTES:,} bytes")
+    try:
+        value = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UnsafeFormat(f"{file.name} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UnsafeFormat(f"{file.name} is not a JSON object")
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key appears twice")
+    return result
+
+
+def _checked_span(path: Path, name: str, entry: Any, limit: int) -> tuple[int, int]:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]} if (
+            dtype in SAFETENSORS_BITS and all(isinstance(n, int) and n >= 0 for n in shape)
+        ):
+            bits = math.prod(shape) * SAFETENSORS_BITS[dtype]
+            if 0 <= begin <= end <= limit and (end - begin) * 8 == bits:
+                return begin, end
+    raise UnsafeFormat(f"{path.name}: the header entry of tensor {name[:80]!r} does not fit the file")
+
+
+def _refuse_pickle(path: Path, start: bytes) -> None:
+    if start.startswith(PICKLE_MAGIC):
+        raise UnsafeFormat(
+            f"{path.name} is a pickle or an archive by its content, whatever its name says; pickles can run code when "
+            "they are read. Give a safetensors directory or a GGUF file"
+        )
+
+
+def _open_gguf(path: Path, cache: Path) -> Source:
+    with path.open("rb") as file:
+        start = file.read(8)
+    _refuse_pickle(path, start)
+    if start[:4] != b"GGUF":
+        raise UnsafeFormat(f"{path.name} is neither a GGUF file nor a model directory")
+    from sglp_core.gguf_conversion import check_gguf, convert_gguf
+
+    licence = check_gguf(path)
+    digest = sha256_of(path)
+    return Source(convert_gguf(path, cache / f"gguf-{digest}"), "gguf", digest, licence)
+
+
+def _card_licence(card: Path) -> str | None:
+    if not card.is_file():
+        return None
+    from huggingface_hub import ModelCardData, metadata_load
+
+    try:
+        licence = ModelCardData(**(metadata_load(card) or {})).license
+    except (ValueError, TypeError):
+        return None
+    return str(licence) if licence else None
