@@ -1,0 +1,232 @@
+"""Token batches to measure on: text the model writes itself, or the user's own.
+
+Windows are cut by the tokenizer's own special-token rules; a model that needs its beginning-of-sequence token gets it
+at the start of every window.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import torch
+import transformers
+from torch import Tensor
+
+from sglp_core.errors import BadCalibration
+from sglp_core.objectives import IGNORED, Batch, Task
+from sglp_core.sources import within
+
+MASKED_SHARE = 0.15
+UNMASKING_STEPS = 16
+Report = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where the calibration windows come from: `self`, or a `.txt`, `.jsonl` or `.parquet` file (path or file:// URI).
+
+    `samples` windows of `sequence_length` tokens, `batch_size` at a time; everything drawn is drawn from `seed`.
+    """
+
+    source: str = "self"
+    samples: int = 64
+    sequence_length: int = 256
+    batch_size: int = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Token windows `[N, T]` with their attention mask, and the sha256 of both."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+    @property
+    def digest(self) -> str:
+        ids, mask = self.input_ids.numpy().tobytes(), self.attention_mask.numpy().tobytes()
+        return hashlib.sha256(ids + mask).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def split(self, first: int) -> tuple["Windows", "Windows"]:
+        return (
+            Windows(self.input_ids[:first], self.attention_mask[:first]),
+            Windows(self.input_ids[first:], self.attention_mask[first:]),
+        )
+
+
+def text_windows(
+    source: str, tokenizer: Any, count: int, length: int, seed: int, roots: Sequence[Path] | None = None
+) -> Windows:
+    """Up to `count` windows of `length` tokens cut from a user's file, in an order drawn from the seed.
+
+    Raises `BadCalibration` for an empty, unreadable or unknown file.
+    """
+    prefix, suffix = special_tokens(tokenizer)
+    body = length - len(prefix) - len(suffix)
+    if body < 2:
+        raise BadCalibration(f"a window of {length} tokens leaves no room beside the tokenizer's special tokens")
+    documents = [text for text in read_texts(_local(source, roots)) if text.strip()]
+    if not documents:
+        raise BadCalibration(f"{source} holds no text")
+    # One document after another, as language models are trained; the separator is the tokenizer's own end token.
+    separator = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    stream: list[int] = []
+    for ids in tokenizer(documents, add_special_tokens=False)["input_ids"]:
+        stream += ids + separator
+    if len(stream) < 8:
+        raise BadCalibration(f"{source} holds only {len(stream)} tokens; give at least a few sentences")
+    starts = list(range(0, max(len(stream) - body, 0) + 1, body))
+    random.Random(seed).shuffle(starts)
+    rows = [prefix + stream[start : start + body] + suffix for start in starts[:count]]
+    return _padded(rows, length, tokenizer)
+
+
+def self_written_windows(
+    model: Any, tokenizer: Any, task: Task, calibration: Calibration, count: int, seed: int, report: Report
+) -> Windows:
+    """`count` windows that the model writes itself, from seeded starts, in batches with the KV cache.
+
+    A causal model samples from its own distribution after one random start token; a masked model fills in all-masked
+    windows a sixteenth at a time. Reproducible for one seed on one kind of device.
+    """
+    if task == "classification":
+        raise BadCalibration("an image model cannot write its own calibration data")
+    prefix, suffix = special_tokens(tokenizer)
+    body = calibration.sequence_length - len(prefix) - len(suffix)
+    if body < 2:
+        raise BadCalibration("sequence_length leaves no room beside the tokenizer's special tokens")
+    writer = _write_causal if task == "causal_lm" else _write_masked
+    allowed = _plain_tokens(model, tokenizer)
+    rows: list[Tensor] = []
+    report(0, count, "windows")
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for size in _batch_sizes(count, calibration.batch_size):
+            rows.append(writer(model, tokenizer, prefix, suffix, body, size, allowed))
+            report(sum(len(r) for r in rows), count, "windows")
+    ids = torch.cat(rows)
+    return Windows(ids, torch.ones_like(ids))
+
+
+def batches(windows: Windows, task: Task, tokenizer: Any, batch_size: int, seed: int) -> Iterator[Batch]:
+    """Windows as model inputs with labels; a masked model gets 15 % of its tokens masked, drawn from the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    for ids, mask in zip(windows.input_ids.split(batch_size), windows.attention_mask.split(batch_size), strict=True):
+        if task == "causal_lm":
+            yield Batch({"input_ids": ids, "attention_mask": mask}, ids.masked_fill(mask == 0, IGNORED))
+            continue
+        special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
+        chosen = (torch.rand(ids.shape, generator=generator) < MASKED_SHARE) & (mask == 1) & ~special
+        chosen[:, ids.shape[1] // 2] |= ~chosen.any(1) & (mask[:, ids.shape[1] // 2] == 1)
+        masked = ids.masked_fill(chosen, tokenizer.mask_token_id)
+        yield Batch({"input_ids": masked, "attention_mask": mask}, ids.masked_fill(~chosen, IGNORED))
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    """Documents of a `.txt` (blank lines part them), `.jsonl` or `.parquet` file (its `text` or first text field)."""
+    try:
+        if path.suffix == ".txt":
+            yield from path.read_text(encoding="utf-8").split("\n\n")
+        elif path.suffix == ".jsonl":
+            with path.open(encoding="utf-8") as file:
+                yield from (_text_field(json.loads(line)) for line in file if line.strip())
+        elif path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            for group in pq.ParquetFile(path).iter_batches():
+                yield from (_text_field(row) for row in group.to_pylist())
+        else:
+            raise BadCalibration(f"{path.name}: calibration text is a .txt, .jsonl or .parquet file")
+    except (ValueError, OSError) as error:
+        raise BadCalibration(f"{path.name} cannot be read as {path.suffix}: {error}") from error
+
+
+def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """What the tokenizer itself puts before and after one text, found by tokenising a word both ways."""
+    plain = tokenizer("word", add_special_tokens=False)["input_ids"]
+    full = tokenizer("word")["input_ids"]
+    for start in range(len(full) - len(plain) + 1):
+        if full[start : start + len(plain)] == plain:
+            return full[:start], full[start + len(plain) :]
+    return [], []
+
+
+def _local(source: str, roots: Sequence[Path] | None) -> Path:
+    parts = urlsplit(source)
+    return within(Path(unquote(parts.path)) if parts.scheme == "file" else Path(source), roots)
+
+
+def _text_field(record: Any) -> str:
+    if isinstance(record, str):
+        return record
+    if isinstance(record, dict):
+        for key in ("text", "content", *record):
+            if isinstance(record.get(key), str):
+                return str(record[key])
+    raise ValueError("a record has no text field")
+
+
+def _padded(rows: list[list[int]], length: int, tokenizer: Any) -> Windows:
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    ids = torch.full((len(rows), length), padding, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+    return Windows(ids, mask)
+
+
+def _plain_tokens(model: Any, tokenizer: Any) -> Tensor:
+    """The tokens a text is made of: neither special nor beyond what the tokenizer knows."""
+    vocabulary = min(len(tokenizer), model.config.get_text_config().vocab_size)
+    ids = torch.arange(vocabulary)
+    return ids[~torch.isin(ids, torch.tensor(tokenizer.all_special_ids, dtype=torch.long))]
+
+
+def _batch_sizes(count: int, batch_size: int) -> list[int]:
+    return [min(batch_size, count - done) for done in range(0, count, batch_size)]
+
+
+def _write_causal(
+    model: Any, tokenizer: Any, prefix: list[int], suffix: list[int], body: int, size: int, allowed: Tensor
+) -> Tensor:
+    start = allowed[torch.randint(len(allowed), (size, 1))]
+    begin = torch.cat([torch.tensor(prefix, dtype=torch.long).expand(size, -1), start], 1).to(model.device)
+    forbidden = sorted(set(range(model.config.get_text_config().vocab_size)) - set(allowed.tolist()))
+    written = model.generate(
+        input_ids=begin,
+        attention_mask=torch.ones_like(begin),
+        generation_config=transformers.GenerationConfig(
+            do_sample=True,
+            top_k=0,
+            min_new_tokens=body - 1,
+            max_new_tokens=body - 1,
+            suppress_tokens=forbidden or None,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+        ),
+    ).cpu()
+    return torch.cat([written, torch.tensor(suffix, dtype=torch.long).expand(size, -1)], 1)
+
+
+@torch.no_grad()
+def _write_masked(
+    model: Any, tokenizer: Any, prefix: list[int], suffix: list[int], body: int, size: int, allowed: Tensor
+) -> Tensor:
+    if tokenizer.mask_token_id is None:
+        raise BadCalibration("the tokenizer has no mask token, so the model cannot write its own text; give a text file")
+    before, after = (torch.tensor(part, dtype=torch.long).expand(size, -1) for part in (prefix, suffix))
+    text = torch.full((size, body), tokenizer.mask_token_id, dtype=torch.long)
+    for positions in torch.randperm(body).chunk(min(UNMASKING_STEPS, body)):
+        window = torch.cat([before, text, after], 1).to(model.device)
+        logits = model(input_ids=window, attention_mask=torch.ones_like(window)).logits[:, len(prefix) + positions]
+        chances = logits.float().cpu()[..., allowed].softmax(-1)
+        text[:, positions] = allowed[torch.multinomial(chances.flatten(0, 1), 1).view(size, -1)]
+    return torch.cat([before, text, after], 1)

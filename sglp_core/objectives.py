@@ -1,0 +1,72 @@
+"""What a model was trained to predict, as one loss: next tokens, masked tokens, or a class.
+
+The loss is what GradNorm differentiates and what perplexity is made of.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.models.auto import modeling_auto
+
+from sglp_core.errors import UnsupportedArchitecture
+
+Task = Literal["causal_lm", "masked_lm", "classification"]
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One calibration batch on the CPU: the model's inputs, and the label of every position (or image) that counts.
+
+    `inputs` holds `input_ids` and `attention_mask` `[B, T]`, or `pixel_values` `[B, C, H, W]`; `labels` is `[B, T]`
+    with -100 where nothing is predicted, or `[B]`.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch({name: tensor.to(device) for name, tensor in self.inputs.items()}, self.labels.to(device))
+
+
+def task_of(model_class: type[transformers.PreTrainedModel]) -> Task:
+    """The task of a stock class, by transformers' own tables; raises `UnsupportedArchitecture` where it has no head."""
+    tables: dict[Task, list[str]] = {
+        "causal_lm": ["MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"],
+        "masked_lm": ["MODEL_FOR_MASKED_LM_MAPPING_NAMES"],
+        "classification": ["MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"],
+    }
+    # Masked first: BERT-like classes with both heads are listed by their own class name in one table only.
+    for task, names in tables.items():
+        for name in names:
+            for entry in getattr(modeling_auto, name).values():
+                if model_class.__name__ in ((entry,) if isinstance(entry, str) else entry):
+                    return task
+    raise UnsupportedArchitecture(
+        f"{model_class.__name__} has no head whose loss is known here; looked for a causal or masked language model or "
+        "an image classifier"
+    )
+
+
+def logits_of(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits `[B, T, V]` or `[B, classes]`, without the cache that only generation needs."""
+    extra = {"use_cache": False} if hasattr(model.config, "use_cache") and "input_ids" in batch.inputs else {}
+    logits: Tensor = model(**batch.inputs, **extra).logits
+    return logits
+
+
+def aligned(logits: Tensor, labels: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    """Logits `[N, V]` and labels `[N]` of the positions that count, each logit row beside the label it predicts."""
+    if task == "causal_lm":
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    keep = labels != IGNORED
+    return logits[keep], labels[keep]
+
+
+def loss_of(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """Mean cross-entropy in nats over the positions that count."""
+    rows, targets = aligned(logits, labels, task)
+    return nn.functional.cross_entropy(rows.float(), targets)

@@ -1,0 +1,150 @@
+"""The one forward and backward pass over the calibration batches that feeds similarity and importance.
+
+Every parameter gradient is measured and freed the moment it is complete, and hidden states live only as long as their
+batch, so the peak is the weights plus the activations of one batch.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sglp_core.errors import BadCalibration
+from sglp_core.importance import LayerTrace
+from sglp_core.layers import layer_input, layer_output
+from sglp_core.objectives import Batch, Task, logits_of, loss_of
+from sglp_core.similarity import SimilarityAccumulator
+
+POSITIONS_PER_BATCH = 256
+
+
+def trace(
+    model: nn.Module,
+    layers: nn.ModuleList,
+    batches: Iterable[Batch],
+    task: Task,
+    similarity: SimilarityAccumulator,
+    seed: int = 0,
+    on_batch: Any = lambda: None,
+) -> LayerTrace:
+    """Measure every batch once; Grams go to `similarity`, everything else comes back.
+
+    Raises `BadCalibration` where the loss is not finite.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    records = []
+    with _only_layers_require_grad(model, layers):
+        for batch in batches:
+            records.append(_measure(model, layers, batch, task, similarity, generator))
+            on_batch()
+    if not records:
+        raise BadCalibration("there is no calibration batch to measure")
+    squared, product, skip, cosine, angle = (np.stack(column) for column in zip(*records, strict=True))
+    return LayerTrace(squared, product, skip, cosine, angle)
+
+
+def counted_positions(batch: Batch, hidden: Tensor) -> Tensor:
+    """Which samples of hidden states `[B, T, D]` count, as a mask `[B, T]`: no padding, and not a text's first token.
+
+    The first position of many models carries a massive activation that says nothing of the text. For images every
+    image is one sample, and the mask is `[B]`.
+    """
+    mask = batch.inputs.get("attention_mask")
+    if mask is None:
+        return torch.ones(hidden.shape[0], dtype=torch.bool)
+    counted = mask.bool().cpu().clone()
+    counted[:, 0] = False
+    return counted
+
+
+def _measure(
+    model: Any,
+    layers: nn.ModuleList,
+    batch: Batch,
+    task: Task,
+    similarity: SimilarityAccumulator,
+    generator: torch.Generator,
+) -> tuple[np.ndarray, ...]:
+    count = len(layers)
+    squared, product, skip = (torch.zeros(count, dtype=torch.float64) for _ in range(3))
+    cosine, angle = np.zeros(count), np.zeros(count)
+    features: list[Tensor] = []
+    chosen: Tensor | None = None
+    counted: Tensor | None = None
+
+    def on_forward(index: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        nonlocal chosen, counted
+        before, after = layer_input(args, kwargs), layer_output(output)
+        if chosen is None or counted is None:
+            counted = counted_positions(batch, after)
+            chosen = _draw(counted, generator)
+        flat = after.detach().reshape(len(counted.flatten()), -1)
+        features.append(flat[chosen.to(flat.device)])
+        similar = nn.functional.cosine_similarity(before.detach().float(), after.detach().float(), dim=-1)
+        similar = similar[counted.to(similar.device)].clamp(-1, 1)
+        cosine[index] = similar.mean().item()
+        angle[index] = (similar.arccos() / torch.pi).mean().item()
+        delta = after.detach() - before.detach()
+
+        def on_gradient(gradient: Tensor) -> None:
+            skip[index] = (gradient.float() * delta.float()).sum(-1).abs().sum().item()
+
+        after.register_hook(on_gradient)
+
+    def on_parameter(index: int, parameter: Tensor) -> None:
+        gradient = parameter.grad
+        assert gradient is not None
+        squared[index] += gradient.float().square().sum().item()
+        product[index] += torch.linalg.vecdot(
+            gradient.flatten().float().abs(), parameter.detach().flatten().float().abs()
+        ).item()
+        parameter.grad = None
+
+    handles: list[Any] = []
+    for index, layer in enumerate(layers):
+        handles.append(
+            layer.register_forward_hook(
+                lambda _m, args, kwargs, output, i=index: on_forward(i, args, kwargs, output), with_kwargs=True
+            )
+        )
+        handles += [
+            p.register_post_accumulate_grad_hook(lambda parameter, i=index: on_parameter(i, parameter))
+            for p in layer.parameters()
+            if p.requires_grad
+        ]
+    try:
+        moved = batch.to(model.device)
+        loss = loss_of(logits_of(model, moved), moved.labels, task)
+        if not torch.isfinite(loss):
+            raise BadCalibration("the model's loss on the calibration data is not finite; check its weights and the data")
+        similarity.add(features)
+        features.clear()
+        loss.backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return squared.numpy(), product.numpy(), skip.numpy(), cosine, angle
+
+
+def _draw(counted: Tensor, generator: torch.Generator) -> Tensor:
+    """At most 256 of the samples that count, spread over the whole batch, in order."""
+    candidates = counted.flatten().nonzero().flatten()
+    order = torch.randperm(len(candidates), generator=generator)[:POSITIONS_PER_BATCH]
+    return candidates[order.sort().values]
+
+
+@contextmanager
+def _only_layers_require_grad(model: nn.Module, layers: nn.ModuleList) -> Iterator[None]:
+    """Embeddings and head are never removed, so their gradients are not computed; everything is put back afterwards."""
+    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.requires_grad_(False)
+    layers.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter, wanted in before.items():
+            parameter.requires_grad_(wanted)
+            parameter.grad = None
