@@ -221,7 +221,9 @@ def _write_masked(
     model: Any, tokenizer: Any, prefix: list[int], suffix: list[int], body: int, size: int, allowed: Tensor
 ) -> Tensor:
     if tokenizer.mask_token_id is None:
-        raise BadCalibration("the tokenizer has no mask token, so the model cannot write its own text; give a text file")
+        raise BadCalibration(
+            "the tokenizer has no mask token, so the model cannot write its own text; give a text file"
+        )
     before, after = (torch.tensor(part, dtype=torch.long).expand(size, -1) for part in (prefix, suffix))
     text = torch.full((size, body), tokenizer.mask_token_id, dtype=torch.long)
     for positions in torch.randperm(body).chunk(min(UNMASKING_STEPS, body)):

@@ -55,9 +55,7 @@ def convert_gguf(path: Path, directory: Path) -> Path:
         except Exception as error:
             raise UnsupportedArchitecture(f"transformers cannot read this GGUF file: {error}") from error
         weights = model.state_dict()
-        require_space(
-            directory.parent, sum(t.numel() * FLOAT32_BYTES for t in weights.values()), "the converted model"
-        )
+        require_space(directory.parent, sum(t.numel() * FLOAT32_BYTES for t in weights.values()), "the converted model")
         # A model loaded from GGUF refuses save_pretrained, so the weights move into one that never was quantised.
         config = model.config
         del config.quantization_config

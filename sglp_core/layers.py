@@ -150,9 +150,7 @@ def example_inputs(model: transformers.PreTrainedModel, sequence_length: int) ->
         size = model.config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         return {
-            "pixel_values": torch.zeros(
-                1, model.config.num_channels, height, width, device=device, dtype=model.dtype
-            )
+            "pixel_values": torch.zeros(1, model.config.num_channels, height, width, device=device, dtype=model.dtype)
         }
     return {"input_ids": torch.zeros(1, sequence_length, dtype=torch.long, device=device)}
 

@@ -70,9 +70,7 @@ def choose(
                     for cost, size, removed, kept in states
                 ]
             states = _undominated(grown, needed)
-    ends = [
-        (round(cost, 12), size, removed) for cost, size, removed, kept in states if kept and size >= needed
-    ]
+    ends = [(round(cost, 12), size, removed) for cost, size, removed, kept in states if kept and size >= needed]
     return min(ends)[2] if ends else None
 
 
@@ -101,9 +99,7 @@ def plan(
     """
     reachable = largest_removal(sizes, segments, protected) / total
     # One part in 10¹² of slack: 0.3 of 10 layers is three layers, although 0.3 × 10 > 3 in binary.
-    removed = choose(
-        segment_ranks(scores, segments), sizes, target.ratio * total * (1 - 1e-12), segments, protected
-    )
+    removed = choose(segment_ranks(scores, segments), sizes, target.ratio * total * (1 - 1e-12), segments, protected)
     if removed is None:
         raise TargetUnreachable(
             f"cannot remove {target.ratio:.4g} of the {target.kind}: the largest reachable ratio is {reachable:.4g} "

@@ -42,9 +42,7 @@ def centre(gram_matrix: Tensor, estimator: Estimator = "unbiased") -> Tensor:
     return centred - torch.diag_embed(torch.diagonal(centred))
 
 
-def cka_matrix(
-    features: list[Tensor], estimator: Estimator = "unbiased", kernel: Kernel = "linear"
-) -> np.ndarray:
+def cka_matrix(features: list[Tensor], estimator: Estimator = "unbiased", kernel: Kernel = "linear") -> np.ndarray:
     """CKA `[L, L]` of L feature matrices `[n, d_l]` over the same n samples."""
     accumulator = SimilarityAccumulator(estimator=estimator, kernel=kernel)
     accumulator.add(features)
@@ -64,14 +62,9 @@ class SimilarityAccumulator:
         """Add one batch: L matrices `[n, d_l]` whose rows are the same n samples; n must be at least 4."""
         n = features[0].shape[0]
         if n < 4:
-            raise BadCalibration(
-                f"CKA needs at least 4 samples in a batch, this one has {n}; use longer or more texts"
-            )
+            raise BadCalibration(f"CKA needs at least 4 samples in a batch, this one has {n}; use longer or more texts")
         # The mean row changes no centred Gram, but leaving it in would cost float32 digits.
-        grams = [
-            centre(gram(x.float() - x.float().mean(0), self.kernel), self.estimator).flatten()
-            for x in features
-        ]
+        grams = [centre(gram(x.float() - x.float().mean(0), self.kernel), self.estimator).flatten() for x in features]
         stacked = torch.stack(grams)
         scale = n * (n - 3) if self.estimator == "unbiased" else (n - 1) ** 2
         hsic = (stacked @ stacked.T).double().cpu().numpy() / scale

@@ -79,9 +79,7 @@ def check_safetensors(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise UnsafeFormat(f"{path.name}: the safetensors header is not an object")
     spans = sorted(
-        _checked_span(path, name, entry, size - 8 - length)
-        for name, entry in header.items()
-        if name != "__metadata__"
+        _checked_span(path, name, entry, size - 8 - length) for name, entry in header.items() if name != "__metadata__"
     )
     end = 0
     for begin, stop in spans:
@@ -109,17 +107,13 @@ def weight_files(directory: Path) -> list[Path]:
     single = directory / "model.safetensors"
     if single.is_file():
         return [single]
-    pickles = sorted(
-        p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
-    )
+    pickles = sorted(p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"})
     if pickles:
         raise UnsafeFormat(
             f"the model has only pickle weights ({', '.join(pickles)}), which can run code when they are read; "
             "save it again with model.save_pretrained(…), which writes safetensors"
         )
-    raise ModelNotFound(
-        "the model directory holds neither model.safetensors nor model.safetensors.index.json"
-    )
+    raise ModelNotFound("the model directory holds neither model.safetensors nor model.safetensors.index.json")
 
 
 def sha256_of(path: Path) -> str:

@@ -16,8 +16,6 @@ class Target:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(TargetKind):
-            raise ValueError(
-                f"target kind must be one of {', '.join(get_args(TargetKind))}, not {self.kind!r}"
-            )
+            raise ValueError(f"target kind must be one of {', '.join(get_args(TargetKind))}, not {self.kind!r}")
         if not (math.isfinite(self.ratio) and 0 < self.ratio < 1):
             raise ValueError(f"target ratio must lie between 0 and 1 (both excluded), not {self.ratio}")

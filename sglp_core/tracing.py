@@ -87,10 +87,10 @@ def _measure(
         similar = similar[counted.to(similar.device)].clamp(-1, 1)
         cosine[index] = similar.mean().item()
         angle[index] = (similar.arccos() / torch.pi).mean().item()
-        delta = after.detach() - before.detach()
+        entered, left = before.detach(), after.detach()
 
         def on_gradient(gradient: Tensor) -> None:
-            skip[index] = (gradient.float() * delta.float()).sum(-1).abs().sum().item()
+            skip[index] = (gradient.float() * (left - entered).float()).sum(-1).abs().sum().item()
 
         after.register_hook(on_gradient)
 
@@ -119,7 +119,9 @@ def _measure(
         moved = batch.to(model.device)
         loss = loss_of(logits_of(model, moved), moved.labels, task)
         if not torch.isfinite(loss):
-            raise BadCalibration("the model's loss on the calibration data is not finite; check its weights and the data")
+            raise BadCalibration(
+                "the model's loss on the calibration data is not finite; check its weights and the data"
+            )
         similarity.add(features)
         features.clear()
         loss.backward()

@@ -1,0 +1,98 @@
+"""What a model costs to keep and to run: bytes, load time, prefill and decode latency, peak memory.
+
+Measured in a fresh process that loads the directory with the stock class, so before and after are alike.
+"""
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from sglp_core.fresh_process import call, serve
+from sglp_core.layers import example_inputs
+
+REPEATS = 5
+DECODED_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Latencies are medians of five runs at batch 1; `decode_seconds` is one token, None where a model does not generate."""
+
+    weight_bytes: int
+    load_seconds: float
+    prefill_seconds: float
+    decode_seconds: float | None
+    peak_memory_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure_footprint(directory: Path, sequence_length: int, decodes: bool, scratch: Path) -> Footprint:
+    """Load and time the model of a directory in a fresh process."""
+    request = {"directory": str(directory.resolve()), "sequence_length": sequence_length, "decodes": decodes}
+    return Footprint(**call("sglp_core.footprint", request, scratch))
+
+
+def _median_seconds(action: Callable[[], object]) -> float:
+    action()
+    times = []
+    for _ in range(REPEATS):
+        begin = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+@torch.no_grad()
+def _handle(request: dict[str, Any]) -> dict[str, Any]:
+    directory = Path(request["directory"])
+    begin = time.perf_counter()
+    config = transformers.AutoConfig.from_pretrained(directory)
+    model = getattr(transformers, config.architectures[0]).from_pretrained(directory, dtype="auto")
+    model.eval()
+    if torch.cuda.is_available():
+        model.cuda()
+    load_seconds = time.perf_counter() - begin
+    inputs = example_inputs(model, request["sequence_length"])
+
+    def wait() -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    def prefill() -> None:
+        model(**inputs)
+        wait()
+
+    prefill_seconds = _median_seconds(prefill)
+    decode_seconds = None
+    if request["decodes"]:
+        settings = transformers.GenerationConfig(
+            do_sample=False, min_new_tokens=DECODED_TOKENS, max_new_tokens=DECODED_TOKENS, pad_token_id=0
+        )
+        start = {"input_ids": inputs["input_ids"][:, :1], "attention_mask": torch.ones_like(inputs["input_ids"][:, :1])}
+
+        def decode() -> None:
+            model.generate(**start, generation_config=settings)
+            wait()
+
+        decode_seconds = _median_seconds(decode) / DECODED_TOKENS
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return {
+        "weight_bytes": sum(file.stat().st_size for file in directory.glob("*.safetensors")),
+        "load_seconds": load_seconds,
+        "prefill_seconds": prefill_seconds,
+        "decode_seconds": decode_seconds,
+        "peak_memory_bytes": on_gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+if __name__ == "__main__":
+    serve(_handle)

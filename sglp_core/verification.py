@@ -1,0 +1,167 @@
+"""Prove that the written artifact is the planned model: reloaded in a fresh process with the stock class.
+
+Three things must agree: the dense model with the removed layers bypassed, the pruned model in memory, and the
+reloaded artifact. Decoding with the cache must equal decoding without it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sglp_core.errors import VerificationFailed
+from sglp_core.fresh_process import call, serve
+from sglp_core.objectives import Task
+
+# Largest difference allowed, relative to the largest logit: a few units in the last place of each type, times depth.
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
+DECODED_TOKENS = 16
+PROMPT_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Differences are relative to the largest logit; `cached_decoding_equal` is None where a model does not generate."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reload_difference: float
+    bypass_difference: float
+    tolerance: float
+    cached_decoding_equal: bool | None
+
+    @property
+    def problems(self) -> list[str]:
+        found = []
+        if self.missing or self.unexpected:
+            found.append(f"tensors missing {list(self.missing)[:5]}, unexpected {list(self.unexpected)[:5]}")
+        # Written so that a NaN counts as a difference.
+        if not self.reload_difference <= self.tolerance:
+            found.append(f"reloaded logits differ by {self.reload_difference:.2e} (allowed {self.tolerance:.0e})")
+        if not self.bypass_difference <= self.tolerance:
+            found.append(f"logits differ from the bypassed dense model by {self.bypass_difference:.2e}")
+        if self.cached_decoding_equal is False:
+            found.append("decoding with the cache differs from decoding without it")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "passed": not self.problems}
+
+
+@dataclass(frozen=True)
+class Written:
+    """An artifact on disk with what it must reproduce: a probe input and two sets of logits, in memory and bypassed."""
+
+    directory: Path
+    task: Task
+    probe: dict[str, Tensor]
+    pruned_logits: Tensor
+    bypassed_logits: Tensor
+
+
+@torch.no_grad()
+def probe_logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
+    """Logits of the probe on the CPU, in the model's own type."""
+    logits: Tensor = model(**{name: tensor.to(model.device) for name, tensor in probe.items()}).logits
+    return logits.cpu()
+
+
+def verify(artifacts: Sequence[Written], scratch: Path) -> list[Verification]:
+    """Reload every artifact in one fresh process and compare."""
+    requests = []
+    for number, written in enumerate(artifacts):
+        save_file({k: v.contiguous() for k, v in written.probe.items()}, scratch / f"probe-{number}.safetensors")
+        requests.append(
+            {
+                "directory": str(written.directory.resolve()),
+                "probe": str(scratch / f"probe-{number}.safetensors"),
+                "logits": str(scratch / f"logits-{number}.safetensors"),
+                "decode": written.task == "causal_lm",
+            }
+        )
+    answers = call("sglp_core.verification", {"artifacts": requests}, scratch)["artifacts"]
+    results = []
+    for written, request, answer in zip(artifacts, requests, answers, strict=True):
+        reloaded = load_file(request["logits"])["logits"]
+        results.append(
+            Verification(
+                missing=tuple(answer["missing"]),
+                unexpected=tuple(answer["unexpected"]),
+                reload_difference=_difference(reloaded, written.pruned_logits),
+                bypass_difference=_difference(written.pruned_logits, written.bypassed_logits),
+                tolerance=TOLERANCES[written.pruned_logits.dtype],
+                cached_decoding_equal=answer["cached_decoding_equal"],
+            )
+        )
+    return results
+
+
+def require(verification: Verification) -> None:
+    """Raise `VerificationFailed` unless everything agreed."""
+    if verification.problems:
+        raise VerificationFailed("the written model is not the planned one: " + "; ".join(verification.problems))
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    if a.shape != b.shape:
+        return float("inf")
+    scale = b.float().abs().max().clamp_min(1e-30)
+    return float((a.float() - b.float()).abs().max() / scale)
+
+
+def _reload(request: dict[str, Any]) -> dict[str, Any]:
+    config = transformers.AutoConfig.from_pretrained(request["directory"])
+    stock = getattr(transformers, config.architectures[0])
+    model, info = stock.from_pretrained(request["directory"], dtype="auto", output_loading_info=True)
+    model.eval()
+    probe = load_file(request["probe"])
+    save_file({"logits": probe_logits(model, probe).contiguous()}, request["logits"])
+    return {
+        "missing": sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"]),
+        "unexpected": sorted(info["unexpected_keys"]),
+        "cached_decoding_equal": _decodes_alike(model, probe["input_ids"]) if request["decode"] else None,
+    }
+
+
+@torch.no_grad()
+def _decodes_alike(model: Any, input_ids: Tensor) -> bool:
+    prompt = input_ids[:, :PROMPT_TOKENS]
+
+    def decode(use_cache: bool) -> Tensor:
+        tokens: Tensor = model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            generation_config=transformers.GenerationConfig(
+                do_sample=False,
+                min_new_tokens=DECODED_TOKENS,
+                max_new_tokens=DECODED_TOKENS,
+                use_cache=use_cache,
+                pad_token_id=0,
+            ),
+        )
+        return tokens
+
+    with_cache, without = decode(True), decode(False)
+    for cached, plain in zip(with_cache, without, strict=True):
+        if torch.equal(cached, plain):
+            continue
+        # Two ways of adding the same numbers may settle an exact tie differently; that alone is no error.
+        first = int((cached != plain).nonzero()[0])
+        logits = model(input_ids=plain[None, :first], use_cache=False).logits[0, -1].float()
+        gap = (logits.max() - logits[cached[first]]) / logits.abs().max()
+        if gap > TOLERANCES[model.dtype]:
+            return False
+    return True
+
+
+def _handle(request: dict[str, Any]) -> dict[str, Any]:
+    return {"artifacts": [_reload(artifact) for artifact in request["artifacts"]]}
+
+
+if __name__ == "__main__":
+    serve(_handle)
