@@ -1,1 +1,9 @@
 """Similarity-Guided Layer Partition pruning (arXiv 2410.14720) as a library."""
+
+from sglp_core.calibration import Calibration
+from sglp_core.errors import SGLPError
+from sglp_core.evaluation import Evaluation
+from sglp_core.pipeline import Method, Observer, Progress, analyze, compress
+from sglp_core.target import Target
+
+__all__ = ["Calibration", "Evaluation", "Method", "Observer", "Progress", "SGLPError", "Target", "analyze", "compress"]

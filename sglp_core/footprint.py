@@ -23,7 +23,7 @@ DECODED_TOKENS = 16
 
 @dataclass(frozen=True)
 class Footprint:
-    """Latencies are medians of five runs at batch 1; `decode_seconds` is one token, None where a model does not generate."""
+    """Latencies are medians of five runs at batch 1; `decode_seconds` is one token (None without generation)."""
 
     weight_bytes: int
     load_seconds: float

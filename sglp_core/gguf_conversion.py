@@ -1,4 +1,4 @@
-"""A GGUF file becomes a safetensors directory once: dequantised to float32, which holds every dequantised value exactly."""
+"""A GGUF file becomes a safetensors directory once: in float32, which holds every dequantised value."""
 
 import shutil
 import struct

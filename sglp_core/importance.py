@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """What one forward and backward pass left behind, float64 `[batches, L]` each (means within a batch where named)."""
+    """What one forward and backward pass left behind, float64 `[batches, L]` each."""
 
     squared_gradient: np.ndarray
     weight_gradient: np.ndarray

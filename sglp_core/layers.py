@@ -114,7 +114,8 @@ def measure_stack(config: transformers.PretrainedConfig, sequence_length: int) -
         handle.remove()
     if len(shapes) != len(modules) or any(before != after for before, after in shapes):
         raise UnsupportedArchitecture(
-            f"the entries of {path} do not each run once and hand on a tensor of the shape they were given, so they cannot be removed one by one"
+            f"the entries of {path} do not each run once and hand on a tensor of the shape they were given, "
+            "so they cannot be removed one by one"
         )
     by_module = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     prefix = type(model).__name__

@@ -48,7 +48,7 @@ def diameters(samples: np.ndarray) -> np.ndarray:
 
 
 def optimal_partitions(diameter: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The dynamic programme: least loss `[k-1, j]` of cutting samples 0..j into k runs, and where the last run starts."""
+    """Least loss `[k-1, j]` of cutting samples 0..j into k runs, and where the last run starts."""
     n = len(diameter)
     losses = np.full((n, n), np.inf)
     starts = np.zeros((n, n), dtype=np.int64)

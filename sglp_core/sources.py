@@ -152,7 +152,7 @@ def _refuse_custom_code(directory: Path) -> None:
         file = directory / name
         if file.is_file() and _mentions(_read_json(file), "auto_map"):
             raise UnsafeFormat(
-                f"{name} has an auto_map: the model wants its own code to run, and code from a model is never run here; "
+                f"{name} has an auto_map: it wants its own code to run, and code from a model is never run here; "
                 "only architectures that transformers itself contains can be pruned"
             )
 

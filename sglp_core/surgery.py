@@ -19,9 +19,9 @@ INDEX_LISTS = (
     "full_attn_idxs",
     "cross_attention_layers",
 )
-# "Layers below (or from) this number on are different."
+# A number n says: layers from n on are different.
 BOUNDARIES = ("max_window_layers", "first_k_dense_replace")
-# "The last n layers are different."
+# A number n says: the last n layers are different.
 TAILS = ("num_kv_shared_layers",)
 INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_index")
 

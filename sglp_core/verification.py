@@ -26,7 +26,7 @@ PROMPT_TOKENS = 8
 
 @dataclass(frozen=True)
 class Verification:
-    """Differences are relative to the largest logit; `cached_decoding_equal` is None where a model does not generate."""
+    """Differences are relative to the largest logit; `cached_decoding_equal` is None without generation."""
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]

@@ -1,0 +1,80 @@
+"""Write the artifact: weights in safetensors, the files that came with the model, a card, and a manifest of it all."""
+
+import json
+import mimetypes
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy
+import safetensors
+import torch
+import transformers
+
+from sglp_core.fetching import Fetched
+from sglp_core.sources import Source, require_space, sha256_of
+
+CARRIED = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model",
+    "sentencepiece*.model", "chat_template*", "preprocessor_config.json", "processor_config.json", "LICENSE*", "NOTICE*",
+)  # fmt: skip
+NOT_PUBLISHED = {"manifest.json", "similarity.f32"}
+
+
+def write_model(model: Any, source: Source, directory: Path) -> None:
+    """Save the pruned model beside everything that came with the original, unchanged.
+
+    Raises `InsufficientStorage` before anything is written where the disk cannot hold it.
+    """
+    weights = sum(t.numel() * t.element_size() for t in {t.data_ptr(): t for t in model.state_dict().values()}.values())
+    directory.mkdir(parents=True)
+    require_space(directory, int(weights * 1.02), "the compressed model")
+    model.save_pretrained(directory)
+    for pattern in CARRIED:
+        for file in source.directory.glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, directory / file.name)
+
+
+def write_card(directory: Path, fetched: Fetched, source: Source, summary: str) -> None:
+    """A model card that names where the model comes from and carries its licence over."""
+    data = huggingface_hub.ModelCardData(
+        license=source.licence,
+        base_model=fetched.origin if fetched.revision else None,
+        library_name="transformers",
+        tags=["sglp", "layer-pruning"],
+    )
+    original = f"{fetched.origin}" + (f" at revision {fetched.revision}" if fetched.revision else "")
+    licence = source.licence or "not stated by the original; ask its authors"
+    (directory / "README.md").write_text(
+        f"---\n{data.to_yaml()}\n---\n\n# {fetched.origin}, layers removed by SGLP\n\n"
+        f"Made from **{original}** (sha256 `{source.digest}`). Licence: {licence}.\n\n{summary}\n"
+    )
+
+
+def write_manifest(directory: Path, facts: dict[str, Any]) -> None:
+    """`manifest.json`: the given facts, the versions, and name, size and sha256 of every published file."""
+    files = [
+        {
+            "name": file.relative_to(directory).as_posix(),
+            "media_type": mimetypes.guess_type(file.name)[0] or "application/octet-stream",
+            "size_bytes": file.stat().st_size,
+            "sha256": sha256_of(file),
+        }
+        for file in sorted(directory.rglob("*"))
+        if file.is_file() and file.name not in NOT_PUBLISHED
+    ]
+    (directory / "manifest.json").write_text(json.dumps({**facts, "versions": versions(), "files": files}, indent=2))
+
+
+def versions() -> dict[str, str]:
+    """What the result depends on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "safetensors": safetensors.__version__,
+        "numpy": numpy.__version__,
+    }

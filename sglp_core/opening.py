@@ -1,0 +1,63 @@
+"""Open a model: fetch its files, check them, find its layers, load its weights once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from sglp_core.errors import UnsupportedArchitecture
+from sglp_core.fetching import Fetched, fetch
+from sglp_core.layers import LayerStack, measure_stack, model_class
+from sglp_core.objectives import Task, task_of
+from sglp_core.sources import Source, open_source
+
+
+@dataclass
+class Opened:
+    """A loaded model with everything known before it has run; `model` is the only copy of the weights."""
+
+    fetched: Fetched
+    source: Source
+    stack: LayerStack
+    task: Task
+    class_name: str
+    model: Any
+    processor: Any
+
+    def release(self) -> None:
+        """Give the weights back, once they are on disk."""
+        self.model = None
+
+
+def open_model(
+    uri: str,
+    revision: str | None,
+    sequence_length: int,
+    cache: Path,
+    roots: Sequence[Path] | None,
+    on_phase: Callable[[str], None],
+) -> Opened:
+    """Fetch, check and load. Raises the errors of `fetch`, `open_source` and `measure_stack`."""
+    on_phase("fetching")
+    fetched = fetch(uri, revision, cache, roots)
+    on_phase("opening")
+    # A hub download lies in our own cache, where links between its folders are how the cache works.
+    source = open_source(fetched.path, cache, roots if fetched.revision is None else None)
+    try:
+        config = transformers.AutoConfig.from_pretrained(source.directory)
+    except (ValueError, KeyError) as error:
+        raise UnsupportedArchitecture(
+            f"transformers {transformers.__version__} does not know this model: looked for its model_type among the "
+            f"architectures it contains ({error})"
+        ) from error
+    stock = model_class(config)
+    task = task_of(stock)
+    stack = measure_stack(config, sequence_length)
+    model = stock.from_pretrained(source.directory, dtype="auto").eval()
+    if torch.cuda.is_available():
+        model.cuda()
+    auto = transformers.AutoImageProcessor if task == "classification" else transformers.AutoTokenizer
+    return Opened(fetched, source, stack, task, stock.__name__, model, auto.from_pretrained(source.directory))

@@ -1,0 +1,331 @@
+"""The whole story on one screen: open, calibrate, measure, plan, remove, verify, evaluate, write."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from sglp_core import export, report
+from sglp_core.analysis import Analysis
+from sglp_core.calibration import Calibration
+from sglp_core.evaluation import Evaluation, evaluate
+from sglp_core.figures import draw_similarity
+from sglp_core.footprint import measure_footprint
+from sglp_core.importance import CRITERIA
+from sglp_core.layers import layers_of
+from sglp_core.opening import Opened, open_model
+from sglp_core.planning import Plan, plan
+from sglp_core.preparing import Data, prepare
+from sglp_core.segmentation import Feature, segment
+from sglp_core.similarity import Estimator, Kernel, SimilarityAccumulator
+from sglp_core.surgery import bypassed, remove_layers
+from sglp_core.target import Target
+from sglp_core.tracing import trace
+from sglp_core.verification import Written, probe_logits, require, verify
+
+DEFAULT_CACHE = Path("~/.cache/sglp")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How layers are compared, grouped and scored; `protected` None keeps the first and the last layer."""
+
+    segments: int | Literal["auto"] = "auto"
+    feature: Feature = "rows"
+    importance: str = "grad_norm"
+    estimator: Estimator = "unbiased"
+    kernel: Kernel = "linear"
+    protected: tuple[int, ...] | None = None
+
+    def protected_in(self, count: int) -> set[int]:
+        return {0, count - 1} if self.protected is None else {i % count for i in self.protected}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` units of the running phase."""
+
+    phase: str
+    done: int
+    total: int
+    unit: str
+
+
+class Observer(Protocol):
+    """Told what happens while it happens."""
+
+    def progress(self, progress: Progress) -> None: ...
+    def resolved(self, facts: dict[str, Any]) -> None: ...
+    def planned(self, plan: dict[str, Any]) -> None: ...
+
+
+class Silent:
+    """Tells nobody."""
+
+    def progress(self, progress: Progress) -> None: ...
+    def resolved(self, facts: dict[str, Any]) -> None: ...
+    def planned(self, plan: dict[str, Any]) -> None: ...
+
+
+def analyze(
+    model_uri: str,
+    output: Path,
+    *,
+    revision: str | None = None,
+    method: Method = Method(),
+    calibration: Calibration = Calibration(),
+    roots: Sequence[Path] | None = None,
+    cache: Path | None = None,
+    observer: Observer = Silent(),
+) -> dict[str, Any]:
+    """Measure a model and remove nothing; writes matrix, table and report to `output` and returns the report."""
+    opened = _open(model_uri, revision, calibration, roots, cache, observer)
+    data = prepare(opened, calibration, None, roots, _reporter(observer, "calibrating"))
+    analysis = measure(opened, data, method, calibration, observer)
+    output.mkdir(parents=True, exist_ok=True)
+    return _write(output, opened, analysis, method, calibration, observer, plan=None, extra={})
+
+
+def compress(
+    model_uri: str,
+    target: Target,
+    output: Path,
+    *,
+    revision: str | None = None,
+    method: Method = Method(),
+    calibration: Calibration = Calibration(),
+    evaluation: Evaluation = Evaluation(),
+    roots: Sequence[Path] | None = None,
+    cache: Path | None = None,
+    observer: Observer = Silent(),
+) -> dict[str, Any]:
+    """Make a model smaller: writes the verified artifact and its evidence to `output` and returns the report.
+
+    Raises a subclass of `SGLPError` for everything that can go wrong with the input, the target or the result.
+    """
+    opened = _open(model_uri, revision, calibration, roots, cache, observer)
+    data = prepare(opened, calibration, evaluation, roots, _reporter(observer, "calibrating"))
+    analysis = measure(opened, data, method, calibration, observer)
+
+    with _phase(observer, "planning"):
+        plans = _plans(analysis, target, method, calibration.seed, controls=evaluation.controls)
+        chosen = plans["sglp"]
+        observer.planned(chosen.to_dict())
+
+    layers = layers_of(opened.model, opened.stack.path)
+    tell = _reporter(observer, "evaluating")
+    batches = data.evaluation(opened)
+    done = iter(range(1, len(batches) + 1))
+    tell(0, len(batches), "batches")
+    quality = evaluate(
+        opened.model,
+        layers,
+        batches,
+        opened.task,
+        {name: p.removed_layers for name, p in plans.items()},
+        lambda: tell(next(done), len(batches), "batches"),
+    )
+
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as name:
+        scratch = Path(name)
+        with _phase(observer, "pruning"):
+            with bypassed(layers, chosen.removed_layers):
+                expected = probe_logits(opened.model, data.probe)
+            layer_map = remove_layers(opened.model, opened.stack.path, chosen.removed_layers)
+            found = probe_logits(opened.model, data.probe)
+            export.write_model(opened.model, opened.source, output / "model")
+            remaining = {
+                "layers": (len(opened.stack), len(layer_map)),
+                "parameters": (opened.stack.total_parameters, sum(p.numel() for p in opened.model.parameters())),
+                "flops": (
+                    opened.stack.total_flops,
+                    opened.stack.total_flops - sum(opened.stack.layers[i].flops for i in chosen.removed_layers),
+                ),
+            }
+            opened.release()
+        with _phase(observer, "verifying"):
+            proof = verify([Written(output / "model", opened.task, data.probe, found, expected)], scratch)[0]
+            require(proof)
+        tell(0, 2, "footprints")
+        decodes = opened.task == "causal_lm"
+        dense_cost = measure_footprint(opened.source.directory, calibration.sequence_length, decodes, scratch)
+        tell(1, 2, "footprints")
+        pruned_cost = measure_footprint(output / "model", calibration.sequence_length, decodes, scratch)
+        tell(2, 2, "footprints")
+
+    extra = {
+        "plan": chosen.to_dict(),
+        "table": report.before_after(remaining, (quality["dense"], quality["sglp"]), (dense_cost, pruned_cost)),
+        "controls": report.controls(quality, {n: p.removed_layers for n, p in plans.items()}),
+        "evaluation": {**asdict(evaluation), "description": data.description, "digest": data.evaluation_digest},
+        "verification": proof.to_dict(),
+        "layer_map": {str(old): new for old, new in layer_map.items()},
+    }
+    return _write(output, opened, analysis, method, calibration, observer, plan=chosen, extra=extra)
+
+
+def measure(
+    opened: Opened, data: Data, method: Method, calibration: Calibration, observer: Observer = Silent()
+) -> Analysis:
+    """One forward and backward pass over the calibration batches, then the segments."""
+    batches = data.calibration(opened)
+    tell = _reporter(observer, "measuring")
+    done = iter(range(1, len(batches) + 1))
+    tell(0, len(batches), "batches")
+    similarity = SimilarityAccumulator(method.estimator, method.kernel)
+    layers = layers_of(opened.model, opened.stack.path)
+    traced = trace(
+        opened.model,
+        layers,
+        batches,
+        opened.task,
+        similarity,
+        calibration.seed,
+        lambda: tell(next(done), len(batches), "batches"),
+    )
+    matrix = similarity.matrix()
+    return Analysis(
+        stack=opened.stack,
+        similarity=matrix,
+        segmentation=segment(matrix, method.segments, method.feature),
+        importance={name: criterion(traced) for name, criterion in CRITERIA.items()},
+        estimator=method.estimator,
+        kernel=method.kernel,
+        n_samples=similarity.n_samples,
+        sample_unit="image" if opened.task == "classification" else "token position",
+        calibration_digest=data.calibration_digest,
+    )
+
+
+def _plans(analysis: Analysis, target: Target, method: Method, seed: int, *, controls: bool) -> dict[str, Plan]:
+    """The plan under `sglp`, and the controls: as many layers, chosen without segments over the whole stack."""
+    count = len(analysis.stack)
+    protected = method.protected_in(count)
+    sizes, total = analysis.stack.sizes(target.kind)
+    segments = analysis.segmentation.segments
+    chosen = plan(
+        target,
+        scores=list(analysis.scores(method.importance, seed)),
+        sizes=sizes,
+        total=total,
+        segments=segments,
+        protected=protected,
+    )
+    plans = {"sglp": chosen}
+    same = Target("layers", len(chosen.removed_layers) / count)
+    for name in ("last_layers", "random", "block_influence") if controls else ():
+        plans[name] = plan(
+            same,
+            scores=list(analysis.scores(name, seed)),
+            sizes=[1] * count,
+            total=count,
+            segments=[(0, count - 1)],
+            protected=set() if name == "last_layers" else protected,
+        )
+    return plans
+
+
+def _open(
+    uri: str,
+    revision: str | None,
+    calibration: Calibration,
+    roots: Sequence[Path] | None,
+    cache: Path | None,
+    observer: Observer,
+) -> Opened:
+    cache = (cache or DEFAULT_CACHE).expanduser()
+    opened = open_model(
+        uri,
+        revision,
+        calibration.sequence_length,
+        cache,
+        roots,
+        lambda phase: observer.progress(Progress(phase, 0, 1, "steps")),
+    )
+    observer.progress(Progress("opening", 1, 1, "steps"))
+    observer.resolved(
+        {
+            "model_sha256": opened.source.digest,
+            "revision": opened.fetched.revision,
+            "format": opened.source.format,
+            "class": type(opened.model).__name__,
+            "versions": export.versions(),
+        }
+    )
+    return opened
+
+
+def _write(
+    output: Path,
+    opened: Opened,
+    analysis: Analysis,
+    method: Method,
+    calibration: Calibration,
+    observer: Observer,
+    *,
+    plan: Plan | None,
+    extra: dict[str, Any],
+) -> dict[str, Any]:
+    with _phase(observer, "publishing"):
+        rows = analysis.rows(plan, method.protected_in(len(opened.stack)), method.importance)
+        analysis.write(output, rows)
+        removed = plan.removed_layers if plan else ()
+        draw_similarity(
+            analysis.similarity,
+            analysis.segmentation.segments,
+            removed,
+            f"{opened.fetched.origin}: CKA between layers",
+            output / "similarity.png",
+        )
+        content = {
+            "model": {
+                "origin": opened.fetched.origin,
+                "revision": opened.fetched.revision,
+                "sha256": opened.source.digest,
+                "format": opened.source.format,
+                "class": opened.class_name,
+                "licence": opened.source.licence,
+            },
+            "method": asdict(method),
+            "calibration": {**asdict(calibration), "digest": analysis.calibration_digest},
+            "analysis": {
+                "estimator": analysis.estimator,
+                "kernel": analysis.kernel,
+                "n_samples": analysis.n_samples,
+                "sample_unit": analysis.sample_unit,
+                "segments": [list(s) for s in analysis.segmentation.segments],
+                "loss_curve": list(analysis.segmentation.loss_curve),
+                "sequence_length": analysis.stack.sequence_length,
+            },
+            **extra,
+        }
+        text = report.to_markdown(content)
+        (output / "report.json").write_text(json.dumps(content, indent=2))
+        (output / "report.md").write_text(text)
+        if plan:
+            export.write_card(output / "model", opened.fetched, opened.source, text)
+        export.write_manifest(
+            output,
+            {
+                "input": content["model"],
+                "seed": calibration.seed,
+                "calibration_digest": analysis.calibration_digest,
+                "layer_map": extra.get("layer_map"),
+            },
+        )
+    return content
+
+
+def _reporter(observer: Observer, phase: str) -> Any:
+    return lambda done, total, unit: observer.progress(Progress(phase, done, total, unit))
+
+
+@contextmanager
+def _phase(observer: Observer, phase: str) -> Any:
+    observer.progress(Progress(phase, 0, 1, "steps"))
+    yield
+    observer.progress(Progress(phase, 1, 1, "steps"))

@@ -1,0 +1,102 @@
+"""The result told twice: `report.json` for programs, `report.md` for people. Losses are stated as plainly as wins."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sglp_core.evaluation import Quality
+from sglp_core.footprint import Footprint
+
+
+def before_after(
+    stack_sizes: Mapping[str, tuple[int, int]], quality: tuple[Quality, Quality], cost: tuple[Footprint, Footprint]
+) -> list[dict[str, Any]]:
+    """The table of everything that is measured before and after."""
+    rows = [
+        {"metric": name, "before": before, "after": after, "unit": ""} for name, (before, after) in stack_sizes.items()
+    ]
+    old, new = quality
+    rows += [
+        {"metric": "perplexity", "before": old.perplexity, "after": new.perplexity, "unit": ""},
+        {"metric": "agreement", "before": old.agreement, "after": new.agreement, "unit": "share of positions"},
+        {"metric": "kl", "before": old.kl, "after": new.kl, "unit": "nats"},
+    ]
+    for metric, unit in (
+        ("weight_bytes", "bytes"),
+        ("prefill_seconds", "seconds"),
+        ("decode_seconds", "seconds"),
+        ("peak_memory_bytes", "bytes"),
+    ):
+        before, after = getattr(cost[0], metric), getattr(cost[1], metric)
+        if before is not None:
+            rows.append({"metric": metric, "before": before, "after": after, "unit": unit})
+    return rows
+
+
+def controls(quality: Mapping[str, Quality], removed: Mapping[str, tuple[int, ...]]) -> list[dict[str, Any]]:
+    """The plan beside the controls at the same layer count; `beats_plan` says where a control has less perplexity."""
+    plan = quality["sglp"]
+    return [
+        {
+            "name": name,
+            **quality[name].to_dict(),
+            "removed_layers": list(layers),
+            "beats_plan": quality[name].perplexity < plan.perplexity,
+        }
+        for name, layers in removed.items()
+    ]
+
+
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """The report as a page: what was asked, what was done, before and after, controls, proof."""
+    lines = [f"# {report['model']['origin']}", ""]
+    plan = report.get("plan")
+    if plan:
+        lines += [
+            f"Asked to remove {plan['requested']:.4g} of the {plan['kind']}; removed {plan['achieved']:.4g} "
+            f"(largest reachable {plan['reachable']:.4g}): layers {', '.join(map(str, plan['removed_layers']))}.",
+            "",
+            "| | before | after |",
+            "|---|---:|---:|",
+            *(f"| {r['metric']} | {_cell(r['before'])} | {_cell(r['after'])} |" for r in report["table"]),
+            "",
+        ]
+    if report.get("controls"):
+        lines += [
+            f"Held-out data: {report['evaluation']['description']}. At the same layer count:",
+            "",
+            "| plan | removed layers | perplexity | agreement | KL |",
+            "|---|---|---:|---:|---:|",
+            *(
+                f"| {c['name']} | {', '.join(map(str, c['removed_layers']))} | {_cell(c['perplexity'])} "
+                f"| {_cell(c['agreement'])} | {_cell(c['kl'])} |"
+                for c in report["controls"]
+            ),
+            "",
+        ]
+        better = [c["name"] for c in report["controls"] if c["beats_plan"]]
+        lines += [
+            f"**On this model the plan loses to: {', '.join(better)}.**" if better else "No control does better.",
+            "",
+        ]
+    if report.get("verification"):
+        proof = report["verification"]
+        lines += [
+            "Verified in a fresh process with the stock class: no missing or unexpected tensor, logits within "
+            f"{proof['reload_difference']:.1e} of the model in memory and {proof['bypass_difference']:.1e} of the dense "
+            f"model with the layers bypassed (allowed {proof['tolerance']:.0e})"
+            + (", decoding with the cache equal to decoding without." if proof["cached_decoding_equal"] else "."),
+            "",
+        ]
+    analysis = report["analysis"]
+    lines += [
+        f"Similarity: CKA ({analysis['estimator']}, {analysis['kernel']}) over {analysis['n_samples']} "
+        f"{analysis['sample_unit']}s; segments: "
+        + ", ".join(f"{first}–{last}" for first, last in analysis["segments"])
+        + ". See `similarity.png`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _cell(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
