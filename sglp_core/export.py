@@ -18,7 +18,8 @@ from sglp_core.sources import Source, require_space, sha256_of
 
 CARRIED = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model",
-    "sentencepiece*.model", "chat_template*", "preprocessor_config.json", "processor_config.json", "LICENSE*", "NOTICE*",
+    "sentencepiece*.model", "chat_template*", "preprocessor_config.json", "processor_config.json", "LICENSE*",
+    "NOTICE*",
 )  # fmt: skip
 NOT_PUBLISHED = {"manifest.json", "similarity.f32"}
 

@@ -82,8 +82,8 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         proof = report["verification"]
         lines += [
             "Verified in a fresh process with the stock class: no missing or unexpected tensor, logits within "
-            f"{proof['reload_difference']:.1e} of the model in memory and {proof['bypass_difference']:.1e} of the dense "
-            f"model with the layers bypassed (allowed {proof['tolerance']:.0e})"
+            f"{proof['reload_difference']:.1e} of the model in memory and {proof['bypass_difference']:.1e} of the "
+            f"dense model with the layers bypassed (allowed {proof['tolerance']:.0e})"
             + (", decoding with the cache equal to decoding without." if proof["cached_decoding_equal"] else "."),
             "",
         ]

@@ -1,0 +1,91 @@
+"""The method on the command line: `sglp compress MODEL --remove 0.25 --out DIR`, without any service."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import sglp_core
+from sglp_core import Calibration, Evaluation, Method, SGLPError, Target
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+console = Console(stderr=True)
+
+
+class Bars:
+    """One progress bar a phase on a terminal, one line a phase elsewhere."""
+
+    def __init__(self) -> None:
+        self.bars = Progress(
+            TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        )
+        self.tasks: dict[tuple[str, str], TaskID] = {}
+
+    def progress(self, progress: sglp_core.Progress) -> None:
+        key = (progress.phase, progress.unit)
+        if key not in self.tasks:
+            self.tasks[key] = self.bars.add_task(progress.phase)
+            if not console.is_terminal:
+                console.print(progress.phase)
+        self.bars.update(self.tasks[key], completed=progress.done, total=progress.total)
+
+    def resolved(self, facts: dict[str, Any]) -> None:
+        console.print(f"{facts['class']} ({facts['format']}, sha256 {facts['model_sha256'][:12]}…)")
+
+    def planned(self, plan: dict[str, Any]) -> None:
+        console.print(f"removing layers {plan['removed_layers']} ({plan['achieved']:.4g} of the {plan['kind']})")
+
+
+@app.callback()
+def main() -> None:
+    """Similarity-Guided Layer Partition pruning."""
+
+
+@app.command()
+def compress(
+    model: Annotated[str, typer.Argument(help="A model directory, a GGUF file, or hf://org/name")],
+    remove: Annotated[float, typer.Option(help="The fraction to remove, between 0 and 1")],
+    out: Annotated[Path, typer.Option(help="A new directory for the artifact and its evidence")],
+    of: Annotated[
+        Literal["parameters", "flops", "layers"], typer.Option(help="What the fraction is of")
+    ] = "parameters",
+    importance: Annotated[str, typer.Option(help="Criterion inside segments")] = "grad_norm",
+    calibration: Annotated[str, typer.Option(help="'self', or a .txt, .jsonl or .parquet file")] = "self",
+    samples: Annotated[int, typer.Option(min=1)] = 64,
+    sequence_length: Annotated[int, typer.Option(min=8)] = 256,
+    evaluation: Annotated[str, typer.Option(help="'held_out', or a text file")] = "held_out",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Remove whole layers from a model and prove that the result loads."""
+    if out.exists() and any(out.iterdir()):
+        raise typer.BadParameter(f"{out} is not empty; name a new directory", param_hint="--out")
+    bars = Bars()
+    try:
+        target = Target(of, remove)
+        with bars.bars:
+            report = sglp_core.compress(
+                model,
+                target,
+                out,
+                method=Method(importance=importance),
+                calibration=Calibration(calibration, samples, sequence_length, seed=seed),
+                evaluation=Evaluation(evaluation),
+                observer=bars,
+            )
+    except (SGLPError, ValueError) as error:
+        code = getattr(error, "code", "invalid")
+        console.print(f"[red]{code}[/red]: {error}", soft_wrap=True)
+        sys.exit(1)
+    table = Table("", "before", "after")
+    for row in report["table"]:
+        table.add_row(row["metric"], f"{row['before']:,.6g}", f"{row['after']:,.6g}")
+    console.print(table)
+    print(f'AutoModelForCausalLM.from_pretrained("{out / "model"}")')
+
+
+if __name__ == "__main__":
+    app(prog_name="sglp")
