@@ -1,0 +1,108 @@
+"""The process that runs one job's method: a spec file in, JSON lines up a pipe, files out. It knows no database.
+
+`python -m worker.child SPEC OUTPUT PIPE PARENT`, started by `worker.process`. The spec file holds the job's spec and
+the `roots` and `cache` folders of the worker. The lines are one of `{"progress": …}`, `{"resolved": …}`,
+`{"plan": …}`, and at the end `{"error": {code, message}}` or `{"finished": true}`.
+"""
+
+import errno
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyprctl
+
+
+def main(spec: Path, output: Path, pipe: int, parent: int) -> None:
+    """Run the job and report how it ended; the exit status is 0 only after `finished`."""
+    pyprctl.set_pdeathsig(signal.SIGKILL)
+    if os.getppid() != parent:
+        # The supervisor died before the line above took effect, so nobody will ever kill this process.
+        sys.exit(1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with open(pipe, "w", buffering=1, encoding="utf-8") as lines:
+        try:
+            _run(json.loads(spec.read_text()), output, _Observer(lines))
+        except Exception as error:
+            traceback.print_exc()
+            _send(lines, {"error": _describe(error)})
+            sys.exit(1)
+        _send(lines, {"finished": True})
+
+
+class _Observer:
+    """Passes what the method tells to the supervisor."""
+
+    def __init__(self, lines: TextIO) -> None:
+        self._lines = lines
+
+    def progress(self, progress: Any) -> None:
+        _send(
+            self._lines,
+            {
+                "progress": {
+                    "phase": progress.phase,
+                    "done": progress.done,
+                    "total": progress.total,
+                    "unit": progress.unit,
+                }
+            },
+        )
+
+    def resolved(self, facts: dict[str, Any]) -> None:
+        _send(self._lines, {"resolved": facts})
+
+    def planned(self, plan: dict[str, Any]) -> None:
+        _send(self._lines, {"plan": plan})
+
+
+def _run(request: dict[str, Any], output: Path, observer: _Observer) -> None:
+    # Importing torch takes seconds, and the parent-death signal must be in place before.
+    from sglp_core import Calibration, Evaluation, Method, Target, analyze, compress
+
+    spec = request["spec"]
+    model, method = spec["model"], spec["method"]
+    protected = method["protected"]
+    common: dict[str, Any] = {
+        "revision": model["revision"],
+        "method": Method(**{**method, "protected": None if protected is None else tuple(protected)}),
+        "calibration": Calibration(**spec["calibration"]),
+        "roots": [Path(root) for root in request["roots"]],
+        "cache": Path(request["cache"]),
+        "observer": observer,
+    }
+    if spec["mode"] == "analyze":
+        analyze(model["uri"], output, **common)
+    else:
+        compress(
+            model["uri"], Target(**spec["target"]), output, evaluation=Evaluation(**spec["evaluation"]), **common
+        )
+
+
+def _describe(error: Exception) -> dict[str, str]:
+    """The error as the job will carry it. What we did not foresee is told in the worker's log, not to the user."""
+    import torch
+
+    from sglp_core import SGLPError
+
+    if isinstance(error, SGLPError) and error.code != SGLPError.code:
+        return {"code": error.code, "message": str(error)}
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return {"code": "gpu_out_of_memory", "message": "the GPU has not enough memory for this model and batch size"}
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return {"code": "out_of_memory", "message": "the worker has not enough memory for this model and batch size"}
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return {"code": "insufficient_storage", "message": "the worker's disk is full"}
+    return {"code": "internal", "message": f"the job stopped on an unexpected {type(error).__name__}"}
+
+
+def _send(lines: TextIO, message: dict[str, Any]) -> None:
+    lines.write(json.dumps(message) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
