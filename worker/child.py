@@ -78,9 +78,7 @@ def _run(request: dict[str, Any], output: Path, observer: _Observer) -> None:
     if spec["mode"] == "analyze":
         analyze(model["uri"], output, **common)
     else:
-        compress(
-            model["uri"], Target(**spec["target"]), output, evaluation=Evaluation(**spec["evaluation"]), **common
-        )
+        compress(model["uri"], Target(**spec["target"]), output, evaluation=Evaluation(**spec["evaluation"]), **common)
 
 
 def _describe(error: Exception) -> dict[str, str]:

@@ -1,0 +1,37 @@
+"""`python -m worker`: one Celery worker process with one supervisor, for the GPU class of the settings."""
+
+import logging
+
+from celery import signals
+
+from jobs.artifacts import open_store
+from jobs.database import make_engine, make_sessions
+from jobs.settings import Settings
+from worker.celery_app import TASK, make_app, queue_of
+from worker.supervisor import Supervisor
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings()
+    app = make_app(settings)
+    supervisor = Supervisor(settings, make_sessions(make_engine(settings)), open_store(settings))
+
+    @app.task(name=TASK)
+    def run_job(job_id: str) -> None:
+        supervisor.run(job_id)
+
+    @signals.setup_logging.connect(weak=False)
+    def keep_logging(**_: object) -> None:
+        """Celery leaves the logging above alone where this signal has a receiver."""
+
+    @signals.worker_shutting_down.connect(weak=False)
+    def shut_down(**_: object) -> None:
+        supervisor.shut_down()
+
+    app.worker_main(["worker", "--queues", queue_of(settings.gpu_class), "--without-gossip", "--without-mingle"])
+
+
+if __name__ == "__main__":
+    main()

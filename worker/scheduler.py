@@ -1,0 +1,118 @@
+"""What nobody else does for a job: hint it to the workers, take it from dead ones, expire it, sweep behind it.
+
+Everything here may run any number of times and in any number of processes at once.
+"""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+
+from celery import Celery
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobs.artifacts import ArtifactStore, open_store
+from jobs.database import make_engine, make_sessions, transaction
+from jobs.repository import JobRepository
+from jobs.settings import Settings
+from worker.celery_app import TASK, make_app, queue_of
+
+BATCH = 100
+SWEEP_AFTER_SECONDS = 60
+MOST_WAITING_HINTS = 1000
+
+log = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """One round of every duty; a duty that fails is tried again in the next round and does not stop the others."""
+
+    def __init__(
+        self, settings: Settings, sessions: sessionmaker[Session], store: ArtifactStore, celery: Celery
+    ) -> None:
+        self._settings = settings
+        self._sessions = sessions
+        self._store = store
+        self._celery = celery
+        self._failing: set[str] = set()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Go round until told to stop."""
+        while not stopping.wait(self._settings.scheduler_interval_seconds):
+            self.go_round()
+
+    def go_round(self) -> None:
+        """Do every duty once."""
+        for duty in (self._reap, self._expire, self._hint, self._sweep):
+            self._try(duty)
+
+    def _try(self, duty: Callable[[], None]) -> None:
+        """A failure is logged when it starts and when it ends, not every half second in between."""
+        name = duty.__name__.strip("_")
+        try:
+            duty()
+        except Exception:
+            if name not in self._failing:
+                log.exception("%s fails and will be tried again", name)
+            self._failing.add(name)
+        else:
+            if name in self._failing:
+                log.info("%s works again", name)
+            self._failing.discard(name)
+
+    def _reap(self) -> None:
+        with transaction(self._sessions) as session:
+            reaped = JobRepository(session).reap(self._settings.retry_backoff_seconds)
+        for job_id, state in reaped:
+            log.warning("%s: its worker has not been heard of for a whole lease; it is %s now", job_id, state)
+
+    def _expire(self) -> None:
+        with transaction(self._sessions) as session:
+            JobRepository(session).expire_queued()
+
+    def _hint(self) -> None:
+        with transaction(self._sessions) as session:
+            hints = JobRepository(session).take_hints(BATCH, self._settings.hint_interval_seconds)
+        if not hints:
+            return
+        with self._celery.producer_pool.acquire(block=True) as producer:
+            for job_id, gpu_class in hints:
+                queue = queue_of(gpu_class)
+                # Jobs that wait for a free worker are hinted again and again; a hint left out comes again later too.
+                if producer.channel.queue_declare(queue=queue).message_count < MOST_WAITING_HINTS:
+                    self._celery.send_task(TASK, args=[job_id], queue=queue, producer=producer)
+
+    def _sweep(self) -> None:
+        with transaction(self._sessions) as session:
+            finished = JobRepository(session).unswept(SWEEP_AFTER_SECONDS, BATCH)
+        for job in finished:
+            self._sweep_job(job.tenant, job.id)
+
+    def _sweep_job(self, tenant: str, job_id: str) -> None:
+        """Delete what attempts that did not end well have uploaded."""
+        with transaction(self._sessions) as session:
+            published = {attempt_of(artifact.key) for artifact in JobRepository(session).artifacts(tenant, job_id)}
+        for prefix in {attempt_of(key) for key in self._store.list(f"jobs/{job_id}/")} - published:
+            self._store.delete_prefix(prefix)
+        with transaction(self._sessions) as session:
+            JobRepository(session).mark_swept(job_id)
+
+
+def attempt_of(key: str) -> str:
+    """`jobs/<id>/<fence>/`, the part of an artifact's key that one attempt shares."""
+    return "/".join(key.split("/")[:3]) + "/"
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings()
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    scheduler = Scheduler(settings, make_sessions(make_engine(settings)), open_store(settings), make_app(settings))
+    scheduler.run(stopping)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""One job from claim to end: claim it, run the method in a child process, keep the lease, publish what comes out.
+
+Database sessions are opened for single statements only, never across a process or network call.
+"""
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobs.artifacts import ArtifactStore, InsufficientStorage, StorageUnavailable
+from jobs.database import transaction
+from jobs.errors import JobError
+from jobs.repository import Claim, JobRepository
+from jobs.settings import Settings
+from worker.lease import Lease, Stop
+from worker.process import ChildProcess
+from worker.publishing import Publication, read_analysis
+from worker.workspace import workspace
+
+TICK_SECONDS = 0.25
+
+log = logging.getLogger(__name__)
+Ending = Callable[[JobRepository], bool]
+
+
+class Supervisor:
+    """Runs jobs one after the other; `shut_down` may be called from a signal handler while one runs."""
+
+    def __init__(self, settings: Settings, sessions: sessionmaker[Session], store: ArtifactStore) -> None:
+        self._settings = settings
+        self._sessions = sessions
+        self._store = store
+        self._shutting_down = False
+
+    def shut_down(self) -> None:
+        """Claim nothing more, and give back the running job."""
+        self._shutting_down = True
+
+    def run(self, job_id: str) -> None:
+        """Run a job if it waits for a worker of this class; a hint that came twice or too late does nothing."""
+        claim = None if self._shutting_down else self._claim(job_id)
+        if claim is None:
+            return
+        log.info("%s: attempt %d starts", job_id, claim.attempt)
+        lease = Lease(self._sessions, claim, self._settings.lease_seconds)
+        try:
+            with workspace(self._settings.work_dir, job_id) as directory:
+                ending = self._supervise(lease, directory)
+        except Exception:
+            # Without this the job would wait for its lease to expire, and fail the same way on the next worker.
+            log.exception("%s: supervision failed", job_id)
+            ending = _failed(lease, "internal", "the worker met an unexpected error")
+        if ending is None:
+            log.warning("%s: the lease was lost; nothing is written", job_id)
+        else:
+            lease.write(ending)
+
+    def _claim(self, job_id: str) -> Claim | None:
+        with transaction(self._sessions) as session:
+            return JobRepository(session).claim(
+                job_id,
+                worker=f"{socket.gethostname()}:{os.getpid()}",
+                gpu_class=self._settings.gpu_class,
+                lease_seconds=self._settings.lease_seconds,
+            )
+
+    def _supervise(self, lease: Lease, directory: Path) -> Ending | None:
+        """How the job ended, to be written after `directory` is gone; None where it is not ours to write."""
+        request = {
+            "spec": lease.claim.spec.model_dump(mode="json"),
+            "roots": [str(root) for root in self._settings.model_roots],
+            "cache": str(self._settings.cache_dir),
+        }
+        child = ChildProcess(request, directory)
+        try:
+            last = self._watch(child, lease)
+        finally:
+            status = child.close()
+        log.info("%s: the child ended with status %d", lease.claim.job_id, status)
+        if lease.stop:
+            return _stopped(lease)
+        if "finished" in last and status == 0:
+            return self._publish(lease, child.output)
+        log.warning("%s: the end of the child's log:\n%s", lease.claim.job_id, child.log_tail())
+        if "error" in last:
+            return _failed(lease, **last["error"])
+        if self._shutting_down:
+            return _released(lease)
+        if status == -9:
+            return _failed(lease, "out_of_memory", "the job's process was killed, most likely for want of memory")
+        return _failed(lease, "internal", f"the job's process ended unexpectedly with status {status}")
+
+    def _watch(self, child: ChildProcess, lease: Lease) -> dict[str, Any]:
+        """Follow the child to its end, ending it where it must stop; returns the last thing it said."""
+        last: dict[str, Any] = {}
+        kill_at: float | None = None
+        while True:
+            # Asked before reading, so that everything the child said before it ended is read.
+            ended = child.ended()
+            for last in child.messages(0 if ended else TICK_SECONDS):
+                if "progress" in last:
+                    lease.tell_progress(**last["progress"])
+                for fact in {"resolved", "plan"} & last.keys():
+                    lease.tell_fact(fact, last[fact])
+            if ended:
+                return last
+            lease.renew()
+            if lease.stop is Stop.LOST or (kill_at and time.monotonic() >= kill_at):
+                child.kill()
+            elif kill_at is None and (lease.stop or self._shutting_down):
+                child.terminate()
+                kill_at = time.monotonic() + self._settings.cancel_grace_seconds
+
+    def _publish(self, lease: Lease, output: Path) -> Ending | None:
+        claim = lease.claim
+        publication = Publication(self._store, output, f"jobs/{claim.job_id}/{claim.fence}")
+        publication.start()
+        give_up_at: float | None = None
+        while publication.is_alive():
+            lease.tell_progress("publishing", publication.done_bytes, publication.total_bytes, "bytes")
+            lease.renew()
+            if self._shutting_down and give_up_at is None:
+                give_up_at = time.monotonic() + self._settings.cancel_grace_seconds
+            if lease.stop or (give_up_at and time.monotonic() >= give_up_at):
+                publication.stopping.set()
+                return _stopped(lease) if lease.stop else _released(lease)
+            publication.join(TICK_SECONDS)
+        try:
+            artifacts = publication.result()
+        except InsufficientStorage as error:
+            return _failed(lease, "insufficient_storage", str(error))
+        except StorageUnavailable as error:
+            return _failed(lease, "storage_unavailable", str(error))
+        report, analysis = json.loads((output / "report.json").read_text()), read_analysis(output)
+        return lambda jobs: jobs.succeed(
+            claim.job_id,
+            claim.fence,
+            result=report,
+            plan=lease.facts.get("plan"),
+            resolved=lease.facts.get("resolved"),
+            artifacts=artifacts,
+            analysis=analysis,
+        )
+
+
+def _stopped(lease: Lease) -> Ending | None:
+    if lease.stop is Stop.LOST:
+        return None
+    if lease.stop is Stop.CANCELLED:
+        return lambda jobs: jobs.cancelled(lease.claim.job_id, lease.claim.fence)
+    return _failed(lease, "deadline_exceeded", "the job did not end within its deadline_seconds")
+
+
+def _released(lease: Lease) -> Ending:
+    return lambda jobs: jobs.release(lease.claim.job_id, lease.claim.fence, reason="worker_shutdown")
+
+
+def _failed(lease: Lease, code: str, message: str) -> Ending:
+    error = JobError(code=code, message=message, phase=lease.phase, attempt=lease.claim.attempt)
+    return lambda jobs: jobs.fail(lease.claim.job_id, lease.claim.fence, error)
