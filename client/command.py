@@ -1,16 +1,121 @@
-"""The `sglp` command."""
+"""The `sglp` command: the service on this machine, and the client of one anywhere."""
 
+import itertools
+import json
 import os
+import signal
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
 
+import httpx
 import typer
+from rich.console import Console
+from rich.table import Table
+
+from client import demo as demo_story
+from client.live import JobFailed, follow, require_success
+from client.sdk import SGLP, DownloadDamaged, SGLPProblem
+from client.stack import EmbeddedStack, StackFailed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
+console = Console()
+
+Url = Annotated[str, typer.Option(envvar="SGLP_URL", help="Where the service answers.")]
+HERE = "http://127.0.0.1:8000"
 
 
 @app.callback()
 def main() -> None:
     """Makes trained neural networks smaller by removing whole layers."""
+
+
+@app.command()
+def up(
+    state: Annotated[Path, typer.Option(help="Folder for everything the service keeps.")] = Path(".sglp"),
+    models: Annotated[
+        list[Path] | None, typer.Option(help="Folder that file:// models may come from; repeatable.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port to listen on, on the loopback interface only.")] = 8000,
+) -> None:
+    """Run the whole service on this machine until Ctrl-C."""
+    with _told_plainly(), EmbeddedStack(state, model_roots=models or [], port=port) as stack:
+        console.print(f"SGLP is ready at {stack.url}", highlight=False)
+        console.print("[bold red]There is no authentication: every program on this machine can use it.[/]")
+        while True:
+            stack.check()
+            time.sleep(0.5)
+
+
+@app.command()
+def submit(
+    model: Annotated[str, typer.Argument(help="A path on the service's machine, file://…, or hf://org/name.")],
+    remove: Annotated[
+        float | None, typer.Option(help="Fraction to remove; without it the model is only analysed.")
+    ] = None,
+    of: Annotated[str, typer.Option(help="What the fraction is of: parameters, flops or layers.")] = "parameters",
+    options: Annotated[
+        str, typer.Option(help="More of the job specification as JSON, such as '{\"calibration\": …}'.")
+    ] = "{}",
+    watch: Annotated[bool, typer.Option(help="Follow the job to its end.")] = False,
+    url: Url = HERE,
+) -> None:
+    """Submit a job and print its id."""
+    spec: dict[str, Any] = {
+        **json.loads(options),
+        "model": {"uri": model if "://" in model else Path(model).resolve().as_uri()},
+        **({"mode": "analyze"} if remove is None else {"target": {"kind": of, "ratio": remove}}),
+    }
+    with _told_plainly(), SGLP(url) as service:
+        job_id = service.submit(spec)["id"]
+        print(job_id)
+        if watch:
+            require_success(follow(service, job_id, console))
+
+
+@app.command()
+def jobs(url: Url = HERE, limit: Annotated[int, typer.Option(min=1, max=100)] = 20) -> None:
+    """List the newest jobs."""
+    table = Table("job", "status", "phase", "model", "created")
+    with _told_plainly(), SGLP(url) as service:
+        for job in itertools.islice(service.list(limit=limit), limit):
+            table.add_row(job["id"], job["status"], job["phase"], job["spec"]["model"]["uri"], job["created_at"])
+    console.print(table)
+
+
+@app.command()
+def watch(job_id: str, url: Url = HERE) -> None:
+    """Follow a job to its end."""
+    with _told_plainly(), SGLP(url) as service:
+        require_success(follow(service, job_id, console))
+
+
+@app.command()
+def cancel(job_id: str, url: Url = HERE) -> None:
+    """Cancel a job."""
+    with _told_plainly(), SGLP(url) as service:
+        console.print(service.cancel(job_id)["status"])
+
+
+@app.command()
+def download(
+    job_id: str,
+    out: Annotated[Path | None, typer.Option(help="Default: a folder named like the job.")] = None,
+    url: Url = HERE,
+) -> None:
+    """Download what a job has made, every file checked by its sha256."""
+    with _told_plainly(), SGLP(url) as service:
+        console.print(str(service.download(job_id, out or Path(job_id))), soft_wrap=True)
+
+
+@app.command()
+def demo() -> None:
+    """Compress a real model through the service, from start to end, in the current folder."""
+    with _told_plainly():
+        demo_story.run(console)
 
 
 @app.command(
@@ -20,3 +125,21 @@ def main() -> None:
 def compress(context: typer.Context) -> None:
     # The method is another program to the client, which must run where no torch is installed.
     os.execv(sys.executable, [sys.executable, "-m", "sglp_core", "compress", *context.args])
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    """What a user can cause or meet ends as one plain message; the exit status is 130 after Ctrl-C, 143 after SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(128 + signal.SIGINT) from None
+    except (SGLPProblem, DownloadDamaged, JobFailed, StackFailed, demo_story.ModelMissing) as error:
+        message = str(error)
+    except httpx.TransportError as error:
+        message = f"the service does not answer ({error}); is it running? Start it with: sglp up"
+    else:
+        return
+    Console(stderr=True).print("failed:", message, soft_wrap=True, markup=False, highlight=False)
+    raise typer.Exit(1)

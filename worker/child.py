@@ -83,13 +83,11 @@ def _run(request: dict[str, Any], output: Path, observer: _Observer) -> None:
 
 def _describe(error: Exception) -> dict[str, str]:
     """The error as the job will carry it. What we did not foresee is told in the worker's log, not to the user."""
-    import torch
-
-    from sglp_core import SGLPError
+    from sglp_core.errors import SGLPError
 
     if isinstance(error, SGLPError) and error.code != SGLPError.code:
         return {"code": error.code, "message": str(error)}
-    if isinstance(error, torch.cuda.OutOfMemoryError):
+    if type(error).__name__ == "OutOfMemoryError":
         return {"code": "gpu_out_of_memory", "message": "the GPU has not enough memory for this model and batch size"}
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return {"code": "out_of_memory", "message": "the worker has not enough memory for this model and batch size"}

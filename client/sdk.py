@@ -1,0 +1,151 @@
+"""The service as Python calls: every method is one request, except `wait` and `download`, which go on until done."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+TERMINAL = {"succeeded", "failed", "cancelled"}
+POLL_SECONDS = 0.5
+CHUNK_BYTES = 1 << 20
+
+Json = dict[str, Any]
+Rows = list[Json]
+
+
+class SGLPProblem(Exception):
+    """The service's answer to a request it refused: `problem` is its problem+json, `status` the HTTP status."""
+
+    def __init__(self, problem: Json) -> None:
+        self.problem = problem
+        self.status: int = problem.get("status", 0)
+        details = [problem.get("detail") or problem.get("title") or "the request was refused"]
+        details += [f"{error['pointer']}: {error['detail']}" for error in problem.get("errors", [])]
+        super().__init__("; ".join(details))
+
+
+class DownloadDamaged(Exception):
+    """A downloaded file is not the one the service published."""
+
+
+class SGLP:
+    """A client of one service; usable as a context manager. Raises `SGLPProblem`, and httpx's errors of transport."""
+
+    def __init__(self, base_url: str, *, timeout: float = 30.0) -> None:
+        self._http = httpx.Client(base_url=base_url, timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def submit(self, spec: Mapping[str, Any]) -> Json:
+        """Create a job from a job specification, for instance `{"model": {"uri": …}, "target": {…}}`."""
+        return self._json("POST", "/v1/jobs", json=dict(spec))
+
+    def get(self, job_id: str) -> Json:
+        return self._json("GET", _path(job_id))
+
+    def list(self, *, limit: int = 20, status: str | None = None) -> Iterator[Json]:
+        """All jobs, newest first, fetched page by page."""
+        query: Json = {"limit": limit} | ({"status": status} if status else {})
+        while True:
+            page = self._json("GET", "/v1/jobs", params=query)
+            yield from page["data"]
+            if not page["has_more"]:
+                return
+            query["after"] = page["next_cursor"]
+
+    def events(self, job_id: str, after: int = 0) -> Iterator[Json]:
+        """The job's events so far with a sequence number above `after`, fetched page by page."""
+        while True:
+            page = self._json("GET", _path(job_id, "events"), params={"after": after})
+            yield from page["data"]
+            if not page["has_more"]:
+                return
+            after = page["data"][-1]["seq"]
+
+    def cancel(self, job_id: str) -> Json:
+        return self._json("POST", _path(job_id, "cancel"))
+
+    def wait(
+        self, job_id: str, on_update: Callable[[Json], None] = lambda _job: None, *, poll_seconds: float = POLL_SECONDS
+    ) -> Json:
+        """The job once it has ended; `on_update` is called with it whenever it has changed."""
+        version = None
+        while True:
+            job = self.get(job_id)
+            if job["version"] != version:
+                version = job["version"]
+                on_update(job)
+            if job["status"] in TERMINAL:
+                return job
+            time.sleep(poll_seconds)
+
+    def report(self, job_id: str) -> Json:
+        return self._json("GET", _path(job_id, "report"), headers={"Accept": "application/json"})
+
+    def similarity(self, job_id: str) -> Json:
+        """Layer names, matrix, segments, estimator and number of samples."""
+        return self._json("GET", _path(job_id, "similarity"), headers={"Accept": "application/json"})
+
+    def artifacts(self, job_id: str) -> Rows:
+        return self._json("GET", _path(job_id, "artifacts"))["data"]
+
+    def download(self, job_id: str, directory: Path) -> Path:
+        """Every artifact of the job below `directory`, each checked by its sha256 before it gets its name."""
+        for artifact in self.artifacts(job_id):
+            target = directory / artifact["name"]
+            if not target.resolve().is_relative_to(directory.resolve()):
+                raise DownloadDamaged(f"{artifact['name']} would lie outside {directory}")
+            self._download(job_id, artifact["name"], artifact["sha256"], target)
+        return directory
+
+    def _download(self, job_id: str, name: str, sha256: str, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unchecked = target.with_name(f"{target.name}.part")
+        digest = hashlib.sha256()
+        try:
+            with (
+                self._http.stream("GET", _path(job_id, "artifacts", name), follow_redirects=True) as response,
+                unchecked.open("wb") as file,
+            ):
+                _raise_for(response)
+                for chunk in response.iter_bytes(CHUNK_BYTES):
+                    digest.update(chunk)
+                    file.write(chunk)
+            if digest.hexdigest() != sha256:
+                raise DownloadDamaged(f"{name}: expected sha256 {sha256}, received {digest.hexdigest()}")
+            os.replace(unchecked, target)
+        finally:
+            unchecked.unlink(missing_ok=True)
+
+    def _json(self, method: str, path: str, **request: Any) -> Json:
+        response = self._http.request(method, path, **request)
+        _raise_for(response)
+        return response.json()
+
+
+def _path(job_id: str, *rest: str) -> str:
+    return "/".join(["/v1/jobs", quote(job_id, safe=""), *map(quote, rest)])
+
+
+def _raise_for(response: httpx.Response) -> None:
+    if response.is_success:
+        return
+    response.read()
+    if response.headers.get("content-type", "").startswith("application/problem+json"):
+        raise SGLPProblem(response.json())
+    response.raise_for_status()
