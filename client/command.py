@@ -129,7 +129,7 @@ def compress(context: typer.Context) -> None:
 
 @contextmanager
 def _told_plainly() -> Iterator[None]:
-    """What a user can cause or meet ends as one plain message; the exit status is 130 after Ctrl-C, 143 after SIGTERM."""
+    """What a user can cause or meet ends as one plain message; 130 is the status after Ctrl-C, 143 after SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield

@@ -1,7 +1,6 @@
 """The service as Python calls: every method is one request, except `wait` and `download`, which go on until done."""
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -128,7 +127,7 @@ class SGLP:
                     file.write(chunk)
             if digest.hexdigest() != sha256:
                 raise DownloadDamaged(f"{name}: expected sha256 {sha256}, received {digest.hexdigest()}")
-            os.replace(unchecked, target)
+            unchecked.replace(target)
         finally:
             unchecked.unlink(missing_ok=True)
 

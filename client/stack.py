@@ -95,7 +95,7 @@ class EmbeddedStack:
                 env={**os.environ, **self._environment()},
                 # A Ctrl-C in the terminal must reach this process only, which then ends the others in order.
                 start_new_session=True,
-                preexec_fn=_dying_with(os.getpid()),
+                preexec_fn=_dying_with(os.getpid()),  # noqa: PLW1509 - no thread of ours runs yet
             )
 
     def _environment(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.database import transaction
@@ -89,7 +89,7 @@ class Lease:
                     events=self._events,
                     **self._new_facts,
                 )
-        except DBAPIError as error:
+        except OperationalError as error:
             log.warning("heartbeat of %s failed: %s", self.claim.job_id, error.orig)
             self._beat_at = self._news_at
             return
@@ -109,7 +109,7 @@ class Lease:
             try:
                 with transaction(self._sessions) as session:
                     written = ending(JobRepository(session))
-            except DBAPIError as error:
+            except OperationalError as error:
                 log.warning("the end of %s could not be written: %s", self.claim.job_id, error.orig)
                 if time.monotonic() >= give_up:
                     return

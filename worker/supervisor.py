@@ -53,14 +53,14 @@ class Supervisor:
         try:
             with workspace(self._settings.work_dir, job_id) as directory:
                 ending = self._supervise(lease, directory)
+            if ending is None:
+                log.warning("%s: the lease was lost; nothing is written", job_id)
+            else:
+                lease.write(ending)
         except Exception:
             # Without this the job would wait for its lease to expire, and fail the same way on the next worker.
             log.exception("%s: supervision failed", job_id)
-            ending = _failed(lease, "internal", "the worker met an unexpected error")
-        if ending is None:
-            log.warning("%s: the lease was lost; nothing is written", job_id)
-        else:
-            lease.write(ending)
+            lease.write(_failed(lease, "internal", "the worker met an unexpected error"))
 
     def _claim(self, job_id: str) -> Claim | None:
         with transaction(self._sessions) as session:
