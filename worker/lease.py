@@ -6,12 +6,11 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session, sessionmaker
-
 from jobs.database import transaction
 from jobs.repository import Claim, JobRepository
 from jobs.states import State
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
 
 BEATS_PER_LEASE = 4
 SECONDS_BETWEEN_NEWS = 1.0

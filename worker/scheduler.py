@@ -9,12 +9,12 @@ import threading
 from collections.abc import Callable
 
 from celery import Celery
-from sqlalchemy.orm import Session, sessionmaker
-
 from jobs.artifacts import ArtifactStore, open_store
 from jobs.database import make_engine, make_sessions, transaction
 from jobs.repository import JobRepository
 from jobs.settings import Settings
+from sqlalchemy.orm import Session, sessionmaker
+
 from worker.celery_app import TASK, make_app, queue_of
 
 BATCH = 100

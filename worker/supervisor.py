@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.orm import Session, sessionmaker
-
 from jobs.artifacts import ArtifactStore, InsufficientStorage, StorageUnavailable
 from jobs.database import transaction
 from jobs.errors import JobError
 from jobs.repository import Claim, JobRepository
 from jobs.settings import Settings
+from sqlalchemy.orm import Session, sessionmaker
+
 from worker.lease import Lease, Stop
 from worker.process import ChildProcess
 from worker.publishing import Publication, read_analysis

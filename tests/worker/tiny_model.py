@@ -7,7 +7,28 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-WORDS = "the cat dog bird sat ran flew on under over a mat hill tree and then it slept ate sang".split()
+WORDS = [
+    "the",
+    "cat",
+    "dog",
+    "bird",
+    "sat",
+    "ran",
+    "flew",
+    "on",
+    "under",
+    "over",
+    "a",
+    "mat",
+    "hill",
+    "tree",
+    "and",
+    "then",
+    "it",
+    "slept",
+    "ate",
+    "sang",
+]
 LAYERS = 6
 
 

@@ -1,0 +1,54 @@
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from sglp_core.errors import TargetUnreachable
+from sglp_core.planning import choose, largest_removal, plan, segment_ranks
+from sglp_core.target import Target
+
+SEGMENTS = [(0, 2), (3, 3), (4, 8)]
+PROTECTED = {0, 8}
+
+
+def allowed_sets() -> list[tuple[int, ...]]:
+    free = [i for i in range(9) if i not in PROTECTED]
+    sets = [c for k in range(len(free) + 1) for c in combinations(free, k)]
+    return [s for s in sets if all(any(i not in s for i in range(a, b + 1)) for a, b in SEGMENTS)]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_choice_is_as_cheap_as_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    costs, sizes = rng.random(9).tolist(), rng.integers(1, 6, 9).tolist()
+    for needed in range(1, 20):
+        enough = [s for s in allowed_sets() if sum(sizes[i] for i in s) >= needed]
+        found = choose(costs, sizes, needed, SEGMENTS, PROTECTED)
+        if not enough:
+            assert found is None
+            continue
+        assert found in enough
+        assert sum(costs[i] for i in found) == pytest.approx(min(sum(costs[i] for i in s) for s in enough))
+    assert largest_removal(sizes, SEGMENTS, PROTECTED) == max(sum(sizes[i] for i in s) for s in allowed_sets())
+
+
+def test_ranks_are_counted_inside_segments() -> None:
+    assert segment_ranks([5, 1, 9, 2, 1], [(0, 2), (3, 4)]) == pytest.approx([2 / 3, 1 / 3, 1, 1, 1 / 2])
+
+
+def test_three_of_ten_layers_are_three() -> None:
+    found = plan(Target("layers", 0.3), scores=range(10), sizes=[1] * 10, total=10, segments=[(0, 9)], protected={0, 9})
+    assert found.removed_layers == (1, 2, 3)
+    assert found.achieved == pytest.approx(0.3)
+    assert found.reachable == pytest.approx(0.8)
+
+
+def test_an_unreachable_target_names_the_largest_reachable_ratio() -> None:
+    with pytest.raises(TargetUnreachable, match=r"largest reachable ratio is 0\.8"):
+        plan(Target("layers", 0.9), scores=range(10), sizes=[1] * 10, total=10, segments=[(0, 9)], protected={0, 9})
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -1, float("nan"), float("inf")])
+def test_a_ratio_outside_0_and_1_is_refused(ratio: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Target("parameters", ratio)

@@ -1,0 +1,36 @@
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from sglp_core.segmentation import segment
+
+
+def loss_of(samples: np.ndarray, segments: tuple[tuple[int, int], ...]) -> float:
+    return sum(float(((samples[a : b + 1] - samples[a : b + 1].mean(0)) ** 2).sum()) for a, b in segments)
+
+
+def all_partitions(n: int, k: int) -> list[tuple[tuple[int, int], ...]]:
+    result = []
+    for cuts in combinations(range(1, n), k - 1):
+        edges = (0, *cuts, n)
+        result.append(tuple((a, b - 1) for a, b in zip(edges, edges[1:], strict=False)))
+    return result
+
+
+@pytest.mark.parametrize("n", range(2, 11))
+def test_every_number_of_segments_is_as_good_as_brute_force(n: int) -> None:
+    matrix = np.random.default_rng(n).random((n, n))
+    for k in range(1, n + 1):
+        found = segment(matrix, k)
+        best = min(loss_of(matrix, p) for p in all_partitions(n, k))
+        assert len(found.segments) == k
+        assert loss_of(matrix, found.segments) == pytest.approx(best, abs=1e-9)
+        assert found.loss_curve[k - 1] == pytest.approx(best, abs=1e-9)
+
+
+def test_auto_finds_the_blocks_of_a_block_matrix() -> None:
+    matrix = np.full((12, 12), 0.1)
+    for first, last in ((0, 3), (4, 6), (7, 11)):
+        matrix[first : last + 1, first : last + 1] = 1.0
+    assert segment(matrix).segments == ((0, 3), (4, 6), (7, 11))
