@@ -1,4 +1,4 @@
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def all_partitions(n: int, k: int) -> list[tuple[tuple[int, int], ...]]:
     result = []
     for cuts in combinations(range(1, n), k - 1):
         edges = (0, *cuts, n)
-        result.append(tuple((a, b - 1) for a, b in zip(edges, edges[1:], strict=False)))
+        result.append(tuple((a, b - 1) for a, b in pairwise(edges)))
     return result
 
 
