@@ -83,5 +83,6 @@ class Analysis:
             similarity=matrix,
             layer_names=np.array(content["layer_names"]),
             segments=np.array(self.segmentation.segments),
+            allow_pickle=False,
             **{f"importance_{name}": scores for name, scores in self.importance.items()},
         )

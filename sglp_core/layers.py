@@ -60,7 +60,7 @@ def model_class(config: transformers.PretrainedConfig) -> type[transformers.PreT
     )
 
 
-def find_stack(model: nn.Module) -> str:
+def find_stack(model: Any) -> str:
     """The name of the `ModuleList` that holds the model's repeated layers.
 
     Raises `UnsupportedArchitecture`, saying what was looked for, where there is none or more than one.

@@ -73,7 +73,7 @@ def probe_logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
 
 def verify(artifacts: Sequence[Written], scratch: Path) -> list[Verification]:
     """Reload every artifact in one fresh process and compare."""
-    requests = []
+    requests: list[dict[str, Any]] = []
     for number, written in enumerate(artifacts):
         save_file({k: v.contiguous() for k, v in written.probe.items()}, scratch / f"probe-{number}.safetensors")
         requests.append(
