@@ -1,0 +1,102 @@
+"""The SDK against a server that misbehaves; tests/system shows it against the real one."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from client.sdk import SGLP, DownloadDamaged, SGLPProblem
+
+CONTENT = b"weights"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+PROBLEM = {
+    "status": 422,
+    "title": "Invalid request",
+    "detail": "the body does not fit",
+    "errors": [{"pointer": "/target/ratio", "detail": "must be less than 1"}],
+}
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers from `pages`: path → (status, content type, body)."""
+
+    pages: dict[str, tuple[int, str, bytes]]
+
+    def do_GET(self) -> None:
+        status, content_type, body = self.pages[self.path]
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Tests print nothing."""
+
+
+@pytest.fixture
+def pages() -> dict[str, tuple[int, str, bytes]]:
+    return {}
+
+
+@pytest.fixture
+def service(pages: dict[str, tuple[int, str, bytes]]) -> Iterator[SGLP]:
+    handler = type("Pages", (Handler,), {"pages": pages})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with SGLP(f"http://127.0.0.1:{server.server_port}") as client:
+            yield client
+        server.shutdown()
+
+
+def offer(pages: dict[str, tuple[int, str, bytes]], name: str, content: bytes) -> None:
+    listing = {"data": [{"name": name, "sha256": SHA256}]}
+    pages["/v1/jobs/job_a/artifacts"] = (200, "application/json", json.dumps(listing).encode())
+    pages[f"/v1/jobs/job_a/artifacts/{name}"] = (200, "application/octet-stream", content)
+
+
+def test_a_download_lands_under_its_name(service: SGLP, pages: dict, tmp_path: Path) -> None:
+    offer(pages, "model/model.safetensors", CONTENT)
+    service.download("job_a", tmp_path)
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == CONTENT
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["model.safetensors"]
+
+
+def test_a_damaged_download_leaves_no_file(service: SGLP, pages: dict, tmp_path: Path) -> None:
+    offer(pages, "model.safetensors", b"Weights")
+    with pytest.raises(DownloadDamaged, match=SHA256):
+        service.download("job_a", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_download_does_not_replace_a_good_file(service: SGLP, pages: dict, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(CONTENT)
+    offer(pages, "model.safetensors", b"Weights")
+    with pytest.raises(DownloadDamaged):
+        service.download("job_a", tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == CONTENT
+
+
+def test_a_name_that_leaves_the_folder_is_refused(service: SGLP, pages: dict, tmp_path: Path) -> None:
+    offer(pages, "../outside", CONTENT)
+    with pytest.raises(DownloadDamaged, match="outside"):
+        service.download("job_a", tmp_path / "inside")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_problem_carries_status_detail_and_pointers(service: SGLP, pages: dict) -> None:
+    pages["/v1/jobs/job_a"] = (422, "application/problem+json", json.dumps(PROBLEM).encode())
+    with pytest.raises(SGLPProblem) as caught:
+        service.get("job_a")
+    assert caught.value.status == 422
+    assert caught.value.problem == PROBLEM
+    assert str(caught.value) == "the body does not fit; /target/ratio: must be less than 1"
+
+
+def test_ids_cannot_change_the_path(service: SGLP, pages: dict) -> None:
+    pages["/v1/jobs/..%2F..%2Flivez"] = (200, "application/json", b'{"id": "asked"}')
+    assert service.get("../../livez") == {"id": "asked"}

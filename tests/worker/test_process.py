@@ -1,0 +1,162 @@
+"""The child process: what it is told, what it tells, and that nothing of it outlives its end or its parent."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.worker.tiny_model import tiny_spec, write_text, write_tiny_model
+from worker.process import ChildProcess
+
+DEFAULTS: dict[str, Any] = {
+    "method": {
+        "segments": "auto",
+        "feature": "rows",
+        "importance": "grad_norm",
+        "estimator": "unbiased",
+        "kernel": "linear",
+        "protected": None,
+    },
+    "evaluation": {"source": "held_out", "samples": 4, "controls": True},
+}
+
+
+@pytest.fixture
+def silent_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A model hub that accepts connections and never answers: a job on it stays in its first phase."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        yield
+
+
+def request(spec: dict[str, Any], root: Path) -> dict[str, Any]:
+    return {"spec": {**DEFAULTS, **spec}, "roots": [str(root)], "cache": str(root / "cache")}
+
+
+def waiting_request(root: Path) -> dict[str, Any]:
+    spec = {
+        "mode": "analyze",
+        "model": {"uri": "hf://some/model", "revision": None},
+        "calibration": {},
+    }
+    return request(spec, root)
+
+
+def follow(
+    child: ChildProcess, until: Callable[[dict[str, Any]], bool] = lambda _message: False
+) -> list[dict[str, Any]]:
+    """What the child says until it ends, or says what is waited for."""
+    said: list[dict[str, Any]] = []
+    while True:
+        ended = child.ended()
+        for message in child.messages(0 if ended else 0.25):
+            said.append(message)
+            if until(message):
+                return said
+        if ended:
+            return said
+
+
+def folder(tmp_path: Path) -> Path:
+    directory = tmp_path / "work"
+    directory.mkdir()
+    return directory
+
+
+def test_a_job_tells_its_phases_facts_and_end(tmp_path: Path) -> None:
+    model, text = write_tiny_model(tmp_path / "model"), write_text(tmp_path / "text.txt")
+    spec = tiny_spec(model, text, mode="analyze")
+    spec["model"]["revision"] = None
+    child = ChildProcess(request(spec, tmp_path), folder(tmp_path))
+    said = follow(child)
+    status = child.close()
+    phases = list(dict.fromkeys(m["progress"]["phase"] for m in said if "progress" in m))
+    assert (status, said[-1]) == (0, {"finished": True}), child.log_tail()
+    assert phases == ["fetching", "opening", "calibrating", "measuring", "publishing"]
+    assert next(m["resolved"]["class"] for m in said if "resolved" in m) == "LlamaForCausalLM"
+    assert (child.output / "manifest.json").is_file()
+
+
+def test_a_refusal_is_one_typed_error(tmp_path: Path) -> None:
+    spec = tiny_spec(tmp_path / "nowhere", tmp_path / "text.txt", mode="analyze")
+    spec["model"]["revision"] = None
+    child = ChildProcess(request(spec, tmp_path), folder(tmp_path))
+    said = follow(child)
+    assert child.close() == 1
+    assert said[-1]["error"]["code"] == "model_not_found"
+    assert "Traceback" not in said[-1]["error"]["message"]
+
+
+def test_the_child_sees_no_address_or_secret_of_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent_hub: None
+) -> None:
+    for name in (
+        "SGLP_DATABASE_URL",
+        "SGLP_BROKER_URL",
+        "SGLP_ARTIFACT_OPTIONS",
+        "AWS_SECRET_ACCESS_KEY",
+        "PGPASSWORD",
+    ):
+        monkeypatch.setenv(name, "secret")
+    child = ChildProcess(waiting_request(tmp_path), folder(tmp_path))
+    try:
+        follow(child, lambda message: "progress" in message)
+        environment = psutil.Process(child._process.pid).environ()
+    finally:
+        child.close()
+    assert "secret" not in environment.values()
+    assert environment["HF_ENDPOINT"] == os.environ["HF_ENDPOINT"]
+
+
+def test_sigterm_ends_it_at_once_and_cleanly(tmp_path: Path, silent_hub: None) -> None:
+    child = ChildProcess(waiting_request(tmp_path), folder(tmp_path))
+    follow(child, lambda message: "progress" in message)
+    child.terminate()
+    started = time.monotonic()
+    said = follow(child)
+    assert child.close() == 128 + signal.SIGTERM
+    assert time.monotonic() - started < 5
+    assert not any("error" in message for message in said)
+
+
+def test_closing_kills_what_the_child_has_started(tmp_path: Path) -> None:
+    model, text = write_tiny_model(tmp_path / "model"), write_text(tmp_path / "text.txt")
+    spec = tiny_spec(model, text)
+    spec["model"]["revision"] = None
+    child = ChildProcess(request(spec, tmp_path), folder(tmp_path))
+    follow(child, lambda message: message.get("progress", {}).get("phase") == "verifying")
+    while not (started := psutil.Process(child._process.pid).children(recursive=True)):
+        time.sleep(0.05)
+    assert child.close() == -signal.SIGKILL
+    _, alive = psutil.wait_procs(started, timeout=5)
+    assert alive == []
+
+
+def test_the_child_dies_with_its_parent(tmp_path: Path, silent_hub: None) -> None:
+    program = (
+        "import json, sys; from pathlib import Path; from worker.process import ChildProcess\n"
+        "child = ChildProcess(json.loads(sys.argv[1]), Path(sys.argv[2]))\n"
+        "while not list(child.messages(60)): pass\n"
+        "print(child._process.pid, flush=True); child.messages(60); input()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program, json.dumps(waiting_request(tmp_path)), str(folder(tmp_path))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.communicate()
+    psutil.wait_procs([child], timeout=5)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
