@@ -70,11 +70,11 @@ class Lease:
         """Note what the job has found out: `resolved` or `plan`."""
         self.facts[name] = self._new_facts[name] = fact
 
-    def renew(self) -> None:
+    def renew(self, *, at_once: bool = False) -> None:
         """Send a heartbeat if one is due or there is news. A database that is down is only lost at the lease's end."""
         now = time.monotonic()
         news = self._progress is not None or self._events or self._new_facts
-        if now < self._beat_at and not (news and now >= self._news_at):
+        if not at_once and now < self._beat_at and not (news and now >= self._news_at):
             return
         self._news_at = now + SECONDS_BETWEEN_NEWS
         try:

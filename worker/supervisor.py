@@ -109,9 +109,9 @@ class Supervisor:
                     lease.tell_progress(**last["progress"])
                 for fact in {"resolved", "plan"} & last.keys():
                     lease.tell_fact(fact, last[fact])
+            lease.renew(at_once=ended)
             if ended:
                 return last
-            lease.renew()
             if lease.stop is Stop.LOST or (kill_at and time.monotonic() >= kill_at):
                 child.kill()
             elif kill_at is None and (lease.stop or self._shutting_down):
