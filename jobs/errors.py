@@ -1,0 +1,56 @@
+"""The closed list of reasons for which a job fails. Codes are part of the contract: they are added, never renamed."""
+
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, computed_field, field_validator
+
+
+class Reason(NamedTuple):
+    """`retryable`: whether the same job, submitted again unchanged, may succeed."""
+
+    meaning: str
+    retryable: bool
+
+
+REASONS = {
+    "model_not_found": Reason("There is no such model, or it may not be read.", False),
+    "source_forbidden": Reason("The URI's scheme is not allowed, or its path lies outside the configured roots.", False),
+    "source_unreachable": Reason("The model hub or store did not answer.", True),
+    "unsafe_format": Reason("The files could run code, or lie about what they hold.", False),
+    "unsupported_architecture": Reason("No stack of removable layers was found in the model.", False),
+    "target_unreachable": Reason("No choice of layers reaches the target; the message names the largest ratio.", False),
+    "bad_calibration": Reason("The calibration or evaluation data is empty, unreadable or too short.", False),
+    "out_of_memory": Reason("The worker has not enough memory for this model and batch size.", False),
+    "gpu_out_of_memory": Reason("The GPU has not enough memory for this model and batch size.", False),
+    "deadline_exceeded": Reason("The job did not end within its deadline_seconds.", True),
+    "queue_deadline_exceeded": Reason("No worker took the job within its deadline_seconds.", True),
+    "worker_lost": Reason("Every attempt's worker died or was cut off.", True),
+    "storage_unavailable": Reason("The artifact store did not take the files.", True),
+    "insufficient_storage": Reason("The disk or the artifact store is full.", True),
+    "verification_failed": Reason("The written model did not reload as what was planned. It was not published.", False),
+    "internal": Reason("A defect of SGLP; the worker's log says more.", True),
+}
+
+
+class JobError(BaseModel):
+    """Why a job failed: a code of `REASONS`, a message for people, and where it happened."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    message: str
+    phase: str | None
+    attempt: int
+
+    @field_validator("code")
+    @classmethod
+    def _known(cls, code: str) -> str:
+        if code not in REASONS:
+            raise ValueError(f"{code!r} is not on the list of error codes")
+        return code
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def retryable(self) -> bool:
+        """Whether the same job, submitted again unchanged, may succeed."""
+        return REASONS[self.code].retryable

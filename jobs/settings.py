@@ -1,0 +1,71 @@
+"""Every setting of the service, read from environment variables named `SGLP_…`."""
+
+from pathlib import Path
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Defaults suit one machine; addresses and options that may hold secrets are left out of the representation."""
+
+    model_config = SettingsConfigDict(env_prefix="SGLP_", frozen=True)
+
+    state_dir: Path = Path(".sglp")
+    """Folder that the defaults below lie in."""
+
+    database_url: str = Field(default_factory=lambda data: f"sqlite:///{data['state_dir'] / 'sglp.db'}", repr=False)
+    """`postgresql+psycopg://…` or `sqlite:///…`."""
+
+    broker_url: str = Field(
+        default_factory=lambda data: f"filesystem://{(data['state_dir'] / 'broker').absolute()}", repr=False
+    )
+    """`redis://…`, or `filesystem:///absolute/folder` for workers on one machine."""
+
+    artifact_url: str = Field(default_factory=lambda data: (data["state_dir"] / "artifacts").absolute().as_uri())
+    """Where artifacts go: `s3://bucket/prefix`, `gs://…`, `az://…` or `file:///absolute/folder`."""
+
+    artifact_options: dict[str, str] = Field(default_factory=dict, repr=False)
+    """Options of the store as obstore names them, such as `endpoint` or `access_key_id`; as JSON."""
+
+    presign_seconds: int = Field(default=900, ge=0, le=900)
+    """How long a signed download address holds; 0 streams every download through the API."""
+
+    model_roots: tuple[Path, ...] = ()
+    """Folders below which `file://` URIs may point; as a JSON list. Without any, no file is read."""
+
+    cache_dir: Path = Field(default_factory=lambda data: data["state_dir"] / "cache")
+    """Where workers keep downloaded and converted models."""
+
+    work_dir: Path = Field(default_factory=lambda data: data["state_dir"] / "work")
+    """Where workers keep the files of running jobs."""
+
+    gpu_class: str = "default"
+    """The class of jobs that this worker takes."""
+
+    lease_seconds: PositiveFloat = 30
+    """A worker that has not been heard of for so long has lost its job."""
+
+    cancel_grace_seconds: PositiveFloat = 10
+    """How long a job's process may take to end before it is killed."""
+
+    max_attempts: PositiveInt = 3
+    """How often a job is started before `worker_lost` ends it."""
+
+    retry_backoff_seconds: PositiveFloat = 5
+    """Wait before a lost job is started again; doubles with every attempt."""
+
+    hint_interval_seconds: PositiveFloat = 30
+    """After so long a waiting job is announced to the workers again."""
+
+    scheduler_interval_seconds: PositiveFloat = 0.5
+    """Time between two rounds of the scheduler."""
+
+    host: str = "127.0.0.1"
+    """Address the API listens on."""
+
+    port: int = 8000
+    """Port the API listens on."""
+
+    body_limit_bytes: PositiveInt = 64 * 1024
+    """Largest request body."""

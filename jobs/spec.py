@@ -1,0 +1,102 @@
+"""`JobSpec`: what was asked for, the same object in HTTP, database and worker. Unknown fields are refused."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from jobs.uris import DATA_SCHEMES, MODEL_SCHEMES, BadURI, check_form
+
+Importance = Literal[
+    "grad_norm", "block_influence", "taylor", "first_order", "angular", "last_layers", "random"
+]  # fmt: skip
+ModelURI = Annotated[str, Field(max_length=2048), AfterValidator(lambda uri: check_form(uri, MODEL_SCHEMES))]
+
+
+def _data_source(word: str) -> AfterValidator:
+    def check(source: str) -> str:
+        if source == word:
+            return source
+        try:
+            return check_form(source, DATA_SCHEMES)
+        except BadURI as error:
+            raise BadURI(f"must be {word!r} or a URI; a URI {error}") from None
+
+    return AfterValidator(check)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelSource(_Part):
+    """Where the model comes from: `file://` below the service's roots, or `hf://organisation/name`."""
+
+    uri: ModelURI
+    revision: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w./-]+$")] | None = None
+
+
+class TargetSpec(_Part):
+    """How much to remove: `ratio` is the fraction removed, of the whole model's parameters or FLOPs, or of its layers."""
+
+    kind: Literal["parameters", "flops", "layers"]
+    ratio: Annotated[float, Field(gt=0, lt=1, strict=True)]
+
+
+class MethodSpec(_Part):
+    """How layers are compared, grouped and scored; `protected` layers stay (by default the first and the last)."""
+
+    segments: Annotated[int, Field(ge=1, strict=True)] | Literal["auto"] = "auto"
+    feature: Literal["rows", "row_sums"] = "rows"
+    importance: Importance = "grad_norm"
+    estimator: Literal["unbiased", "biased"] = "unbiased"
+    kernel: Literal["linear", "rbf"] = "linear"
+    protected: Annotated[tuple[Annotated[int, Field(strict=True)], ...], Field(max_length=1000)] | None = None
+
+
+class CalibrationSpec(_Part):
+    """What the method measures on: text the model writes itself (`self`), or a `.txt`, `.jsonl` or `.parquet` file."""
+
+    source: Annotated[str, Field(max_length=2048), _data_source("self")] = "self"
+    samples: Annotated[int, Field(ge=1, le=4096, strict=True)] = 64
+    sequence_length: Annotated[int, Field(ge=8, le=8192, strict=True)] = 256
+    batch_size: Annotated[int, Field(ge=1, le=256, strict=True)] = 8
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 0
+
+
+class EvaluationSpec(_Part):
+    """What before and after are compared on: windows the plan never saw (`held_out`), or a file."""
+
+    source: Annotated[str, Field(max_length=2048), _data_source("held_out")] = "held_out"
+    samples: Annotated[int, Field(ge=1, le=4096, strict=True)] = 16
+    controls: Annotated[bool, Field(strict=True)] = True
+
+
+class JobSpec(_Part):
+    """A request for one job. Only `model.uri` and, to compress, `target` are required."""
+
+    mode: Literal["compress", "analyze"] = "compress"
+    model: ModelSource
+    target: TargetSpec | None = None
+    method: MethodSpec = MethodSpec()
+    calibration: CalibrationSpec = CalibrationSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    gpu_class: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] = "default"
+    deadline_seconds: Annotated[int, Field(ge=1, le=30 * 86400, strict=True)] = 86400
+    metadata: Annotated[dict[str, JsonValue], Field(max_length=50)] = {}
+
+    @model_validator(mode="after")
+    def _target_fits_mode(self) -> Self:
+        if self.mode == "compress" and self.target is None:
+            raise ValueError("a compress job needs a target")
+        if self.mode == "analyze" and self.target is not None:
+            raise ValueError("an analyze job removes nothing and takes no target")
+        return self
+
+    def uris(self) -> dict[str, str]:
+        """JSON pointer → URI of everything the job would read."""
+        named = {
+            "/model/uri": self.model.uri,
+            "/calibration/source": self.calibration.source,
+            "/evaluation/source": self.evaluation.source,
+        }
+        return {pointer: uri for pointer, uri in named.items() if "://" in uri}

@@ -1,0 +1,133 @@
+"""The tables. Everything that must never be otherwise is a constraint here, not only a rule in code."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from jobs.clock import UTCDateTime
+from jobs.states import TERMINAL, State
+
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UTCDateTime(), dict[str, Any]: Json, list[Any]: Json, str: Text()}  # noqa: RUF012
+
+
+def _in(column: str, words: frozenset[State]) -> str:
+    return f"{column} IN ({', '.join(f"'{word}'" for word in sorted(words))})"
+
+
+class Job(Base):
+    """A job and where it stands. `fence` grows with every change of holder; `version` with every visible change."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(_in("state", frozenset(State)), name="state"),
+        CheckConstraint("(state IN ('running', 'cancelling')) = (lease_until IS NOT NULL)", name="lease"),
+        CheckConstraint(f"({_in('state', TERMINAL)}) = (finished_at IS NOT NULL)", name="finished"),
+        CheckConstraint("(state = 'failed') = (error IS NOT NULL)", name="error"),
+        Index("ix_jobs_tenant_id", "tenant", "id"),
+        Index("ix_jobs_state_hinted_at", "state", "hinted_at"),
+        Index("ix_jobs_lease_until", "lease_until"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))
+    spec: Mapped[dict[str, Any]]
+    gpu_class: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    deadline_at: Mapped[datetime]
+    version: Mapped[int]
+    last_event_seq: Mapped[int]
+    attempt: Mapped[int]
+    max_attempts: Mapped[int]
+    fence: Mapped[int]
+    worker: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]
+    hinted_at: Mapped[datetime | None]
+    phase: Mapped[str | None] = mapped_column(String(32))
+    progress: Mapped[dict[str, Any] | None]
+    resolved: Mapped[dict[str, Any] | None]
+    plan: Mapped[dict[str, Any] | None]
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+    swept_at: Mapped[datetime | None]
+
+
+class Event(Base):
+    """What happened to a job, numbered without gaps from 1. At most one event of a job is its end."""
+
+    __tablename__ = "job_events"
+    __table_args__ = (
+        Index(
+            "ix_job_events_terminal",
+            "job_id",
+            unique=True,
+            postgresql_where=text(_in("type", TERMINAL)),
+            sqlite_where=text(_in("type", TERMINAL)),
+        ),
+    )
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    type: Mapped[str] = mapped_column(String(32))
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class Artifact(Base):
+    """A published file of a job; the row is what publishes it."""
+
+    __tablename__ = "artifacts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(512), primary_key=True)
+    media_type: Mapped[str] = mapped_column(String(128))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class Analysis(Base):
+    """What a job has measured. `matrix` is the L × L similarity, float32, little endian, row by row."""
+
+    __tablename__ = "analyses"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    layers: Mapped[list[Any]]
+    matrix: Mapped[bytes] = mapped_column(LargeBinary)
+    layer_names: Mapped[list[Any]]
+    segments: Mapped[list[Any]]
+    loss_curve: Mapped[list[Any]]
+    estimator: Mapped[str] = mapped_column(String(16))
+    kernel: Mapped[str] = mapped_column(String(16))
+    n_samples: Mapped[int] = mapped_column(BigInteger)
+    sample_unit: Mapped[str] = mapped_column(String(32))
