@@ -57,7 +57,7 @@ class _Screen:
             )
 
     def _tell(self, kind: str, data: dict[str, Any]) -> None:
-        if kind in {"progress", "started"}:
+        if kind in {"queued", "running"}:
             return
         self._finish_bar()
         if kind != "phase":

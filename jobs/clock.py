@@ -48,12 +48,12 @@ class seconds_until(FunctionElement[float]):  # noqa: N801
 
 
 @compiles(now, "postgresql")
-def _(element: now, compiler: SQLCompiler, **kw: Any) -> str:
+def _(element: now, compiler: SQLCompiler, **_kw: Any) -> str:
     return "now()"
 
 
 @compiles(now, "sqlite")
-def _(element: now, compiler: SQLCompiler, **kw: Any) -> str:
+def _(element: now, compiler: SQLCompiler, **_kw: Any) -> str:
     return "strftime('%Y-%m-%d %H:%M:%f', 'now') || '000'"
 
 

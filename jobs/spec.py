@@ -36,7 +36,7 @@ class ModelSource(_Part):
 
 
 class TargetSpec(_Part):
-    """How much to remove: `ratio` is the fraction removed, of the whole model's parameters or FLOPs, or of its layers."""
+    """How much to remove: `ratio` is the fraction of the model's parameters or FLOPs, or of its layers."""
 
     kind: Literal["parameters", "flops", "layers"]
     ratio: Annotated[float, Field(gt=0, lt=1, strict=True)]

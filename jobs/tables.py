@@ -37,7 +37,7 @@ class Base(DeclarativeBase):
 
 
 def _in(column: str, words: frozenset[State]) -> str:
-    return f"{column} IN ({', '.join(f"'{word}'" for word in sorted(words))})"
+    return f"{column} IN ({', '.join(repr(word.value) for word in sorted(words))})"
 
 
 class Job(Base):
@@ -70,7 +70,7 @@ class Job(Base):
     fence: Mapped[int]
     worker: Mapped[str | None]
     lease_until: Mapped[datetime | None]
-    not_before: Mapped[datetime | None]
+    not_before: Mapped[datetime]
     hinted_at: Mapped[datetime | None]
     phase: Mapped[str | None] = mapped_column(String(32))
     progress: Mapped[dict[str, Any] | None]

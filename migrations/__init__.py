@@ -1,1 +1,1 @@
-"""Alembic migrations of the tables in `jobs`."""
+"""The schema's history, for Alembic."""

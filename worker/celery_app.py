@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from celery import Celery
-from jobs.settings import Settings
 
+from jobs.settings import Settings
 from worker import folder_broker
 
 TASK = "sglp.run_job"

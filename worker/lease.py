@@ -6,11 +6,12 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from jobs.database import transaction
-from jobs.repository import Claim, JobRepository
-from jobs.states import State
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
+
+from jobs.database import transaction
+from jobs.repository import Claim, ClaimRepository
+from jobs.states import State
 
 BEATS_PER_LEASE = 4
 SECONDS_BETWEEN_NEWS = 1.0
@@ -79,7 +80,7 @@ class Lease:
         self._news_at = now + SECONDS_BETWEEN_NEWS
         try:
             with transaction(self._sessions) as session:
-                state = JobRepository(session).heartbeat(
+                state = ClaimRepository(session).heartbeat(
                     self.claim.job_id,
                     self.claim.fence,
                     lease_seconds=self._lease_seconds,
@@ -100,14 +101,14 @@ class Lease:
         elif state == State.CANCELLING:
             self._stopped = Stop.CANCELLED
 
-    def write(self, ending: Callable[[JobRepository], bool]) -> None:
+    def write(self, ending: Callable[[ClaimRepository], bool]) -> None:
         """Write how the job ended. While the database is down it is tried again for the length of a lease: the fence
         keeps a late write from doing harm, and after that the scheduler has given the job to another worker."""
         give_up = time.monotonic() + self._lease_seconds
         while True:
             try:
                 with transaction(self._sessions) as session:
-                    written = ending(JobRepository(session))
+                    written = ending(ClaimRepository(session))
             except OperationalError as error:
                 log.warning("the end of %s could not be written: %s", self.claim.job_id, error.orig)
                 if time.monotonic() >= give_up:

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 from jobs.artifacts import ArtifactStore, StorageUnavailable
+
 from jobs.repository import PublishedArtifact, StoredAnalysis
 
 MANIFEST = "manifest.json"

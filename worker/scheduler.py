@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from celery import Celery
 from jobs.artifacts import ArtifactStore, open_store
-from jobs.database import make_engine, make_sessions, transaction
-from jobs.repository import JobRepository
-from jobs.settings import Settings
 from sqlalchemy.orm import Session, sessionmaker
 
+from jobs.database import make_engine, make_sessions, transaction
+from jobs.repository import UpkeepRepository
+from jobs.settings import Settings
 from worker.celery_app import TASK, make_app, queue_of
 
 BATCH = 100
@@ -62,17 +62,17 @@ class Scheduler:
 
     def _reap(self) -> None:
         with transaction(self._sessions) as session:
-            reaped = JobRepository(session).reap(self._settings.retry_backoff_seconds)
+            reaped = UpkeepRepository(session).reap(BATCH, self._settings.retry_backoff_seconds)
         for job_id, state in reaped:
             log.warning("%s: its worker has not been heard of for a whole lease; it is %s now", job_id, state)
 
     def _expire(self) -> None:
         with transaction(self._sessions) as session:
-            JobRepository(session).expire_queued()
+            UpkeepRepository(session).expire_queued(BATCH)
 
     def _hint(self) -> None:
         with transaction(self._sessions) as session:
-            hints = JobRepository(session).take_hints(BATCH, self._settings.hint_interval_seconds)
+            hints = UpkeepRepository(session).take_hints(BATCH, self._settings.hint_interval_seconds)
         if not hints:
             return
         with self._celery.producer_pool.acquire(block=True) as producer:
@@ -84,18 +84,18 @@ class Scheduler:
 
     def _sweep(self) -> None:
         with transaction(self._sessions) as session:
-            finished = JobRepository(session).unswept(SWEEP_AFTER_SECONDS, BATCH)
-        for job in finished:
-            self._sweep_job(job.tenant, job.id)
+            finished = UpkeepRepository(session).unswept(SWEEP_AFTER_SECONDS, BATCH)
+        for job_id in finished:
+            self._sweep_job(job_id)
 
-    def _sweep_job(self, tenant: str, job_id: str) -> None:
+    def _sweep_job(self, job_id: str) -> None:
         """Delete what attempts that did not end well have uploaded."""
         with transaction(self._sessions) as session:
-            published = {attempt_of(artifact.key) for artifact in JobRepository(session).artifacts(tenant, job_id)}
+            published = {attempt_of(key) for key in UpkeepRepository(session).published_keys(job_id)}
         for prefix in {attempt_of(key) for key in self._store.list(f"jobs/{job_id}/")} - published:
             self._store.delete_prefix(prefix)
         with transaction(self._sessions) as session:
-            JobRepository(session).mark_swept(job_id)
+            UpkeepRepository(session).mark_swept(job_id)
 
 
 def attempt_of(key: str) -> str:

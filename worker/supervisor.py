@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from jobs.artifacts import ArtifactStore, InsufficientStorage, StorageUnavailable
-from jobs.database import transaction
-from jobs.errors import JobError
-from jobs.repository import Claim, JobRepository
-from jobs.settings import Settings
 from sqlalchemy.orm import Session, sessionmaker
 
+from jobs.database import transaction
+from jobs.errors import JobError
+from jobs.repository import Claim, ClaimRepository
+from jobs.settings import Settings
 from worker.lease import Lease, Stop
 from worker.process import ChildProcess
 from worker.publishing import Publication, read_analysis
@@ -27,7 +27,7 @@ from worker.workspace import workspace
 TICK_SECONDS = 0.25
 
 log = logging.getLogger(__name__)
-Ending = Callable[[JobRepository], bool]
+Ending = Callable[[ClaimRepository], bool]
 
 
 class Supervisor:
@@ -64,7 +64,7 @@ class Supervisor:
 
     def _claim(self, job_id: str) -> Claim | None:
         with transaction(self._sessions) as session:
-            return JobRepository(session).claim(
+            return ClaimRepository(session).claim(
                 job_id,
                 worker=f"{socket.gethostname()}:{os.getpid()}",
                 gpu_class=self._settings.gpu_class,

@@ -1,0 +1,87 @@
+"""Engines, sessions and migrations for PostgreSQL and SQLite. `python -m jobs.database` migrates."""
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import alembic.command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobs.settings import Settings
+
+# A statement that takes longer is stuck behind something: better a clear error than a request that hangs.
+POSTGRESQL = {
+    "connect_timeout": 5,
+    "options": "-c timezone=UTC -c statement_timeout=30s -c lock_timeout=10s "
+    "-c idle_in_transaction_session_timeout=60s",
+    "keepalives_idle": 10,
+    "tcp_user_timeout": 30_000,
+}
+SQLITE_BUSY_SECONDS = 30.0
+
+
+def make_engine(settings: Settings) -> Engine:
+    """An engine for the database of these settings."""
+    return _engine(settings.database_url)
+
+
+def _engine(url: str) -> Engine:
+    # NaN is no JSON: PostgreSQL refuses it, and a client could not read it from SQLite.
+    serializer = partial(json.dumps, allow_nan=False)
+    if url.startswith("postgresql"):
+        return create_engine(url, json_serializer=serializer, pool_pre_ping=True, connect_args=POSTGRESQL)
+    engine = create_engine(url, json_serializer=serializer, connect_args={"timeout": SQLITE_BUSY_SECONDS})
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    # The driver would begin transactions late and on its own; see `_begin_immediate`.
+    connection.isolation_level = None
+    for pragma in ("journal_mode = WAL", "foreign_keys = ON", "synchronous = FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_immediate(connection: Any) -> None:
+    """Take the write lock at once: a transaction that reads first and writes later could fail in between."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def make_sessions(engine: Engine) -> sessionmaker[Session]:
+    """Sessions whose objects stay readable after the transaction."""
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+@contextmanager
+def transaction(sessions: sessionmaker[Session]) -> Iterator[Session]:
+    """One transaction: committed at the end of the block, rolled back by any exception."""
+    with sessions.begin() as session:
+        yield session
+
+
+def alembic_config(url: str) -> Config:
+    """Alembic's configuration for this database, wherever the package is installed."""
+    # Found, not imported: migrations know the tables, the tables do not know the migrations.
+    spec = importlib.util.find_spec("migrations")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("the package `migrations` is not installed")
+    config = Config()
+    config.set_main_option("script_location", str(Path(spec.origin).parent).replace("%", "%%"))
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    return config
+
+
+def migrate(url: str) -> None:
+    """Bring the schema up to date; safe to run from several processes at once."""
+    alembic.command.upgrade(alembic_config(url), "head")
+
+
+if __name__ == "__main__":
+    migrate(Settings().database_url)

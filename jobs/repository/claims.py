@@ -1,0 +1,147 @@
+"""What a worker may do to a job: claim it, and while its fence is the row's, keep it and end it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import Session
+
+from jobs.clock import later, now, seconds_until
+from jobs.errors import JobError
+from jobs.repository.moves import NewEvent, change, fail, move, requeue
+from jobs.spec import JobSpec
+from jobs.states import HELD, State
+from jobs.tables import Analysis, Artifact, Job
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job that is ours until its lease ends; `fence` proves it. `seconds_left` until the deadline."""
+
+    job_id: str
+    fence: int
+    attempt: int
+    spec: JobSpec
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class PublishedArtifact:
+    """An uploaded file and where it lies in the artifact store."""
+
+    name: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+    key: str
+
+
+@dataclass(frozen=True)
+class StoredAnalysis:
+    """What the database keeps of an analysis; `matrix` is L × L float32, little endian."""
+
+    layers: list[dict[str, Any]]
+    matrix: bytes
+    layer_names: list[str]
+    segments: list[list[int]]
+    loss_curve: list[float]
+    estimator: str
+    kernel: str
+    n_samples: int
+    sample_unit: str
+
+
+class ClaimRepository:
+    """Every method but `claim` takes the fence of the claim and does nothing where it is not the row's any more."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def claim(self, job_id: str, *, worker: str, gpu_class: str, lease_seconds: float) -> Claim | None:
+        """Take a waiting job. None where it does not wait (any more), waits for another class, or for its time."""
+        guards = [Job.id == job_id, Job.gpu_class == gpu_class, Job.not_before <= now(), Job.deadline_at > now()]
+        seen = self._session.execute(select(Job.fence, Job.attempt, seconds_until(Job.deadline_at)).where(*guards))
+        for fence, attempt, seconds_left in seen:
+            job = move(
+                self._session,
+                State.RUNNING,
+                [*guards, Job.fence == fence],
+                {"attempt": attempt + 1},
+                attempt=attempt + 1,
+                fence=fence + 1,
+                worker=worker,
+                lease_until=later(lease_seconds),
+                started_at=func.coalesce(Job.started_at, now()),
+            )
+            if job is not None:
+                spec = JobSpec.model_validate(job.spec)
+                return Claim(job.id, job.fence, job.attempt, spec, float(seconds_left))
+        return None
+
+    def heartbeat(
+        self,
+        job_id: str,
+        fence: int,
+        *,
+        lease_seconds: float,
+        phase: str | None,
+        progress: dict[str, Any] | None,
+        events: list[NewEvent],
+        resolved: dict[str, Any] | None = None,
+        plan: dict[str, Any] | None = None,
+    ) -> State | None:
+        """Renew the lease and write the news, if any. The job's state; None where it is not ours any more."""
+        news = {"progress": progress, "resolved": resolved, "plan": plan}
+        news = {name: value for name, value in news.items() if value is not None}
+        lease: dict[str, Any] = {"lease_until": later(lease_seconds)}
+        if news or events:
+            job = change(self._session, self._held(job_id, fence), {**lease, **news, "phase": phase}, events)
+            return State(job.state) if job else None
+        statement = update(Job).where(*self._held(job_id, fence)).values(lease).returning(Job.state)
+        state = self._session.scalar(statement.execution_options(synchronize_session=False))
+        return State(state) if state else None
+
+    def succeed(
+        self,
+        job_id: str,
+        fence: int,
+        *,
+        result: dict[str, Any],
+        plan: dict[str, Any] | None,
+        resolved: dict[str, Any] | None,
+        artifacts: list[PublishedArtifact],
+        analysis: StoredAnalysis,
+    ) -> bool:
+        """Publish what the job has made."""
+        job = move(
+            self._session,
+            State.SUCCEEDED,
+            self._held(job_id, fence),
+            {},
+            result=result,
+            plan=plan,
+            resolved=resolved,
+        )
+        if job is None:
+            return False
+        self._session.add(Analysis(job_id=job_id, **vars(analysis)))
+        self._session.add_all(Artifact(job_id=job_id, created_at=now(), **vars(artifact)) for artifact in artifacts)
+        self._session.flush()
+        return True
+
+    def fail(self, job_id: str, fence: int, error: JobError) -> bool:
+        """End the job with an error."""
+        return fail(self._session, self._held(job_id, fence), error) is not None
+
+    def cancelled(self, job_id: str, fence: int) -> bool:
+        """End a job that was asked to stop, and has."""
+        return move(self._session, State.CANCELLED, self._held(job_id, fence), {}) is not None
+
+    def release(self, job_id: str, fence: int, *, reason: str) -> bool:
+        """Give the job back unfinished, not counting the attempt; one that was being cancelled is cancelled."""
+        held = self._held(job_id, fence)
+        requeued = requeue(self._session, held, reason, wait_seconds=0, attempt=Job.attempt - 1)
+        return requeued is not None or self.cancelled(job_id, fence)
+
+    def _held(self, job_id: str, fence: int) -> list[ColumnElement[bool]]:
+        return [Job.id == job_id, Job.fence == fence, Job.state.in_(HELD)]

@@ -1,0 +1,73 @@
+"""The one way a job's row changes: a guarded UPDATE that also numbers the events it causes."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, update
+from sqlalchemy.orm import Session
+
+from jobs.clock import later, now
+from jobs.errors import JobError
+from jobs.states import HELD, TERMINAL, State, sources
+from jobs.tables import Event, Job
+
+NewEvent = tuple[str, dict[str, Any]]
+
+
+def change(
+    session: Session, guards: Iterable[ColumnElement[bool]], values: dict[str, Any], events: Sequence[NewEvent]
+) -> Job | None:
+    """Change the one job that fulfils all guards, as one visible version. None, and nothing written, if none does."""
+    statement = (
+        update(Job)
+        .where(*guards)
+        .values(version=Job.version + 1, last_event_seq=Job.last_event_seq + len(events), **values)
+        .returning(Job)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    )
+    job = session.scalars(statement).one_or_none()
+    if job is not None:
+        first = job.last_event_seq - len(events) + 1
+        session.add_all(
+            Event(job_id=job.id, seq=first + i, type=kind, data=data, created_at=now())
+            for i, (kind, data) in enumerate(events)
+        )
+        session.flush()
+    return job
+
+
+def move(
+    session: Session, to: State, guards: Iterable[ColumnElement[bool]], data: dict[str, Any], **values: Any
+) -> Job | None:
+    """Move a job from wherever the table of states allows, with the event that tells it, named like the new state."""
+    values |= {"state": to}
+    if to not in HELD:
+        values |= {"lease_until": None, "worker": None}
+    if to in TERMINAL:
+        values |= {"finished_at": now()}
+    return change(session, [Job.state.in_(sources(to)), *guards], values, [(to, data)])
+
+
+def requeue(
+    session: Session, guards: Iterable[ColumnElement[bool]], reason: str, wait_seconds: float, attempt: Any
+) -> Job | None:
+    """Back from running to the queue, with a new fence that shuts out the old holder."""
+    values = {
+        "state": State.QUEUED,
+        "lease_until": None,
+        "worker": None,
+        "phase": None,
+        "progress": None,
+        "hinted_at": None,
+        "fence": Job.fence + 1,
+        "attempt": attempt,
+        "not_before": later(wait_seconds),
+    }
+    guards = [Job.state.in_(sources(State.QUEUED)), *guards]
+    return change(session, guards, values, [("requeued", {"reason": reason})])
+
+
+def fail(session: Session, guards: Iterable[ColumnElement[bool]], error: JobError) -> Job | None:
+    """To `failed`, with the error in the row and in the event."""
+    described = error.model_dump(mode="json")
+    return move(session, State.FAILED, guards, described, error=described)

@@ -1,0 +1,87 @@
+"""What the scheduler does to jobs. Several schedulers may do all of it at once, any number of times."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.orm import Session
+
+from jobs.clock import later, now
+from jobs.errors import JobError
+from jobs.repository.moves import fail, move, requeue
+from jobs.states import TERMINAL, State
+from jobs.tables import Artifact, Job
+
+
+class UpkeepRepository:
+    """Duties over the jobs of all tenants."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def take_hints(self, limit: int, interval_seconds: float) -> list[tuple[str, str]]:
+        """(id, gpu_class) of waiting jobs without a hint younger than the interval, oldest first; noted as hinted."""
+        chosen = (
+            select(Job.id)
+            .where(
+                Job.state == State.QUEUED,
+                Job.not_before <= now(),
+                or_(Job.hinted_at.is_(None), Job.hinted_at <= later(-interval_seconds)),
+            )
+            .order_by(Job.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        hinted = update(Job).where(Job.id.in_(chosen)).values(hinted_at=now()).returning(Job.id, Job.gpu_class)
+        rows = self._session.execute(hinted.execution_options(synchronize_session=False))
+        return sorted((job_id, gpu_class) for job_id, gpu_class in rows)
+
+    def reap(self, limit: int, backoff_seconds: float) -> list[tuple[str, State]]:
+        """Take jobs from workers whose lease has run out: back to the queue after a wait that doubles with every
+        attempt, or to their end. Returns id and new state."""
+        expired = (
+            select(Job.id, Job.fence, Job.attempt, Job.max_attempts, Job.state, Job.phase)
+            .where(Job.lease_until < now())
+            .order_by(Job.lease_until)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        reaped = []
+        for row in self._session.execute(expired).all():
+            guards = [Job.id == row.id, Job.fence == row.fence]
+            if row.state == State.CANCELLING:
+                job = move(self._session, State.CANCELLED, guards, {})
+            elif row.attempt < row.max_attempts:
+                wait_seconds = backoff_seconds * 2 ** (row.attempt - 1)
+                job = requeue(self._session, guards, "lease_expired", wait_seconds, attempt=row.attempt)
+            else:
+                message = f"the workers of all {row.attempt} attempts died or were cut off"
+                error = JobError(code="worker_lost", message=message, phase=row.phase, attempt=row.attempt)
+                job = fail(self._session, guards, error)
+            if job is not None:
+                reaped.append((job.id, State(job.state)))
+        return reaped
+
+    def expire_queued(self, limit: int) -> int:
+        """End waiting jobs whose deadline has passed; returns how many."""
+        late = select(Job.id, Job.attempt).where(Job.state == State.QUEUED, Job.deadline_at <= now()).limit(limit)
+        ended = 0
+        for job_id, attempt in self._session.execute(late.with_for_update(skip_locked=True)).all():
+            message = "no worker has taken the job within its deadline_seconds"
+            error = JobError(code="queue_deadline_exceeded", message=message, phase=None, attempt=attempt)
+            ended += fail(self._session, [Job.id == job_id, Job.state == State.QUEUED], error) is not None
+        return ended
+
+    def unswept(self, after_seconds: float, limit: int) -> Sequence[str]:
+        """Jobs that ended so long ago that no attempt writes any more, and were not swept behind yet."""
+        chosen = select(Job.id).where(
+            Job.state.in_(TERMINAL), Job.swept_at.is_(None), Job.finished_at <= later(-after_seconds)
+        )
+        return self._session.scalars(chosen.order_by(Job.finished_at).limit(limit)).all()
+
+    def published_keys(self, job_id: str) -> Sequence[str]:
+        """Where the published files of a job lie in the artifact store."""
+        return self._session.scalars(select(Artifact.key).where(Artifact.job_id == job_id)).all()
+
+    def mark_swept(self, job_id: str) -> None:
+        """Note that nothing unpublished of this job is left."""
+        self._session.execute(update(Job).where(Job.id == job_id).values(swept_at=now()))
