@@ -5,7 +5,6 @@ import threading
 from pathlib import Path
 
 from jobs.artifacts import ArtifactStore, StorageUnavailable
-
 from jobs.repository import PublishedArtifact, StoredAnalysis
 
 MANIFEST = "manifest.json"
@@ -46,7 +45,7 @@ class Publication(threading.Thread):
 
     def _upload(self, name: str, media_type: str, expected_sha256: str | None) -> PublishedArtifact:
         key = f"{self._prefix}/{name}"
-        size_bytes, sha256 = self._store.put(key, self._output / name)
+        size_bytes, sha256 = self._store.put(key, self._output / name, media_type)
         if expected_sha256 not in {None, sha256}:
             raise StorageUnavailable(f"{name} changed between writing and upload: its sha256 is not the manifest's")
         return PublishedArtifact(name=name, media_type=media_type, size_bytes=size_bytes, sha256=sha256, key=key)

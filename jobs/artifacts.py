@@ -1,0 +1,136 @@
+"""The artifact store: `s3://`, `gs://`, `az://` and `file://` behind one small interface.
+
+Why obstore, and why what was uploaded is read back: docs/decisions/artifact-store.md.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
+
+from jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
+
+CHUNK_BYTES = 8 << 20
+RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+NO_SPACE = "os error 28"
+
+
+class StorageUnavailable(Exception):
+    """The store did not do what it was asked; trying again later may help."""
+
+
+class InsufficientStorage(Exception):
+    """The store is full."""
+
+
+class ArtifactStore:
+    """Objects by key. Every method raises `StorageUnavailable`, and `put` also `InsufficientStorage`."""
+
+    def __init__(self, store: ObjectStore, presign_seconds: int) -> None:
+        self._store = store
+        self._presign_seconds = presign_seconds
+
+    def put(self, key: str, file: Path, media_type: str) -> tuple[int, str]:
+        """Upload a file in parts, read it back, and return its size in bytes and its sha256.
+
+        What does not come back as it was sent is deleted again and is a `StorageUnavailable`.
+        """
+        size_bytes, sha256 = _sized_digest(_chunks(file))
+        with _told_plainly(key):
+            obstore.put(
+                self._store, key, file, chunk_size=CHUNK_BYTES, attributes=self._attributes(key, media_type, sha256)
+            )
+        if _sized_digest(self.stream(key)) != (size_bytes, sha256):
+            self.delete_prefix(key)
+            raise StorageUnavailable(f"{key} came back from the store with another content than was sent")
+        return size_bytes, sha256
+
+    def stream(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The bytes from `start` up to, not including, `end`."""
+        with _told_plainly(key):
+            options: GetOptions = {"range": {"offset": start} if end is None else (start, end)}
+            for chunk in obstore.get(self._store, key, options=options).stream(min_chunk_size=1 << 20):
+                yield bytes(chunk)
+
+    def local_path(self, key: str) -> Path | None:
+        """Where the object lies on this machine's disk, if it does."""
+        if not isinstance(self._store, LocalStore):
+            return None
+        return Path(str(self._store.prefix), key)
+
+    def signed_url(self, key: str) -> str | None:
+        """An address that lets anybody read the object for `presign_seconds`, if the store can sign and may."""
+        if not (self._presign_seconds and isinstance(self._store, S3Store | GCSStore | AzureStore)):
+            return None
+        with _told_plainly(key):
+            return obstore.sign(self._store, "GET", key, timedelta(seconds=self._presign_seconds))
+
+    def list(self, prefix: str) -> list[str]:
+        """The keys below a prefix that ends with a slash."""
+        with _told_plainly(prefix):
+            return [item["path"] for batch in obstore.list(self._store, prefix) for item in batch]
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Delete everything below the prefix, or the object of this key."""
+        keys = self.list(prefix) or [prefix]
+        with _told_plainly(prefix):
+            obstore.delete(self._store, keys)
+
+    def _attributes(self, key: str, media_type: str, sha256: str) -> dict[str, str] | None:
+        if isinstance(self._store, LocalStore):
+            return None
+        disposition = f'attachment; filename="{PurePosixPath(key).name}"'
+        return {"Content-Type": media_type, "Content-Disposition": disposition, "sha256": sha256}
+
+
+def open_store(settings: Settings) -> ArtifactStore:
+    """The store of these settings; nothing is asked of it yet."""
+    parts = urlsplit(settings.artifact_url)
+    store: ObjectStore
+    if parts.scheme == "file":
+        store = LocalStore(unquote(parts.path), automatic_cleanup=True, mkdir=True)
+    else:
+        plain_http = settings.artifact_options.get("endpoint", "").startswith("http://")
+        # Which options exist depends on the scheme, which is only known here and now.
+        store = from_url(  # type: ignore[call-overload]
+            settings.artifact_url,
+            config=settings.artifact_options,
+            client_options={"allow_http": plain_http, "connect_timeout": "5s", "timeout": "60s"},
+            retry_config=RETRIES,
+        )
+    return ArtifactStore(store, settings.presign_seconds)
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        while chunk := opened.read(CHUNK_BYTES):
+            yield chunk
+
+
+def _sized_digest(chunks: Iterator[bytes]) -> tuple[int, str]:
+    digest, size_bytes = hashlib.sha256(), 0
+    for chunk in chunks:
+        digest.update(chunk)
+        size_bytes += len(chunk)
+    return size_bytes, digest.hexdigest()
+
+
+@contextmanager
+def _told_plainly(key: str) -> Iterator[None]:
+    """Errors of the store without its addresses and debug output."""
+    try:
+        yield
+    except (BaseError, OSError, NotImplementedError) as error:
+        if NO_SPACE in str(error):
+            raise InsufficientStorage("the artifact store's disk is full") from error
+        raise StorageUnavailable(f"the artifact store failed on {key}: {type(error).__name__}") from error
