@@ -1,0 +1,81 @@
+"""Published files on their way out: a redirect to the store where it can sign, otherwise streamed, whole or in part."""
+
+from collections.abc import Iterator
+from datetime import UTC
+from email.utils import format_datetime
+from http import HTTPStatus
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
+from fastapi import Request
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
+from werkzeug.http import parse_if_range_header, parse_range_header, unquote_etag
+
+from api.problems import Problem
+from jobs.artifacts import ArtifactStore
+from jobs.tables import Artifact
+
+
+def deliver(request: Request, store: ArtifactStore, artifact: Artifact, *, inline: bool = False) -> Response:
+    """The answer to a GET of a published file."""
+    url = store.signed_url(artifact.key)
+    if url is not None:
+        return RedirectResponse(url, HTTPStatus.TEMPORARY_REDIRECT, {"Cache-Control": "no-store"})
+    headers = _headers(artifact, inline=inline)
+    if _unchanged(request, artifact):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    start, end = _range(request, artifact)
+    if (start, end) == (0, artifact.size_bytes):
+        status = HTTPStatus.OK
+    else:
+        status = HTTPStatus.PARTIAL_CONTENT
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{artifact.size_bytes}"
+    headers["Content-Length"] = str(end - start)
+    chunks = _opened(store.stream(artifact.key, start, end)) if end > start else iter(())
+    return StreamingResponse(chunks, status, headers, artifact.media_type)
+
+
+def _headers(artifact: Artifact, *, inline: bool) -> dict[str, str]:
+    name = quote(PurePosixPath(artifact.name).name)
+    return {
+        "ETag": f'"{artifact.sha256}"',
+        "Last-Modified": format_datetime(artifact.created_at.astimezone(UTC), usegmt=True),
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": f"{'inline' if inline else 'attachment'}; filename*=UTF-8''{name}",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+def _unchanged(request: Request, artifact: Artifact) -> bool:
+    known = request.headers.get("if-none-match", "")
+    return artifact.sha256 in {unquote_etag(tag.strip())[0] for tag in known.split(",")}
+
+
+def _range(request: Request, artifact: Artifact) -> tuple[int, int]:
+    """First byte and the one after the last. Several ranges at once are answered with the whole, as RFC 9110 allows."""
+    size = artifact.size_bytes
+    wanted = parse_range_header(request.headers.get("range"))
+    condition = parse_if_range_header(request.headers.get("if-range"))
+    if wanted is None or wanted.units != "bytes" or len(wanted.ranges) > 1:
+        return 0, size
+    if (condition.etag and condition.etag != artifact.sha256) or condition.date:
+        return 0, size
+    found = wanted.range_for_length(size)
+    if found is None:
+        raise Problem(
+            HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+            f"the file has {size} bytes",
+            headers={"Content-Range": f"bytes */{size}"},
+        )
+    return found
+
+
+def _opened(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same chunks, the first already there: an error of the store is an answer, not a broken download."""
+    first = next(chunks, b"")
+
+    def rest() -> Iterator[bytes]:
+        yield first
+        yield from chunks
+
+    return rest()

@@ -1,0 +1,42 @@
+"""What routes need: the database, the artifact store, the settings, and whose jobs a request is about."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session, sessionmaker
+
+from api.problems import Problem
+from jobs.artifacts import ArtifactStore
+from jobs.settings import Settings
+from jobs.tables import Job
+
+
+def _sessions(request: Request) -> sessionmaker[Session]:
+    return request.app.state.sessions
+
+
+def _store(request: Request) -> ArtifactStore:
+    return request.app.state.store
+
+
+def _settings(request: Request) -> Settings:
+    return request.app.state.settings
+
+
+def _tenant() -> str:
+    """The one tenant of a service without keys."""
+    return "default"
+
+
+Sessions = Annotated[sessionmaker[Session], Depends(_sessions)]
+Store = Annotated[ArtifactStore, Depends(_store)]
+ServiceSettings = Annotated[Settings, Depends(_settings)]
+Tenant = Annotated[str, Depends(_tenant)]
+
+
+def found(job: Job | None, job_id: str) -> Job:
+    """The job, or a 404; another tenant's job is answered exactly like one that never was."""
+    if job is None:
+        raise Problem(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
+    return job

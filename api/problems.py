@@ -1,0 +1,107 @@
+"""Every error of the API as `application/problem+json` (RFC 9457), whoever raised it."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from jobs.artifacts import StorageUnavailable
+from jobs.uris import ForbiddenURI
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = "5"
+VALUE_ERROR = "Value error, "
+
+log = logging.getLogger(__name__)
+
+
+class Problem(HTTPException):
+    """An error answer. `members` are further members of the problem, such as `code` or `errors`."""
+
+    def __init__(
+        self, status: HTTPStatus, detail: str, *, headers: dict[str, str] | None = None, **members: Any
+    ) -> None:
+        super().__init__(status, detail, headers)
+        self.members = members
+
+
+def install(app: FastAPI) -> None:
+    """Answer with a problem wherever this application would answer with an error."""
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(ForbiddenURI, _forbidden_uri)
+    app.add_exception_handler(OperationalError, _unavailable)
+    app.add_exception_handler(StorageUnavailable, _unavailable)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def respond(status: int, detail: str, headers: dict[str, str] | None = None, **members: Any) -> JSONResponse:
+    """A problem as a response; `title` is the status in words."""
+    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **members}
+    return JSONResponse(problem, status, headers, MEDIA_TYPE)
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    details = {
+        HTTPStatus.NOT_FOUND: f"there is nothing at {request.url.path}",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not possible here",
+    }
+    # The framework's own errors only repeat the status in words.
+    plain = error.detail == HTTPStatus(error.status_code).phrase
+    detail = details.get(HTTPStatus(error.status_code), error.detail) if plain else error.detail
+    return respond(error.status_code, detail, dict(error.headers or {}), **getattr(error, "members", {}))
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    errors = [_described(found, error.body) for found in error.errors()]
+    # A value that fits none of a union's forms is reported once a form.
+    distinct = list({(e.get("pointer", e.get("parameter")), e["detail"]): e for e in errors}.values())
+    return respond(HTTPStatus.UNPROCESSABLE_ENTITY, "the request does not have the documented form", errors=distinct)
+
+
+def _described(found: Any, body: Any) -> dict[str, str]:
+    place, *location = found["loc"]
+    detail = found["msg"].removeprefix(VALUE_ERROR)
+    if found["type"] == "json_invalid":
+        return {"pointer": "", "detail": f"not valid JSON at byte {location[0]}: {found['ctx']['error']}"}
+    if place != "body":
+        return {"parameter": str(location[0]), "detail": detail}
+    return {"pointer": _pointer(location, body, missing=found["type"] == "missing"), "detail": detail}
+
+
+def _pointer(location: list[Any], body: Any, *, missing: bool) -> str:
+    """The JSON pointer (RFC 6901) to the place; what pydantic adds to name a union's form is not part of it."""
+    pointer = ""
+    for step in location:
+        inside = (isinstance(body, dict) and step in body) or (isinstance(body, list) and isinstance(step, int))
+        if not inside and not (missing and isinstance(body, dict)):
+            break
+        pointer += "/" + str(step).replace("~", "~0").replace("/", "~1")
+        body = body[step] if inside else None
+    return pointer
+
+
+async def _forbidden_uri(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ForbiddenURI)
+    errors = [{"pointer": error.pointer, "detail": str(error)}]
+    return respond(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), code="source_forbidden", errors=errors)
+
+
+async def _unavailable(_request: Request, error: Exception) -> JSONResponse:
+    log.warning("unavailable: %s", error)
+    what = "artifact store" if isinstance(error, StorageUnavailable) else "database"
+    code = {"code": "storage_unavailable"} if isinstance(error, StorageUnavailable) else {}
+    detail = f"the {what} does not answer; try again"
+    return respond(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": RETRY_AFTER_SECONDS}, **code)
+
+
+async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
+    # The server logs the traceback; the client is told nothing of our inside.
+    return respond(HTTPStatus.INTERNAL_SERVER_ERROR, "an unexpected error; the service's log says more")

@@ -1,0 +1,137 @@
+"""Jobs, events and artifacts as the API shows them."""
+
+from datetime import datetime
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from jobs.errors import JobError
+from jobs.spec import JobSpec
+from jobs.states import State
+from jobs.tables import Artifact, Event, Job
+
+
+class Progress(BaseModel):
+    """How far the running phase is."""
+
+    done: int
+    total: int
+    unit: str
+    eta_seconds: int | None
+
+
+class JobView(BaseModel):
+    """A job. `version` grows with every visible change."""
+
+    id: str
+    object: Literal["compression.job"] = "compression.job"
+    status: State
+    phase: str | None
+    progress: Progress | None
+    spec: JobSpec
+    resolved: dict[str, Any] | None
+    plan: dict[str, Any] | None
+    result: dict[str, Any] | None
+    error: JobError | None
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    version: int
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        place = job_path(job.id)
+        return cls(
+            id=job.id,
+            status=State(job.state),
+            phase=job.phase,
+            progress=Progress.model_validate(job.progress) if job.progress else None,
+            spec=JobSpec.model_validate(job.spec),
+            resolved=job.resolved,
+            plan=job.plan,
+            result=job.result,
+            error=JobError.model_validate(job.error) if job.error else None,
+            attempt=job.attempt,
+            created_at=job.created_at,
+            started_at=job.started_at,
+            finished_at=job.finished_at,
+            version=job.version,
+            links={
+                "self": place,
+                **{
+                    name: f"{place}/{name}"
+                    for name in ("events", "artifacts", "similarity", "layers", "report", "cancel")
+                },
+            },
+        )
+
+
+class JobPage(BaseModel):
+    """Some jobs, newest first; `next_cursor` is the `after` of the next page."""
+
+    data: list[JobView]
+    has_more: bool
+    next_cursor: str | None
+
+
+class EventView(BaseModel):
+    """Something that happened to a job; `seq` counts from 1 without gaps."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    seq: int
+    type: str
+    data: dict[str, Any]
+    created_at: datetime
+
+
+class EventPage(BaseModel):
+    """Some events in order; the `seq` of the last is the `after` of the next page."""
+
+    data: list[EventView]
+    has_more: bool
+
+    @classmethod
+    def of(cls, events: list[Event], *, has_more: bool) -> Self:
+        return cls(data=[EventView.model_validate(event) for event in events], has_more=has_more)
+
+
+class ArtifactView(BaseModel):
+    """A published file."""
+
+    name: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+    created_at: datetime
+    link: str
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> Self:
+        return cls(
+            name=artifact.name,
+            media_type=artifact.media_type,
+            size_bytes=artifact.size_bytes,
+            sha256=artifact.sha256,
+            created_at=artifact.created_at,
+            link=f"{job_path(artifact.job_id)}/artifacts/{artifact.name}",
+        )
+
+
+class ArtifactList(BaseModel):
+    """The files of a job."""
+
+    data: list[ArtifactView]
+
+
+class SignedLink(BaseModel):
+    """An address from which a file can be read without a key."""
+
+    url: str
+
+
+def job_path(job_id: str) -> str:
+    """Where a job is found; relative to the service, so that it holds behind any proxy."""
+    return f"/v1/jobs/{job_id}"

@@ -1,0 +1,66 @@
+"""A job's published files, one by one or as one tar."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import Response, StreamingResponse
+
+from api.delivery import deliver
+from api.dependencies import Sessions, Store, Tenant, found
+from api.problems import Problem
+from api.representations import ArtifactList, ArtifactView, SignedLink
+from api.tar import tar_size, tar_stream
+from jobs.database import transaction
+from jobs.repository import JobRepository
+
+MODEL = "model/"
+
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["artifacts"])
+
+
+@router.get("/artifacts")
+def listing(job_id: str, sessions: Sessions, tenant: Tenant) -> ArtifactList:
+    """The files of a job; none before it has succeeded."""
+    with transaction(sessions) as session:
+        jobs = JobRepository(session)
+        found(jobs.get(tenant, job_id), job_id)
+        return ArtifactList(data=[ArtifactView.of(artifact) for artifact in jobs.artifacts(tenant, job_id)])
+
+
+@router.get("/artifacts/{name:path}", response_model=None, responses={200: {"model": SignedLink}})
+def artifact(
+    job_id: str,
+    name: Annotated[str, Path(max_length=512)],
+    request: Request,
+    sessions: Sessions,
+    store: Store,
+    tenant: Tenant,
+    redirect: Annotated[bool, Query(description="false: the signed address as JSON instead of a redirect")] = True,
+) -> Response | SignedLink:
+    """One file: 307 to a signed address where the store can sign, otherwise its bytes, also by range."""
+    with transaction(sessions) as session:
+        jobs = JobRepository(session)
+        found(jobs.get(tenant, job_id), job_id)
+        file = jobs.artifact(tenant, job_id, name)
+    if file is None:
+        raise Problem(HTTPStatus.NOT_FOUND, f"{job_id} has no artifact {name}")
+    if not redirect:
+        return SignedLink(url=store.signed_url(file.key) or ArtifactView.of(file).link)
+    return deliver(request, store, file)
+
+
+@router.get("/artifacts.tar", response_class=Response, responses={200: {"content": {"application/x-tar": {}}}})
+def tar(job_id: str, sessions: Sessions, store: Store, tenant: Tenant) -> StreamingResponse:
+    """The model directory as one tar."""
+    with transaction(sessions) as session:
+        jobs = JobRepository(session)
+        job = found(jobs.get(tenant, job_id), job_id)
+        files = [file for file in jobs.artifacts(tenant, job_id) if file.name.startswith(MODEL)]
+    if not files:
+        raise Problem(HTTPStatus.NOT_FOUND, f"{job_id} has made no model; it is {job.state}")
+    headers = {
+        "Content-Length": str(tar_size(files)),
+        "Content-Disposition": f'attachment; filename="{job_id}.tar"',
+    }
+    return StreamingResponse(tar_stream(store, files), headers=headers, media_type="application/x-tar")

@@ -1,0 +1,97 @@
+"""What a job has found out: the similarity matrix, the layers, the report."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from markdown_it import MarkdownIt
+
+from api import matrices
+from api.delivery import deliver
+from api.dependencies import Sessions, Store, Tenant, found
+from api.negotiation import negotiate
+from api.problems import Problem
+from api.representations import job_path
+from jobs.artifacts import ArtifactStore
+from jobs.database import transaction
+from jobs.repository import JobRepository
+from jobs.states import TERMINAL
+from jobs.tables import Analysis, Artifact, Job
+
+SIMILARITY_TYPES = ("application/json", "text/csv", "application/x-npy", "image/png")
+REPORT_TYPES = ("application/json", "text/markdown", "text/html")
+STYLE = "body{font:16px sans-serif;max-width:60em;margin:2em auto}td,th{padding:.2em .8em}img{max-width:100%}"
+
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["findings"])
+
+
+def _content(types: tuple[str, ...]) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {media_type: {} for media_type in types}}}
+
+
+@router.get("/similarity", response_class=Response, responses=_content(SIMILARITY_TYPES))
+def similarity(job_id: str, request: Request, sessions: Sessions, store: Store, tenant: Tenant) -> Response:
+    """The similarity matrix of the layers, as JSON, CSV, npy or a picture."""
+    wanted = negotiate(request, SIMILARITY_TYPES)
+    if wanted == "image/png":
+        return deliver(request, store, _artifact(sessions, tenant, job_id, "similarity.png"), inline=True)
+    analysis = _analysis(sessions, tenant, job_id)
+    vary = {"Vary": "Accept"}
+    if wanted == "text/csv":
+        return PlainTextResponse(matrices.as_csv(analysis), headers=vary, media_type=wanted)
+    if wanted == "application/x-npy":
+        return Response(matrices.as_npy(analysis), headers=vary, media_type=wanted)
+    return JSONResponse(matrices.as_json(analysis), headers=vary)
+
+
+@router.get("/layers")
+def layers(job_id: str, sessions: Sessions, tenant: Tenant) -> dict[str, list[dict[str, Any]]]:
+    """A row a layer: name, parameters, FLOPs, segment, every importance criterion, removed or not, and why."""
+    return {"data": _analysis(sessions, tenant, job_id).layers}
+
+
+@router.get("/report", response_class=Response, responses=_content(REPORT_TYPES))
+def report(job_id: str, request: Request, sessions: Sessions, store: Store, tenant: Tenant) -> Response:
+    """Before and after, the controls and the proof that the model loads, as JSON, Markdown or a page."""
+    wanted = negotiate(request, REPORT_TYPES)
+    if wanted == "application/json":
+        return deliver(request, store, _artifact(sessions, tenant, job_id, "report.json"), inline=True)
+    markdown = _artifact(sessions, tenant, job_id, "report.md")
+    if wanted == "text/markdown":
+        return deliver(request, store, markdown, inline=True)
+    return HTMLResponse(_page(job_id, _text(store, markdown)), headers={"Vary": "Accept"})
+
+
+def _analysis(sessions: Sessions, tenant: str, job_id: str) -> Analysis:
+    with transaction(sessions) as session:
+        jobs = JobRepository(session)
+        job = found(jobs.get(tenant, job_id), job_id)
+        return jobs.analysis(tenant, job_id) or _not_there(job)
+
+
+def _artifact(sessions: Sessions, tenant: str, job_id: str, name: str) -> Artifact:
+    with transaction(sessions) as session:
+        jobs = JobRepository(session)
+        job = found(jobs.get(tenant, job_id), job_id)
+        return jobs.artifact(tenant, job_id, name) or _not_there(job)
+
+
+def _not_there(job: Job) -> Any:
+    """409 where waiting helps, 404 where it does not."""
+    status = HTTPStatus.NOT_FOUND if job.state in TERMINAL else HTTPStatus.CONFLICT
+    raise Problem(status, f"{job.id} is {job.state}; its findings are published when it succeeds")
+
+
+def _text(store: ArtifactStore, artifact: Artifact) -> str:
+    return b"".join(store.stream(artifact.key)).decode()
+
+
+def _page(job_id: str, markdown: str) -> str:
+    # What a model calls itself ends up in the report, so no HTML of its own is let through.
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{job_id}</title><style>{STYLE}</style>'
+        f'</head><body>{body}<p><img alt="similarity of the layers" src="{job_path(job_id)}/artifacts/similarity.png">'
+        "</p></body></html>"
+    )
