@@ -17,8 +17,8 @@ from jobs.tables import Artifact
 
 
 def deliver(request: Request, store: ArtifactStore, artifact: Artifact, *, inline: bool = False) -> Response:
-    """The answer to a GET of a published file."""
-    url = store.signed_url(artifact.key)
+    """The answer to a GET of a published file; what is shown inline is small and comes from here in any case."""
+    url = None if inline else store.signed_url(artifact.key)
     if url is not None:
         return RedirectResponse(url, HTTPStatus.TEMPORARY_REDIRECT, {"Cache-Control": "no-store"})
     headers = _headers(artifact, inline=inline)

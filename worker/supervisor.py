@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jobs.artifacts import ArtifactStore, InsufficientStorage, StorageUnavailable
 from sqlalchemy.orm import Session, sessionmaker
 
+from jobs.artifacts import ArtifactStore, InsufficientStorage, StorageUnavailable
 from jobs.database import transaction
 from jobs.errors import JobError
 from jobs.repository import Claim, ClaimRepository
@@ -25,6 +25,8 @@ from worker.publishing import Publication, read_analysis
 from worker.workspace import workspace
 
 TICK_SECONDS = 0.25
+# What the job itself shows of the report; the rest is an artifact.
+SUMMARY = ("table", "controls", "verification", "evaluation")
 
 log = logging.getLogger(__name__)
 Ending = Callable[[ClaimRepository], bool]
@@ -142,7 +144,7 @@ class Supervisor:
         return lambda jobs: jobs.succeed(
             claim.job_id,
             claim.fence,
-            result=report,
+            result={name: report[name] for name in SUMMARY if name in report},
             plan=lease.facts.get("plan"),
             resolved=lease.facts.get("resolved"),
             artifacts=artifacts,
