@@ -24,15 +24,15 @@ def deliver(request: Request, store: ArtifactStore, artifact: Artifact, *, inlin
     headers = _headers(artifact, inline=inline)
     if _unchanged(request, artifact):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    start, end = _range(request, artifact)
-    if (start, end) == (0, artifact.size_bytes):
-        status = HTTPStatus.OK
-    else:
-        status = HTTPStatus.PARTIAL_CONTENT
-        headers["Content-Range"] = f"bytes {start}-{end - 1}/{artifact.size_bytes}"
+    part = _range(request, artifact)
+    if part is None:
+        headers["Content-Length"] = str(artifact.size_bytes)
+        return StreamingResponse(_opened(store.stream(artifact.key)), HTTPStatus.OK, headers, artifact.media_type)
+    start, end = part
     headers["Content-Length"] = str(end - start)
-    chunks = _opened(store.stream(artifact.key, start, end)) if end > start else iter(())
-    return StreamingResponse(chunks, status, headers, artifact.media_type)
+    headers["Content-Range"] = f"bytes {start}-{end - 1}/{artifact.size_bytes}"
+    chunks = _opened(store.stream(artifact.key, start, end))
+    return StreamingResponse(chunks, HTTPStatus.PARTIAL_CONTENT, headers, artifact.media_type)
 
 
 def _headers(artifact: Artifact, *, inline: bool) -> dict[str, str]:
@@ -51,15 +51,15 @@ def _unchanged(request: Request, artifact: Artifact) -> bool:
     return artifact.sha256 in {unquote_etag(tag.strip())[0] for tag in known.split(",")}
 
 
-def _range(request: Request, artifact: Artifact) -> tuple[int, int]:
-    """First byte and the one after the last. Several ranges at once are answered with the whole, as RFC 9110 allows."""
+def _range(request: Request, artifact: Artifact) -> tuple[int, int] | None:
+    """First byte and the one after the last; None for the whole, also where several ranges are asked for at once."""
     size = artifact.size_bytes
     wanted = parse_range_header(request.headers.get("range"))
     condition = parse_if_range_header(request.headers.get("if-range"))
     if wanted is None or wanted.units != "bytes" or len(wanted.ranges) > 1:
-        return 0, size
+        return None
     if (condition.etag and condition.etag != artifact.sha256) or condition.date:
-        return 0, size
+        return None
     found = wanted.range_for_length(size)
     if found is None:
         raise Problem(

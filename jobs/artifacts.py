@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 8 << 20
 RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
 NO_SPACE = "os error 28"
+# Deleting is rare, and several S3-compatible servers answer the bulk request in a form of their own.
+S3_DEFAULTS = {"disable_bulk_delete": "true"}
 
 
 class StorageUnavailable(Exception):
@@ -58,7 +60,11 @@ class ArtifactStore:
     def stream(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The bytes from `start` up to, not including, `end`."""
         with _told_plainly(key):
-            options: GetOptions = {"range": {"offset": start} if end is None else (start, end)}
+            options: GetOptions = {}
+            if end is not None:
+                options["range"] = (start, end)
+            elif start:
+                options["range"] = {"offset": start}
             for chunk in obstore.get(self._store, key, options=options).stream(min_chunk_size=1 << 20):
                 yield bytes(chunk)
 
@@ -104,7 +110,7 @@ def open_store(settings: Settings) -> ArtifactStore:
         # Which options exist depends on the scheme, which is only known here and now.
         store = from_url(  # type: ignore[call-overload]
             settings.artifact_url,
-            config=settings.artifact_options,
+            config={**(S3_DEFAULTS if parts.scheme == "s3" else {}), **settings.artifact_options},
             client_options={"allow_http": plain_http, "connect_timeout": "5s", "timeout": "60s"},
             retry_config=RETRIES,
         )

