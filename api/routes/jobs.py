@@ -88,7 +88,7 @@ def _cursor(job_id: str) -> str:
 
 def _read_cursor(cursor: str) -> str:
     try:
-        return base64.urlsafe_b64decode(cursor).decode("ascii")
+        return base64.b64decode(cursor, altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, ValueError):
         errors = [{"parameter": "after", "detail": "not a cursor of this service"}]
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the cursor cannot be read", errors=errors) from None
