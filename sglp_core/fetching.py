@@ -35,8 +35,10 @@ def fetch(uri: str, revision: str | None, cache: Path, roots: Sequence[Path] | N
 
 
 def _from_hub(repository: str, revision: str | None, cache: Path) -> Fetched:
-    import httpx
     from huggingface_hub import HfApi, errors
+
+    # The HTTP library that the hub's client uses, which differs by its version.
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     api = HfApi()
     try:

@@ -1,5 +1,6 @@
-"""Servers and databases that tests ask for by name; each is started once, when the first test asks."""
+"""Servers, databases and disks that tests ask for by name; a server is started once, when the first test asks."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,3 +57,14 @@ def sessions(database_url: str) -> Iterator[sessionmaker[Session]]:
     engine = make_engine(Settings(database_url=database_url))
     yield make_sessions(engine)
     engine.dispose()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", mount], check=False).returncode:
+        pytest.skip("mounting needs root")
+    yield mount
+    subprocess.run(["umount", "-l", mount], check=True)

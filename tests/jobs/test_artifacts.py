@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,17 +124,6 @@ def test_what_comes_back_changed_is_noticed_and_removed(
     with pytest.raises(StorageUnavailable, match="another content"):
         store.put(KEY, large_file, "application/octet-stream")
     assert store.list("jobs/") == []
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MB."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", mount], check=False).returncode:
-        pytest.skip("mounting needs root")
-    yield mount
-    subprocess.run(["umount", "-l", mount], check=True)
 
 
 def test_a_full_disk_is_told_and_nothing_is_left(small_disk: Path, large_file: Path) -> None:
