@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from client import demo as demo_story
 from client.live import JobFailed, follow, require_success
@@ -79,10 +79,12 @@ def submit(
 @app.command()
 def jobs(url: Url = HERE, limit: Annotated[int, typer.Option(min=1, max=100)] = 20) -> None:
     """List the newest jobs."""
-    table = Table("job", "status", "phase", "model", "created")
+    # An id is there to be copied, whatever the width of the terminal.
+    table = Table(Column("job", no_wrap=True, min_width=30), "status", "phase", "model", "created (UTC)")
     with _told_plainly(), SGLP(url) as service:
         for job in itertools.islice(service.list(limit=limit), limit):
-            table.add_row(job["id"], job["status"], job["phase"], job["spec"]["model"]["uri"], job["created_at"])
+            model = job["spec"]["model"]["uri"].rpartition("/")[2]
+            table.add_row(job["id"], job["status"], job["phase"], model, job["created_at"][:16].replace("T", " "))
     console.print(table)
 
 
