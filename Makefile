@@ -14,12 +14,13 @@ BIN := .venv/bin
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps rxnfp==0.1.0
 	touch $@
 
-.PHONY: demo test test-slow lint
+.PHONY: demo test lint
 demo: .venv/ready
 	@$(BIN)/sglp demo
 
+# One thread a process: the models of the tests are too small to share, and two processes of tests run at once.
 test: .venv/ready-dev
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/ready-dev
 	$(BIN)/ruff format --check .

@@ -14,7 +14,7 @@ class JobFailed(Exception):
 
 
 def follow(service: SGLP, job_id: str, console: Console, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Show the job until it has ended, and return it; `check` is called at every change and may raise."""
+    """Show the job until it has ended, and return it; `check` is called at every look and may raise."""
     bars = Progress(
         TextColumn("{task.description:12}"),
         BarColumn(),
@@ -25,7 +25,7 @@ def follow(service: SGLP, job_id: str, console: Console, check: Callable[[], Non
         disable=not console.is_terminal,
     )
     with bars:
-        return service.wait(job_id, _Screen(service, console, bars, check).show)
+        return service.wait(job_id, _Screen(service, console, bars).show, on_poll=check)
 
 
 def require_success(job: dict[str, Any]) -> None:
@@ -37,16 +37,14 @@ def require_success(job: dict[str, Any]) -> None:
 
 
 class _Screen:
-    def __init__(self, service: SGLP, console: Console, bars: Progress, check: Callable[[], None]) -> None:
+    def __init__(self, service: SGLP, console: Console, bars: Progress) -> None:
         self._service = service
         self._console = console
         self._bars = bars
-        self._check = check
         self._seen = 0
         self._bar: TaskID | None = None
 
     def show(self, job: dict[str, Any]) -> None:
-        self._check()
         for event in self._service.events(job["id"], after=self._seen):
             self._seen = event["seq"]
             self._tell(event["type"], event["data"])

@@ -12,6 +12,7 @@ import httpx
 
 TERMINAL = {"succeeded", "failed", "cancelled"}
 POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 60.0
 CHUNK_BYTES = 1 << 20
 
 Json = dict[str, Any]
@@ -80,15 +81,32 @@ class SGLP:
         return self._json("POST", _path(job_id, "cancel"))
 
     def wait(
-        self, job_id: str, on_update: Callable[[Json], None] = lambda _job: None, *, poll_seconds: float = POLL_SECONDS
+        self,
+        job_id: str,
+        on_update: Callable[[Json], None] = lambda _job: None,
+        *,
+        on_poll: Callable[[], None] = lambda: None,
+        poll_seconds: float = POLL_SECONDS,
     ) -> Json:
-        """The job once it has ended; `on_update` is called with it whenever it has changed."""
+        """The job once it has ended. `on_update` is called with it whenever it has changed, `on_poll` before each look.
+
+        A service that does not answer for up to `PATIENCE_SECONDS` is waited for: the job goes on without it.
+        """
         version = None
+        give_up = time.monotonic() + PATIENCE_SECONDS
         while True:
-            job = self.get(job_id)
-            if job["version"] != version:
-                version = job["version"]
-                on_update(job)
+            on_poll()
+            try:
+                job = self.get(job_id)
+                if job["version"] != version:
+                    on_update(job)
+                    version = job["version"]
+            except httpx.TransportError:
+                if time.monotonic() >= give_up:
+                    raise
+                time.sleep(poll_seconds)
+                continue
+            give_up = time.monotonic() + PATIENCE_SECONDS
             if job["status"] in TERMINAL:
                 return job
             time.sleep(poll_seconds)

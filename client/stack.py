@@ -21,6 +21,8 @@ import httpx
 import pyprctl
 
 HOST = "127.0.0.1"
+MODULES = {"api": "api", "worker": "worker", "scheduler": "worker.scheduler"}
+SOON_SECONDS = 10.0
 READY_SECONDS = 60.0
 # The worker gives its job ten seconds to end, and Celery looks for the signal every two.
 STOP_SECONDS = 20.0
@@ -39,6 +41,7 @@ class EmbeddedStack:
         self._roots = [root.resolve() for root in model_roots]
         self._port = port
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._started: dict[str, float] = {}
         self._cleanup = ExitStack()
 
     @property
@@ -59,10 +62,15 @@ class EmbeddedStack:
         self._cleanup.close()
 
     def check(self) -> None:
-        """Raises `StackFailed` with the end of its log where one of the processes has ended."""
-        for name, process in self._processes.items():
+        """Start a process that has ended again; the job it had is taken up once its lease is over.
+
+        Raises `StackFailed` with the end of its log where it ended soon after its start, and so would again.
+        """
+        for name, process in list(self._processes.items()):
             if process.poll() is not None:
-                raise StackFailed(f"the {name} ended with status {process.returncode}; {self._log_tail(name)}")
+                if time.monotonic() - self._started[name] < SOON_SECONDS:
+                    raise StackFailed(f"the {name} ended with status {process.returncode}; {self._log_tail(name)}")
+                self._serve(name)
 
     def _lock(self, starting: ExitStack) -> None:
         self._state.mkdir(parents=True, exist_ok=True)
@@ -81,9 +89,13 @@ class EmbeddedStack:
         migration = self._spawn("migration", "jobs.database")
         if migration.wait():
             raise StackFailed(f"the database could not be prepared; {self._log_tail('migration')}")
-        for name, module in (("api", "api"), ("worker", "worker"), ("scheduler", "worker.scheduler")):
-            self._processes[name] = self._spawn(name, module)
+        for name in MODULES:
+            self._serve(name)
         self._wait_until_ready()
+
+    def _serve(self, name: str) -> None:
+        self._processes[name] = self._spawn(name, MODULES[name])
+        self._started[name] = time.monotonic()
 
     def _spawn(self, name: str, module: str) -> subprocess.Popen[bytes]:
         with (self._state / "logs" / f"{name}.log").open("ab") as log:

@@ -90,6 +90,23 @@ def test_a_job_goes_on_after_a_restart_and_succeeds(tmp_path: Path, models: Path
     assert [path for path in (state / "work").rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.parametrize("module", ["worker", "worker.scheduler", "api"])
+def test_a_process_that_is_killed_is_started_again_and_the_job_succeeds(
+    tmp_path: Path, models: Path, module: str
+) -> None:
+    with up(tmp_path / "state", models) as (process, url), SGLP(url) as service:
+        time.sleep(10)  # A process that ends sooner than this would be taken for one that cannot start.
+        job_id = service.submit(tiny_spec(models / "model", models / "text.txt"))["id"]
+        while service.get(job_id)["phase"] is None:
+            time.sleep(0.1)
+        (victim,) = [p for p in _family(process) if p.cmdline()[1:] == ["-m", module]]
+        victim.kill()
+        job = service.wait(job_id)
+        kinds = [event["type"] for event in service.events(job_id)]
+    assert (job["status"], kinds.count("succeeded")) == ("succeeded", 1)
+    assert job["attempt"] == (2 if module == "worker" else 1)
+
+
 def test_two_services_cannot_share_a_folder(tmp_path: Path, models: Path) -> None:
     with up(tmp_path / "state", models):
         second = subprocess.run(

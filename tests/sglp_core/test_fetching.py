@@ -1,0 +1,110 @@
+"""Models from a hub that speaks the hub's HTTP API."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.services.hub import COMMIT, Hub, hub
+from tests.worker.tiny_model import write_tiny_model
+
+# The hub's client reads HF_ENDPOINT once, when it is imported, so it runs in a process of its own.
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from sglp_core.errors import SGLPError
+from sglp_core.fetching import fetch
+for line in sys.stdin:
+    uri, revision, cache = json.loads(line)
+    try:
+        found = fetch(uri, revision, Path(cache), [])
+        files = sorted(file.name for file in found.path.iterdir())
+        said = {"revision": found.revision, "origin": found.origin, "files": files}
+    except SGLPError as error:
+        said = {"error": error.code}
+    print(json.dumps(said), flush=True)
+"""
+Fetch = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Hub]:
+    with hub() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def process(server: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    home = tmp_path_factory.mktemp("home")
+    environment = {**os.environ, "HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home)}
+    command = [sys.executable, "-c", PROGRAM]
+    with subprocess.Popen(command, env=environment, stdin=-1, stdout=-1, text=True) as running:
+        yield running
+        running.kill()
+
+
+@pytest.fixture
+def fetch(process: subprocess.Popen[str], tmp_path: Path) -> Fetch:
+    def ask(uri: str, revision: str | None = None) -> dict[str, Any]:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps([uri, revision, str(tmp_path / "cache")]) + "\n")
+        process.stdin.flush()
+        said: dict[str, Any] = json.loads(process.stdout.readline())
+        return said
+
+    return ask
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("written"))
+
+
+@pytest.fixture
+def model(server: Hub, written: Path, tmp_path: Path) -> Path:
+    """What the hub offers as org/name: weights twice, and code."""
+    folder = tmp_path / "offered"
+    shutil.copytree(written, folder)
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "modeling_custom.py").write_text("raise SystemExit")
+    server.models["org/name"] = folder
+    server.requested.clear()
+    return folder
+
+
+def test_a_model_comes_with_its_commit_and_without_pickles_or_code(server: Hub, model: Path, fetch: Fetch) -> None:
+    found = fetch("hf://org/name")
+    assert (found["revision"], found["origin"]) == (COMMIT, "org/name")
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(found["files"])
+    assert not {"pytorch_model.bin", "modeling_custom.py"} & {*found["files"], *server.requested}
+
+
+def test_a_second_fetch_downloads_nothing(server: Hub, model: Path, fetch: Fetch) -> None:
+    first = fetch("hf://org/name")
+    downloaded = len(server.requested)
+    assert fetch("hf://org/name", COMMIT) == first
+    assert len(server.requested) == downloaded > 0
+
+
+@pytest.mark.parametrize(("uri", "revision"), [("hf://org/other", None), ("hf://org/name", "no-such-branch")])
+def test_an_unknown_model_or_revision(server: Hub, model: Path, fetch: Fetch, uri: str, revision: str | None) -> None:
+    assert fetch(uri, revision) == {"error": "model_not_found"}
+    assert server.requested == []
+
+
+def test_a_model_with_pickles_only_is_refused_before_any_download(server: Hub, model: Path, fetch: Fetch) -> None:
+    (model / "model.safetensors").unlink()
+    assert fetch("hf://org/name") == {"error": "unsafe_format"}
+    assert server.requested == []
+
+
+def test_a_hub_that_breaks_off(server: Hub, fetch: Fetch) -> None:
+    server.models["org/broken"] = Path("/nowhere")
+    assert fetch("hf://org/broken") == {"error": "source_unreachable"}
