@@ -27,3 +27,6 @@ lint: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/api.Dockerfile docker/worker.Dockerfile
+	$(BIN)/docker-compose --env-file docker/example.env config --quiet
+	$(BIN)/docker-compose --env-file docker/example.env -f docker-compose.yml -f docker/gpu.yml config --quiet
