@@ -34,8 +34,9 @@ class Quality:
     agreement: float
     kl: float
 
-    def to_dict(self) -> dict[str, float]:
-        return asdict(self)
+    def to_dict(self) -> dict[str, float | None]:
+        """For reports, where a figure that is not finite (a destroyed model in half precision) is none at all."""
+        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
 @torch.no_grad()

@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from sglp_core import export, report
 from sglp_core.analysis import Analysis
 from sglp_core.calibration import Calibration
+from sglp_core.errors import BadCalibration
 from sglp_core.evaluation import Evaluation, evaluate
 from sglp_core.figures import draw_similarity
 from sglp_core.footprint import measure_footprint
@@ -188,11 +191,18 @@ def measure(
         lambda: tell(next(done), len(batches), "batches"),
     )
     matrix = similarity.matrix()
+    importance = {name: criterion(traced) for name, criterion in CRITERIA.items()}
+    broken = [name for name, scores in importance.items() if not np.isfinite(scores).all()]
+    if broken:
+        raise BadCalibration(
+            f"the importance of some layers is not finite ({', '.join(broken)}): the model's gradients overflow in "
+            f"{opened.model.dtype}; give the model in float32 or bfloat16"
+        )
     return Analysis(
         stack=opened.stack,
         similarity=matrix,
         segmentation=segment(matrix, method.segments, method.feature),
-        importance={name: criterion(traced) for name, criterion in CRITERIA.items()},
+        importance=importance,
         estimator=method.estimator,
         kernel=method.kernel,
         n_samples=similarity.n_samples,

@@ -14,11 +14,10 @@ def before_after(
     rows = [
         {"metric": name, "before": before, "after": after, "unit": ""} for name, (before, after) in stack_sizes.items()
     ]
-    old, new = quality
+    old, new = (each.to_dict() for each in quality)
     rows += [
-        {"metric": "perplexity", "before": old.perplexity, "after": new.perplexity, "unit": ""},
-        {"metric": "agreement", "before": old.agreement, "after": new.agreement, "unit": "share of positions"},
-        {"metric": "kl", "before": old.kl, "after": new.kl, "unit": "nats"},
+        {"metric": name, "before": old[name], "after": new[name], "unit": unit}
+        for name, unit in (("perplexity", ""), ("agreement", "share of positions"), ("kl", "nats"))
     ]
     for metric, unit in (
         ("weight_bytes", "bytes"),
@@ -98,5 +97,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cell(value: float) -> str:
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "not finite"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

@@ -1,0 +1,60 @@
+"""Parameters and FLOPs of a stack, from the configuration alone, against closed forms and the real model."""
+
+import pytest
+import torch
+import transformers
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MobileNetV1Config
+
+from sglp_core.errors import UnsupportedArchitecture
+from sglp_core.layers import measure_stack
+
+LLAMA = LlamaConfig(
+    vocab_size=99,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=5,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    tie_word_embeddings=True,
+    architectures=["LlamaForCausalLM"],
+)
+TOKENS = 16
+
+
+def test_a_llama_layer_has_the_parameters_and_flops_of_its_matrices() -> None:
+    d, h, kv = 32, 48, 16
+    matrices = d * d * 2 + d * kv * 2 + 3 * d * h
+    stack = measure_stack(LLAMA, TOKENS)
+    for layer in stack.layers:
+        assert layer.parameters == matrices + 2 * d
+        # Two per multiply-add; the scores and the weighted values are T × T × d each.
+        assert layer.flops == 2 * TOKENS * matrices + 2 * 2 * TOKENS * TOKENS * d
+    assert stack.total_parameters == 99 * d + 5 * (matrices + 2 * d) + d
+    assert stack.total_flops == 5 * stack.layers[0].flops + 2 * TOKENS * d * 99
+
+
+@pytest.mark.parametrize(
+    ("stock", "config"),
+    [
+        (LlamaForCausalLM, LLAMA),
+        (GPT2LMHeadModel, GPT2Config(vocab_size=99, n_embd=32, n_layer=5, n_head=4, architectures=["GPT2LMHeadModel"])),
+    ],
+)
+def test_the_whole_equals_the_real_model(stock: type, config: transformers.PretrainedConfig) -> None:
+    model = stock(config).eval()
+    stack = measure_stack(config, TOKENS)
+    assert stack.total_parameters == sum(p.numel() for p in model.parameters())
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.zeros(1, TOKENS, dtype=torch.long), use_cache=False)
+    assert stack.total_flops == counter.get_total_flops()
+
+
+def test_layers_are_named_as_in_the_model() -> None:
+    assert [layer.name for layer in measure_stack(LLAMA, TOKENS).layers] == [f"model.layers.{i}" for i in range(5)]
+
+
+def test_a_model_without_a_stack_is_told_what_was_looked_for() -> None:
+    config = MobileNetV1Config(architectures=["MobileNetV1ForImageClassification"])
+    with pytest.raises(UnsupportedArchitecture, match="looked for"):
+        measure_stack(config, TOKENS)
