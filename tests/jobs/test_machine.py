@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.database import make_engine, make_sessions, transaction
@@ -31,6 +31,9 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        with transaction(self.sessions) as session:
+            # The scheduler would go on with what the example before has left.
+            session.execute(delete(Job))
         self.claims: list[Claim] = []
         self.jobs: dict[str, State] = {}
 
