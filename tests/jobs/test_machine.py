@@ -3,7 +3,6 @@
 from datetime import timedelta
 
 import hypothesis.strategies as st
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy import delete, func, select
@@ -138,7 +137,6 @@ class Life(RuleBasedStateMachine):
                 assert session.scalar(ends) == (now in TERMINAL)
 
 
-@pytest.mark.timeout(300)
 def test_a_job_keeps_every_promise_whatever_happens_in_whatever_order(postgresql_server: PostgreSQL) -> None:
     engine = make_engine(Settings(database_url=postgresql_server.database()))
     machine = type("LifeOnPostgreSQL", (Life,), {"sessions": make_sessions(engine)})
