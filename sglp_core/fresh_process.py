@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,18 @@ from typing import Any
 
 from sglp_core.errors import SGLPError
 
+if sys.platform == "linux":
+    import pyprctl
+
 LOG_TAIL = 2000
 
 
 def call(module: str, request: dict[str, Any], scratch: Path) -> dict[str, Any]:
-    """Run `python -m module REQUEST ANSWER`; raises `SGLPError` with the end of its log where it fails."""
+    """Run `python -m module REQUEST ANSWER`.
+
+    Raises `MemoryError` where the process was killed, as systems do for want of memory, and `SGLPError` with the end of
+    its log where it fails otherwise.
+    """
     question, answer = scratch / f"{module}.request.json", scratch / f"{module}.answer.json"
     question.write_text(json.dumps(request))
     answer.unlink(missing_ok=True)
@@ -24,6 +32,8 @@ def call(module: str, request: dict[str, Any], scratch: Path) -> dict[str, Any]:
         env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
         check=False,
     )
+    if run.returncode == -signal.SIGKILL:
+        raise MemoryError(f"{module} was killed, most likely for want of memory")
     if run.returncode or not answer.is_file():
         tail = run.stdout.decode(errors="replace")[-LOG_TAIL:]
         raise SGLPError(f"{module} ended with status {run.returncode}: {tail}")
@@ -33,5 +43,8 @@ def call(module: str, request: dict[str, Any], scratch: Path) -> dict[str, Any]:
 
 def serve(handler: Any) -> None:
     """The other side of `call`, for the module's `__main__`."""
+    if sys.platform == "linux":
+        # Whoever asked may be killed, and nobody would wait for the answer.
+        pyprctl.set_pdeathsig(signal.SIGKILL)
     question, answer = Path(sys.argv[1]), Path(sys.argv[2])
     answer.write_text(json.dumps(handler(json.loads(question.read_text()))))
