@@ -5,11 +5,11 @@ Why obstore, and why what was uploaded is read back: docs/decisions/artifact-sto
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
@@ -68,12 +68,6 @@ class ArtifactStore:
             for chunk in obstore.get(self._store, key, options=options).stream(min_chunk_size=1 << 20):
                 yield bytes(chunk)
 
-    def local_path(self, key: str) -> Path | None:
-        """Where the object lies on this machine's disk, if it does."""
-        if not isinstance(self._store, LocalStore):
-            return None
-        return Path(str(self._store.prefix), key)
-
     def signed_url(self, key: str) -> str | None:
         """An address that lets anybody read the object for `presign_seconds`, if the store can sign and may."""
         if not (self._presign_seconds and isinstance(self._store, S3Store | GCSStore | AzureStore)):
@@ -88,19 +82,20 @@ class ArtifactStore:
 
     def delete_prefix(self, prefix: str) -> None:
         """Delete everything below the prefix, or the object of this key."""
-        keys = self.list(prefix) or [prefix]
-        with _told_plainly(prefix):
-            obstore.delete(self._store, keys)
+        for key in self.list(prefix) or [prefix]:
+            # Somebody else may be sweeping the same place.
+            with _told_plainly(key), suppress(FileNotFoundError):
+                obstore.delete(self._store, key)
 
     def _attributes(self, key: str, media_type: str, sha256: str) -> dict[str, str] | None:
         if isinstance(self._store, LocalStore):
             return None
-        disposition = f'attachment; filename="{PurePosixPath(key).name}"'
+        disposition = f"attachment; filename*=UTF-8''{quote(PurePosixPath(key).name)}"
         return {"Content-Type": media_type, "Content-Disposition": disposition, "sha256": sha256}
 
 
 def open_store(settings: Settings) -> ArtifactStore:
-    """The store of these settings; nothing is asked of it yet."""
+    """The store of these settings. A folder is made; nothing is asked of another store yet."""
     parts = urlsplit(settings.artifact_url)
     store: ObjectStore
     if parts.scheme == "file":
@@ -136,7 +131,7 @@ def _told_plainly(key: str) -> Iterator[None]:
     """Errors of the store without its addresses and debug output."""
     try:
         yield
-    except (BaseError, OSError, NotImplementedError) as error:
+    except (BaseError, OSError, ValueError, NotImplementedError) as error:
         if NO_SPACE in str(error):
             raise InsufficientStorage("the artifact store's disk is full") from error
         raise StorageUnavailable(f"the artifact store failed on {key}: {type(error).__name__}") from error

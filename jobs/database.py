@@ -11,6 +11,7 @@ from typing import Any
 import alembic.command
 from alembic.config import Config
 from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.settings import Settings
@@ -24,19 +25,26 @@ POSTGRESQL = {
     "tcp_user_timeout": 30_000,
 }
 SQLITE_BUSY_SECONDS = 30.0
+# What a database says that is down, fails over, or has more to do than connections for it.
+DATABASE_DOWN = (OperationalError, InternalError, InterfaceError, TimeoutError)
 
 
 def make_engine(settings: Settings) -> Engine:
     """An engine for the database of these settings."""
-    return _engine(settings.database_url)
+    return open_engine(settings.database_url)
 
 
-def _engine(url: str) -> Engine:
+def open_engine(url: str) -> Engine:
+    """An engine for the database at this URL."""
     # NaN is no JSON: PostgreSQL refuses it, and a client could not read it from SQLite.
     serializer = partial(json.dumps, allow_nan=False)
     if url.startswith("postgresql"):
-        return create_engine(url, json_serializer=serializer, pool_pre_ping=True, connect_args=POSTGRESQL)
-    engine = create_engine(url, json_serializer=serializer, connect_args={"timeout": SQLITE_BUSY_SECONDS})
+        return create_engine(
+            url, json_serializer=serializer, hide_parameters=True, pool_pre_ping=True, connect_args=POSTGRESQL
+        )
+    engine = create_engine(
+        url, json_serializer=serializer, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_SECONDS}
+    )
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_immediate)
     return engine

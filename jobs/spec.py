@@ -1,5 +1,6 @@
 """`JobSpec`: what was asked for, the same object in HTTP, database and worker. Unknown fields are refused."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -9,6 +10,8 @@ from jobs.uris import DATA_SCHEMES, MODEL_SCHEMES, BadURI, check_form
 Importance = Literal[
     "grad_norm", "block_influence", "taylor", "first_order", "angular", "last_layers", "random"
 ]  # fmt: skip
+MAX_DEPTH = 10
+UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
 ModelURI = Annotated[str, Field(max_length=2048), AfterValidator(lambda uri: check_form(uri, MODEL_SCHEMES))]
 
 
@@ -22,6 +25,26 @@ def _data_source(word: str) -> AfterValidator:
             raise BadURI(f"must be {word!r} or a URI; a URI {error}") from None
 
     return AfterValidator(check)
+
+
+def _storable(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """JSON that both databases store and every client reads back."""
+    _check_storable(metadata, MAX_DEPTH)
+    return metadata
+
+
+def _check_storable(value: JsonValue, levels: int) -> None:
+    if levels < 0:
+        raise ValueError(f"must not be nested deeper than {MAX_DEPTH}")
+    if isinstance(value, str) and UNSTORABLE.search(value):
+        raise ValueError("must have neither NUL nor half of a surrogate pair in a text")
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _check_storable(name, levels)
+            _check_storable(each, levels - 1)
+    if isinstance(value, list):
+        for each in value:
+            _check_storable(each, levels - 1)
 
 
 class _Part(BaseModel):
@@ -82,7 +105,7 @@ class JobSpec(_Part):
     evaluation: EvaluationSpec = EvaluationSpec()
     gpu_class: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] = "default"
     deadline_seconds: Annotated[int, Field(ge=1, le=30 * 86400, strict=True)] = 86400
-    metadata: Annotated[dict[str, JsonValue], Field(max_length=50)] = {}
+    metadata: Annotated[dict[str, JsonValue], Field(max_length=50), AfterValidator(_storable)] = {}
 
     @model_validator(mode="after")
     def _target_fits_mode(self) -> Self:

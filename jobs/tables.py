@@ -52,6 +52,12 @@ class Job(Base):
         Index("ix_jobs_tenant_id", "tenant", "id"),
         Index("ix_jobs_state_hinted_at", "state", "hinted_at"),
         Index("ix_jobs_lease_until", "lease_until"),
+        Index(
+            "ix_jobs_unswept",
+            "finished_at",
+            postgresql_where=text("swept_at IS NULL AND finished_at IS NOT NULL"),
+            sqlite_where=text("swept_at IS NULL AND finished_at IS NOT NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)

@@ -26,6 +26,8 @@ class ForbiddenURI(Exception):
 
 def check_form(uri: str, schemes: Sequence[str]) -> str:
     """The URI unchanged. Raises `BadURI` for another scheme, user info, a host in `file://`, a query or a fragment."""
+    if not uri.isprintable():
+        raise BadURI("must have no control characters")
     parts = urlsplit(uri)
     if parts.scheme not in schemes:
         raise BadURI(f"must start with {' or '.join(f'{scheme}://' for scheme in schemes)}")
@@ -33,7 +35,7 @@ def check_form(uri: str, schemes: Sequence[str]) -> str:
         raise BadURI("must have no user name, query or fragment")
     if parts.scheme == "file":
         path = unquote(parts.path)
-        if parts.netloc or not path.startswith("/") or "\0" in path:
+        if parts.netloc or not path.startswith("/") or not path.isprintable():
             raise BadURI("must be file:/// followed by an absolute path")
     elif parts.scheme == "hf" and len([part for part in f"{parts.netloc}{parts.path}".split("/") if part]) != 2:
         raise BadURI("must be hf://organisation/name")

@@ -1,9 +1,9 @@
 """Alembic's entry: runs the migrations on the configured database, one process at a time."""
 
 from alembic import context
-from sqlalchemy import create_engine, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy import text
 
+from jobs.database import open_engine
 from jobs.settings import Settings
 from jobs.tables import Base
 
@@ -13,10 +13,13 @@ ADVISORY_LOCK = 0x53474C50
 
 def run() -> None:
     url = context.config.get_main_option("sqlalchemy.url") or Settings().database_url
-    engine = create_engine(url, poolclass=NullPool)
+    # On SQLite its transactions begin with the write lock, so a second process waits here, too.
+    engine = open_engine(url)
     with engine.connect() as connection:
         postgresql = connection.dialect.name == "postgresql"
-        context.configure(connection, target_metadata=Base.metadata, render_as_batch=not postgresql)
+        context.configure(
+            connection, target_metadata=Base.metadata, render_as_batch=not postgresql, transactional_ddl=True
+        )
         with context.begin_transaction():
             if postgresql:
                 # A migration that cannot get its locks soon must not make every request wait behind it.

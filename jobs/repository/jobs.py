@@ -59,11 +59,13 @@ class JobRepository:
     def cancel(self, tenant: str, job_id: str) -> Job | None:
         """Cancel a waiting job at once and ask a running one to stop; any other is returned as it is."""
         owned = _owned(tenant, job_id)
-        return (
-            move(self._session, State.CANCELLED, [*owned, Job.state == State.QUEUED], {})
-            or move(self._session, State.CANCELLING, owned, {})
-            or self.get(tenant, job_id)
-        )
+        # Locked first: between two attempts to move it, the scheduler could move the job past both.
+        state = self._session.scalar(select(Job.state).where(*owned).with_for_update())
+        if state == State.QUEUED:
+            return move(self._session, State.CANCELLED, owned, {})
+        if state == State.RUNNING:
+            return move(self._session, State.CANCELLING, owned, {})
+        return self.get(tenant, job_id)
 
     def events(self, tenant: str, job_id: str, *, after: int, limit: int) -> Sequence[Event]:
         """Up to `limit` events with a number above `after`, in order."""

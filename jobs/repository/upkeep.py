@@ -19,7 +19,9 @@ class UpkeepRepository:
         self._session = session
 
     def take_hints(self, limit: int, interval_seconds: float) -> list[tuple[str, str]]:
-        """(id, gpu_class) of waiting jobs without a hint younger than the interval, oldest first; noted as hinted."""
+        """(id, gpu_class) of waiting jobs without a hint younger than the interval, noted as hinted.
+
+        Those never hinted come first, then those whose hint is oldest, so that no class of jobs starves another."""
         chosen = (
             select(Job.id)
             .where(
@@ -27,7 +29,7 @@ class UpkeepRepository:
                 Job.not_before <= now(),
                 or_(Job.hinted_at.is_(None), Job.hinted_at <= later(-interval_seconds)),
             )
-            .order_by(Job.id)
+            .order_by(Job.hinted_at.nulls_first(), Job.id)
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
@@ -63,16 +65,23 @@ class UpkeepRepository:
 
     def expire_queued(self, limit: int) -> int:
         """End waiting jobs whose deadline has passed; returns how many."""
-        late = select(Job.id, Job.attempt).where(Job.state == State.QUEUED, Job.deadline_at <= now()).limit(limit)
+        late = (
+            select(Job.id, Job.attempt, Job.started_at)
+            .where(Job.state == State.QUEUED, Job.deadline_at <= now())
+            .limit(limit)
+        )
         ended = 0
-        for job_id, attempt in self._session.execute(late.with_for_update(skip_locked=True)).all():
-            message = "no worker has taken the job within its deadline_seconds"
-            error = JobError(code="queue_deadline_exceeded", message=message, phase=None, attempt=attempt)
+        for job_id, attempt, started_at in self._session.execute(late.with_for_update(skip_locked=True)).all():
+            if started_at is None:
+                code, message = "queue_deadline_exceeded", "no worker has taken the job within its deadline_seconds"
+            else:
+                code, message = "deadline_exceeded", "the job did not end within its deadline_seconds"
+            error = JobError(code=code, message=message, phase=None, attempt=attempt)
             ended += fail(self._session, [Job.id == job_id, Job.state == State.QUEUED], error) is not None
         return ended
 
     def unswept(self, after_seconds: float, limit: int) -> Sequence[str]:
-        """Jobs that ended so long ago that no attempt writes any more, and were not swept behind yet."""
+        """Jobs that ended so long ago and were not swept behind yet."""
         chosen = select(Job.id).where(
             Job.state.in_(TERMINAL), Job.swept_at.is_(None), Job.finished_at <= later(-after_seconds)
         )

@@ -55,6 +55,8 @@ def upgrade() -> None:
     op.create_index("ix_jobs_tenant_id", "jobs", ["tenant", "id"])
     op.create_index("ix_jobs_state_hinted_at", "jobs", ["state", "hinted_at"])
     op.create_index("ix_jobs_lease_until", "jobs", ["lease_until"])
+    unswept = sa.text("swept_at IS NULL AND finished_at IS NOT NULL")
+    op.create_index("ix_jobs_unswept", "jobs", ["finished_at"], postgresql_where=unswept, sqlite_where=unswept)
     op.create_table(
         "job_events",
         sa.Column("job_id", sa.String(40), sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
