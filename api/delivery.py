@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
-from werkzeug.http import parse_if_range_header, parse_range_header, unquote_etag
+from werkzeug.http import parse_etags, parse_if_range_header, parse_range_header
 
 from api.problems import Problem
 from jobs.artifacts import ArtifactStore
@@ -43,22 +43,24 @@ def _headers(artifact: Artifact, *, inline: bool) -> dict[str, str]:
         "Accept-Ranges": "bytes",
         "Content-Disposition": f"{'inline' if inline else 'attachment'}; filename*=UTF-8''{name}",
         "X-Content-Type-Options": "nosniff",
+        **({"Vary": "Accept"} if inline else {}),
     }
 
 
 def _unchanged(request: Request, artifact: Artifact) -> bool:
     known = request.headers.get("if-none-match", "")
-    return artifact.sha256 in {unquote_etag(tag.strip())[0] for tag in known.split(",")}
+    return parse_etags(known).contains_weak(artifact.sha256)
 
 
 def _range(request: Request, artifact: Artifact) -> tuple[int, int] | None:
     """First byte and the one after the last; None for the whole, also where several ranges are asked for at once."""
     size = artifact.size_bytes
     wanted = parse_range_header(request.headers.get("range"))
-    condition = parse_if_range_header(request.headers.get("if-range"))
+    if_range = request.headers.get("if-range", "")
+    condition = parse_if_range_header(if_range)
     if wanted is None or wanted.units != "bytes" or len(wanted.ranges) > 1:
         return None
-    if (condition.etag and condition.etag != artifact.sha256) or condition.date:
+    if (condition.etag and condition.etag != artifact.sha256) or condition.date or if_range.startswith("W/"):
         return None
     found = wanted.range_for_length(size)
     if found is None:

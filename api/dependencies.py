@@ -1,5 +1,6 @@
 """What routes need: the database, the artifact store, the settings, and whose jobs a request is about."""
 
+import re
 from http import HTTPStatus
 from typing import Annotated
 
@@ -10,6 +11,8 @@ from api.problems import Problem
 from jobs.artifacts import ArtifactStore
 from jobs.settings import Settings
 from jobs.tables import Job
+
+JOB_ID = re.compile("job_[0-9a-z]{26}")
 
 
 def _sessions(request: Request) -> sessionmaker[Session]:
@@ -33,6 +36,16 @@ Sessions = Annotated[sessionmaker[Session], Depends(_sessions)]
 Store = Annotated[ArtifactStore, Depends(_store)]
 ServiceSettings = Annotated[Settings, Depends(_settings)]
 Tenant = Annotated[str, Depends(_tenant)]
+
+
+def _job_id(job_id: str) -> str:
+    """An id as this service makes them; whatever else is asked for is not there."""
+    if not JOB_ID.fullmatch(job_id):
+        raise Problem(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
+    return job_id
+
+
+JobId = Annotated[str, Depends(_job_id)]
 
 
 def found(job: Job | None, job_id: str) -> Job:

@@ -20,6 +20,9 @@ class BodyLimit:
             return
         detail = f"a request body may have at most {self._limit_bytes} bytes"
         announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if not announced.isdigit():
+            await respond(HTTPStatus.BAD_REQUEST, "Content-Length is not a number")(scope, receive, send)
+            return
         if int(announced) > self._limit_bytes:
             # The connection ends here: nobody reads what is still on its way.
             response = respond(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, {"Connection": "close"})

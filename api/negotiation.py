@@ -15,7 +15,9 @@ def negotiate(request: Request, offered: Sequence[str]) -> str:
     wanted = request.headers.get("accept")
     if not wanted:
         return offered[0]
-    best = parse_accept_header(wanted, MIMEAccept).best_match(offered)
+    # Parameters such as a charset say how, not what; nothing here comes in more than one way.
+    types = [(media_range.partition(";")[0].strip(), quality) for media_range, quality in parse_accept_header(wanted)]
+    best = MIMEAccept(types).best_match(offered)
     if best is None:
         raise Problem(HTTPStatus.NOT_ACCEPTABLE, f"this is available as {', '.join(offered)}", offered=list(offered))
     return best

@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from jobs.artifacts import StorageUnavailable
+from jobs.database import DATABASE_DOWN
 from jobs.uris import ForbiddenURI
 
 MEDIA_TYPE = "application/problem+json"
@@ -35,7 +35,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ForbiddenURI, _forbidden_uri)
-    app.add_exception_handler(OperationalError, _unavailable)
+    for kind in DATABASE_DOWN:
+        app.add_exception_handler(kind, _unavailable)
     app.add_exception_handler(StorageUnavailable, _unavailable)
     app.add_exception_handler(Exception, _unexpected)
 

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from typing import Any, Literal, Self
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
@@ -116,7 +117,7 @@ class ArtifactView(BaseModel):
             size_bytes=artifact.size_bytes,
             sha256=artifact.sha256,
             created_at=artifact.created_at,
-            link=f"{job_path(artifact.job_id)}/artifacts/{artifact.name}",
+            link=f"{job_path(artifact.job_id)}/artifacts/{quote(artifact.name)}",
         )
 
 

@@ -46,7 +46,7 @@ LABELS: dict[Pass, str] = {
 
 
 def main(
-    batches: Annotated[int, typer.Option(min=1, help="Batches of one pass.")] = 4,
+    batches: Annotated[int, typer.Option(min=1, help="Batches of one pass.")] = 2,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows of one batch.")] = 8,
     sequence_length: Annotated[int, typer.Option(min=8, help="Tokens of one window.")] = 256,
     repeats: Annotated[int, typer.Option(min=1, help="Times each pass is timed.")] = 5,

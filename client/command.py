@@ -18,7 +18,7 @@ from rich.table import Column, Table
 
 from client import demo as demo_story
 from client.live import JobFailed, follow, require_success
-from client.sdk import SGLP, DownloadDamaged, SGLPProblem
+from client.sdk import SGLP, DownloadDamaged, NothingToDownload, SGLPProblem
 from client.stack import EmbeddedStack, StackFailed
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -64,9 +64,13 @@ def submit(
     url: Url = HERE,
 ) -> None:
     """Submit a job and print its id."""
+    try:
+        more: dict[str, Any] = json.loads(options)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint="--options") from None
     spec: dict[str, Any] = {
-        **json.loads(options),
-        "model": {"uri": model if "://" in model else Path(model).resolve().as_uri()},
+        **more,
+        "model": {**more.get("model", {}), "uri": model if "://" in model else Path(model).resolve().as_uri()},
         **({"mode": "analyze"} if remove is None else {"target": {"kind": of, "ratio": remove}}),
     }
     with _told_plainly(), SGLP(url) as service:
@@ -137,10 +141,12 @@ def _told_plainly() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise typer.Exit(128 + signal.SIGINT) from None
-    except (SGLPProblem, DownloadDamaged, JobFailed, StackFailed, demo_story.ModelMissing) as error:
+    except (SGLPProblem, DownloadDamaged, NothingToDownload, JobFailed, StackFailed, demo_story.ModelMissing) as error:
         message = str(error)
     except httpx.TransportError as error:
         message = f"the service does not answer ({error}); is it running? Start it with: sglp up"
+    except httpx.HTTPStatusError as error:
+        message = f"the service answered {error.response.status_code}, and not in its own words; is a proxy in between?"
     else:
         return
     Console(stderr=True).print("failed:", message, soft_wrap=True, markup=False, highlight=False)

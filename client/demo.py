@@ -1,14 +1,16 @@
 """`sglp demo`: a real model in over HTTP, a smaller one out, with the service started and stopped around it."""
 
 import importlib.util
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 from rich.console import Console
 from rich.table import Table
 
 from client.live import follow, require_success
-from client.sdk import SGLP
+from client.sdk import SGLP, SGLPProblem
 from client.stack import EmbeddedStack
 
 STATE = Path(".sglp")
@@ -38,7 +40,8 @@ def run(console: Console) -> None:
             job = follow(service, job_id, console, stack.check)
         except BaseException:
             # Otherwise the job would wait in the state folder and start again with the next demo.
-            service.cancel(job_id)
+            with suppress(SGLPProblem, httpx.HTTPError):
+                service.cancel(job_id)
             raise
         require_success(job)
         directory = service.download(job_id, STATE.resolve() / "demo" / job_id)

@@ -13,6 +13,7 @@ import httpx
 TERMINAL = {"succeeded", "failed", "cancelled"}
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
+UNAVAILABLE = {502, 503, 504}
 CHUNK_BYTES = 1 << 20
 
 Json = dict[str, Any]
@@ -26,12 +27,18 @@ class SGLPProblem(Exception):
         self.problem = problem
         self.status: int = problem.get("status", 0)
         details = [problem.get("detail") or problem.get("title") or "the request was refused"]
-        details += [f"{error['pointer']}: {error['detail']}" for error in problem.get("errors", [])]
+        details += [
+            f"{error.get('pointer', error.get('parameter'))}: {error['detail']}" for error in problem.get("errors", [])
+        ]
         super().__init__("; ".join(details))
 
 
 class DownloadDamaged(Exception):
     """A downloaded file is not the one the service published."""
+
+
+class NothingToDownload(Exception):
+    """The job has no artifacts: it has not succeeded, or not yet."""
 
 
 class SGLP:
@@ -101,8 +108,8 @@ class SGLP:
                 if job["version"] != version:
                     on_update(job)
                     version = job["version"]
-            except httpx.TransportError:
-                if time.monotonic() >= give_up:
+            except (httpx.TransportError, httpx.HTTPStatusError, SGLPProblem) as error:
+                if _is_final(error) or time.monotonic() >= give_up:
                     raise
                 time.sleep(poll_seconds)
                 continue
@@ -123,7 +130,10 @@ class SGLP:
 
     def download(self, job_id: str, directory: Path) -> Path:
         """Every artifact of the job below `directory`, each checked by its sha256 before it gets its name."""
-        for artifact in self.artifacts(job_id):
+        artifacts = self.artifacts(job_id)
+        if not artifacts:
+            raise NothingToDownload(f"{job_id} has published nothing; it is {self.get(job_id)['status']}")
+        for artifact in artifacts:
             target = directory / artifact["name"]
             if not target.resolve().is_relative_to(directory.resolve()):
                 raise DownloadDamaged(f"{artifact['name']} would lie outside {directory}")
@@ -153,6 +163,13 @@ class SGLP:
         response = self._http.request(method, path, **request)
         _raise_for(response)
         return response.json()
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether asking again will not help: an answer that does not come from a service that is down for a moment."""
+    if isinstance(error, SGLPProblem):
+        return error.status not in UNAVAILABLE
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in UNAVAILABLE
 
 
 def _path(job_id: str, *rest: str) -> str:

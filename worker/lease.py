@@ -6,10 +6,9 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.database import transaction
+from jobs.database import DATABASE_DOWN, transaction
 from jobs.repository import Claim, ClaimRepository
 from jobs.states import State
 
@@ -73,6 +72,9 @@ class Lease:
 
     def renew(self, *, at_once: bool = False) -> None:
         """Send a heartbeat if one is due or there is news. A database that is down is only lost at the lease's end."""
+        if self._stopped is Stop.LOST:
+            # Renewed now, it would only keep the job from other workers.
+            return
         now = time.monotonic()
         news = self._progress is not None or self._events or self._new_facts
         if not at_once and now < self._beat_at and not (news and now >= self._news_at):
@@ -89,8 +91,8 @@ class Lease:
                     events=self._events,
                     **self._new_facts,
                 )
-        except OperationalError as error:
-            log.warning("heartbeat of %s failed: %s", self.claim.job_id, error.orig)
+        except DATABASE_DOWN as error:
+            log.warning("heartbeat of %s failed: %s", self.claim.job_id, error)
             self._beat_at = self._news_at
             return
         self._beat_at = now + self._lease_seconds / BEATS_PER_LEASE
@@ -109,8 +111,8 @@ class Lease:
             try:
                 with transaction(self._sessions) as session:
                     written = ending(ClaimRepository(session))
-            except OperationalError as error:
-                log.warning("the end of %s could not be written: %s", self.claim.job_id, error.orig)
+            except DATABASE_DOWN as error:
+                log.warning("the end of %s could not be written: %s", self.claim.job_id, error)
                 if time.monotonic() >= give_up:
                     return
                 time.sleep(SECONDS_BETWEEN_NEWS)

@@ -30,10 +30,13 @@ class Publication(threading.Thread):
         try:
             for file in self._files:
                 if self.stopping.is_set():
-                    return
+                    break
                 self._published.append(self._upload(file["name"], file["media_type"], file["sha256"]))
                 self.done_bytes += file["size_bytes"]
             self._published.append(self._upload(MANIFEST, "application/json", None))
+            if self.stopping.is_set():
+                # Nobody publishes these any more, and the scheduler may have swept already.
+                self._store.delete_prefix(f"{self._prefix}/")
         except Exception as error:
             self._error = error
 

@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable
 
 from celery import Celery
-from jobs.artifacts import ArtifactStore, open_store
 from sqlalchemy.orm import Session, sessionmaker
 
+from jobs.artifacts import ArtifactStore, StorageUnavailable, open_store
 from jobs.database import make_engine, make_sessions, transaction
 from jobs.repository import UpkeepRepository
 from jobs.settings import Settings
@@ -19,13 +19,14 @@ from worker.celery_app import TASK, make_app, queue_of
 
 BATCH = 100
 SWEEP_AFTER_SECONDS = 60
+SWEEP_INTERVAL_SECONDS = 5.0
 MOST_WAITING_HINTS = 1000
 
 log = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """One round of every duty; a duty that fails is tried again in the next round and does not stop the others."""
+    """Rounds of duties; a duty that fails is tried again in the next round and does not stop the others."""
 
     def __init__(
         self, settings: Settings, sessions: sessionmaker[Session], store: ArtifactStore, celery: Celery
@@ -42,9 +43,14 @@ class Scheduler:
             self.go_round()
 
     def go_round(self) -> None:
-        """Do every duty once."""
-        for duty in (self._reap, self._expire, self._hint, self._sweep):
+        """Reap, expire and hint once."""
+        for duty in (self._reap, self._expire, self._hint):
             self._try(duty)
+
+    def run_sweeping(self, stopping: threading.Event) -> None:
+        """Sweep until told to stop, on a thread of its own: a store that hangs must not keep jobs waiting."""
+        while not stopping.wait(SWEEP_INTERVAL_SECONDS):
+            self._try(self._sweep)
 
     def _try(self, duty: Callable[[], None]) -> None:
         """A failure is logged when it starts and when it ends, not every half second in between."""
@@ -86,7 +92,11 @@ class Scheduler:
         with transaction(self._sessions) as session:
             finished = UpkeepRepository(session).unswept(SWEEP_AFTER_SECONDS, BATCH)
         for job_id in finished:
-            self._sweep_job(job_id)
+            try:
+                self._sweep_job(job_id)
+            except StorageUnavailable as error:
+                # Looked at again in the next round; the others do not wait for it.
+                log.warning("%s could not be swept behind: %s", job_id, error)
 
     def _sweep_job(self, job_id: str) -> None:
         """Delete what attempts that did not end well have uploaded."""
@@ -111,6 +121,8 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     scheduler = Scheduler(settings, make_sessions(make_engine(settings)), open_store(settings), make_app(settings))
+    sweeping = threading.Thread(target=scheduler.run_sweeping, args=[stopping], daemon=True, name="sweeping")
+    sweeping.start()
     scheduler.run(stopping)
 
 

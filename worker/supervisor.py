@@ -1,6 +1,6 @@
 """One job from claim to end: claim it, run the method in a child process, keep the lease, publish what comes out.
 
-Database sessions are opened for single statements only, never across a process or network call.
+Database transactions are short, and none is open across a process or network call.
 """
 
 import json
@@ -22,7 +22,7 @@ from jobs.settings import Settings
 from worker.lease import Lease, Stop
 from worker.process import ChildProcess
 from worker.publishing import Publication, read_analysis
-from worker.workspace import workspace
+from worker.workspace import remove_abandoned, workspace
 
 TICK_SECONDS = 0.25
 # What the job itself shows of the report; the rest is an artifact.
@@ -47,6 +47,8 @@ class Supervisor:
 
     def run(self, job_id: str) -> None:
         """Run a job if it waits for a worker of this class; a hint that came twice or too late does nothing."""
+        # Before the claim: it may take long, and no heartbeat goes out meanwhile.
+        remove_abandoned(self._settings.work_dir)
         claim = None if self._shutting_down else self._claim(job_id)
         if claim is None:
             return
@@ -55,14 +57,14 @@ class Supervisor:
         try:
             with workspace(self._settings.work_dir, job_id) as directory:
                 ending = self._supervise(lease, directory)
-            if ending is None:
-                log.warning("%s: the lease was lost; nothing is written", job_id)
-            else:
-                lease.write(ending)
+                if ending is None:
+                    log.warning("%s: the lease was lost; nothing is written", job_id)
+                else:
+                    # While the folder is still there: removing it may take longer than the lease lasts.
+                    lease.write(ending)
         except Exception:
-            # Without this the job would wait for its lease to expire, and fail the same way on the next worker.
+            # Most likely this machine is at fault, not the job: its lease runs out, and another worker may do better.
             log.exception("%s: supervision failed", job_id)
-            lease.write(_failed(lease, "internal", "the worker met an unexpected error"))
 
     def _claim(self, job_id: str) -> Claim | None:
         with transaction(self._sessions) as session:

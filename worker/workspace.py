@@ -12,9 +12,8 @@ LOCK = "lock"
 
 @contextmanager
 def workspace(root: Path, name: str) -> Iterator[Path]:
-    """A new folder below `root` that is removed at the end; folders of dead workers are removed first."""
+    """A new folder below `root` that is removed at the end."""
     root.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(root)
     directory = Path(tempfile.mkdtemp(dir=root, prefix=f".new-{name}-"))
     try:
         with (directory / LOCK).open("w") as lock:

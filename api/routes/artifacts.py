@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from api.delivery import deliver
-from api.dependencies import Sessions, Store, Tenant, found
+from api.dependencies import JobId, Sessions, Store, Tenant, found
 from api.problems import Problem
 from api.representations import ArtifactList, ArtifactView, SignedLink
 from api.tar import tar_size, tar_stream
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["artifacts"])
 
 
 @router.get("/artifacts")
-def listing(job_id: str, sessions: Sessions, tenant: Tenant) -> ArtifactList:
+def listing(job_id: JobId, sessions: Sessions, tenant: Tenant) -> ArtifactList:
     """The files of a job; none before it has succeeded."""
     with transaction(sessions) as session:
         jobs = JobRepository(session)
@@ -30,7 +30,7 @@ def listing(job_id: str, sessions: Sessions, tenant: Tenant) -> ArtifactList:
 
 @router.get("/artifacts/{name:path}", response_model=None, responses={200: {"model": SignedLink}})
 def artifact(
-    job_id: str,
+    job_id: JobId,
     name: Annotated[str, Path(max_length=512)],
     request: Request,
     sessions: Sessions,
@@ -42,7 +42,8 @@ def artifact(
     with transaction(sessions) as session:
         jobs = JobRepository(session)
         found(jobs.get(tenant, job_id), job_id)
-        file = jobs.artifact(tenant, job_id, name)
+        # PostgreSQL has no text with NUL in it, so there is no file of such a name either.
+        file = jobs.artifact(tenant, job_id, name) if "\0" not in name else None
     if file is None:
         raise Problem(HTTPStatus.NOT_FOUND, f"{job_id} has no artifact {name}")
     if not redirect:
@@ -51,7 +52,7 @@ def artifact(
 
 
 @router.get("/artifacts.tar", response_class=Response, responses={200: {"content": {"application/x-tar": {}}}})
-def tar(job_id: str, sessions: Sessions, store: Store, tenant: Tenant) -> StreamingResponse:
+def tar(job_id: JobId, sessions: Sessions, store: Store, tenant: Tenant) -> StreamingResponse:
     """The model directory as one tar."""
     with transaction(sessions) as session:
         jobs = JobRepository(session)
@@ -63,4 +64,6 @@ def tar(job_id: str, sessions: Sessions, store: Store, tenant: Tenant) -> Stream
         "Content-Length": str(tar_size(files)),
         "Content-Disposition": f'attachment; filename="{job_id}.tar"',
     }
+    # The store is asked before the answer begins, so that its absence is an answer and not a broken download.
+    next(store.stream(files[0].key), b"")
     return StreamingResponse(tar_stream(store, files), headers=headers, media_type="application/x-tar")

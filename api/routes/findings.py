@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 
 from api import matrices
 from api.delivery import deliver
-from api.dependencies import Sessions, Store, Tenant, found
+from api.dependencies import JobId, Sessions, Store, Tenant, found
 from api.negotiation import negotiate
 from api.problems import Problem
 from api.representations import job_path
@@ -31,7 +31,7 @@ def _content(types: tuple[str, ...]) -> dict[int | str, dict[str, Any]]:
 
 
 @router.get("/similarity", response_class=Response, responses=_content(SIMILARITY_TYPES))
-def similarity(job_id: str, request: Request, sessions: Sessions, store: Store, tenant: Tenant) -> Response:
+def similarity(job_id: JobId, request: Request, sessions: Sessions, store: Store, tenant: Tenant) -> Response:
     """The similarity matrix of the layers, as JSON, CSV, npy or a picture."""
     wanted = negotiate(request, SIMILARITY_TYPES)
     if wanted == "image/png":
@@ -46,13 +46,13 @@ def similarity(job_id: str, request: Request, sessions: Sessions, store: Store, 
 
 
 @router.get("/layers")
-def layers(job_id: str, sessions: Sessions, tenant: Tenant) -> dict[str, list[dict[str, Any]]]:
+def layers(job_id: JobId, sessions: Sessions, tenant: Tenant) -> dict[str, list[dict[str, Any]]]:
     """A row a layer: name, parameters, FLOPs, segment, every importance criterion, removed or not, and why."""
     return {"data": _analysis(sessions, tenant, job_id).layers}
 
 
 @router.get("/report", response_class=Response, responses=_content(REPORT_TYPES))
-def report(job_id: str, request: Request, sessions: Sessions, store: Store, tenant: Tenant) -> Response:
+def report(job_id: JobId, request: Request, sessions: Sessions, store: Store, tenant: Tenant) -> Response:
     """Before and after, the controls and the proof that the model loads, as JSON, Markdown or a page."""
     wanted = negotiate(request, REPORT_TYPES)
     if wanted == "application/json":

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from api.dependencies import ServiceSettings, Sessions, Tenant, found
+from api.dependencies import JOB_ID, JobId, ServiceSettings, Sessions, Tenant, found
 from api.problems import Problem
 from api.representations import EventPage, JobPage, JobView, job_path
 from jobs.database import transaction
@@ -48,14 +48,14 @@ def listing(
 
 
 @router.get("/{job_id}")
-def get(job_id: str, sessions: Sessions, tenant: Tenant) -> JobView:
+def get(job_id: JobId, sessions: Sessions, tenant: Tenant) -> JobView:
     """One job."""
     with transaction(sessions) as session:
         return JobView.of(found(JobRepository(session).get(tenant, job_id), job_id))
 
 
 @router.post("/{job_id}/cancel", responses={202: {"model": JobView}})
-def cancel(job_id: str, response: Response, sessions: Sessions, tenant: Tenant) -> JobView:
+def cancel(job_id: JobId, response: Response, sessions: Sessions, tenant: Tenant) -> JobView:
     """Cancel a job: 200 once it is cancelled, 202 while a worker stops it, 409 if it has ended otherwise."""
     with transaction(sessions) as session:
         job = found(JobRepository(session).cancel(tenant, job_id), job_id)
@@ -68,7 +68,7 @@ def cancel(job_id: str, response: Response, sessions: Sessions, tenant: Tenant) 
 
 @router.get("/{job_id}/events")
 def events(
-    job_id: str,
+    job_id: JobId,
     sessions: Sessions,
     tenant: Tenant,
     after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
@@ -88,7 +88,10 @@ def _cursor(job_id: str) -> str:
 
 def _read_cursor(cursor: str) -> str:
     try:
-        return base64.b64decode(cursor, altchars=b"-_", validate=True).decode("ascii")
+        job_id = base64.b64decode(cursor, altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, ValueError):
+        job_id = ""
+    if not JOB_ID.fullmatch(job_id):
         errors = [{"parameter": "after", "detail": "not a cursor of this service"}]
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the cursor cannot be read", errors=errors) from None
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the cursor cannot be read", errors=errors)
+    return job_id

@@ -56,6 +56,7 @@ def test_the_matrix_as_a_picture(client: httpx.Client, job: str) -> None:
     [
         ("*/*", "application/json"),
         ("text/*", "text/csv"),
+        ("application/json; charset=utf-8", "application/json"),
         ("image/png;q=0.5, text/csv;q=0.9", "text/csv"),
         ("text/html, application/json;q=0.1", "application/json"),
     ],
@@ -135,17 +136,20 @@ def test_a_known_artifact_is_not_sent_again(client: httpx.Client, job: str) -> N
     etag = get(client, f"{job}/report").headers["ETag"]
     again = get(client, f"{job}/report", **{"If-None-Match": f'"other", {etag}'})
     assert (again.status_code, again.content) == (304, b"")
+    assert get(client, f"{job}/report", **{"If-None-Match": "*"}).status_code == 304
+    assert "Accept" in again.headers["Vary"]
 
 
 def test_a_part_of_a_file_that_has_changed_is_sent_whole(client: httpx.Client, job: str) -> None:
     etag = get(client, f"{job}/report").headers["ETag"]
     part = get(client, f"{job}/report", Range="bytes=0-1", **{"If-Range": etag})
     whole = get(client, f"{job}/report", Range="bytes=0-1", **{"If-Range": '"other"'})
-    assert (part.status_code, whole.status_code) == (206, 200)
+    weak = get(client, f"{job}/report", Range="bytes=0-1", **{"If-Range": f"W/{etag}"})
+    assert (part.status_code, whole.status_code, weak.status_code) == (206, 200, 200)
 
 
 def test_names_cannot_leave_the_job(client: httpx.Client, job: str) -> None:
-    for name in ("..%2F..%2Fetc%2Fpasswd", "%2Fetc%2Fpasswd", "model", "model/", "none"):
+    for name in ("..%2F..%2Fetc%2Fpasswd", "%2Fetc%2Fpasswd", "%00", "model", "model/", "none"):
         assert client.get(f"{job}/artifacts/{name}").status_code == 404
 
 
@@ -163,5 +167,6 @@ def test_a_job_without_a_model_has_no_tar(client: httpx.Client, submit: Callable
 
 def test_a_lost_object_is_a_clear_error(client: httpx.Client, job: str, store: ArtifactStore) -> None:
     store.delete_prefix("jobs/")
-    response = client.get(f"{job}/report")
-    assert (response.status_code, response.json()["code"]) == (503, "storage_unavailable")
+    for place in ("report", "artifacts.tar"):
+        response = client.get(f"{job}/{place}")
+        assert (response.status_code, response.json()["code"]) == (503, "storage_unavailable")

@@ -67,6 +67,19 @@ def test_what_is_no_json_object_is_refused(client: httpx.Client, body: bytes) ->
     assert response.headers["Content-Type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("text", ["\\ud800", "\\u0000"])
+def test_metadata_that_cannot_be_stored_or_read_back_is_refused(client: httpx.Client, text: str) -> None:
+    body = f'{{"model": {{"uri": "hf://a/b"}}, "mode": "analyze", "metadata": {{"x": "{text}"}}}}'
+    response = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert [error["pointer"] for error in response.json()["errors"]] == ["/metadata"]
+    assert client.get("/v1/jobs").json()["data"] == []
+
+
+@pytest.mark.parametrize("path", ["%00", "job_%00", "%F0%9F%98%80", "job_" + "A" * 26])
+def test_what_is_no_id_is_not_found(client: httpx.Client, path: str) -> None:
+    assert client.get(f"/v1/jobs/{path}").status_code == 404
+
+
 def test_a_path_outside_the_roots_is_refused_with_its_code(client: httpx.Client) -> None:
     response = client.post("/v1/jobs", json={**SPEC, "model": {"uri": "file:///etc/passwd"}})
     problem = response.json()
@@ -109,7 +122,9 @@ def test_jobs_are_filtered_by_status(client: httpx.Client, submit: Submit) -> No
 
 
 @pytest.mark.parametrize(
-    "query", [{"limit": 0}, {"limit": 101}, {"limit": "x"}, {"status": "x"}, {"after": "%"}, {"after": "é"}], ids=str
+    "query",
+    [{"limit": 0}, {"limit": 101}, {"limit": "x"}, {"status": "x"}, {"after": "%"}, {"after": "é"}, {"after": "AA=="}],
+    ids=str,
 )
 def test_a_query_that_does_not_fit_names_the_parameter(client: httpx.Client, query: dict[str, Any]) -> None:
     response = client.get("/v1/jobs", params=query)

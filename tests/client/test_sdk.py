@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from client.sdk import SGLP, DownloadDamaged, SGLPProblem
+from client.sdk import SGLP, DownloadDamaged, NothingToDownload, SGLPProblem
 
 CONTENT = b"weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -100,3 +100,38 @@ def test_a_problem_carries_status_detail_and_pointers(service: SGLP, pages: dict
 def test_ids_cannot_change_the_path(service: SGLP, pages: dict) -> None:
     pages["/v1/jobs/..%2F..%2Flivez"] = (200, "application/json", b'{"id": "asked"}')
     assert service.get("../../livez") == {"id": "asked"}
+
+
+def test_a_problem_with_a_parameter_names_it(service: SGLP, pages: dict) -> None:
+    problem = {**PROBLEM, "errors": [{"parameter": "limit", "detail": "too large"}]}
+    pages["/v1/jobs?limit=500"] = (422, "application/problem+json", json.dumps(problem).encode())
+    with pytest.raises(SGLPProblem, match="limit: too large"):
+        list(service.list(limit=500))
+
+
+@pytest.mark.parametrize("content_type", ["application/problem+json", "text/html"])
+def test_waiting_goes_on_while_the_service_is_unavailable(service: SGLP, pages: dict, content_type: str) -> None:
+    job = {"id": "job_a", "version": 1, "status": "succeeded"}
+    pages["/v1/jobs/job_a"] = (503, content_type, json.dumps({"status": 503, "title": "Down"}).encode())
+    looks: list[int] = []
+
+    def on_poll() -> None:
+        looks.append(1)
+        if len(looks) == 3:
+            pages["/v1/jobs/job_a"] = (200, "application/json", json.dumps(job).encode())
+
+    assert service.wait("job_a", on_poll=on_poll, poll_seconds=0.01) == job
+    assert len(looks) == 3
+
+
+def test_waiting_for_an_unknown_job_ends_at_once(service: SGLP, pages: dict) -> None:
+    pages["/v1/jobs/job_a"] = (404, "application/problem+json", json.dumps({"status": 404, "title": "none"}).encode())
+    with pytest.raises(SGLPProblem, match="none"):
+        service.wait("job_a")
+
+
+def test_a_job_without_artifacts_is_no_download(service: SGLP, pages: dict, tmp_path: Path) -> None:
+    pages["/v1/jobs/job_a/artifacts"] = (200, "application/json", b'{"data": []}')
+    pages["/v1/jobs/job_a"] = (200, "application/json", b'{"status": "running"}')
+    with pytest.raises(NothingToDownload, match="running"):
+        service.download("job_a", tmp_path)

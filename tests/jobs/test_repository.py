@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -330,6 +331,37 @@ def test_a_job_nobody_takes_fails_at_its_deadline(sessions: Sessions) -> None:
     error = row(sessions, job_id).error
     assert error is not None
     assert error["code"] == "queue_deadline_exceeded"
+
+
+def test_a_job_that_was_lost_and_then_late_did_run(sessions: Sessions) -> None:
+    held = running(sessions, deadline_seconds=60)
+    pass_time(sessions, held.job_id, 61)
+    upkeep(sessions, lambda duties: duties.reap(10, backoff_seconds=0))
+    upkeep(sessions, lambda duties: duties.expire_queued(10))
+    error = row(sessions, held.job_id).error
+    assert error is not None
+    assert error["code"] == "deadline_exceeded"
+
+
+def test_a_job_that_is_being_reaped_can_still_be_cancelled(sessions: Sessions) -> None:
+    held = running(sessions)
+    pass_time(sessions, held.job_id, LEASE_SECONDS + 1)
+    with ThreadPoolExecutor() as threads:
+        with transaction(sessions) as session:
+            UpkeepRepository(session).reap(10, backoff_seconds=0)
+            cancelling = threads.submit(cancel, sessions, held.job_id)
+            # It has to wait for this transaction, whose result it has not seen.
+            with pytest.raises(TimeoutError):
+                cancelling.result(timeout=1)
+        job = cancelling.result(timeout=20)
+    assert job is not None
+    assert job.state == "cancelled"
+
+
+def test_the_jobs_of_a_class_without_workers_do_not_keep_others_from_their_hints(sessions: Sessions) -> None:
+    jobs = [submit(sessions, gpu_class=f"class-{i}") for i in range(3)]
+    hinted = [upkeep(sessions, lambda duties: duties.take_hints(1, interval_seconds=0)) for _ in range(3)]
+    assert {job_id for ((job_id, _),) in hinted} == set(jobs)
 
 
 def test_hints_go_out_oldest_first_and_again_after_the_interval(sessions: Sessions) -> None:

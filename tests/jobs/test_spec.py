@@ -78,9 +78,15 @@ def test_a_uri_of_another_form_is_refused(uri: str) -> None:
         {"gpu_class": "../x"},
         {"deadline_seconds": 0},
         {"metadata": {str(i): 0 for i in range(51)}},
+        {"metadata": {"a": "\0"}},
+        {"metadata": {"\0": 1}},
+        {"metadata": {"a": ["\ud800"]}},
+        {"metadata": {"a": [[[[[[[[[[[0]]]]]]]]]]]}},
+        {"model": {"uri": "hf://org/na\0me"}},
+        {"model": {"uri": "hf://org/na\nme"}},
         {"model": {"uri": "hf://org/name", "revision": "a b"}},
     ],
-    ids=str,
+    ids=ascii,
 )
 def test_what_does_not_fit_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

@@ -143,6 +143,16 @@ def test_a_job_is_accepted_and_ends_although_no_hint_can_be_sent(stack: Stack, t
     assert stack.wait_for_end(job_id)["error"]["code"] in {"source_unreachable", "model_not_found"}
 
 
+def test_a_worker_whose_disk_is_broken_fails_no_job(stack: Stack, models: Path) -> None:
+    broken = stack.start_worker(work_dir="/dev/null/work")
+    job_id = stack.client.submit(tiny_spec(models / "model", models / "text.txt"))["id"]
+    stack.wait_for(job_id, lambda job: job["attempt"] == 1)
+    broken.kill()
+    stack.start_worker()
+    job = stack.wait_for_end(job_id)
+    assert (job["status"], job["attempt"]) == ("succeeded", 2)
+
+
 def test_no_secret_is_in_a_log(stack: Stack) -> None:
     secret = stack.settings["artifact_options"]["secret_access_key"]
     assert json.dumps(secret)[1:-1] not in stack.logs()
