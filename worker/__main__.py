@@ -3,8 +3,8 @@
 import logging
 
 from celery import signals
-from jobs.artifacts import open_store
 
+from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions
 from jobs.settings import Settings
 from worker.celery_app import TASK, make_app, queue_of
