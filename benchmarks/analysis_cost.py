@@ -46,10 +46,10 @@ LABELS: dict[Pass, str] = {
 
 
 def main(
-    batches: Annotated[int, typer.Option(min=1, help="Batches of one pass.")] = 2,
+    batches: Annotated[int, typer.Option(min=1, help="Batches of one pass.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows of one batch.")] = 8,
     sequence_length: Annotated[int, typer.Option(min=8, help="Tokens of one window.")] = 256,
-    repeats: Annotated[int, typer.Option(min=1, help="Times each pass is timed.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Times each pass is timed.")] = 3,
     peak_of: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Print time and memory of the analysis of SmolLM2-135M-Instruct beside the bare passes."""
@@ -73,7 +73,7 @@ def main(
     options = [f"--batches={batches}", f"--batch-size={batch_size}", f"--sequence-length={sequence_length}"]
     peaks = {name: _peak_in_a_fresh_process(name, options) for name in LABELS}
     weights = sum(p.numel() * p.element_size() for p in opened.model.parameters())
-    shape = f"{batches} batches of {batch_size} × {sequence_length} tokens, {repeats} repeats"
+    shape = f"{batches} batch(es) of {batch_size} × {sequence_length} tokens, {repeats} repeats"
     Console(width=120).print(_table(timed, peaks, weights, f"SmolLM2-135M-Instruct, {shape}"))
 
 
