@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, mo
 from jobs.uris import DATA_SCHEMES, MODEL_SCHEMES, BadURI, check_form
 
 Importance = Literal[
-    "grad_norm", "block_influence", "taylor", "first_order", "angular", "last_layers", "random"
+    "proposals", "grad_norm", "block_influence", "taylor", "first_order", "angular", "last_layers", "random"
 ]  # fmt: skip
 MAX_DEPTH = 10
 UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
@@ -70,7 +70,7 @@ class MethodSpec(_Part):
 
     segments: Annotated[int, Field(ge=1, strict=True)] | Literal["auto"] = "auto"
     feature: Literal["rows", "row_sums"] = "rows"
-    importance: Importance = "grad_norm"
+    importance: Importance = "proposals"
     estimator: Literal["unbiased", "biased"] = "unbiased"
     kernel: Literal["linear", "rbf"] = "linear"
     protected: Annotated[tuple[Annotated[int, Field(strict=True)], ...], Field(max_length=1000)] | None = None

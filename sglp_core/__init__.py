@@ -3,7 +3,8 @@
 from sglp_core.calibration import Calibration
 from sglp_core.errors import SGLPError
 from sglp_core.evaluation import Evaluation
-from sglp_core.pipeline import Method, Observer, Progress, analyze, compress
+from sglp_core.method import Method
+from sglp_core.pipeline import Observer, Progress, analyze, compress
 from sglp_core.target import Target
 
 __all__ = ["Calibration", "Evaluation", "Method", "Observer", "Progress", "SGLPError", "Target", "analyze", "compress"]

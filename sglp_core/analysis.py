@@ -15,12 +15,17 @@ from sglp_core.segmentation import Segmentation
 
 @dataclass(frozen=True)
 class Analysis:
-    """`similarity` is float64 `[L, L]`; `importance` has one score a layer for every criterion of the pass."""
+    """`similarity` is float64 `[L, L]`; `importance` has one score a layer for every criterion of the pass.
+
+    `run_importance` has `[L + 1, L + 1]` for every criterion that also scores runs of layers: at `[i, j]` the layers
+    i to j − 1 together.
+    """
 
     stack: LayerStack
     similarity: np.ndarray
     segmentation: Segmentation
     importance: dict[str, np.ndarray]
+    run_importance: dict[str, np.ndarray]
     estimator: str
     kernel: str
     n_samples: int
@@ -35,18 +40,18 @@ class Analysis:
             return shuffled(len(self.stack), seed)
         return self.importance[criterion]
 
-    def rows(self, plan: Plan | None, protected: set[int], criterion: str) -> list[dict[str, Any]]:
-        """One row a layer: what it weighs, where it lies, what it is worth, and whether and why it goes."""
+    def rows(self, plan: Plan | None, protected: set[int], why: str) -> list[dict[str, Any]]:
+        """One row a layer: what it weighs, where it lies, what it is worth, and whether and `why` it goes."""
         removed = set(plan.removed_layers) if plan else set()
         rows = []
         for layer in self.stack.layers:
-            number, (first, last) = next(
-                (n, s) for n, s in enumerate(self.segmentation.segments) if s[0] <= layer.index <= s[1]
+            number = next(
+                n for n, (first, last) in enumerate(self.segmentation.segments) if first <= layer.index <= last
             )
             if layer.index in protected:
                 reason = "protected"
             elif layer.index in removed:
-                reason = f"among the least {criterion} of segment {number} (layers {first} to {last})"
+                reason = why
             else:
                 reason = "kept by the plan" if plan else "nothing was planned"
             rows.append(
@@ -85,4 +90,5 @@ class Analysis:
             segments=np.array(self.segmentation.segments),
             allow_pickle=False,
             **{f"importance_{name}": scores for name, scores in self.importance.items()},
+            **{f"run_importance_{name}": scores for name, scores in self.run_importance.items()},
         )

@@ -11,7 +11,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """What one forward and backward pass left behind, float64 `[batches, L]` each."""
+    """What one forward and backward pass left behind, float64 `[batches, L]` each.
+
+    `skip_loss` is `[batches, L + 1, L + 1]`: at `[:, i, j]` what skipping the layers i to j − 1 together does to the
+    loss, to first order: Σ over tokens of |⟨∂L/∂h_j, h_j − h_i⟩|, where h_i enters layer i.
+    """
 
     squared_gradient: np.ndarray
     weight_gradient: np.ndarray
@@ -37,7 +41,7 @@ def taylor(trace: LayerTrace) -> np.ndarray:
 
 def first_order(trace: LayerTrace) -> np.ndarray:
     """Σ over tokens of |⟨∂L/∂h_out, h_out − h_in⟩|: the first-order loss change of skipping the layer."""
-    score: np.ndarray = trace.skip_loss.mean(0)
+    score: np.ndarray = np.diagonal(trace.skip_loss.mean(0), 1).copy()
     return score
 
 
@@ -60,6 +64,18 @@ CRITERIA: dict[str, Callable[[LayerTrace], np.ndarray]] = {
     "first_order": first_order,
     "angular": angular,
 }
+
+
+def first_order_of_runs(trace: LayerTrace) -> np.ndarray:
+    """`[L + 1, L + 1]`: at `[i, j]` the first-order loss change of skipping the layers i to j − 1 together.
+
+    Less than the sum of its layers where one undoes what another did, which no score of single layers sees.
+    """
+    score: np.ndarray = trace.skip_loss.mean(0)
+    return score
+
+
+RUN_CRITERIA: dict[str, Callable[[LayerTrace], np.ndarray]] = {"first_order": first_order_of_runs}
 
 
 def last_layers(count: int) -> np.ndarray:

@@ -6,45 +6,32 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from sglp_core import export, report
 from sglp_core.analysis import Analysis
 from sglp_core.calibration import Calibration
+from sglp_core.choosing import choose_plan, control_plans
 from sglp_core.errors import BadCalibration
 from sglp_core.evaluation import Evaluation, evaluate
 from sglp_core.figures import draw_similarity
 from sglp_core.footprint import measure_footprint
-from sglp_core.importance import CRITERIA
+from sglp_core.importance import CRITERIA, RUN_CRITERIA
 from sglp_core.layers import layers_of
+from sglp_core.method import Method
 from sglp_core.opening import Opened, open_model
-from sglp_core.planning import Plan, plan
+from sglp_core.planning import Plan
 from sglp_core.preparing import Data, prepare
-from sglp_core.segmentation import Feature, segment
-from sglp_core.similarity import Estimator, Kernel, SimilarityAccumulator
+from sglp_core.segmentation import segment
+from sglp_core.similarity import SimilarityAccumulator
 from sglp_core.surgery import bypassed, remove_layers
 from sglp_core.target import Target
 from sglp_core.tracing import trace
 from sglp_core.verification import Written, probe_logits, require, verify
 
 DEFAULT_CACHE = Path("~/.cache/sglp")
-
-
-@dataclass(frozen=True)
-class Method:
-    """How layers are compared, grouped and scored; `protected` None keeps the first and the last layer."""
-
-    segments: int | Literal["auto"] = "auto"
-    feature: Feature = "rows"
-    importance: str = "grad_norm"
-    estimator: Estimator = "unbiased"
-    kernel: Kernel = "linear"
-    protected: tuple[int, ...] | None = None
-
-    def protected_in(self, count: int) -> set[int]:
-        return {0, count - 1} if self.protected is None else {i % count for i in self.protected}
 
 
 @dataclass(frozen=True)
@@ -89,7 +76,7 @@ def analyze(
     data = prepare(opened, calibration, None, roots, _reporter(observer, "calibrating"))
     analysis = measure(opened, data, method, calibration, observer)
     output.mkdir(parents=True, exist_ok=True)
-    return _write(output, opened, analysis, method, calibration, observer, plan=None, extra={})
+    return _write(output, opened, analysis, method, calibration, observer, plan=None, why="", extra={})
 
 
 def compress(
@@ -114,8 +101,18 @@ def compress(
     analysis = measure(opened, data, method, calibration, observer)
 
     with _phase(observer, "planning"):
-        plans = _plans(analysis, target, method, calibration.seed, controls=evaluation.controls)
-        chosen = plans["sglp"]
+        chosen, proposals = choose_plan(
+            opened,
+            analysis,
+            target,
+            method,
+            data.calibration(opened),
+            calibration.seed,
+            _reporter(observer, "planning"),
+        )
+        plans = {"sglp": chosen}
+        if evaluation.controls:
+            plans |= control_plans(analysis, len(chosen.removed_layers), method, calibration.seed)
         observer.planned(chosen.to_dict())
 
     layers = layers_of(opened.model, opened.stack.path)
@@ -160,15 +157,20 @@ def compress(
         pruned_cost = measure_footprint(output / "model", calibration.sequence_length, decodes, scratch)
         tell(2, 2, "footprints")
 
+    if proposals:
+        why = f"in the proposal that harms the model least, by {', '.join(proposals[0].proposed_by)}"
+    else:
+        why = f"among the least {method.importance} of its segment"
     extra = {
         "plan": chosen.to_dict(),
+        "proposals": [proposal.to_dict() for proposal in proposals],
         "table": report.before_after(remaining, (quality["dense"], quality["sglp"]), (dense_cost, pruned_cost)),
         "controls": report.controls(quality, {n: p.removed_layers for n, p in plans.items()}),
         "evaluation": {**asdict(evaluation), "description": data.description, "digest": data.evaluation_digest},
         "verification": proof.to_dict(),
         "layer_map": {str(old): new for old, new in layer_map.items()},
     }
-    return _write(output, opened, analysis, method, calibration, observer, plan=chosen, extra=extra)
+    return _write(output, opened, analysis, method, calibration, observer, plan=chosen, why=why, extra=extra)
 
 
 def measure(
@@ -192,7 +194,8 @@ def measure(
     )
     matrix = similarity.matrix()
     importance = {name: criterion(traced) for name, criterion in CRITERIA.items()}
-    broken = [name for name, scores in importance.items() if not np.isfinite(scores).all()]
+    run_importance = {name: criterion(traced) for name, criterion in RUN_CRITERIA.items()}
+    broken = [n for n, scores in (importance | run_importance).items() if not np.isfinite(scores).all()]
     if broken:
         raise BadCalibration(
             f"the importance of some layers is not finite ({', '.join(broken)}): the model's gradients overflow in "
@@ -203,40 +206,13 @@ def measure(
         similarity=matrix,
         segmentation=segment(matrix, method.segments, method.feature),
         importance=importance,
+        run_importance=run_importance,
         estimator=method.estimator,
         kernel=method.kernel,
         n_samples=similarity.n_samples,
         sample_unit="image" if opened.task == "classification" else "token position",
         calibration_digest=data.calibration_digest,
     )
-
-
-def _plans(analysis: Analysis, target: Target, method: Method, seed: int, *, controls: bool) -> dict[str, Plan]:
-    """The plan under `sglp`, and the controls: as many layers, chosen without segments over the whole stack."""
-    count = len(analysis.stack)
-    protected = method.protected_in(count)
-    sizes, total = analysis.stack.sizes(target.kind)
-    segments = analysis.segmentation.segments
-    chosen = plan(
-        target,
-        scores=list(analysis.scores(method.importance, seed)),
-        sizes=sizes,
-        total=total,
-        segments=segments,
-        protected=protected,
-    )
-    plans = {"sglp": chosen}
-    same = Target("layers", len(chosen.removed_layers) / count)
-    for name in ("last_layers", "random", "block_influence") if controls else ():
-        plans[name] = plan(
-            same,
-            scores=list(analysis.scores(name, seed)),
-            sizes=[1] * count,
-            total=count,
-            segments=[(0, count - 1)],
-            protected=set() if name == "last_layers" else protected,
-        )
-    return plans
 
 
 def _open(
@@ -278,10 +254,11 @@ def _write(
     observer: Observer,
     *,
     plan: Plan | None,
+    why: str,
     extra: dict[str, Any],
 ) -> dict[str, Any]:
     with _phase(observer, "publishing"):
-        rows = analysis.rows(plan, method.protected_in(len(opened.stack)), method.importance)
+        rows = analysis.rows(plan, method.protected_in(len(opened.stack)), why)
         analysis.write(output, rows)
         removed = plan.removed_layers if plan else ()
         draw_similarity(

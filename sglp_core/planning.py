@@ -1,7 +1,9 @@
 """Which layers go: the exact cheapest set that reaches the target, segment by segment."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from sglp_core.errors import TargetUnreachable
 from sglp_core.target import Target
@@ -46,32 +48,39 @@ def segment_ranks(scores: Sequence[float], segments: Sequence[tuple[int, int]]) 
 
 
 def choose(
-    costs: Sequence[float],
+    costs: np.ndarray,
     sizes: Sequence[int],
     needed: float,
     segments: Sequence[tuple[int, int]],
     protected: set[int],
 ) -> tuple[int, ...] | None:
-    """The set of layers of least total cost whose sizes sum to at least `needed`, or None where no set does.
+    """The layers of least total cost whose sizes sum to at least `needed`, or None where no set does.
 
-    Every segment keeps at least one layer and protected layers stay. Exact: partial sets are extended layer by
-    layer and dropped only when another one is at least as large, as cheap and as free. Equal costs are settled the
-    same way every time.
+    `costs[i, j]`, of `[L + 1, L + 1]`, is what removing the run of layers i to j − 1 costs; `costs_of_layers` makes one
+    where a run costs what its layers do. Every segment keeps at least one layer and protected layers stay. Exact: sets
+    are extended run by run and dropped only when another one is at least as large and as cheap at the same layer.
+    Equal costs are settled the same way every time.
     """
-    # A state is (cost, size, removed layers, whether the running segment has kept a layer).
-    states: list[tuple[float, int, tuple[int, ...], bool]] = [(0.0, 0, (), True)]
-    for first, last in segments:
-        states = [(cost, size, removed, False) for cost, size, removed, kept in states if kept]
-        for layer in range(first, last + 1):
-            grown = [(cost, size, removed, True) for cost, size, removed, _ in states]
-            if layer not in protected:
-                grown += [
-                    (cost + costs[layer], size + sizes[layer], (*removed, layer), kept)
-                    for cost, size, removed, kept in states
-                ]
-            states = _undominated(grown, needed)
-    ends = [(round(cost, 12), size, removed) for cost, size, removed, kept in states if kept and size >= needed]
+    count = len(sizes)
+    before = np.concatenate([[0], np.cumsum(sizes)])
+    # waiting[p]: (cost, size, removed layers) of the sets that are decided up to layer p and keep the layer before it.
+    waiting: list[list[State]] = [[] for _ in range(count + 2)]
+    waiting[0] = [(0.0, 0, ())]
+    for start in range(count + 1):
+        for cost, size, removed in _undominated(waiting[start], needed):
+            for end in _ends(start, count, segments, protected):
+                run = (cost + float(costs[start, end]), size + int(before[end] - before[start]))
+                waiting[end + 1].append((*run, (*removed, *range(start, end))))
+    # A set whose last layer stays arrives one place earlier, and is handed on by the empty run there.
+    ends = [(round(cost, 12), size, removed) for cost, size, removed in waiting[-1] if size >= needed]
     return min(ends)[2] if ends else None
+
+
+def costs_of_layers(costs: Sequence[float]) -> np.ndarray:
+    """Costs of runs `[L + 1, L + 1]` where a run costs the sum of its layers."""
+    sums = np.concatenate([[0.0], np.cumsum(costs)])
+    result: np.ndarray = sums[None, :] - sums[:, None]
+    return result
 
 
 def largest_removal(sizes: Sequence[int], segments: Sequence[tuple[int, int]], protected: set[int]) -> int:
@@ -87,19 +96,19 @@ def largest_removal(sizes: Sequence[int], segments: Sequence[tuple[int, int]], p
 def plan(
     target: Target,
     *,
-    scores: Sequence[float],
+    costs: np.ndarray,
     sizes: Sequence[int],
     total: int,
     segments: Sequence[tuple[int, int]],
     protected: set[int],
 ) -> Plan:
-    """Plan a removal; `sizes` and `total` are in the unit of `target.kind`.
+    """Plan a removal; `costs` are those of runs, as in `choose`; `sizes` and `total` in the unit of `target.kind`.
 
     Raises `TargetUnreachable`, naming the largest reachable ratio.
     """
     reachable = largest_removal(sizes, segments, protected) / total
     # One part in 10¹² of slack: 0.3 of 10 layers is three layers, although 0.3 × 10 > 3 in binary.
-    removed = choose(segment_ranks(scores, segments), sizes, target.ratio * total * (1 - 1e-12), segments, protected)
+    removed = choose(costs, sizes, target.ratio * total * (1 - 1e-12), segments, protected)
     if removed is None:
         raise TargetUnreachable(
             f"cannot remove {target.ratio:.4g} of the {target.kind}: the largest reachable ratio is {reachable:.4g} "
@@ -110,20 +119,25 @@ def plan(
     return Plan(target, removed, target.ratio, reachable, achieved)
 
 
-State = tuple[float, int, tuple[int, ...], bool]
+State = tuple[float, int, tuple[int, ...]]
+
+
+def _ends(start: int, count: int, segments: Sequence[tuple[int, int]], protected: set[int]) -> Iterator[int]:
+    """Where a run that starts here may end (exclusive); the empty run first."""
+    for end in range(start, count + 1):
+        if end > start and (end - 1 in protected or any(start <= first and last < end for first, last in segments)):
+            return
+        yield end
 
 
 def _undominated(states: list[State], needed: float) -> list[State]:
     kept: list[State] = []
-    frontier: dict[bool, list[tuple[float, int]]] = {True: [], False: []}
+    sizes: list[int] = []
     for state in sorted(
         states, key=lambda s: (round(s[0], 12), s[1] < needed, s[1] if s[1] >= needed else -s[1], s[2])
     ):
-        cost, size, _, free = state
         # Sizes beyond the target are all worth the same; only a smaller overshoot at equal cost counts as better.
-        rivals = frontier[True] + ([] if free else frontier[False])
-        if any(other >= min(size, needed) for _, other in rivals):
-            continue
-        frontier[free].append((cost, size))
-        kept.append(state)
+        if all(other < min(state[1], needed) for other in sizes):
+            sizes.append(state[1])
+            kept.append(state)
     return kept

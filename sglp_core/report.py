@@ -59,6 +59,19 @@ def to_markdown(report: Mapping[str, Any]) -> str:
             *(f"| {r['metric']} | {_cell(r['before'])} | {_cell(r['after'])} |" for r in report["table"]),
             "",
         ]
+    if report.get("proposals"):
+        lines += [
+            "Proposed plans, best first; KL(dense ‖ pruned) on calibration data, over more batches for better plans:",
+            "",
+            "| proposed by | removed layers | KL | batches |",
+            "|---|---|---:|---:|",
+            *(
+                f"| {', '.join(p['proposed_by'])} | {', '.join(map(str, p['removed_layers']))} | {_cell(p['kl'])} "
+                f"| {p['batches']} |"
+                for p in report["proposals"]
+            ),
+            "",
+        ]
     if report.get("controls"):
         lines += [
             f"Held-out data: {report['evaluation']['description']}. At the same layer count:",

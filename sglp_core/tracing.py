@@ -69,9 +69,12 @@ def _measure(
     generator: torch.Generator,
 ) -> tuple[np.ndarray, ...]:
     count = len(layers)
-    squared, product, skip = (torch.zeros(count, dtype=torch.float64) for _ in range(3))
+    squared, product = (torch.zeros(count, dtype=torch.float64) for _ in range(2))
+    skip = torch.zeros(count + 1, count + 1, dtype=torch.float64)
     cosine, angle = np.zeros(count), np.zeros(count)
     features: list[Tensor] = []
+    # What enters the stack and what every layer hands on; autograd holds the same tensors for the backward pass.
+    hidden: list[Tensor] = []
     chosen: Tensor | None = None
     counted: Tensor | None = None
 
@@ -87,12 +90,14 @@ def _measure(
         similar = similar[counted.to(similar.device)].clamp(-1, 1)
         cosine[index] = similar.mean().item()
         angle[index] = (similar.arccos() / torch.pi).mean().item()
-        entered, left = before.detach(), after.detach()
+        if not hidden:
+            hidden.append(before.detach())
+        hidden.append(after.detach())
+        after.register_hook(lambda gradient: on_gradient(index + 1, gradient.float()))
 
-        def on_gradient(gradient: Tensor) -> None:
-            skip[index] = (gradient.float() * (left - entered).float()).sum(-1).abs().sum().item()
-
-        after.register_hook(on_gradient)
+    def on_gradient(end: int, gradient: Tensor) -> None:
+        change = [torch.linalg.vecdot(gradient, (hidden[end] - start).float()).abs().sum() for start in hidden[:end]]
+        skip[:end, end] = torch.stack(change).double().cpu()
 
     def on_parameter(index: int, parameter: Tensor) -> None:
         gradient = parameter.grad

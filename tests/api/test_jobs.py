@@ -21,7 +21,7 @@ def test_a_submitted_job_waits_at_its_location(client: httpx.Client) -> None:
     assert response.status_code == 202
     assert (job["object"], job["status"], job["attempt"]) == ("compression.job", "queued", 0)
     assert job["spec"]["metadata"] == {"pipeline": "nightly"}
-    assert job["spec"]["method"]["importance"] == "grad_norm"
+    assert job["spec"]["method"]["importance"] == "proposals"
     assert job["created_at"].endswith("Z")
     assert client.get(response.headers["Location"]).json() == job == client.get(job["links"]["self"]).json()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sglp_core.errors import TargetUnreachable
-from sglp_core.planning import choose, largest_removal, plan, segment_ranks
+from sglp_core.planning import choose, costs_of_layers, largest_removal, plan, segment_ranks
 from sglp_core.target import Target
 
 SEGMENTS = [(0, 2), (3, 3), (4, 8)]
@@ -23,7 +23,7 @@ def test_the_choice_is_as_cheap_as_brute_force(seed: int) -> None:
     costs, sizes = rng.random(9).tolist(), rng.integers(1, 6, 9).tolist()
     for needed in range(1, 20):
         enough = [s for s in allowed_sets() if sum(sizes[i] for i in s) >= needed]
-        found = choose(costs, sizes, needed, SEGMENTS, PROTECTED)
+        found = choose(costs_of_layers(costs), sizes, needed, SEGMENTS, PROTECTED)
         if not enough:
             assert found is None
             continue
@@ -32,12 +32,39 @@ def test_the_choice_is_as_cheap_as_brute_force(seed: int) -> None:
     assert largest_removal(sizes, SEGMENTS, PROTECTED) == max(sum(sizes[i] for i in s) for s in allowed_sets())
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_the_choice_of_runs_is_as_cheap_as_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    # Runs that cost less or more than their layers do, some of them less than nothing.
+    costs, sizes = np.triu(rng.normal(1, 1, (10, 10)), 1), rng.integers(1, 6, 9).tolist()
+    for needed in range(1, 20):
+        enough = [s for s in allowed_sets() if sum(sizes[i] for i in s) >= needed]
+        found = choose(costs, sizes, needed, SEGMENTS, PROTECTED)
+        if not enough:
+            assert found is None
+            continue
+        assert found in enough
+        assert cost_of_runs(found, costs) == pytest.approx(min(cost_of_runs(s, costs) for s in enough))
+
+
+def cost_of_runs(removed: tuple[int, ...], costs: np.ndarray) -> float:
+    starts = [i for i in removed if i - 1 not in removed]
+    return sum(costs[i, next(j for j in range(i, 10) if j not in removed)] for i in starts)
+
+
 def test_ranks_are_counted_inside_segments() -> None:
     assert segment_ranks([5, 1, 9, 2, 1], [(0, 2), (3, 4)]) == pytest.approx([2 / 3, 1 / 3, 1, 1, 1 / 2])
 
 
 def test_three_of_ten_layers_are_three() -> None:
-    found = plan(Target("layers", 0.3), scores=range(10), sizes=[1] * 10, total=10, segments=[(0, 9)], protected={0, 9})
+    found = plan(
+        Target("layers", 0.3),
+        costs=costs_of_layers(range(10)),
+        sizes=[1] * 10,
+        total=10,
+        segments=[(0, 9)],
+        protected={0, 9},
+    )
     assert found.removed_layers == (1, 2, 3)
     assert found.achieved == pytest.approx(0.3)
     assert found.reachable == pytest.approx(0.8)
@@ -45,7 +72,14 @@ def test_three_of_ten_layers_are_three() -> None:
 
 def test_an_unreachable_target_names_the_largest_reachable_ratio() -> None:
     with pytest.raises(TargetUnreachable, match=r"largest reachable ratio is 0\.8"):
-        plan(Target("layers", 0.9), scores=range(10), sizes=[1] * 10, total=10, segments=[(0, 9)], protected={0, 9})
+        plan(
+            Target("layers", 0.9),
+            costs=costs_of_layers(range(10)),
+            sizes=[1] * 10,
+            total=10,
+            segments=[(0, 9)],
+            protected={0, 9},
+        )
 
 
 @pytest.mark.parametrize("ratio", [0, 1, -1, float("nan"), float("inf")])

@@ -21,7 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "method": {
         "segments": "auto",
         "feature": "rows",
-        "importance": "grad_norm",
+        "importance": "proposals",
         "estimator": "unbiased",
         "kernel": "linear",
         "protected": None,

@@ -1,0 +1,70 @@
+"""From an analysis to the plan of a job, and to the controls it is compared with."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from sglp_core.analysis import Analysis
+from sglp_core.layers import layers_of
+from sglp_core.method import PROPOSALS, Method
+from sglp_core.objectives import Batch
+from sglp_core.opening import Opened
+from sglp_core.planning import Plan, costs_of_layers, plan, segment_ranks
+from sglp_core.proposals import Proposal, propose, select
+from sglp_core.target import Target
+
+CONTROLS = ("last_layers", "random", "block_influence")
+
+
+def choose_plan(
+    opened: Opened,
+    analysis: Analysis,
+    target: Target,
+    method: Method,
+    batches: Sequence[Batch],
+    seed: int,
+    tell: Callable[[int, int, str], None],
+) -> tuple[Plan, list[Proposal]]:
+    """The plan by the wanted importance, and the proposals it was chosen from, best first (none for one criterion).
+
+    Raises `TargetUnreachable`.
+    """
+    protected = method.protected_in(len(analysis.stack))
+    if method.importance != PROPOSALS:
+        return _planned(analysis, target, method.importance, analysis.segmentation.segments, protected, seed), []
+    proposed = propose(analysis, target, protected)
+    rounds = min(len(batches), max(1, math.ceil(math.log2(len(proposed)))))
+    done = iter(range(1, rounds + 1))
+    tell(0, rounds, "batches")
+    proposals = select(
+        opened.model,
+        layers_of(opened.model, opened.stack.path),
+        batches,
+        opened.task,
+        proposed,
+        lambda: tell(next(done), rounds, "batches"),
+    )
+    return proposals[0].plan, proposals
+
+
+def control_plans(analysis: Analysis, count: int, method: Method, seed: int) -> dict[str, Plan]:
+    """The controls: as many layers, chosen without segments over the whole stack."""
+    whole = ((0, len(analysis.stack) - 1),)
+    protected = method.protected_in(len(analysis.stack))
+    target = Target("layers", count / len(analysis.stack))
+    return {
+        name: _planned(analysis, target, name, whole, set() if name == "last_layers" else protected, seed)
+        for name in CONTROLS
+    }
+
+
+def _planned(
+    analysis: Analysis,
+    target: Target,
+    criterion: str,
+    segments: Sequence[tuple[int, int]],
+    protected: set[int],
+    seed: int,
+) -> Plan:
+    sizes, total = analysis.stack.sizes(target.kind)
+    ranks = segment_ranks(analysis.scores(criterion, seed).tolist(), segments)
+    return plan(target, costs=costs_of_layers(ranks), sizes=sizes, total=total, segments=segments, protected=protected)

@@ -1,0 +1,25 @@
+"""How a job compares, groups and scores layers."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sglp_core.segmentation import Feature
+from sglp_core.similarity import Estimator, Kernel
+
+# Not a criterion: all criteria propose a plan, and the model says which proposal harms it least.
+PROPOSALS = "proposals"
+
+
+@dataclass(frozen=True)
+class Method:
+    """`importance` is a criterion, a control, or `proposals`; `protected` None keeps the first and the last layer."""
+
+    segments: int | Literal["auto"] = "auto"
+    feature: Feature = "rows"
+    importance: str = PROPOSALS
+    estimator: Estimator = "unbiased"
+    kernel: Kernel = "linear"
+    protected: tuple[int, ...] | None = None
+
+    def protected_in(self, count: int) -> set[int]:
+        return {0, count - 1} if self.protected is None else {i % count for i in self.protected}
