@@ -137,6 +137,8 @@ def compress(context: typer.Context) -> None:
 def _told_plainly() -> Iterator[None]:
     """What a user can cause or meet ends as one plain message; 130 is the status after Ctrl-C, 143 after SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # A script starts its background programs with SIGINT ignored, and they would not notice being interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:

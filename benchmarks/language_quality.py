@@ -1,0 +1,163 @@
+"""Which layers to remove from a language model: SGLP beside what others do, on held-out text.
+
+    python -m benchmarks.language_quality --data ../shared/data
+
+Nothing is repaired or healed here. Costs are forward passes over the calibration windows (a backward pass is two).
+"""
+
+import dataclasses
+import statistics
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks import blimp, rivals
+from client.demo import find_model
+from sglp_core.analysis import Analysis
+from sglp_core.calibration import Calibration, batches, text_windows
+from sglp_core.choosing import choose_plan, control_plans
+from sglp_core.evaluation import Quality, evaluate
+from sglp_core.layers import layers_of
+from sglp_core.method import PROPOSALS, Method
+from sglp_core.opening import Opened, open_model
+from sglp_core.pipeline import measure
+from sglp_core.preparing import Data
+from sglp_core.segmentation import Segmentation
+from sglp_core.surgery import bypassed
+from sglp_core.target import Target
+
+CACHE = Path("~/.cache/sglp").expanduser()
+ANALYSIS_PASSES = 3
+RANDOM_SEEDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A set of layers to remove, and the forward passes it took to find it."""
+
+    removed: tuple[int, ...]
+    passes: float
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with wikitext-2/ and blimp/.", exists=True)],
+    layers: Annotated[list[int], typer.Option(help="How many layers to remove; may be repeated.")] = [3, 6, 8, 10],  # noqa: B006
+    windows: Annotated[int, typer.Option(min=2, help="Calibration windows of 256 tokens.")] = 16,
+    judged: Annotated[int, typer.Option(min=1, help="Test windows of 256 tokens.")] = 16,
+    pairs: Annotated[int, typer.Option(min=0, help="BLiMP pairs of each paradigm.")] = 20,
+    seed: Annotated[int, typer.Option(help="Draws the calibration windows.")] = 0,
+    slow: Annotated[bool, typer.Option(help="Also leave-one-out and greedy, which need hundreds of passes.")] = True,
+) -> None:
+    """Print a table for every number of removed layers."""
+    calibration = Calibration(str(data / "wikitext-2/valid.txt"), windows, 256, 4, seed)
+    opened = open_model(find_model().as_uri(), None, calibration.sequence_length, CACHE, None, lambda _phase: None)
+    measured = text_windows(calibration.source, opened.processor, windows, 256, seed)
+    test = text_windows(str(data / "wikitext-2/test.txt"), opened.processor, judged, 256, 0)
+    given = Data(measured, None, calibration.batch_size, seed, "")
+    sentences = blimp.read_pairs(data / "blimp", pairs)
+
+    with Progress(console=Console(stderr=True)) as progress:
+        choices = _choices(opened, given, calibration, layers, slow, progress)
+        stack = layers_of(opened.model, opened.stack.path)
+        judge = list(batches(test, opened.task, opened.processor, 4, 0))
+        for count in layers:
+            sets = {name: choice.removed for name, choice in choices[count].items()}
+            quality = evaluate(opened.model, stack, judge, opened.task, sets)
+            grammar = {}
+            for name, removed in ({"dense": ()} | sets).items() if sentences else ():
+                with bypassed(stack, removed):
+                    grammar[name] = blimp.accuracy(opened.model, opened.processor, sentences)
+            progress.console.print(f"{count} removed: judged")
+            Console(width=150).print(_table(count, choices[count], quality, grammar))
+
+
+def _choices(
+    opened: Opened, given: Data, calibration: Calibration, counts: list[int], slow: bool, progress: Progress
+) -> dict[int, dict[str, Choice]]:
+    stack = layers_of(opened.model, opened.stack.path)
+    batch_list = given.calibration(opened)
+    total = len(stack)
+    method = Method()
+    analysis = measure(opened, given, method, calibration)
+    whole = dataclasses.replace(analysis, segmentation=Segmentation(((0, total - 1),), ()))
+    blocks = rivals.angular_blocks(opened.model, stack, batch_list, counts)
+    order: tuple[int, ...] = ()
+    if slow:
+        passes = rivals.greedy_passes(total, max(counts))
+        task = progress.add_task("greedy", total=passes)
+        single = rivals.leave_one_out(opened.model, stack, batch_list, lambda: progress.advance(task))
+        order = rivals.greedy(opened.model, stack, batch_list, max(counts), single, lambda: progress.advance(task))
+
+    found: dict[int, dict[str, Choice]] = {}
+    for count in counts:
+        target = Target("layers", count / total)
+
+        def by(importance: str, given_analysis: Analysis, target: Target = target) -> Choice:
+            plan, proposals = choose_plan(
+                opened, given_analysis, target, Method(importance=importance), batch_list, calibration.seed, _silent
+            )
+            # Every batch a proposal is seen on, and the dense model once a round.
+            seen = sum(p.batches for p in proposals) + max((p.batches for p in proposals), default=0)
+            return Choice(plan.removed_layers, ANALYSIS_PASSES + seen / len(batch_list))
+
+        rows = {
+            "SGLP (proposals)": by(PROPOSALS, analysis),
+            "SGLP (paper: grad_norm)": by("grad_norm", analysis),
+            "block_influence": dataclasses.replace(by("block_influence", whole), passes=1),
+            "angular block": Choice(blocks[count], 1),
+            "taylor": by("taylor", whole),
+            "first_order": by("first_order", whole),
+            "last_layers": Choice(tuple(range(total - count, total)), 0),
+        }
+        if slow:
+            cheapest = sorted(range(total), key=lambda i: float(single[i]))[:count]
+            rows["leave_one_out"] = Choice(tuple(sorted(cheapest)), total)
+            rows["greedy"] = Choice(tuple(sorted(order[:count])), rivals.greedy_passes(total, count))
+        for number in range(RANDOM_SEEDS):
+            control = control_plans(analysis, count, method, number)["random"]
+            rows[f"random {number}"] = Choice(control.removed_layers, 0)
+        found[count] = rows
+    return found
+
+
+def _table(count: int, choices: dict[str, Choice], quality: dict[str, Quality], grammar: dict[str, float]) -> Table:
+    table = Table(
+        "plan", "perplexity", "agreement", "KL", "BLiMP", "passes", "removed", title=f"{count} layers removed"
+    )
+    for name, found in quality.items():
+        if name.startswith("random"):
+            continue
+        choice = choices.get(name, Choice((), 0))
+        table.add_row(
+            name,
+            f"{found.perplexity:.4g}",
+            f"{found.agreement:.3f}",
+            f"{found.kl:.3f}",
+            f"{grammar[name]:.3f}" if grammar else "",
+            f"{choice.passes:.1f}",
+            ", ".join(map(str, choice.removed)),
+        )
+    drawn = [found for name, found in quality.items() if name.startswith("random")]
+    perplexities = [found.perplexity for found in drawn]
+    table.add_row(
+        f"random, median of {len(drawn)}",
+        f"{statistics.median(perplexities):.4g}",
+        f"{statistics.median(found.agreement for found in drawn):.3f}",
+        f"{statistics.median(found.kl for found in drawn):.3f}",
+        f"{statistics.median(v for n, v in grammar.items() if n.startswith('random')):.3f}" if grammar else "",
+        "0.0",
+        f"perplexity {min(perplexities):.4g}–{max(perplexities):.4g}",
+    )
+    return table
+
+
+def _silent(_done: int, _total: int, _unit: str) -> None:
+    """Plans are quick beside greedy; only that shows a bar."""
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,98 @@
+"""Depth pruning as others do it, for comparison: which layers each would remove, and what finding them costs.
+
+Costs are counted in forward passes over the whole calibration set; a backward pass counts as two.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sglp_core.evaluation import evaluate
+from sglp_core.layers import layer_input, layer_output
+from sglp_core.objectives import Batch, logits_of
+from sglp_core.surgery import bypassed
+
+
+def angular_blocks(
+    model: nn.Module, layers: nn.ModuleList, batches: Sequence[Batch], counts: Sequence[int]
+) -> dict[int, tuple[int, ...]]:
+    """The run of layers whose input and output lie at the smallest angle, at the last token of every window.
+
+    Gromov et al., "The Unreasonable Ineffectiveness of the Deeper Layers", arXiv 2403.17887. One forward pass.
+    """
+    angles = np.mean([_angles(_last_hidden(model, layers, batch)) for batch in batches], 0)
+    blocks = {}
+    for count in counts:
+        start = min(range(len(layers) - count + 1), key=lambda first: angles[first, first + count])
+        blocks[count] = tuple(range(start, start + count))
+    return blocks
+
+
+def leave_one_out(
+    model: nn.Module, layers: nn.ModuleList, batches: Sequence[Batch], on_pass: Callable[[], None]
+) -> np.ndarray:
+    """Perplexity with each single layer removed, `[L]`. One forward pass a layer."""
+    return np.array([_perplexity(model, layers, batches, (i,), on_pass) for i in range(len(layers))])
+
+
+def greedy(
+    model: nn.Module,
+    layers: nn.ModuleList,
+    batches: Sequence[Batch],
+    count: int,
+    first: np.ndarray,
+    on_pass: Callable[[], None],
+) -> tuple[int, ...]:
+    """Layers in the order in which removing one more harms perplexity least (SLEB, arXiv 2402.09025).
+
+    `first` is what `leave_one_out` found. One forward pass for each layer left, in each round.
+    """
+    removed = (int(np.argmin(first)),)
+    while len(removed) < count:
+        left = [i for i in range(len(layers)) if i not in removed]
+        removed = (*removed, min(left, key=lambda i: _perplexity(model, layers, batches, (*removed, i), on_pass)))
+    return removed
+
+
+def greedy_passes(layers: int, count: int) -> int:
+    """Forward passes of `greedy` for `count` of `layers` layers, its first round included."""
+    return sum(layers - removed for removed in range(count))
+
+
+def _perplexity(
+    model: nn.Module,
+    layers: nn.ModuleList,
+    batches: Sequence[Batch],
+    removed: tuple[int, ...],
+    on_pass: Callable[[], None],
+) -> float:
+    with bypassed(layers, removed):
+        found = evaluate(model, layers, batches, "causal_lm", {})["dense"].perplexity
+    on_pass()
+    return found
+
+
+@torch.no_grad()
+def _last_hidden(model: nn.Module, layers: nn.ModuleList, batch: Batch) -> Tensor:
+    """What enters every layer and leaves the last one, at the last token: `[L + 1, B, D]`."""
+    hidden: list[Tensor] = []
+
+    def keep(_module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
+        if not hidden:
+            hidden.append(layer_input(args, kwargs)[:, -1])
+        hidden.append(layer_output(output)[:, -1])
+
+    handles = [layer.register_forward_hook(keep, with_kwargs=True) for layer in layers]
+    logits_of(model, batch)
+    for handle in handles:
+        handle.remove()
+    return torch.stack(hidden).float()
+
+
+def _angles(hidden: Tensor) -> np.ndarray:
+    unit = nn.functional.normalize(hidden, dim=-1)
+    cosine = torch.einsum("ibd,jbd->ijb", unit, unit).clamp(-1, 1)
+    angles: np.ndarray = (cosine.arccos() / torch.pi).mean(-1).numpy()
+    return angles
