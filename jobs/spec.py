@@ -68,8 +68,8 @@ class TargetSpec(_Part):
 class MethodSpec(_Part):
     """How layers are compared, grouped and scored; `protected` layers stay (by default the first and the last).
 
-    With `importance: proposals` every criterion proposes a plan and the model says which one harms it least; `grad_norm`
-    is the paper's rule; `last_layers` and `random` are controls.
+    With `importance: proposals` every criterion proposes a plan and the model says which one harms it least;
+    `grad_norm` is the paper's rule; `last_layers` and `random` are controls.
     """
 
     segments: Annotated[int, Field(ge=1, strict=True)] | Literal["auto"] = "auto"
