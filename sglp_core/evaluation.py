@@ -1,4 +1,4 @@
-"""Quality before and after on held-out data: perplexity, agreement with the dense model and divergence from it.
+"""Quality before and after on held-out data: perplexity, accuracy, agreement with the dense model, divergence from it.
 
 Every variant (the plan and the controls at the same layer count) is the dense model with those layers bypassed, so one
 copy of the model serves them all; verification proves the written artifact equal to its bypassed form.
@@ -27,10 +27,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Quality:
-    """`perplexity` is exp of the mean nats a token; `agreement` the share of positions with the dense model's top-1;
-    `kl` the mean KL(dense ‖ variant) in nats."""
+    """`perplexity` is exp of the mean nats a position (a token, or an image); `accuracy` the share of positions whose
+    top-1 is the label; `agreement` the share with the dense model's top-1; `kl` the mean KL(dense ‖ variant) in nats.
+    """
 
     perplexity: float
+    accuracy: float
     agreement: float
     kl: float
 
@@ -50,7 +52,7 @@ def evaluate(
 ) -> dict[str, Quality]:
     """Quality of the dense model (under `dense`) and of each variant, a name for a set of removed layers."""
     names = ["dense", *variants]
-    sums = {name: torch.zeros(3, dtype=torch.float64) for name in names}
+    sums = {name: torch.zeros(4, dtype=torch.float64) for name in names}
     positions = 0
     for batch in batches:
         moved = batch.to(model.device)
@@ -71,12 +73,14 @@ def _log_probabilities(model: Any, batch: Batch, task: Task) -> tuple[Tensor, Te
 
 def _sums(dense: Tensor, variant: Tensor, labels: Tensor) -> Tensor:
     nats = -variant.gather(-1, labels[:, None]).double().sum()
-    agree = (dense.argmax(-1) == variant.argmax(-1)).double().sum()
+    top = variant.argmax(-1)
+    correct = (top == labels).double().sum()
+    agree = (dense.argmax(-1) == top).double().sum()
     divergence = nn.functional.kl_div(variant, dense, log_target=True, reduction="sum").double()
-    return torch.stack([nats, agree, divergence]).cpu()
+    return torch.stack([nats, correct, agree, divergence]).cpu()
 
 
 def _quality(total: Tensor, positions: int) -> Quality:
-    nats, agree, divergence = (float(x) / positions for x in total)
+    nats, correct, agree, divergence = (float(x) / positions for x in total)
     # Beyond e^700 a float64 overflows; the figure only says that the model is destroyed.
-    return Quality(math.exp(min(nats, 700)), agree, max(divergence, 0.0))
+    return Quality(math.exp(min(nats, 700)), correct, agree, max(divergence, 0.0))

@@ -17,7 +17,12 @@ def before_after(
     old, new = (each.to_dict() for each in quality)
     rows += [
         {"metric": name, "before": old[name], "after": new[name], "unit": unit}
-        for name, unit in (("perplexity", ""), ("agreement", "share of positions"), ("kl", "nats"))
+        for name, unit in (
+            ("perplexity", ""),
+            ("accuracy", "share of positions"),
+            ("agreement", "share of positions"),
+            ("kl", "nats"),
+        )
     ]
     for metric, unit in (
         ("weight_bytes", "bytes"),
@@ -76,11 +81,11 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         lines += [
             f"Held-out data: {report['evaluation']['description']}. At the same layer count:",
             "",
-            "| plan | removed layers | perplexity | agreement | KL |",
-            "|---|---|---:|---:|---:|",
+            "| plan | removed layers | perplexity | accuracy | agreement | KL |",
+            "|---|---|---:|---:|---:|---:|",
             *(
                 f"| {c['name']} | {', '.join(map(str, c['removed_layers']))} | {_cell(c['perplexity'])} "
-                f"| {_cell(c['agreement'])} | {_cell(c['kl'])} |"
+                f"| {_cell(c['accuracy'])} | {_cell(c['agreement'])} | {_cell(c['kl'])} |"
                 for c in report["controls"]
             ),
             "",

@@ -49,7 +49,7 @@ def log_probabilities(model: Any, keep: list[int], batch: Batch) -> tuple[np.nda
     return (logits - logits.logsumexp(-1, keepdim=True)).numpy(), labels[counted].numpy()
 
 
-def test_perplexity_agreement_and_divergence_equal_their_definitions(model: Any) -> None:
+def test_perplexity_accuracy_agreement_and_divergence_equal_their_definitions(model: Any) -> None:
     found = evaluate(model, model.model.layers, BATCHES, "causal_lm", {"pruned": [1, 2]})
     dense, labels = (
         np.concatenate(x) for x in zip(*(log_probabilities(model, [0, 1, 2, 3], b) for b in BATCHES), strict=True)
@@ -57,8 +57,10 @@ def test_perplexity_agreement_and_divergence_equal_their_definitions(model: Any)
     pruned, _ = (np.concatenate(x) for x in zip(*(log_probabilities(model, [0, 3], b) for b in BATCHES), strict=True))
     rows = np.arange(len(labels))
     assert found["dense"].perplexity == pytest.approx(np.exp(-dense[rows, labels].mean()), rel=1e-5)
+    assert found["dense"].accuracy == pytest.approx((dense.argmax(1) == labels).mean())
     assert (found["dense"].agreement, found["dense"].kl) == (1, pytest.approx(0, abs=1e-6))
     assert found["pruned"].perplexity == pytest.approx(np.exp(-pruned[rows, labels].mean()), rel=1e-5)
+    assert found["pruned"].accuracy == pytest.approx((pruned.argmax(1) == labels).mean())
     assert found["pruned"].agreement == pytest.approx((dense.argmax(1) == pruned.argmax(1)).mean())
     assert found["pruned"].kl == pytest.approx((np.exp(dense) * (dense - pruned)).sum(1).mean(), rel=1e-4)
 
@@ -69,4 +71,5 @@ def test_evaluating_leaves_the_model_whole(model: Any) -> None:
 
 
 def test_a_figure_that_is_not_finite_is_reported_as_none() -> None:
-    assert Quality(float("inf"), 0.5, float("nan")).to_dict() == {"perplexity": None, "agreement": 0.5, "kl": None}
+    found = Quality(float("inf"), 0.25, 0.5, float("nan"))
+    assert found.to_dict() == {"perplexity": None, "accuracy": 0.25, "agreement": 0.5, "kl": None}
