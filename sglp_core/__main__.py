@@ -11,6 +11,8 @@ from rich.table import Table
 
 import sglp_core
 from sglp_core import Calibration, Evaluation, Method, SGLPError, Target
+from sglp_core.method import PROPOSALS
+from sglp_core.report import cell
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 console = Console(stderr=True)
@@ -53,7 +55,7 @@ def compress(
     of: Annotated[
         Literal["parameters", "flops", "layers"], typer.Option(help="What the fraction is of")
     ] = "parameters",
-    importance: Annotated[str, typer.Option(help="Criterion inside segments")] = "grad_norm",
+    importance: Annotated[str, typer.Option(help="`proposals`, or one criterion inside the segments")] = PROPOSALS,
     calibration: Annotated[str, typer.Option(help="'self', or a .txt, .jsonl or .parquet file")] = "self",
     samples: Annotated[int, typer.Option(min=1)] = 64,
     sequence_length: Annotated[int, typer.Option(min=8)] = 256,
@@ -82,9 +84,9 @@ def compress(
         sys.exit(1)
     table = Table("", "before", "after")
     for row in report["table"]:
-        table.add_row(row["metric"], f"{row['before']:,.6g}", f"{row['after']:,.6g}")
+        table.add_row(row["metric"], cell(row["before"]), cell(row["after"]))
     console.print(table)
-    print(f'AutoModelForCausalLM.from_pretrained("{out / "model"}")')
+    print(f'transformers.{report["model"]["class"]}.from_pretrained("{out / "model"}")')
 
 
 if __name__ == "__main__":

@@ -78,6 +78,9 @@ def first_order_of_runs(trace: LayerTrace) -> np.ndarray:
 RUN_CRITERIA: dict[str, Callable[[LayerTrace], np.ndarray]] = {"first_order": first_order_of_runs}
 
 
+CONTROL_CRITERIA = ("last_layers", "random")
+
+
 def last_layers(count: int) -> np.ndarray:
     """A control: the later a layer, the less it is worth."""
     return np.arange(count, 0, -1).astype(np.float64)

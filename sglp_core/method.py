@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from sglp_core.importance import CONTROL_CRITERIA, CRITERIA
 from sglp_core.segmentation import Feature
 from sglp_core.similarity import Estimator, Kernel
 
@@ -20,6 +21,11 @@ class Method:
     estimator: Estimator = "unbiased"
     kernel: Kernel = "linear"
     protected: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        known = (PROPOSALS, *CRITERIA, *CONTROL_CRITERIA)
+        if self.importance not in known:
+            raise ValueError(f"importance must be one of {', '.join(known)}, not {self.importance!r}")
 
     def protected_in(self, count: int) -> set[int]:
         return {0, count - 1} if self.protected is None else {i % count for i in self.protected}

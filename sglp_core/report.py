@@ -61,7 +61,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
             "",
             "| | before | after |",
             "|---|---:|---:|",
-            *(f"| {r['metric']} | {_cell(r['before'])} | {_cell(r['after'])} |" for r in report["table"]),
+            *(f"| {r['metric']} | {cell(r['before'])} | {cell(r['after'])} |" for r in report["table"]),
             "",
         ]
     if report.get("proposals"):
@@ -71,7 +71,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
             "| proposed by | removed layers | KL | batches |",
             "|---|---|---:|---:|",
             *(
-                f"| {', '.join(p['proposed_by'])} | {', '.join(map(str, p['removed_layers']))} | {_cell(p['kl'])} "
+                f"| {', '.join(p['proposed_by'])} | {', '.join(map(str, p['removed_layers']))} | {cell(p['kl'])} "
                 f"| {p['batches']} |"
                 for p in report["proposals"]
             ),
@@ -84,8 +84,8 @@ def to_markdown(report: Mapping[str, Any]) -> str:
             "| plan | removed layers | perplexity | accuracy | agreement | KL |",
             "|---|---|---:|---:|---:|---:|",
             *(
-                f"| {c['name']} | {', '.join(map(str, c['removed_layers']))} | {_cell(c['perplexity'])} "
-                f"| {_cell(c['accuracy'])} | {_cell(c['agreement'])} | {_cell(c['kl'])} |"
+                f"| {c['name']} | {', '.join(map(str, c['removed_layers']))} | {cell(c['perplexity'])} "
+                f"| {cell(c['accuracy'])} | {cell(c['agreement'])} | {cell(c['kl'])} |"
                 for c in report["controls"]
             ),
             "",
@@ -115,7 +115,8 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cell(value: float | None) -> str:
+def cell(value: float | None) -> str:
+    """One figure as people read it."""
     if value is None:
         return "not finite"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

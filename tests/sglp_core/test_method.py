@@ -1,0 +1,13 @@
+import pytest
+
+from sglp_core.method import Method
+
+
+def test_an_unknown_importance_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="importance must be one of proposals, grad_norm.*not 'magic'"):
+        Method(importance="magic")
+
+
+def test_negative_protected_layers_count_from_the_end() -> None:
+    assert Method(protected=(1, -2)).protected_in(8) == {1, 6}
+    assert Method().protected_in(8) == {0, 7}
