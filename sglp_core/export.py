@@ -33,6 +33,11 @@ def write_model(model: Any, source: Source, directory: Path) -> None:
     directory.mkdir(parents=True)
     require_space(directory, int(weights * 1.02), "the compressed model")
     model.save_pretrained(directory)
+    carry_over(source, directory)
+
+
+def carry_over(source: Source, directory: Path) -> None:
+    """Copy everything that came with the original and does not depend on its layers, unchanged."""
     for pattern in CARRIED:
         for file in source.directory.glob(pattern):
             if file.is_file():

@@ -65,13 +65,16 @@ def check_safetensors(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
-        _refuse_pickle(path, start)
+        (length,) = struct.unpack("<Q", start.ljust(8, b"\xff"))
+        fits = length <= min(MAX_HEADER_BYTES, size - 8)
+        text = file.read(length) if fits else b""
+        # The length of a sound header may begin with the same two bytes as a pickle does.
+        if not text.startswith(b"{"):
+            _refuse_pickle(path, start)
         if len(start) < 8:
             raise UnsafeFormat(f"{path.name} is too short to be a safetensors file")
-        (length,) = struct.unpack("<Q", start)
-        if length > min(MAX_HEADER_BYTES, size - 8):
+        if not fits:
             raise UnsafeFormat(f"{path.name}: the header claims {length} bytes, the file has {size}")
-        text = file.read(length)
     try:
         header = json.loads(text, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:

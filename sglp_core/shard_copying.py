@@ -1,0 +1,125 @@
+"""Remove layers from a checkpoint on disk: the bytes of the kept tensors are copied to new shards, no model is built.
+
+Only names, headers and the configuration change, so the cost is that of copying files, and memory is a buffer.
+"""
+
+import errno
+import json
+import os
+import shutil
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import transformers
+
+from sglp_core.checkpoint import StoredTensor, layer_number, stack_prefix, stored_tensors
+from sglp_core.layers import model_class
+from sglp_core.sources import SAFETENSORS_BITS, require_space
+from sglp_core.surgery import renumber_config
+
+SHARD_BYTES = 5_000_000_000
+GENERATION = "generation_config.json"
+BUFFER_BYTES = 16 * 2**20
+# What the kernel answers where it cannot copy between these two files itself.
+NOT_IN_KERNEL = {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP}
+
+Named = tuple[str, StoredTensor]
+
+
+def copy_kept_layers(
+    source: Path, path: str, count: int, removed: Sequence[int], directory: Path, shard_bytes: int = SHARD_BYTES
+) -> dict[int, int]:
+    """Write weights and configuration of the model in `source` without the removed of its `count` layers at `path`.
+
+    Returns the map from old to new numbers of the layers that stay. A shard holds at most `shard_bytes`, or one larger
+    tensor. Raises `UnsupportedArchitecture` where names do not tell the layers, and `InsufficientStorage` before
+    anything is written where the disk cannot hold it.
+    """
+    kept = {old: new for new, old in enumerate(i for i in range(count) if i not in set(removed))}
+    tensors = stored_tensors(source)
+    prefix = stack_prefix((tensor.name for tensor in tensors), path, count)
+    named = list(_renumbered(tensors, prefix, kept))
+    directory.mkdir(parents=True, exist_ok=True)
+    require_space(directory, int(sum(tensor.size_bytes for _, tensor in named) * 1.02), "the compressed model")
+    _write_shards(named, directory, shard_bytes)
+    config = transformers.AutoConfig.from_pretrained(source)
+    renumber_config(config.get_text_config(), count, kept)
+    config.architectures = [model_class(config).__name__]
+    config.save_pretrained(directory)
+    if (source / GENERATION).is_file():
+        shutil.copyfile(source / GENERATION, directory / GENERATION)
+    return kept
+
+
+def _renumbered(tensors: Sequence[StoredTensor], prefix: str, kept: dict[int, int]) -> Iterator[Named]:
+    for tensor in tensors:
+        number = layer_number(tensor.name, prefix)
+        if number is None:
+            yield tensor.name, tensor
+        elif number in kept:
+            yield f"{prefix}.{kept[number]}{tensor.name[len(f'{prefix}.{number}') :]}", tensor
+
+
+def _write_shards(named: Sequence[Named], directory: Path, shard_bytes: int) -> None:
+    shards: list[list[Named]] = [[]]
+    filled = 0
+    for name, tensor in named:
+        if shards[-1] and filled + tensor.size_bytes > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append((name, tensor))
+        filled += tensor.size_bytes
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        only = len(shards) == 1
+        file = directory / ("model.safetensors" if only else f"model-{number:05}-of-{len(shards):05}.safetensors")
+        # Wide types first, as readers want every tensor at a multiple of its element size.
+        _write_shard(sorted(shard, key=lambda entry: -SAFETENSORS_BITS[entry[1].dtype]), file)
+        weight_map |= {name: file.name for name, _ in shard}
+    if len(shards) > 1:
+        total = sum(tensor.size_bytes for _, tensor in named)
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
+def _write_shard(shard: Sequence[Named], file: Path) -> None:
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in shard:
+        begin, end = end, end + tensor.size_bytes
+        header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb", buffering=0) as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        for source, begin, size in _runs(shard):
+            with source.open("rb", buffering=0) as original:
+                _copy_bytes(original.fileno(), out.fileno(), begin, size)
+
+
+def _runs(shard: Sequence[Named]) -> Iterator[tuple[Path, int, int]]:
+    """The byte ranges to copy, in order; neighbours that are neighbours in the source too are one range."""
+    file, begin, end = shard[0][1].file, shard[0][1].begin, shard[0][1].begin
+    for _, tensor in shard:
+        if (tensor.file, tensor.begin) != (file, end):
+            yield file, begin, end - begin
+            file, begin, end = tensor.file, tensor.begin, tensor.begin
+        end += tensor.size_bytes
+    yield file, begin, end - begin
+
+
+def _copy_bytes(source: int, target: int, begin: int, size: int) -> None:
+    """Copy a range to the target's end, inside the kernel where it can, without a round through this process."""
+    end = begin + size
+    while begin < end:
+        try:
+            copied = os.copy_file_range(source, target, end - begin, offset_src=begin)
+        except (OSError, AttributeError) as error:
+            # Only Linux has the call at all.
+            if isinstance(error, OSError) and error.errno not in NOT_IN_KERNEL:
+                raise
+            copied = os.write(target, os.pread(source, min(end - begin, BUFFER_BYTES), begin))
+        if not copied:
+            raise OSError(errno.EIO, "a weight file became shorter while it was copied")
+        begin += copied
