@@ -81,7 +81,11 @@ class MethodSpec(_Part):
 
 
 class CalibrationSpec(_Part):
-    """What the method measures on: text the model writes itself (`self`), or a `.txt`, `.jsonl` or `.parquet` file."""
+    """What the method measures on: text the model writes itself (`self`), or a file or folder.
+
+    Language models take `samples` windows of `sequence_length` tokens of a `.txt`, `.jsonl` or `.parquet` file; image
+    classifiers `samples` images of a folder of class folders, a `.zip` of one, or a `.parquet` file.
+    """
 
     source: Annotated[str, Field(max_length=2048), _data_source("self")] = "self"
     samples: Annotated[int, Field(ge=1, le=4096, strict=True)] = 64
@@ -91,7 +95,9 @@ class CalibrationSpec(_Part):
 
 
 class EvaluationSpec(_Part):
-    """What before and after are compared on: windows the plan never saw (`held_out`), or a file."""
+    """What before and after are compared on: samples the plan never saw (`held_out`), or a file or folder as for
+    calibration.
+    """
 
     source: Annotated[str, Field(max_length=2048), _data_source("held_out")] = "held_out"
     samples: Annotated[int, Field(ge=1, le=4096, strict=True)] = 16

@@ -56,10 +56,12 @@ def compress(
         Literal["parameters", "flops", "layers"], typer.Option(help="What the fraction is of")
     ] = "parameters",
     importance: Annotated[str, typer.Option(help="`proposals`, or one criterion inside the segments")] = PROPOSALS,
-    calibration: Annotated[str, typer.Option(help="'self', or a .txt, .jsonl or .parquet file")] = "self",
+    calibration: Annotated[
+        str, typer.Option(help="'self'; a .txt, .jsonl or .parquet file; or an image folder, a .zip of one or .parquet")
+    ] = "self",
     samples: Annotated[int, typer.Option(min=1)] = 64,
     sequence_length: Annotated[int, typer.Option(min=8)] = 256,
-    evaluation: Annotated[str, typer.Option(help="'held_out', or a text file")] = "held_out",
+    evaluation: Annotated[str, typer.Option(help="'held_out', or a source as for calibration")] = "held_out",
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Remove whole layers from a model and prove that the result loads."""

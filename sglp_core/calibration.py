@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 import torch
@@ -21,6 +21,8 @@ from sglp_core.errors import BadCalibration
 from sglp_core.objectives import IGNORED, Batch, Task
 from sglp_core.sources import within
 
+PROBE_ROWS = 2
+PROBE_TOKENS = 32
 MASKED_SHARE = 0.15
 UNMASKING_STEPS = 16
 # Writing keeps a KV cache but no activations for a backward pass, so more windows fit at once than when measuring.
@@ -30,9 +32,11 @@ Report = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Calibration:
-    """Where the calibration windows come from: `self`, or a `.txt`, `.jsonl` or `.parquet` file (path or file:// URI).
+    """Where the calibration data comes from: `self`, or a path or file:// URI.
 
-    `samples` windows of `sequence_length` tokens, `batch_size` at a time; everything drawn is drawn from `seed`.
+    Language models take `samples` windows of `sequence_length` tokens of a `.txt`, `.jsonl` or `.parquet` file; image
+    classifiers `samples` images of a folder of class folders, a `.zip` of one, or a `.parquet` file. `batch_size` at a
+    time; everything drawn is drawn from `seed`.
     """
 
     source: str = "self"
@@ -48,11 +52,18 @@ class Windows:
 
     input_ids: Tensor
     attention_mask: Tensor
+    noun: ClassVar[str] = "windows"
 
     @property
     def digest(self) -> str:
         ids, mask = self.input_ids.numpy().tobytes(), self.attention_mask.numpy().tobytes()
         return hashlib.sha256(ids + mask).hexdigest()
+
+    @property
+    def probe(self) -> dict[str, Tensor]:
+        """A short input for comparing logits: the starts of two windows that carry no padding there."""
+        ids = self.input_ids[:PROBE_ROWS, :PROBE_TOKENS]
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -62,6 +73,9 @@ class Windows:
             Windows(self.input_ids[:first], self.attention_mask[:first]),
             Windows(self.input_ids[first:], self.attention_mask[first:]),
         )
+
+    def batches(self, task: Task, processor: Any, batch_size: int, seed: int) -> Iterator[Batch]:
+        return batches(self, task, processor, batch_size, seed)
 
 
 def text_windows(
@@ -75,7 +89,7 @@ def text_windows(
     body = length - len(prefix) - len(suffix)
     if body < 2:
         raise BadCalibration(f"a window of {length} tokens leaves no room beside the tokenizer's special tokens")
-    documents = [text for text in read_texts(_local(source, roots)) if text.strip()]
+    documents = [text for text in read_texts(local_path(source, roots)) if text.strip()]
     if not documents:
         raise BadCalibration(f"{source} holds no text")
     # One document after another, as language models are trained; the separator is the tokenizer's own end token.
@@ -99,8 +113,6 @@ def self_written_windows(
     A causal model samples from its own distribution after one random start token; a masked model fills in all-masked
     windows a sixteenth at a time. Reproducible for one seed on one kind of device.
     """
-    if task == "classification":
-        raise BadCalibration("an image model cannot write its own calibration data")
     prefix, suffix = special_tokens(tokenizer)
     body = calibration.sequence_length - len(prefix) - len(suffix)
     if body < 2:
@@ -161,7 +173,8 @@ def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     return [], []
 
 
-def _local(source: str, roots: Sequence[Path] | None) -> Path:
+def local_path(source: str, roots: Sequence[Path] | None) -> Path:
+    """A data source given as a path or a `file://` URI; refuses one outside `roots`."""
     parts = urlsplit(source)
     return within(Path(unquote(parts.path)) if parts.scheme == "file" else Path(source), roots)
 

@@ -15,6 +15,7 @@ import torch
 import transformers
 
 from sglp_core.fresh_process import call, serve
+from sglp_core.images import image_shape
 from sglp_core.layers import example_inputs
 
 REPEATS = 5
@@ -73,7 +74,10 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
     if torch.cuda.is_available():
         model.cuda()
     load_seconds = time.perf_counter() - begin
-    inputs = example_inputs(model, request["sequence_length"])
+    shape = None
+    if model.main_input_name == "pixel_values":
+        shape = image_shape(transformers.AutoImageProcessor.from_pretrained(directory))
+    inputs = example_inputs(model, request["sequence_length"], shape)
 
     def wait() -> None:
         if torch.cuda.is_available():

@@ -4,6 +4,7 @@ The rule is structural: the stack is the one outermost `ModuleList` with as many
 layers. Everything here works on the meta device, from the configuration alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +93,9 @@ def layers_of(model: nn.Module, path: str) -> nn.ModuleList:
     return stack
 
 
-def measure_stack(config: transformers.PretrainedConfig, sequence_length: int) -> LayerStack:
+def measure_stack(
+    config: transformers.PretrainedConfig, sequence_length: int, image_shape: Sequence[int] | None = None
+) -> LayerStack:
     """Parameters and forward FLOPs per layer and for the whole model, from the configuration alone.
 
     Raises `UnsupportedArchitecture` where no single stack is found or a layer changes the shape of its input.
@@ -100,7 +103,7 @@ def measure_stack(config: transformers.PretrainedConfig, sequence_length: int) -
     model = meta_model(config)
     path = find_stack(model)
     modules = layers_of(model, path)
-    inputs = example_inputs(model, sequence_length)
+    inputs = example_inputs(model, sequence_length, image_shape)
     shapes: list[tuple[torch.Size, torch.Size]] = []
 
     def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -144,15 +147,19 @@ def meta_model(config: transformers.PretrainedConfig) -> transformers.PreTrained
         raise UnsupportedArchitecture(f"the model cannot be built from its config.json: {error}") from error
 
 
-def example_inputs(model: transformers.PreTrainedModel, sequence_length: int) -> dict[str, Tensor]:
-    """One all-zero input on the model's device, in the form its first modality takes."""
+def example_inputs(
+    model: transformers.PreTrainedModel, sequence_length: int, image_shape: Sequence[int] | None = None
+) -> dict[str, Tensor]:
+    """One all-zero input on the model's device, in the form its first modality takes.
+
+    `image_shape` is (channels, height, width) of one image; without it the configuration must know the size.
+    """
     device = model.device
     if model.main_input_name == "pixel_values":
-        size = model.config.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return {
-            "pixel_values": torch.zeros(1, model.config.num_channels, height, width, device=device, dtype=model.dtype)
-        }
+        if image_shape is None:
+            size = model.config.image_size
+            image_shape = (model.config.num_channels, *((size, size) if isinstance(size, int) else size))
+        return {"pixel_values": torch.zeros(1, *image_shape, device=device, dtype=model.dtype)}
     return {"input_ids": torch.zeros(1, sequence_length, dtype=torch.long, device=device)}
 
 

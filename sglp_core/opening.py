@@ -8,8 +8,9 @@ from typing import Any
 import torch
 import transformers
 
-from sglp_core.errors import UnsupportedArchitecture
+from sglp_core.errors import ModelNotFound, UnsupportedArchitecture
 from sglp_core.fetching import Fetched, fetch
+from sglp_core.images import image_shape
 from sglp_core.layers import LayerStack, measure_stack, model_class
 from sglp_core.objectives import Task, task_of
 from sglp_core.sources import Source, open_source
@@ -55,9 +56,22 @@ def open_model(
         ) from error
     stock = model_class(config)
     task = task_of(stock)
-    stack = measure_stack(config, sequence_length)
+    processor = _processor(task, source.directory)
+    shape = image_shape(processor) if task == "classification" else None
+    stack = measure_stack(config, sequence_length, shape)
     model = stock.from_pretrained(source.directory, dtype="auto").eval()
     if torch.cuda.is_available():
         model.cuda()
-    auto = transformers.AutoImageProcessor if task == "classification" else transformers.AutoTokenizer
-    return Opened(fetched, source, stack, task, stock.__name__, model, auto.from_pretrained(source.directory))
+    return Opened(fetched, source, stack, task, stock.__name__, model, processor)
+
+
+def _processor(task: Task, directory: Path) -> Any:
+    if task != "classification":
+        return transformers.AutoTokenizer.from_pretrained(directory)
+    try:
+        return transformers.AutoImageProcessor.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        raise ModelNotFound(
+            "the model directory has no image processor (preprocessor_config.json) that transformers knows, so how "
+            f"images are to be resized and normalised is not known: {error}"
+        ) from error

@@ -1,29 +1,40 @@
-"""Calibration and held-out data for one job: which windows the plan may see, and which it never sees."""
+"""Calibration and held-out data for one job: which samples the plan may see, and which it never sees."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
-import torch
 from torch import Tensor
 
-from sglp_core.calibration import Calibration, Windows, batches, self_written_windows, text_windows
+from sglp_core.calibration import Calibration, self_written_windows, text_windows
 from sglp_core.errors import BadCalibration
 from sglp_core.evaluation import Evaluation
-from sglp_core.objectives import Batch
+from sglp_core.images import read_images
+from sglp_core.objectives import Batch, Task
 from sglp_core.opening import Opened
 
-PROBE_ROWS = 2
-PROBE_TOKENS = 32
+
+class Samples(Protocol):
+    """What a model is measured and judged on: token windows or images, in the order they were drawn."""
+
+    @property
+    def noun(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def probe(self) -> dict[str, Tensor]: ...
+    def __len__(self) -> int: ...
+    def split(self, first: int) -> tuple[Self, Self]: ...
+    def batches(self, task: Task, processor: Any, batch_size: int, seed: int) -> Iterator[Batch]: ...
 
 
 @dataclass(frozen=True)
 class Data:
-    """Windows to measure on and windows to judge on; `description` says where the latter come from."""
+    """Samples to measure on and samples to judge on; `description` says where the latter come from."""
 
-    measured: Windows
-    held_out: Windows | None
+    measured: Samples
+    held_out: Samples | None
     batch_size: int
     seed: int
     description: str
@@ -38,16 +49,15 @@ class Data:
 
     @property
     def probe(self) -> dict[str, Tensor]:
-        """A short input for comparing logits: the starts of two windows that carry no padding there."""
-        ids = self.measured.input_ids[:PROBE_ROWS, :PROBE_TOKENS]
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        """A small input for comparing logits."""
+        return self.measured.probe
 
     def calibration(self, opened: Opened) -> list[Batch]:
-        return list(batches(self.measured, opened.task, opened.processor, self.batch_size, self.seed))
+        return list(self.measured.batches(opened.task, opened.processor, self.batch_size, self.seed))
 
     def evaluation(self, opened: Opened) -> list[Batch]:
         assert self.held_out is not None
-        return list(batches(self.held_out, opened.task, opened.processor, self.batch_size, self.seed + 1))
+        return list(self.held_out.batches(opened.task, opened.processor, self.batch_size, self.seed + 1))
 
 
 def prepare(
@@ -57,40 +67,40 @@ def prepare(
     roots: Sequence[Path] | None,
     report: Any,
 ) -> Data:
-    """Calibration windows, and held-out ones where an evaluation is wanted. Raises `BadCalibration`."""
+    """Calibration samples, and held-out ones where an evaluation is wanted. Raises `BadCalibration`."""
     wanted = evaluation.samples if evaluation and evaluation.source == "held_out" else 0
-    windows = _windows(opened, calibration, calibration.samples + wanted, roots, report)
-    if len(windows) <= wanted:
-        # A short text still leaves half of its windows to judge on.
-        wanted = len(windows) // 2
-    measured, held_out = windows.split(len(windows) - wanted)
-    description = f"{len(held_out)} windows of the calibration source that were not measured"
+    samples = _samples(opened, calibration, calibration.source, calibration.samples + wanted, roots, report)
+    if len(samples) <= wanted:
+        # A short source still leaves half of its samples to judge on.
+        wanted = len(samples) // 2
+    measured, held_out = samples.split(len(samples) - wanted)
+    description = f"{len(held_out)} {held_out.noun} of the calibration source that were not measured"
+    if evaluation and evaluation.source == "self":
+        raise BadCalibration("a model is not judged on what it wrote itself; give a file, or 'held_out'")
     if evaluation and evaluation.source != "held_out":
-        held_out = text_windows(
-            evaluation.source,
-            opened.processor,
-            evaluation.samples,
-            calibration.sequence_length,
-            calibration.seed,
-            roots,
-        )
-        description = f"{len(held_out)} windows of {Path(evaluation.source).name}"
+        held_out = _samples(opened, calibration, evaluation.source, evaluation.samples, roots, report)
+        description = f"{len(held_out)} {held_out.noun} of {Path(evaluation.source).name}"
     if not len(measured) or (evaluation and not len(held_out)):
-        raise BadCalibration("the calibration text is too short for both measuring and judging; give more text")
+        raise BadCalibration("the calibration data is too little for both measuring and judging; give more")
     return Data(measured, held_out if evaluation else None, calibration.batch_size, calibration.seed, description)
 
 
-def _windows(
-    opened: Opened, calibration: Calibration, count: int, roots: Sequence[Path] | None, report: Any
-) -> Windows:
+def _samples(
+    opened: Opened, calibration: Calibration, source: str, count: int, roots: Sequence[Path] | None, report: Any
+) -> Samples:
+    samples: Samples
     if opened.task == "classification":
-        raise BadCalibration("image models need images to measure on, and image data is not read yet")
-    if calibration.source == "self":
+        if source == "self":
+            raise BadCalibration(
+                "an image model cannot write its own calibration data; give a folder of class folders, a .zip of one, "
+                "or a .parquet file with images"
+            )
+        samples = read_images(source, opened.model, opened.processor, count, calibration.seed, roots)
+    elif source == "self":
         return self_written_windows(
             opened.model, opened.processor, opened.task, calibration, count, calibration.seed, report
         )
-    windows = text_windows(
-        calibration.source, opened.processor, count, calibration.sequence_length, calibration.seed, roots
-    )
-    report(len(windows), len(windows), "windows")
-    return windows
+    else:
+        samples = text_windows(source, opened.processor, count, calibration.sequence_length, calibration.seed, roots)
+    report(len(samples), len(samples), samples.noun)
+    return samples

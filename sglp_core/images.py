@@ -1,0 +1,121 @@
+"""Images as an image classifier takes them: preprocessed by the model's own processor, each with its class."""
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sglp_core.calibration import local_path
+from sglp_core.errors import BadCalibration
+from sglp_core.image_files import ImageFile, read_image_files
+from sglp_core.objectives import Batch, Task
+
+# What a photograph may decode to; a small file can claim far more.
+MAX_PIXELS = 100_000_000
+PROBE_IMAGES = 2
+LABELLED_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Images:
+    """Preprocessed images `[N, C, H, W]` float32 with their classes `[N]`; `noun` says how those were found."""
+
+    pixel_values: Tensor
+    labels: Tensor
+    noun: str
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.pixel_values.numpy().tobytes() + self.labels.numpy().tobytes()).hexdigest()
+
+    @property
+    def probe(self) -> dict[str, Tensor]:
+        """Two images for comparing logits."""
+        return {"pixel_values": self.pixel_values[:PROBE_IMAGES]}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def split(self, first: int) -> tuple["Images", "Images"]:
+        return (
+            Images(self.pixel_values[:first], self.labels[:first], self.noun),
+            Images(self.pixel_values[first:], self.labels[first:], self.noun),
+        )
+
+    def batches(self, _task: Task, _processor: Any, batch_size: int, _seed: int) -> Iterator[Batch]:
+        for pixels, labels in zip(self.pixel_values.split(batch_size), self.labels.split(batch_size), strict=True):
+            yield Batch({"pixel_values": pixels}, labels)
+
+
+def read_images(
+    source: str, model: Any, processor: Any, count: int, seed: int, roots: Sequence[Path] | None = None
+) -> Images:
+    """Up to `count` images of a user's folder, zip or Parquet file, in an order drawn from the seed.
+
+    Class names are looked up in the model's `label2id`; where the model knows none of them and there are as many as it
+    has classes, they are numbered in sorted order. Images without a label get the dense model's own prediction, so that
+    accuracy on them is agreement with the dense model. Raises `BadCalibration`.
+    """
+    files = read_image_files(local_path(source, roots), count, seed, roots)
+    if not files.chosen:
+        raise BadCalibration(f"{Path(source).name} holds no images")
+    pixel_values = torch.cat([_pixels(file, processor).to(model.dtype) for file in files.chosen])
+    if files.chosen[0].label is None:
+        return Images(pixel_values, _predicted(model, pixel_values), "images labelled by the dense model itself")
+    numbers, noun = _numbers(files.class_names, model.config)
+    labels = [file.label if isinstance(file.label, int) else numbers[str(file.label)] for file in files.chosen]
+    wrong = sorted({label for label in labels if not 0 <= label < model.config.num_labels})
+    if wrong:
+        raise BadCalibration(f"the model has {model.config.num_labels} classes, the images have labels {wrong[:5]}")
+    return Images(pixel_values, torch.tensor(labels), noun)
+
+
+def image_shape(processor: Any) -> tuple[int, ...]:
+    """(channels, height, width) of what the processor makes of a square image."""
+    return tuple(processor(Image.new("RGB", (256, 256)), return_tensors="pt")["pixel_values"].shape[1:])
+
+
+def _pixels(file: ImageFile, processor: Any) -> Tensor:
+    try:
+        with Image.open(io.BytesIO(file.content)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BadCalibration(f"{file.name} has {image.width} × {image.height} pixels, more than {MAX_PIXELS:,}")
+            pixels: Tensor = processor(image.convert("RGB"), return_tensors="pt")["pixel_values"]
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadCalibration(f"{file.name} cannot be read as an image: {error}") from error
+    return pixels
+
+
+def _numbers(class_names: Sequence[str], config: Any) -> tuple[dict[str, int], str]:
+    """The number of every class name, and what the images are to be called for it."""
+    known = {_folded(name): number for name, number in config.label2id.items()}
+    unknown = [name for name in class_names if _folded(name) not in known]
+    if not unknown:
+        return {name: known[_folded(name)] for name in class_names}, "images with their classes by name"
+    if len(unknown) < len(class_names):
+        raise BadCalibration(f"the model's label2id has no class named {', '.join(unknown[:5])}")
+    if len(class_names) != config.num_labels:
+        raise BadCalibration(
+            f"the images have {len(class_names)} classes ({', '.join(class_names[:5])} …) whose names the model does "
+            f"not know, and it has {config.num_labels}; name the folders as in its label2id, or put all images in one "
+            "folder to use the model's own predictions as labels"
+        )
+    return {
+        name: number for number, name in enumerate(sorted(class_names))
+    }, "images with their classes numbered in sorted order"
+
+
+def _folded(name: str) -> str:
+    return name.casefold().replace("_", " ")
+
+
+@torch.no_grad()
+def _predicted(model: Any, pixel_values: Tensor) -> Tensor:
+    parts = [model(pixel_values=part.to(model.device)).logits for part in pixel_values.split(LABELLED_AT_ONCE)]
+    return torch.cat(parts).argmax(-1).cpu()
