@@ -4,7 +4,7 @@ from sglp_core.method import Method
 
 
 def test_an_unknown_importance_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="importance must be one of proposals, grad_norm.*not 'magic'"):
+    with pytest.raises(ValueError, match=r"importance must be one of proposals, grad_norm.*not 'magic'"):
         Method(importance="magic")
 
 
