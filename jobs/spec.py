@@ -69,7 +69,8 @@ class MethodSpec(_Part):
     """How layers are compared, grouped and scored; `protected` layers stay (by default the first and the last).
 
     With `importance: proposals` every criterion proposes a plan and the model says which one harms it least;
-    `grad_norm` is the paper's rule; `last_layers` and `random` are controls.
+    `grad_norm` is the paper's rule; `last_layers` and `random` are controls. `repair` folds what the removed layers
+    did into weights that stay, where held-out calibration data approves.
     """
 
     segments: Annotated[int, Field(ge=1, strict=True)] | Literal["auto"] = "auto"
@@ -77,6 +78,7 @@ class MethodSpec(_Part):
     importance: Importance = "proposals"
     estimator: Literal["unbiased", "biased"] = "unbiased"
     kernel: Literal["linear", "rbf"] = "linear"
+    repair: Literal["none", "compensate", "least_squares", "auto"] = "none"
     protected: Annotated[tuple[Annotated[int, Field(strict=True)], ...], Field(max_length=1000)] | None = None
 
 

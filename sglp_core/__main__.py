@@ -56,6 +56,10 @@ def compress(
         Literal["parameters", "flops", "layers"], typer.Option(help="What the fraction is of")
     ] = "parameters",
     importance: Annotated[str, typer.Option(help="`proposals`, or one criterion inside the segments")] = PROPOSALS,
+    repair: Annotated[
+        Literal["none", "compensate", "least_squares", "auto"],
+        typer.Option(help="Make up for the removed layers in weights that stay, without training"),
+    ] = "none",
     calibration: Annotated[
         str, typer.Option(help="'self'; a .txt, .jsonl or .parquet file; or an image folder, a .zip of one or .parquet")
     ] = "self",
@@ -75,7 +79,7 @@ def compress(
                 model,
                 target,
                 out,
-                method=Method(importance=importance),
+                method=Method(importance=importance, repair=repair),
                 calibration=Calibration(calibration, samples, sequence_length, seed=seed),
                 evaluation=Evaluation(evaluation),
                 observer=bars,

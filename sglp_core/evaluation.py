@@ -1,12 +1,14 @@
 """Quality before and after on held-out data: perplexity, accuracy, agreement with the dense model, divergence from it.
 
-Every variant (the plan and the controls at the same layer count) is the dense model with those layers bypassed, so one
-copy of the model serves them all; verification proves the written artifact equal to its bypassed form.
+Every variant (the plan and the controls at the same layer count) is the dense model with those layers bypassed and, for
+a repaired one, a few weights swapped, so one copy of the model serves them all; verification proves the written
+artifact equal to its bypassed form.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from sglp_core.objectives import Batch, Task, aligned, logits_of
 from sglp_core.surgery import bypassed
+from sglp_core.weights import Changes, swapped
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,12 @@ def evaluate(
     task: Task,
     variants: Mapping[str, Sequence[int]],
     on_batch: Callable[[], None] = lambda: None,
+    weights: Mapping[str, Changes] = MappingProxyType({}),
 ) -> dict[str, Quality]:
-    """Quality of the dense model (under `dense`) and of each variant, a name for a set of removed layers."""
+    """Quality of the dense model (under `dense`) and of each variant, a name for a set of removed layers.
+
+    Variants named in `weights` are judged with those weights changed.
+    """
     names = ["dense", *variants]
     sums = {name: torch.zeros(4, dtype=torch.float64) for name in names}
     positions = 0
@@ -60,7 +67,7 @@ def evaluate(
         positions += len(labels)
         sums["dense"] += _sums(dense, dense, labels)
         for name, removed in variants.items():
-            with bypassed(layers, removed):
+            with bypassed(layers, removed), swapped(model, weights.get(name, {})):
                 sums[name] += _sums(dense, _log_probabilities(model, moved, task)[0], labels)
         on_batch()
     return {name: _quality(total, positions) for name, total in sums.items()}

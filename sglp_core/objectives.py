@@ -31,6 +31,10 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         return Batch({name: tensor.to(device) for name, tensor in self.inputs.items()}, self.labels.to(device))
 
+    def rows(self, first: int, end: int) -> "Batch":
+        """The samples from `first` to before `end`."""
+        return Batch({name: tensor[first:end] for name, tensor in self.inputs.items()}, self.labels[first:end])
+
 
 def task_of(model_class: type[transformers.PreTrainedModel]) -> Task:
     """The task of a stock class, by transformers' own tables; raises `UnsupportedArchitecture` where it has no head."""

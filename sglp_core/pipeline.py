@@ -24,12 +24,14 @@ from sglp_core.method import Method
 from sglp_core.opening import Opened, open_model
 from sglp_core.planning import Plan
 from sglp_core.preparing import Data, prepare
+from sglp_core.repair import repair
 from sglp_core.segmentation import segment
 from sglp_core.similarity import SimilarityAccumulator
 from sglp_core.surgery import bypassed, remove_layers
 from sglp_core.target import Target
 from sglp_core.tracing import trace
 from sglp_core.verification import Written, probe_logits, require, verify
+from sglp_core.weights import apply, swapped
 
 DEFAULT_CACHE = Path("~/.cache/sglp")
 
@@ -116,6 +118,18 @@ def compress(
         observer.planned(chosen.to_dict())
 
     layers = layers_of(opened.model, opened.stack.path)
+    tell = _reporter(observer, "repairing")
+    repaired = repair(
+        opened.model,
+        opened.stack.path,
+        data.calibration(opened),
+        opened.task,
+        chosen.removed_layers,
+        method.repair,
+        lambda done, total: tell(done, total, "cuts"),
+    )
+
+    unrepaired = {"pruned": chosen.removed_layers} if repaired.changes else {}
     tell = _reporter(observer, "evaluating")
     batches = data.evaluation(opened)
     done = iter(range(1, len(batches) + 1))
@@ -125,16 +139,18 @@ def compress(
         layers,
         batches,
         opened.task,
-        {name: p.removed_layers for name, p in plans.items()},
+        {name: p.removed_layers for name, p in plans.items()} | unrepaired,
         lambda: tell(next(done), len(batches), "batches"),
+        weights={"sglp": repaired.changes},
     )
 
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as name:
         scratch = Path(name)
         with _phase(observer, "pruning"):
-            with bypassed(layers, chosen.removed_layers):
+            with bypassed(layers, chosen.removed_layers), swapped(opened.model, repaired.changes):
                 expected = probe_logits(opened.model, data.probe)
+            apply(opened.model, repaired.changes)
             layer_map = remove_layers(opened.model, opened.stack.path, chosen.removed_layers)
             found = probe_logits(opened.model, data.probe)
             export.write_model(opened.model, opened.source, output / "model")
@@ -165,6 +181,8 @@ def compress(
         "plan": chosen.to_dict(),
         "proposals": [proposal.to_dict() for proposal in proposals],
         "table": report.before_after(remaining, (quality["dense"], quality["sglp"]), (dense_cost, pruned_cost)),
+        "stages": report.stages(quality),
+        "repair": repaired.to_dict(),
         "controls": report.controls(quality, {n: p.removed_layers for n, p in plans.items()}),
         "evaluation": {**asdict(evaluation), "description": data.description, "digest": data.evaluation_digest},
         "verification": proof.to_dict(),

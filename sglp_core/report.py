@@ -50,6 +50,14 @@ def controls(quality: Mapping[str, Quality], removed: Mapping[str, tuple[int, ..
     ]
 
 
+def stages(quality: Mapping[str, Quality]) -> list[dict[str, Any]]:
+    """Quality after each step that changed the model, in order; without a step for repairs that changed nothing."""
+    order = {"dense": "dense"} | (
+        {"pruned": "pruned", "sglp": "repaired"} if "pruned" in quality else {"sglp": "pruned"}
+    )
+    return [{"stage": stage, **quality[name].to_dict()} for name, stage in order.items()]
+
+
 def to_markdown(report: Mapping[str, Any]) -> str:
     """The report as a page: what was asked, what was done, before and after, controls, proof."""
     lines = [f"# {report['model']['origin']}", ""]
@@ -77,6 +85,8 @@ def to_markdown(report: Mapping[str, Any]) -> str:
             ),
             "",
         ]
+    if report.get("repair", {}).get("attempts"):
+        lines += _repair(report)
     if report.get("controls"):
         lines += [
             f"Held-out data: {report['evaluation']['description']}. At the same layer count:",
@@ -113,6 +123,34 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _repair(report: Mapping[str, Any]) -> list[str]:
+    repair = report["repair"]
+    return [
+        f"Repairs, fitted on {repair['fitted_windows']} calibration windows and judged on {repair['judged_windows']} "
+        f"others; {len(repair['changed_tensors'])} tensors changed:",
+        "",
+        "| removed run | repair | loss | KL | |",
+        "|---|---|---:|---:|---|",
+        *(
+            f"| {a['cut'][0]}–{a['cut'][1]} | {a['kind']} | {cell(a['loss_before'])} → {cell(a['loss_after'])} "
+            f"| {cell(a['kl_before'])} → {cell(a['kl_after'])} | {'accepted' if a['accepted'] else a['reason']} |"
+            if a["built"]
+            else f"| {a['cut'][0]}–{a['cut'][1]} | {a['kind']} | | | {a['reason']} |"
+            for a in repair["attempts"]
+        ),
+        "",
+        "On the held-out data, without and with them:",
+        "",
+        "| | perplexity | agreement | KL |",
+        "|---|---:|---:|---:|",
+        *(
+            f"| {s['stage']} | {cell(s['perplexity'])} | {cell(s['agreement'])} | {cell(s['kl'])} |"
+            for s in report["stages"]
+        ),
+        "",
+    ]
 
 
 def cell(value: float | None) -> str:

@@ -92,8 +92,8 @@ def verify(artifacts: Sequence[Written], scratch: Path) -> list[Verification]:
             Verification(
                 missing=tuple(answer["missing"]),
                 unexpected=tuple(answer["unexpected"]),
-                reload_difference=_difference(reloaded, written.pruned_logits),
-                bypass_difference=_difference(written.pruned_logits, written.bypassed_logits),
+                reload_difference=difference(reloaded, written.pruned_logits),
+                bypass_difference=difference(written.pruned_logits, written.bypassed_logits),
                 tolerance=TOLERANCES[written.pruned_logits.dtype],
                 cached_decoding_equal=answer["cached_decoding_equal"],
             )
@@ -107,7 +107,8 @@ def require(verification: Verification) -> None:
         raise VerificationFailed("the written model is not the planned one: " + "; ".join(verification.problems))
 
 
-def _difference(a: Tensor, b: Tensor) -> float:
+def difference(a: Tensor, b: Tensor) -> float:
+    """The largest difference of two sets of logits, relative to the largest of the second."""
     if a.shape != b.shape:
         return float("inf")
     scale = b.float().abs().max().clamp_min(1e-30)

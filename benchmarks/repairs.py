@@ -1,0 +1,96 @@
+"""What repairs give back on a real language model, for given sets of removed layers, on held-out text.
+
+python -m benchmarks.repairs --data ../shared/data
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from client.demo import find_model
+from sglp_core.calibration import batches, text_windows
+from sglp_core.evaluation import Quality, evaluate
+from sglp_core.layers import layers_of
+from sglp_core.objectives import Batch
+from sglp_core.opening import Opened, open_model
+from sglp_core.repair import Repaired, repair
+
+CACHE = Path("~/.cache/sglp").expanduser()
+
+
+def repaired_quality(
+    opened: Opened,
+    calibration: Sequence[Batch],
+    judged: Sequence[Batch],
+    sets: Mapping[str, tuple[int, ...]],
+    kinds: Sequence[Any] = ("compensate", "least_squares", "auto"),
+) -> tuple[dict[str, dict[str, Quality]], dict[str, dict[str, Repaired]]]:
+    """For each named set of removed layers, quality by kind of repair (`none` too) on `judged`; and the repairs."""
+    quality: dict[str, dict[str, Quality]] = {}
+    repairs: dict[str, dict[str, Repaired]] = {}
+    for name, removed in sets.items():
+        repairs[name] = {
+            kind: repair(opened.model, opened.stack.path, calibration, opened.task, removed, kind) for kind in kinds
+        }
+        quality[name] = evaluate(
+            opened.model,
+            layers_of(opened.model, opened.stack.path),
+            judged,
+            opened.task,
+            dict.fromkeys(("none", *kinds), removed),
+            weights={kind: found.changes for kind, found in repairs[name].items()},
+        )
+    return quality, repairs
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with wikitext-2/.", exists=True)],
+    removed: Annotated[list[str], typer.Option(help="Layers to remove, as 3,4,5; may be repeated.")] = [  # noqa: B006
+        "12,13,14,15,16,17",
+        "10,11,12,13,14,15",
+        "4,8,12,16,20,24",
+    ],
+    kinds: Annotated[list[str], typer.Option(help="Kinds of repair.")] = ["compensate", "least_squares", "auto"],  # noqa: B006
+    windows: Annotated[
+        int, typer.Option(min=2, help="Calibration windows of 256 tokens, a quarter of them judges.")
+    ] = 32,
+    judged: Annotated[int, typer.Option(min=1, help="Test windows of 256 tokens.")] = 8,
+    seed: Annotated[int, typer.Option(help="Draws the calibration windows.")] = 0,
+) -> None:
+    """Print quality without and with each kind of repair, and what became of each attempt."""
+    console = Console(width=140)
+    opened = open_model(find_model().as_uri(), None, 256, CACHE, None, lambda _phase: None)
+    given = text_windows(str(data / "wikitext-2/valid.txt"), opened.processor, windows, 256, seed)
+    test = text_windows(str(data / "wikitext-2/test.txt"), opened.processor, judged, 256, 0)
+    calibration = list(batches(given, opened.task, opened.processor, 4, seed))
+    judge = list(batches(test, opened.task, opened.processor, 4, 0))
+    for text in removed:
+        begun = time.monotonic()
+        sets = {text: tuple(int(number) for number in text.split(","))}
+        quality, repairs = repaired_quality(opened, calibration, judge, sets, kinds)
+        table = Table("repair", "perplexity", "agreement", "KL", title=f"layers {text} removed")
+        for kind, each in quality[text].items():
+            table.add_row(kind, f"{each.perplexity:.4g}", f"{each.agreement:.3f}", f"{each.kl:.3f}")
+        console.print(table)
+        attempts = Table("cut", "repair", "alpha", "held-out loss", "held-out KL", "")
+        for kind, found in repairs[text].items():
+            for a in found.attempts:
+                figures = ["", "", ""]
+                if a.loss_before is not None and a.loss_after is not None:
+                    figures = [
+                        f"{a.alpha:.4f}" if a.alpha else "",
+                        f"{a.loss_before:.3f} → {a.loss_after:.3f}",
+                        f"{a.kl_before:.3f} → {a.kl_after:.3f}",
+                    ]
+                verdict = "accepted" if a.accepted else a.reason
+                attempts.add_row(f"{a.cut[0]}–{a.cut[1]}", f"{a.kind} ({kind})", *figures, verdict)
+        console.print(attempts, f"{time.monotonic() - begun:.0f} s\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,191 @@
+"""One cut: measure the stream on both sides, build each kind of repair, and judge what was built on held-out data."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from sglp_core.compensate import Growth, fold_growth, scaled
+from sglp_core.evaluation import Quality, evaluate
+from sglp_core.folding import fold, has_shift
+from sglp_core.layers import layers_of
+from sglp_core.least_squares import ElementwiseFit, LinearFit
+from sglp_core.objectives import Batch, Task
+from sglp_core.residual import NoForm, Write, Writes, find_writes
+from sglp_core.streams import calls_of, cut_streams
+from sglp_core.surgery import bypassed
+from sglp_core.verification import TOLERANCES, difference, probe_logits
+from sglp_core.weights import Changes, swapped
+
+PROBE_ROWS, PROBE_TOKENS = 2, 16
+# How far the epsilon of the norms may part a folded factor from the same factor at the cut, relative, in logits.
+FOLD_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One repair tried at one cut (first and last removed layer).
+
+    Loss (nats a position) and KL from the dense model are means over windows not fitted on, without and with the
+    repair; None where it could not be built, for the `reason` given. `alpha` is the factor of `compensate`.
+    """
+
+    cut: tuple[int, int]
+    kind: str
+    accepted: bool
+    reason: str | None
+    alpha: float | None = None
+    loss_before: float | None = None
+    loss_after: float | None = None
+    kl_before: float | None = None
+    kl_after: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        plain = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in asdict(self).items()}
+        return {**plain, "built": self.loss_before is not None}
+
+
+@dataclass(frozen=True)
+class Built:
+    """The weights that make a repair; `alpha` is by how much they make the stream smaller than the dense model's."""
+
+    changes: Changes
+    alpha: float = 1.0
+
+
+class Forms:
+    """The writes of each layer, looked for when first asked for, on a probe of a few positions."""
+
+    def __init__(self, model: Any, path: str, batch: Batch) -> None:
+        self.model, self.path, self.layers = model, path, layers_of(model, path)
+        probe = batch.rows(0, PROBE_ROWS)
+        short = {n: t[:, :PROBE_TOKENS] if t.ndim == 2 else t for n, t in probe.inputs.items()}
+        self.probe = replace(probe, inputs=short)
+        self._calls = calls_of(model, self.layers, self.probe)
+        self._found: dict[int, Writes] = {}
+
+    def writes(self, index: int) -> Writes:
+        """Raises `NoForm`."""
+        if index not in self._found:
+            self._found[index] = find_writes(self.layers[index], f"{self.path}.{index}", self._calls[index])
+        return self._found[index]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One run of `removed` layers. The repairs of the cuts before it are in `changes`, and `grown` is their alphas'
+    product: the stream of the pruned model is that many times smaller than the dense one's."""
+
+    forms: Forms
+    removed: tuple[int, ...]
+    run: tuple[int, int]
+    changes: Changes
+    grown: float
+
+    def build(self, kinds: Sequence[str], batches: Sequence[Batch]) -> tuple[dict[str, Built], list[Attempt]]:
+        """Each kind of repair, fitted on the batches, and a refusal for each that cannot be folded here."""
+        writes, problem = None, "no layer is left before the cut"
+        if self.run[0] > 0:
+            try:
+                writes = self.forms.writes(self.run[0] - 1)
+            except NoForm as reason:
+                problem = str(reason)
+        built: dict[str, Built] = {}
+        refused: list[Attempt] = []
+        with swapped(self.forms.model, self.changes):
+            fit = _fit_for(self.forms.model, writes.modules[0]) if writes else None
+        growth = Growth()
+        try:
+            for batch in batches:
+                self._measure(batch, writes.modules[0] if writes else None, growth, fit)
+        except NoForm as reason:
+            return {}, [Attempt(self.run, kind, False, str(reason)) for kind in kinds]
+        for kind in kinds:
+            try:
+                if kind == "compensate":
+                    built[kind] = self._compensate(growth.alpha(), writes)
+                elif writes is None or fit is None:
+                    raise NoForm(problem)
+                else:
+                    with swapped(self.forms.model, self.changes):
+                        built[kind] = Built(fold(self.forms.model, writes.modules[0], *fit.solve()))
+            except (NoForm, OverflowError, RuntimeError) as reason:
+                refused.append(Attempt(self.run, kind, False, str(reason)))
+        return built, refused
+
+    def judge(self, built: dict[str, Built], batches: Sequence[Batch], task: Task) -> list[Attempt]:
+        """Accept the repair with the least KL, if it makes both KL and loss less than they are without."""
+        if not built:
+            return []
+        forms = self.forms
+        weights = {"before": self.changes} | {kind: {**self.changes, **b.changes} for kind, b in built.items()}
+        variants = dict.fromkeys(weights, self.removed)
+        quality = evaluate(forms.model, forms.layers, batches, task, variants, weights=weights)
+        before = quality["before"]
+        better = [kind for kind in built if quality[kind].kl < before.kl and _loss(quality[kind]) < _loss(before)]
+        best = min(better, key=lambda kind: quality[kind].kl, default=None)
+        attempts = []
+        for kind, each in built.items():
+            reason = None
+            if kind not in better:
+                reason = "held-out loss or divergence does not fall"
+            elif kind != best:
+                reason = f"{best} does better"
+            attempts.append(
+                Attempt(
+                    self.run,
+                    kind,
+                    kind == best,
+                    reason,
+                    each.alpha if kind == "compensate" else None,
+                    _loss(before),
+                    _loss(quality[kind]),
+                    before.kl,
+                    quality[kind].kl,
+                )
+            )
+        return attempts
+
+    def _measure(self, batch: Batch, write: Write | None, growth: Growth, fit: "Fit | None") -> None:
+        forms = self.forms
+        streams = cut_streams(forms.model, forms.layers, batch, self.removed, self.run, self.changes, write)
+        wanted = streams.wanted.double() / self.grown
+        # The first position's massive activation says nothing of the others, and it is one factor for all.
+        growth.add(streams.given[~streams.first], wanted[~streams.first])
+        if fit and streams.written is not None:
+            fit.add(streams.written, streams.given, wanted)
+
+    def _compensate(self, alpha: float, before: Writes | None) -> Built:
+        forms = self.forms
+        behind = [forms.writes(i) for i in range(self.run[1] + 1, len(forms.layers)) if i not in self.removed]
+        with swapped(forms.model, self.changes):
+            new = fold_growth(forms.model, alpha, before, behind)
+        # A post-norm stream has its size from its norms alone, wherever a factor went.
+        built = Built(new) if any(writes.whole for writes in behind) else Built(new, alpha)
+        with bypassed(forms.layers, self.removed), swapped(forms.model, {**self.changes, **new}):
+            folded = probe_logits(forms.model, forms.probe.inputs)
+        at_cut = scaled(forms.layers[self.run[1]], alpha)
+        with bypassed(forms.layers, self.removed), swapped(forms.model, self.changes), at_cut:
+            expected = probe_logits(forms.model, forms.probe.inputs)
+        parted = difference(folded, expected)
+        if not parted <= max(FOLD_TOLERANCE, TOLERANCES[folded.dtype]):
+            raise NoForm(
+                f"what follows the cut does not undo a factor: folded and explicit logits differ by {parted:.1e}"
+            )
+        return built
+
+
+Fit = LinearFit | ElementwiseFit
+
+
+def _fit_for(model: Any, write: Write) -> Fit:
+    module: nn.Module = model.get_submodule(write.module)
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    size = weight.shape[1] if write.form == "conv1d" else weight.shape[0]
+    return (ElementwiseFit if write.form == "norm" else LinearFit)(size, has_shift(model, write))
+
+
+def _loss(quality: Quality) -> float:
+    return math.log(quality.perplexity)

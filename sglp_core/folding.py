@@ -1,0 +1,47 @@
+"""Fold an affine map of what a module writes into that module's own parameters; the model keeps its stock form."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sglp_core.residual import NoForm, Write
+from sglp_core.weights import in_type_of, owners
+
+
+def has_shift(model: Any, write: Write) -> bool:
+    """Whether the module has a bias for a constant to go into."""
+    return getattr(model.get_submodule(write.module), "bias", None) is not None
+
+
+@torch.no_grad()
+def fold(model: Any, write: Write, scale: Tensor, shift: Tensor | None = None) -> dict[str, Tensor]:
+    """New parameters with which the module writes `M · scale + shift` to the residual stream instead of `M`.
+
+    `scale` is a number, one a channel `[D]`, or, where the form is not a norm, a matrix `[D, D]`; `shift` is `[D]` and
+    needs a bias. Computed in float64. Raises `NoForm` where other modules use the same parameters.
+    """
+    module = model.get_submodule(write.module)
+    for name, parameter in module.named_parameters():
+        if owners(model, parameter) > 1:
+            raise NoForm(f"{write.module}.{name} is shared with another module")
+    weight, bias = module.weight.detach().double(), getattr(module, "bias", None)
+    scale = scale.to(weight.device, torch.float64)
+    matrix = scale.ndim == 2
+    if write.form == "norm":
+        assert not matrix
+        weight = scale * (weight + write.offset) - write.offset
+    elif write.form == "conv1d":
+        weight = weight @ scale if matrix else weight * scale
+    else:
+        weight = scale.T @ weight if matrix else scale.reshape(-1, 1) * weight
+    new = {f"{write.module}.weight": in_type_of(module.weight, weight)}
+    if bias is not None:
+        old = bias.detach().double()
+        moved = old @ scale if matrix else old * scale
+        if shift is not None:
+            moved = moved + shift.to(moved) / write.gain
+        new[f"{write.module}.bias"] = in_type_of(bias, moved)
+    else:
+        assert shift is None
+    return new

@@ -1,0 +1,116 @@
+"""Fold what the removed layers did into weights that stay, without training, and keep only what held-out data approves.
+
+The cuts are repaired in order, earlier repairs in place; what the dense model does at each cut is what is aimed at.
+Every repair is fitted on most of the calibration windows and judged on the rest: it is kept only if there both the loss
+and the divergence from the dense model fall.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from sglp_core.cuts import Attempt, Cut, Forms
+from sglp_core.objectives import Batch, Task
+from sglp_core.weights import Changes
+
+Repair = Literal["none", "compensate", "least_squares", "auto"]
+KINDS: dict[str, tuple[str, ...]] = {
+    "compensate": ("compensate",),
+    "least_squares": ("least_squares",),
+    "auto": ("compensate", "least_squares"),
+}
+# One in this many of the calibration windows judges; the others are fitted on.
+JUDGED_SHARE = 4
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """The weights to change, and every attempt with how it went."""
+
+    changes: Changes
+    attempts: tuple[Attempt, ...]
+    fitted_windows: int
+    judged_windows: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "fitted_windows": self.fitted_windows,
+            "judged_windows": self.judged_windows,
+            "changed_tensors": sorted(self.changes),
+            "attempts": [attempt.to_dict() for attempt in self.attempts],
+        }
+
+
+def repair(
+    model: Any,
+    path: str,
+    batches: Sequence[Batch],
+    task: Task,
+    removed: Sequence[int],
+    kind: Repair,
+    on_cut: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Repaired:
+    """Repair the dense `model` as it is with the layers `removed` from the stack at `path`; nothing is changed yet.
+
+    With `auto` both repairs are tried at every cut and the one with the least held-out KL is kept.
+    """
+    if kind == "none":
+        return Repaired({}, (), 0, 0)
+    runs = runs_of(removed)
+    fitted, judged = split(batches)
+    if not fitted:
+        reason = "one window of calibration data cannot be both fitted and judged on"
+        refused = [Attempt(run, name, False, reason) for run in runs for name in KINDS[kind]]
+        return Repaired({}, tuple(refused), 0, 0)
+    on_cut(0, len(runs))
+    forms = Forms(model, path, fitted[0])
+    changes: dict[str, Tensor] = {}
+    attempts: list[Attempt] = []
+    # The pruned stream is this many times smaller than the dense one, by the factors that were folded so far.
+    grown = 1.0
+    for number, run in enumerate(runs):
+        cut = Cut(forms, tuple(removed), run, dict(changes), grown)
+        built, refused = cut.build(KINDS[kind], fitted)
+        judgements = cut.judge(built, judged, task)
+        for attempt in judgements:
+            if attempt.accepted:
+                changes |= built[attempt.kind].changes
+                grown *= built[attempt.kind].alpha
+        attempts += refused + judgements
+        on_cut(number + 1, len(runs))
+    return Repaired(changes, tuple(attempts), _windows(fitted), _windows(judged))
+
+
+def runs_of(removed: Sequence[int]) -> list[tuple[int, int]]:
+    """The removed layers as runs of neighbours, inclusive, in order."""
+    runs: list[tuple[int, int]] = []
+    for index in sorted(removed):
+        if runs and runs[-1][1] == index - 1:
+            runs[-1] = (runs[-1][0], index)
+        else:
+            runs.append((index, index))
+    return runs
+
+
+def split(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Calibration batches to fit on, and the last quarter of the windows (at least one) to judge on.
+
+    Both are empty where there is only one window.
+    """
+    judged: list[Batch] = []
+    wanted = max(1, _windows(batches) // JUDGED_SHARE)
+    fitted = list(batches)
+    while wanted:
+        last = fitted.pop()
+        count = min(wanted, len(last.labels))
+        if count < len(last.labels):
+            fitted.append(last.rows(0, len(last.labels) - count))
+        judged.append(last.rows(len(last.labels) - count, len(last.labels)))
+        wanted -= count
+    return (fitted, judged) if fitted else ([], [])
+
+
+def _windows(batches: Sequence[Batch]) -> int:
+    return sum(len(batch.labels) for batch in batches)

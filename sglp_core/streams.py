@@ -1,0 +1,105 @@
+"""The residual stream at a cut: what the dense model hands on there, and what the pruned model has instead."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sglp_core.layers import layer_input, layer_output
+from sglp_core.objectives import Batch, logits_of
+from sglp_core.residual import Call, NoForm, Write
+from sglp_core.surgery import bypassed
+from sglp_core.weights import Changes, swapped
+
+
+class _Reached(Exception):
+    """The forward pass has come as far as it is needed."""
+
+
+@dataclass(frozen=True)
+class CutStreams:
+    """One batch at a cut, a row `[N, D]` for every position that is not padding.
+
+    `wanted` is what the dense model hands on behind the cut, `given` what enters the cut in the pruned model, and
+    `written` what the layer before the cut added last (None where no write was named). `first` marks the first
+    position of each text.
+    """
+
+    wanted: Tensor
+    given: Tensor
+    written: Tensor | None
+    first: Tensor
+
+
+@torch.no_grad()
+def cut_streams(
+    model: Any,
+    layers: nn.ModuleList,
+    batch: Batch,
+    removed: Sequence[int],
+    run: tuple[int, int],
+    changes: Changes,
+    write: Write | None,
+) -> CutStreams:
+    """Run the dense model up to the end of a removed run, and the pruned and changed one up to its start."""
+    moved = batch.to(model.device)
+    kept: dict[str, Tensor] = {}
+
+    def hand_on(_module: nn.Module, _args: Any, output: Any) -> None:
+        kept["wanted"] = layer_output(output)
+        raise _Reached
+
+    def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kept["given"] = layer_input(args, kwargs)
+        raise _Reached
+
+    def wrote(_module: nn.Module, _args: Any, output: Tensor) -> None:
+        kept["written"] = output
+
+    _until(model, moved, [layers[run[1]].register_forward_hook(hand_on)])
+    with bypassed(layers, [i for i in removed if i < run[0]]), swapped(model, changes):
+        handles = [layers[run[0]].register_forward_pre_hook(enter, with_kwargs=True)]
+        if write:
+            handles.append(model.get_submodule(write.module).register_forward_hook(wrote))
+        _until(model, moved, handles)
+
+    given = kept["given"]
+    if given.ndim != 3:
+        raise NoForm(f"the stream between layers has {given.ndim} dimensions; only [batch, position, channel] is known")
+    mask = moved.inputs.get("attention_mask")
+    counted = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device) if mask is None else mask.bool()
+    first = torch.zeros_like(counted)
+    first[:, 0] = mask is not None
+    return CutStreams(
+        wanted=kept["wanted"][counted],
+        given=given[counted],
+        written=kept["written"].view_as(given)[counted] * write.gain if write else None,
+        first=first[counted],
+    )
+
+
+@torch.no_grad()
+def calls_of(model: Any, layers: nn.ModuleList, batch: Batch) -> list[Call]:
+    """What every layer is called with on this batch."""
+    calls: list[Call] = []
+    with ExitStack() as stack:
+        for layer in layers:
+            handle = layer.register_forward_pre_hook(
+                lambda _m, args, kwargs: calls.append(Call(args, kwargs)), with_kwargs=True
+            )
+            stack.callback(handle.remove)
+        logits_of(model, batch.to(model.device))
+    return calls
+
+
+def _until(model: Any, batch: Batch, handles: list[Any]) -> None:
+    try:
+        logits_of(model, batch)
+    except _Reached:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,43 @@
+"""A few changed weights beside the one copy of the model: swapped in while something is measured, and out again."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# New values by parameter name, in the parameter's own type and on its device.
+Changes = Mapping[str, Tensor]
+
+
+@contextmanager
+def swapped(model: Any, changes: Changes) -> Iterator[None]:
+    """The model with other values for some parameters; inside and outside share every tensor that did not change."""
+    before = {name: model.get_parameter(name).data for name in changes}
+    apply(model, changes)
+    try:
+        yield
+    finally:
+        apply(model, before)
+
+
+def apply(model: Any, changes: Changes) -> None:
+    """Give parameters new values for good. Tied parameters change together."""
+    for name, value in changes.items():
+        parameter = model.get_parameter(name)
+        assert (value.shape, value.dtype) == (parameter.shape, parameter.dtype)
+        parameter.data = value
+
+
+def owners(model: Any, parameter: Tensor) -> int:
+    """How many places of the model use this very parameter."""
+    return sum(p is parameter for _name, p in model.named_parameters(remove_duplicate=False))
+
+
+def in_type_of(parameter: Tensor, value: Tensor) -> Tensor:
+    """A value as that parameter would hold it; raises `OverflowError` where its type cannot."""
+    held = value.to(parameter.device, parameter.dtype)
+    if not torch.isfinite(held).all():
+        raise OverflowError(f"a repaired weight is not finite in {parameter.dtype}")
+    return held.contiguous()

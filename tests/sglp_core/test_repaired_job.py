@@ -1,0 +1,41 @@
+"""A whole job with repairs: what is written is the repaired model, and the report has both sides."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sglp_core import Calibration, Evaluation, Method, Target, compress
+from tests.worker.tiny_model import write_text, write_tiny_model
+
+
+@pytest.mark.parametrize("repair", ["none", "auto"])
+def test_a_job_writes_the_repaired_model_and_reports_both(repair: str, tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "dense")
+    text = write_text(tmp_path / "text.txt")
+    report = compress(
+        model.as_uri(),
+        Target("layers", 0.34),
+        tmp_path / "out",
+        method=Method(repair=repair),
+        calibration=Calibration(str(text), samples=16, sequence_length=16, batch_size=4),
+        evaluation=Evaluation(samples=4, controls=False),
+        cache=tmp_path / "cache",
+    )
+    assert report["method"]["repair"] == repair
+    changed = set(report["repair"]["changed_tensors"])
+    assert bool(changed) == any(attempt["accepted"] for attempt in report["repair"]["attempts"])
+    assert (changed == set()) == (repair == "none")
+    assert [stage["stage"] for stage in report["stages"]] == ["dense", "pruned"] + ["repaired"] * bool(changed)
+    dense, written = (load_file(d / "model.safetensors") for d in (model, tmp_path / "out/model"))
+    for name, tensor in dense.items():
+        parts = name.split(".")
+        if parts[1] != "layers":
+            continue
+        new = report["layer_map"].get(parts[2])
+        if new is not None:
+            same = torch.equal(written[".".join([*parts[:2], str(new), *parts[3:]])], tensor)
+            assert same == (name not in changed)
+    page = (tmp_path / "out/report.md").read_text()
+    assert ("| repaired |" in page) == (repair == "auto")
