@@ -12,6 +12,7 @@ import numpy as np
 
 from sglp_core import export, report
 from sglp_core.analysis import Analysis
+from sglp_core.analysis_cache import Origin, find_or_measure
 from sglp_core.calibration import Calibration
 from sglp_core.choosing import choose_plan, control_plans
 from sglp_core.errors import BadCalibration
@@ -74,11 +75,14 @@ def analyze(
     observer: Observer = Silent(),
 ) -> dict[str, Any]:
     """Measure a model and remove nothing; writes matrix, table and report to `output` and returns the report."""
+    cache = (cache or DEFAULT_CACHE).expanduser()
     opened = _open(model_uri, revision, calibration, roots, cache, observer)
-    data = prepare(opened, calibration, None, roots, _reporter(observer, "calibrating"))
-    analysis = measure(opened, data, method, calibration, observer)
+    data = prepare(opened, calibration, None, roots, cache, _reporter(observer, "calibrating"))
+    analysis, origin = find_or_measure(
+        opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
+    )
     output.mkdir(parents=True, exist_ok=True)
-    return _write(output, opened, analysis, method, calibration, observer, plan=None, why="", extra={})
+    return _write(output, opened, analysis, origin, method, calibration, observer, plan=None, why="", extra={})
 
 
 def compress(
@@ -98,9 +102,12 @@ def compress(
 
     Raises a subclass of `SGLPError` for everything that can go wrong with the input, the target or the result.
     """
+    cache = (cache or DEFAULT_CACHE).expanduser()
     opened = _open(model_uri, revision, calibration, roots, cache, observer)
-    data = prepare(opened, calibration, evaluation, roots, _reporter(observer, "calibrating"))
-    analysis = measure(opened, data, method, calibration, observer)
+    data = prepare(opened, calibration, evaluation, roots, cache, _reporter(observer, "calibrating"))
+    analysis, origin = find_or_measure(
+        opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
+    )
 
     with _phase(observer, "planning"):
         chosen, proposals = choose_plan(
@@ -188,7 +195,7 @@ def compress(
         "verification": proof.to_dict(),
         "layer_map": {str(old): new for old, new in layer_map.items()},
     }
-    return _write(output, opened, analysis, method, calibration, observer, plan=chosen, why=why, extra=extra)
+    return _write(output, opened, analysis, origin, method, calibration, observer, plan=chosen, why=why, extra=extra)
 
 
 def measure(
@@ -238,10 +245,9 @@ def _open(
     revision: str | None,
     calibration: Calibration,
     roots: Sequence[Path] | None,
-    cache: Path | None,
+    cache: Path,
     observer: Observer,
 ) -> Opened:
-    cache = (cache or DEFAULT_CACHE).expanduser()
     opened = open_model(
         uri,
         revision,
@@ -267,6 +273,7 @@ def _write(
     output: Path,
     opened: Opened,
     analysis: Analysis,
+    origin: Origin,
     method: Method,
     calibration: Calibration,
     observer: Observer,
@@ -298,6 +305,7 @@ def _write(
             "method": asdict(method),
             "calibration": {**asdict(calibration), "digest": analysis.calibration_digest},
             "analysis": {
+                **origin.to_dict(),
                 "estimator": analysis.estimator,
                 "kernel": analysis.kernel,
                 "n_samples": analysis.n_samples,
@@ -308,7 +316,7 @@ def _write(
             },
             **extra,
         }
-        text = report.to_markdown(content)
+        text = f"{report.to_markdown(content)}\n{origin.to_markdown()}"
         (output / "report.json").write_text(json.dumps(content, indent=2))
         (output / "report.md").write_text(text)
         if plan:

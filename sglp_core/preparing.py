@@ -13,6 +13,7 @@ from sglp_core.evaluation import Evaluation
 from sglp_core.images import read_images
 from sglp_core.objectives import Batch, Task
 from sglp_core.opening import Opened
+from sglp_core.window_cache import find_or_write
 
 
 class Samples(Protocol):
@@ -65,11 +66,15 @@ def prepare(
     calibration: Calibration,
     evaluation: Evaluation | None,
     roots: Sequence[Path] | None,
+    cache: Path,
     report: Any,
 ) -> Data:
-    """Calibration samples, and held-out ones where an evaluation is wanted. Raises `BadCalibration`."""
+    """Calibration samples, and held-out ones where an evaluation is wanted. Raises `BadCalibration`.
+
+    What the model writes itself is kept in `cache` and found there again.
+    """
     wanted = evaluation.samples if evaluation and evaluation.source == "held_out" else 0
-    samples = _samples(opened, calibration, calibration.source, calibration.samples + wanted, roots, report)
+    samples = _samples(opened, calibration, calibration.source, calibration.samples + wanted, roots, cache, report)
     if len(samples) <= wanted:
         # A short source still leaves half of its samples to judge on.
         wanted = len(samples) // 2
@@ -78,7 +83,7 @@ def prepare(
     if evaluation and evaluation.source == "self":
         raise BadCalibration("a model is not judged on what it wrote itself; give a file, or 'held_out'")
     if evaluation and evaluation.source != "held_out":
-        held_out = _samples(opened, calibration, evaluation.source, evaluation.samples, roots, report)
+        held_out = _samples(opened, calibration, evaluation.source, evaluation.samples, roots, cache, report)
         description = f"{len(held_out)} {held_out.noun} of {Path(evaluation.source).name}"
     if not len(measured) or (evaluation and not len(held_out)):
         raise BadCalibration("the calibration data is too little for both measuring and judging; give more")
@@ -86,7 +91,13 @@ def prepare(
 
 
 def _samples(
-    opened: Opened, calibration: Calibration, source: str, count: int, roots: Sequence[Path] | None, report: Any
+    opened: Opened,
+    calibration: Calibration,
+    source: str,
+    count: int,
+    roots: Sequence[Path] | None,
+    cache: Path,
+    report: Any,
 ) -> Samples:
     samples: Samples
     if opened.task == "classification":
@@ -97,8 +108,14 @@ def _samples(
             )
         samples = read_images(source, opened.model, opened.processor, count, calibration.seed, roots)
     elif source == "self":
-        return self_written_windows(
-            opened.model, opened.processor, opened.task, calibration, count, calibration.seed, report
+        samples = find_or_write(
+            opened,
+            calibration,
+            count,
+            cache,
+            lambda: self_written_windows(
+                opened.model, opened.processor, opened.task, calibration, count, calibration.seed, report
+            ),
         )
     else:
         samples = text_windows(source, opened.processor, count, calibration.sequence_length, calibration.seed, roots)

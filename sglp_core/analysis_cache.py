@@ -1,0 +1,81 @@
+"""A model is measured once on the same data: later jobs take the analysis from the cache, whatever their target."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sglp_core.analysis import Analysis
+from sglp_core.cache import Cache, Entry, name_of
+from sglp_core.cache_key import common_key
+from sglp_core.method import Method
+from sglp_core.opening import Opened
+from sglp_core.preparing import Data
+from sglp_core.segmentation import segment
+
+FACTS = ("estimator", "kernel", "n_samples", "sample_unit", "calibration_digest")
+SCORES = ("importance", "run_importance")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which analysis a report stands on: `key` is the sha256 of all it depends on, `reused` whether it was found."""
+
+    key: str
+    reused: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def to_markdown(self) -> str:
+        who = "an earlier job on the same model and data" if self.reused else "this job"
+        return f"Analysis `{self.key[:12]}`, measured by {who}.\n"
+
+
+def find_or_measure(
+    opened: Opened, data: Data, method: Method, folder: Path, measure: Callable[[], Analysis]
+) -> tuple[Analysis, Origin]:
+    """The analysis of this model on this data: the one in `folder`, else what `measure()` gives, which is then kept.
+
+    Segments are no part of the key: they are cut anew from the matrix, which takes no time.
+    """
+    key = common_key(opened) | {
+        "calibration": data.calibration_digest,
+        "batch_size": data.batch_size,
+        "seed": data.seed,
+        "estimator": method.estimator,
+        "kernel": method.kernel,
+    }
+    cache = Cache(folder / "analyses")
+    entry = cache.find(key)
+    if entry is not None:
+        return _analysis(entry, opened, method), Origin(name_of(key), True)
+    analysis = measure()
+    cache.keep(key, _entry(analysis))
+    return analysis, Origin(name_of(key), False)
+
+
+def _entry(analysis: Analysis) -> Entry:
+    arrays = {"similarity": analysis.similarity}
+    for group in SCORES:
+        arrays |= {f"{group}/{name}": scores for name, scores in getattr(analysis, group).items()}
+    return Entry(arrays, {name: getattr(analysis, name) for name in FACTS})
+
+
+def _analysis(entry: Entry, opened: Opened, method: Method) -> Analysis:
+    scores: dict[str, dict[str, np.ndarray]] = {group: {} for group in SCORES}
+    for name, array in entry.arrays.items():
+        group, _, criterion = name.partition("/")
+        if group in scores:
+            scores[group][criterion] = array
+    matrix = entry.arrays["similarity"]
+    return Analysis(
+        stack=opened.stack,
+        similarity=matrix,
+        segmentation=segment(matrix, method.segments, method.feature),
+        importance=scores["importance"],
+        run_importance=scores["run_importance"],
+        **{name: entry.facts[name] for name in FACTS},
+    )
