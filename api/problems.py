@@ -74,16 +74,21 @@ def _described(found: Any, body: Any) -> dict[str, str]:
         return {"pointer": "", "detail": f"not valid JSON at byte {location[0]}: {found['ctx']['error']}"}
     if place != "body":
         return {"parameter": str(location[0]), "detail": detail}
-    return {"pointer": _pointer(location, body, missing=found["type"] == "missing"), "detail": detail}
+    if found["type"].startswith("union_tag_"):
+        # The fault lies in the member that says which form of the union is meant.
+        location.append(found["ctx"]["discriminator"].strip("'"))
+    missing = found["type"] in {"missing", "union_tag_not_found"}
+    return {"pointer": _pointer(location, body, missing=missing), "detail": detail}
 
 
 def _pointer(location: list[Any], body: Any, *, missing: bool) -> str:
     """The JSON pointer (RFC 6901) to the place; what pydantic adds to name a union's form is not part of it."""
     pointer = ""
-    for step in location:
+    for number, step in enumerate(location, 1):
         inside = (isinstance(body, dict) and step in body) or (isinstance(body, list) and isinstance(step, int))
-        if not inside and not (missing and isinstance(body, dict)):
-            break
+        wanted = missing and number == len(location) and isinstance(body, dict)
+        if not inside and not wanted:
+            continue
         pointer += "/" + str(step).replace("~", "~0").replace("/", "~1")
         body = body[step] if inside else None
     return pointer

@@ -57,6 +57,10 @@ def submit(
         float | None, typer.Option(help="Fraction to remove; without it the model is only analysed.")
     ] = None,
     of: Annotated[str, typer.Option(help="What the fraction is of: parameters, flops or layers.")] = "parameters",
+    max_drop: Annotated[
+        float | None, typer.Option(help="Instead of --remove: as much as loses no more of --metric than this.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="perplexity, accuracy or agreement.")] = "perplexity",
     options: Annotated[
         str, typer.Option(help="More of the job specification as JSON, such as '{\"calibration\": …}'.")
     ] = "{}",
@@ -68,10 +72,17 @@ def submit(
         more: dict[str, Any] = json.loads(options)
     except ValueError as error:
         raise typer.BadParameter(f"not JSON: {error}", param_hint="--options") from None
+    if remove is not None and max_drop is not None:
+        raise typer.BadParameter("give one of --remove and --max-drop, or neither")
+    asked: dict[str, Any] = {"mode": "analyze"}
+    if remove is not None:
+        asked = {"target": {"kind": of, "ratio": remove}}
+    elif max_drop is not None:
+        asked = {"target": {"kind": "quality", "metric": metric, "max_drop": max_drop}}
     spec: dict[str, Any] = {
         **more,
         "model": {**more.get("model", {}), "uri": model if "://" in model else Path(model).resolve().as_uri()},
-        **({"mode": "analyze"} if remove is None else {"target": {"kind": of, "ratio": remove}}),
+        **asked,
     }
     with _told_plainly(), SGLP(url) as service:
         job_id = service.submit(spec)["id"]

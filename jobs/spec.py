@@ -3,7 +3,16 @@
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from jobs.uris import DATA_SCHEMES, MODEL_SCHEMES, BadURI, check_form
 
@@ -58,11 +67,33 @@ class ModelSource(_Part):
     revision: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w./-]+$")] | None = None
 
 
-class TargetSpec(_Part):
+class RatioTargetSpec(_Part):
     """How much to remove: `ratio` is the fraction of the model's parameters or FLOPs, or of its layers."""
 
     kind: Literal["parameters", "flops", "layers"]
     ratio: Annotated[float, Field(gt=0, lt=1, strict=True)]
+
+
+class QualityTargetSpec(_Part):
+    """Remove as many layers as lose no more than `max_drop` of a metric.
+
+    Of `perplexity` that is the relative increase (0.1: at most 10 % more), of `accuracy` the difference in the share of
+    positions that are right, of `agreement` the share of positions where the dense model's answer is no longer given.
+    """
+
+    kind: Literal["quality"]
+    metric: Literal["perplexity", "accuracy", "agreement"]
+    max_drop: Annotated[float, Field(ge=0, strict=True)]
+
+    @field_validator("max_drop")
+    @classmethod
+    def _fits_metric(cls, max_drop: float, info: ValidationInfo) -> float:
+        if info.data.get("metric") in {"accuracy", "agreement"} and max_drop >= 1:
+            raise ValueError("is a difference of shares for this metric, and must be below 1")
+        return max_drop
+
+
+TargetSpec = Annotated[RatioTargetSpec | QualityTargetSpec, Field(discriminator="kind")]
 
 
 class MethodSpec(_Part):

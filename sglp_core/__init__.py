@@ -5,6 +5,17 @@ from sglp_core.errors import SGLPError
 from sglp_core.evaluation import Evaluation
 from sglp_core.method import Method
 from sglp_core.pipeline import Observer, Progress, analyze, compress
-from sglp_core.target import Target
+from sglp_core.target import QualityTarget, Target
 
-__all__ = ["Calibration", "Evaluation", "Method", "Observer", "Progress", "SGLPError", "Target", "analyze", "compress"]
+__all__ = [
+    "Calibration",
+    "Evaluation",
+    "Method",
+    "Observer",
+    "Progress",
+    "QualityTarget",
+    "SGLPError",
+    "Target",
+    "analyze",
+    "compress",
+]

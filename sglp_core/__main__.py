@@ -10,9 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 import sglp_core
-from sglp_core import Calibration, Evaluation, Method, SGLPError, Target
+from sglp_core import Calibration, Evaluation, Method, QualityTarget, SGLPError, Target
 from sglp_core.method import PROPOSALS
 from sglp_core.report import cell
+from sglp_core.target import Metric, TargetKind
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 console = Console(stderr=True)
@@ -50,11 +51,16 @@ def main() -> None:
 @app.command()
 def compress(
     model: Annotated[str, typer.Argument(help="A model directory, a GGUF file, or hf://org/name")],
-    remove: Annotated[float, typer.Option(help="The fraction to remove, between 0 and 1")],
     out: Annotated[Path, typer.Option(help="A new directory for the artifact and its evidence")],
-    of: Annotated[
-        Literal["parameters", "flops", "layers"], typer.Option(help="What the fraction is of")
-    ] = "parameters",
+    remove: Annotated[float | None, typer.Option(help="The fraction to remove, between 0 and 1")] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Instead of --remove: as much as loses no more of --metric than this")
+    ] = None,
+    metric: Annotated[
+        Metric,
+        typer.Option(help="For --max-drop: relative increase of perplexity, drop of accuracy or of agreement"),
+    ] = "perplexity",
+    of: Annotated[TargetKind, typer.Option(help="What the fraction is of")] = "parameters",
     importance: Annotated[str, typer.Option(help="`proposals`, or one criterion inside the segments")] = PROPOSALS,
     repair: Annotated[
         Literal["none", "compensate", "least_squares", "auto"],
@@ -73,7 +79,7 @@ def compress(
         raise typer.BadParameter(f"{out} is not empty; name a new directory", param_hint="--out")
     bars = Bars()
     try:
-        target = Target(of, remove)
+        target = _target(of, remove, metric, max_drop)
         with bars.bars:
             report = sglp_core.compress(
                 model,
@@ -93,6 +99,14 @@ def compress(
         table.add_row(row["metric"], cell(row["before"]), cell(row["after"]))
     console.print(table)
     print(f'transformers.{report["model"]["class"]}.from_pretrained("{out / "model"}")')
+
+
+def _target(of: TargetKind, remove: float | None, metric: Metric, max_drop: float | None) -> Target | QualityTarget:
+    if remove is not None and max_drop is None:
+        return Target(of, remove)
+    if max_drop is not None and remove is None:
+        return QualityTarget(metric, max_drop)
+    raise typer.BadParameter("give one of --remove and --max-drop")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sglp_core import export, report
+from sglp_core import export, quality_search, report
 from sglp_core.analysis import Analysis
 from sglp_core.analysis_cache import Origin, find_or_measure
 from sglp_core.calibration import Calibration
@@ -25,11 +25,12 @@ from sglp_core.method import Method
 from sglp_core.opening import Opened, open_model
 from sglp_core.planning import Plan
 from sglp_core.preparing import Data, prepare
+from sglp_core.proposals import Proposal
 from sglp_core.repair import repair
 from sglp_core.segmentation import segment
 from sglp_core.similarity import SimilarityAccumulator
 from sglp_core.surgery import bypassed, remove_layers
-from sglp_core.target import Target
+from sglp_core.target import QualityTarget, Target
 from sglp_core.tracing import trace
 from sglp_core.verification import Written, probe_logits, require, verify
 from sglp_core.weights import apply, swapped
@@ -87,7 +88,7 @@ def analyze(
 
 def compress(
     model_uri: str,
-    target: Target,
+    target: Target | QualityTarget,
     output: Path,
     *,
     revision: str | None = None,
@@ -110,14 +111,8 @@ def compress(
     )
 
     with _phase(observer, "planning"):
-        chosen, proposals = choose_plan(
-            opened,
-            analysis,
-            target,
-            method,
-            data.calibration(opened),
-            calibration.seed,
-            _reporter(observer, "planning"),
+        chosen, proposals, within = _choose(
+            opened, analysis, target, method, data, calibration.seed, _reporter(observer, "planning")
         )
         plans = {"sglp": chosen}
         if evaluation.controls:
@@ -184,7 +179,7 @@ def compress(
         why = f"in the proposal that harms the model least, by {', '.join(proposals[0].proposed_by)}"
     else:
         why = f"among the least {method.importance} of its segment"
-    extra = {
+    extra: dict[str, Any] = {
         "plan": chosen.to_dict(),
         "proposals": [proposal.to_dict() for proposal in proposals],
         "table": report.before_after(remaining, (quality["dense"], quality["sglp"]), (dense_cost, pruned_cost)),
@@ -194,6 +189,7 @@ def compress(
         "evaluation": {**asdict(evaluation), "description": data.description, "digest": data.evaluation_digest},
         "verification": proof.to_dict(),
         "layer_map": {str(old): new for old, new in layer_map.items()},
+        **({"quality_target": quality_search.summary(within, quality["dense"], quality["sglp"])} if within else {}),
     }
     return _write(output, opened, analysis, origin, method, calibration, observer, plan=chosen, why=why, extra=extra)
 
@@ -238,6 +234,22 @@ def measure(
         sample_unit="image" if opened.task == "classification" else "token position",
         calibration_digest=data.calibration_digest,
     )
+
+
+def _choose(
+    opened: Opened,
+    analysis: Analysis,
+    target: Target | QualityTarget,
+    method: Method,
+    data: Data,
+    seed: int,
+    tell: Any,
+) -> tuple[Plan, list[Proposal], quality_search.Search | None]:
+    if isinstance(target, QualityTarget):
+        within = quality_search.search(opened, analysis, target, method, data, seed, tell)
+        return within.found.plan, within.found.proposals, within
+    chosen, proposals = choose_plan(opened, analysis, target, method, data.calibration(opened), seed, tell)
+    return chosen, proposals, None
 
 
 def _open(
@@ -317,6 +329,8 @@ def _write(
             **extra,
         }
         text = f"{report.to_markdown(content)}\n{origin.to_markdown()}"
+        if "quality_target" in content:
+            text += f"\n{quality_search.to_markdown(content['quality_target'])}"
         (output / "report.json").write_text(json.dumps(content, indent=2))
         (output / "report.md").write_text(text)
         if plan:

@@ -1,10 +1,11 @@
-"""What the user asked for: a ratio of parameters, of FLOPs or of layers to remove."""
+"""What the user asked for: a ratio of parameters, of FLOPs or of layers to remove, or a budget of lost quality."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 TargetKind = Literal["parameters", "flops", "layers"]
+Metric = Literal["perplexity", "accuracy", "agreement"]
 
 
 @dataclass(frozen=True)
@@ -19,3 +20,27 @@ class Target:
             raise ValueError(f"target kind must be one of {', '.join(get_args(TargetKind))}, not {self.kind!r}")
         if not (math.isfinite(self.ratio) and 0 < self.ratio < 1):
             raise ValueError(f"target ratio must lie between 0 and 1 (both excluded), not {self.ratio}")
+
+
+@dataclass(frozen=True)
+class QualityTarget:
+    """Remove as many layers as lose no more than `max_drop` of a metric.
+
+    Of perplexity that is the relative increase (0.1: at most 10 % more), of accuracy the difference in the share of
+    positions that are right, of agreement the share of positions where the dense model's top-1 is no longer the top-1.
+    """
+
+    metric: Metric
+    max_drop: float
+
+    def __post_init__(self) -> None:
+        if self.metric not in get_args(Metric):
+            raise ValueError(f"metric must be one of {', '.join(get_args(Metric))}, not {self.metric!r}")
+        if not (math.isfinite(self.max_drop) and self.max_drop >= 0):
+            raise ValueError(f"max_drop must be a number of at least 0, not {self.max_drop}")
+        if self.metric != "perplexity" and self.max_drop >= 1:
+            raise ValueError(f"max_drop of {self.metric} is a difference of shares and must be below 1")
+
+    def drop(self, dense: float, pruned: float) -> float:
+        """What is lost of the metric; less than 0 where the pruned model is better."""
+        return pruned / dense - 1 if self.metric == "perplexity" else dense - pruned

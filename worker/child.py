@@ -62,7 +62,7 @@ class _Observer:
 
 def _run(request: dict[str, Any], output: Path, observer: _Observer) -> None:
     # Importing torch takes seconds, and the parent-death signal must be in place before.
-    from sglp_core import Calibration, Evaluation, Method, Target, analyze, compress
+    from sglp_core import Calibration, Evaluation, Method, QualityTarget, Target, analyze, compress
 
     spec = request["spec"]
     model, method = spec["model"], spec["method"]
@@ -78,7 +78,12 @@ def _run(request: dict[str, Any], output: Path, observer: _Observer) -> None:
     if spec["mode"] == "analyze":
         analyze(model["uri"], output, **common)
     else:
-        compress(model["uri"], Target(**spec["target"]), output, evaluation=Evaluation(**spec["evaluation"]), **common)
+        wanted = spec["target"]
+        if wanted["kind"] == "quality":
+            target: Target | QualityTarget = QualityTarget(wanted["metric"], wanted["max_drop"])
+        else:
+            target = Target(**wanted)
+        compress(model["uri"], target, output, evaluation=Evaluation(**spec["evaluation"]), **common)
 
 
 def _describe(error: Exception) -> dict[str, str]:

@@ -51,6 +51,12 @@ def test_a_ratio_that_is_none_is_refused_where_it_stands(client: httpx.Client, r
         ({"method": {"segments": "many"}}, ["/method/segments", "/method/segments"]),
         ({"method": {"protected": [0, "x"]}}, ["/method/protected/1"]),
         ({"mode": "x", "deadline_seconds": 0}, ["/mode", "/deadline_seconds"]),
+        ({"target": {"kind": "bytes", "ratio": 0.5}}, ["/target/kind"]),
+        ({"target": {"ratio": 0.5}}, ["/target/kind"]),
+        ({"target": {"kind": "layers"}}, ["/target/ratio"]),
+        ({"target": {"kind": "layers", "ratio": 0.5, "layers": 1}}, ["/target/layers"]),
+        ({"target": {"kind": "quality", "metric": "accuracy", "max_drop": 2}}, ["/target/max_drop"]),
+        ({"target": {"kind": "quality", "metric": "kl"}}, ["/target/metric", "/target/max_drop"]),
     ],
     ids=str,
 )

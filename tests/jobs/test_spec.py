@@ -31,7 +31,34 @@ def test_a_stored_spec_reads_back_as_it_was() -> None:
 def test_a_ratio_must_be_a_number_between_0_and_1(ratio: Any) -> None:
     with pytest.raises(ValidationError) as caught:
         JobSpec.model_validate({**SMALLEST, "target": {"kind": "parameters", "ratio": ratio}})
-    assert caught.value.errors()[0]["loc"] == ("target", "ratio")
+    assert caught.value.errors()[0]["loc"] == ("target", "parameters", "ratio")
+
+
+@pytest.mark.parametrize(
+    ("metric", "max_drop", "allowed"),
+    [
+        ("perplexity", 0.1, True),
+        ("perplexity", 3, True),
+        ("accuracy", 0, True),
+        ("agreement", 0.999, True),
+        ("agreement", 1, False),
+        ("accuracy", 1.5, False),
+        ("perplexity", -0.1, False),
+        ("perplexity", float("nan"), False),
+        ("perplexity", float("inf"), False),
+        ("perplexity", "0.1", False),
+        ("perplexity", True, False),
+        ("kl", 0.1, False),
+    ],
+)
+def test_a_quality_target_names_a_metric_and_what_may_be_lost_of_it(metric: str, max_drop: Any, allowed: bool) -> None:
+    spec = SMALLEST | {"target": {"kind": "quality", "metric": metric, "max_drop": max_drop}}
+    if allowed:
+        stored = JobSpec.model_validate(spec)
+        assert JobSpec.model_validate(stored.model_dump(mode="json")) == stored
+        return
+    with pytest.raises(ValidationError):
+        JobSpec.model_validate(spec)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,177 @@
+"""The largest removal that stays inside a budget of lost quality, by bisection over one analysis.
+
+Plans are chosen on one half of the calibration samples and judged on the other, so the choice does not flatter itself;
+what the held-out data says of the plan that is found is reported beside it and changes nothing.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from sglp_core.analysis import Analysis
+from sglp_core.choosing import choose_plan
+from sglp_core.errors import TargetUnreachable
+from sglp_core.evaluation import Quality, evaluate
+from sglp_core.layers import layers_of
+from sglp_core.method import Method
+from sglp_core.opening import Opened
+from sglp_core.planning import Plan
+from sglp_core.preparing import Data
+from sglp_core.proposals import Proposal
+from sglp_core.report import cell
+from sglp_core.target import QualityTarget, Target
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One plan that was judged: the metric of the dense and of the pruned model, and what is lost of it."""
+
+    plan: Plan
+    proposals: list[Proposal]
+    dense: float
+    value: float
+    drop: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "layers_removed": len(self.plan.removed_layers),
+            "removed_layers": list(self.plan.removed_layers),
+            "value": self.value if math.isfinite(self.value) else None,
+            "drop": self.drop if math.isfinite(self.drop) else None,
+        }
+
+
+@dataclass(frozen=True)
+class Search:
+    """The plan that was `found` and all that were `tried`, judged on so many `samples`."""
+
+    target: QualityTarget
+    found: Trial
+    tried: tuple[Trial, ...]
+    samples: int
+
+
+def search(
+    opened: Opened,
+    analysis: Analysis,
+    target: QualityTarget,
+    method: Method,
+    data: Data,
+    seed: int,
+    tell: Callable[[int, int, str], None],
+) -> Search:
+    """Find the largest removal within the budget, before any repair.
+
+    Costs about log₂ L choices of a plan and no backward pass. Raises `TargetUnreachable`, naming the smallest loss that
+    was found, where no removal stays inside.
+    """
+    count = len(analysis.stack)
+    half = len(data.measured) // 2
+    first, second = data.measured.split(len(data.measured) - half)
+    chosen_on = replace(data, measured=first).calibration(opened)
+    judged_on = replace(data, measured=second).calibration(opened) if half else chosen_on
+    layers = layers_of(opened.model, opened.stack.path)
+    expected = math.ceil(math.log2(count)) + 1
+    tried: dict[int, Trial] = {}
+
+    @cache
+    def within(removed: int) -> bool:
+        try:
+            plan, proposals = choose_plan(
+                opened, analysis, Target("layers", removed / count), method, chosen_on, seed, lambda *_: None
+            )
+        except TargetUnreachable:
+            return False
+        quality = evaluate(opened.model, layers, judged_on, opened.task, {"pruned": plan.removed_layers})
+        dense, pruned = (getattr(quality[name], target.metric) for name in ("dense", "pruned"))
+        tried[removed] = Trial(plan, proposals, dense, pruned, target.drop(dense, pruned))
+        tell(len(tried), max(expected, len(tried)), "plans")
+        return tried[removed].drop <= target.max_drop
+
+    tell(0, expected, "plans")
+    found = largest_within(count - 1, within)
+    if found == 0:
+        raise TargetUnreachable(_out_of_reach(target, list(tried.values())))
+    return Search(target, tried[found], tuple(tried[n] for n in sorted(tried)), half or len(data.measured))
+
+
+def largest_within(most: int, within: Callable[[int], bool]) -> int:
+    """The largest n in 1 … `most` that `within` holds for, by bisection; 0 where it finds none.
+
+    Quality is not exactly monotone in the number of removed layers, so the two numbers above the result are tried as
+    well, and the search goes on from there while one of them holds. It may still miss a larger n beyond a wider gap.
+    """
+    low, high = 0, most + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if within(middle):
+            low = middle
+        else:
+            high = middle
+    while better := next((n for n in (low + 2, low + 1) if n <= most and within(n)), None):
+        low = better
+    return low
+
+
+def summary(found: Search, dense: Quality, pruned: Quality) -> dict[str, Any]:
+    """The search for the report, and what the held-out data says of its plan."""
+    target = found.target
+    before, after = getattr(dense, target.metric), getattr(pruned, target.metric)
+    drop = target.drop(before, after)
+    return {
+        "metric": target.metric,
+        "max_drop": target.max_drop,
+        "search": {"samples": found.samples, "dense": found.found.dense, **found.found.to_dict()},
+        "verified": {
+            "dense": before,
+            "value": after if math.isfinite(after) else None,
+            "drop": drop if math.isfinite(drop) else None,
+            "within": drop <= target.max_drop,
+        },
+        "tried": [trial.to_dict() for trial in found.tried],
+    }
+
+
+def to_markdown(content: Mapping[str, Any]) -> str:
+    """A `summary` as people read it."""
+    found, verified = content["search"], content["verified"]
+    what = "more perplexity, relative to the dense model" if content["metric"] == "perplexity" else content["metric"]
+    lines = [
+        "## Quality target",
+        "",
+        f"Asked to lose at most {content['max_drop']:.4g} ({what}); the largest removal found has "
+        f"{found['layers_removed']} layers.",
+        "",
+        f"| {content['metric']} | dense | pruned | lost |",
+        "|---|---:|---:|---:|",
+        f"| search ({found['samples']} calibration samples) | {_cells(found)} |",
+        f"| verified (held-out data) | {_cells(verified)} |",
+        "",
+    ]
+    if not verified["within"]:
+        lines += ["**On the held-out data the plan loses more than was asked for.**", ""]
+    lines += [
+        "Tried: "
+        + ", ".join(f"{t['layers_removed']} layers lose {cell(t['drop'])}" for t in content["tried"])
+        + ". Quality is not exactly monotone: a larger removal inside the budget may exist that was not tried.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _cells(row: Mapping[str, Any]) -> str:
+    return " | ".join(cell(row[name]) for name in ("dense", "value", "drop"))
+
+
+def _out_of_reach(target: QualityTarget, tried: list[Trial]) -> str:
+    if not tried:
+        return "no layer can be removed: all are protected, or every segment keeps its only one"
+    least = min(tried, key=lambda trial: trial.drop)
+    unit = "a relative increase" if target.metric == "perplexity" else "a drop"
+    return (
+        f"no removal keeps {target.metric} within {unit} of {target.max_drop:.4g}: the smallest loss found is "
+        f"{least.drop:.4g}, with {len(least.plan.removed_layers)} of the layers removed "
+        f"({', '.join(map(str, least.plan.removed_layers))}). Allow a larger max_drop, or protect fewer layers."
+    )
