@@ -8,6 +8,7 @@ artifact equal to its bypassed form.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import singledispatch
 from types import MappingProxyType
 from typing import Any
 
@@ -44,6 +45,7 @@ class Quality:
         return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
+@singledispatch
 @torch.no_grad()
 def evaluate(
     model: Any,
@@ -63,22 +65,24 @@ def evaluate(
     positions = 0
     for batch in batches:
         moved = batch.to(model.device)
-        dense, labels = _log_probabilities(model, moved, task)
+        dense, labels = log_probabilities(logits_of(model, moved), moved.labels, task)
         positions += len(labels)
-        sums["dense"] += _sums(dense, dense, labels)
+        sums["dense"] += compared(dense, dense, labels)
         for name, removed in variants.items():
             with bypassed(layers, removed), swapped(model, weights.get(name, {})):
-                sums[name] += _sums(dense, _log_probabilities(model, moved, task)[0], labels)
+                sums[name] += compared(dense, log_probabilities(logits_of(model, moved), moved.labels, task)[0], labels)
         on_batch()
-    return {name: _quality(total, positions) for name, total in sums.items()}
+    return {name: quality_of(total, positions) for name, total in sums.items()}
 
 
-def _log_probabilities(model: Any, batch: Batch, task: Task) -> tuple[Tensor, Tensor]:
-    rows, labels = aligned(logits_of(model, batch), batch.labels, task)
+def log_probabilities(logits: Tensor, labels: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    """Log-probabilities `[N, V]` and labels `[N]` of the positions that count."""
+    rows, labels = aligned(logits, labels, task)
     return rows.float().log_softmax(-1), labels
 
 
-def _sums(dense: Tensor, variant: Tensor, labels: Tensor) -> Tensor:
+def compared(dense: Tensor, variant: Tensor, labels: Tensor) -> Tensor:
+    """Sums over positions: nats, right answers, answers that are the dense model's, divergence from it."""
     nats = -variant.gather(-1, labels[:, None]).double().sum()
     top = variant.argmax(-1)
     correct = (top == labels).double().sum()
@@ -87,7 +91,8 @@ def _sums(dense: Tensor, variant: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([nats, correct, agree, divergence]).cpu()
 
 
-def _quality(total: Tensor, positions: int) -> Quality:
+def quality_of(total: Tensor, positions: int) -> Quality:
+    """Figures from the sums of `compared` over so many positions."""
     nats, correct, agree, divergence = (float(x) / positions for x in total)
     # Beyond e^700 a float64 overflows; the figure only says that the model is destroyed.
     return Quality(math.exp(min(nats, 700)), correct, agree, max(divergence, 0.0))

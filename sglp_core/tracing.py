@@ -4,8 +4,9 @@ Every parameter gradient is measured and freed the moment it is complete, and hi
 batch, so the peak is the weights plus the activations of one batch.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from sglp_core.similarity import SimilarityAccumulator
 POSITIONS_PER_BATCH = 256
 
 
+@singledispatch
 def trace(
-    model: nn.Module,
+    model: Any,
     layers: nn.ModuleList,
     batches: Iterable[Batch],
     task: Task,
@@ -60,6 +62,39 @@ def counted_positions(batch: Batch, hidden: Tensor) -> Tensor:
     return counted
 
 
+def draw_positions(counted: Tensor, generator: torch.Generator) -> Tensor:
+    """At most 256 of the samples that count, spread over the whole batch, in order."""
+    candidates = counted.flatten().nonzero().flatten()
+    order = torch.randperm(len(candidates), generator=generator)[:POSITIONS_PER_BATCH]
+    return candidates[order.sort().values]
+
+
+def alikeness(before: Tensor, after: Tensor, counted: Tensor) -> tuple[float, float]:
+    """Cosine of a layer's input and output, and their angle over π, each the mean over the samples that count."""
+    similar = nn.functional.cosine_similarity(before.detach().float(), after.detach().float(), dim=-1)
+    similar = similar[counted.to(similar.device)].clamp(-1, 1)
+    return similar.mean().item(), (similar.arccos() / torch.pi).mean().item()
+
+
+def skip_losses(starts: Sequence[Tensor], end: Tensor, gradient: Tensor) -> Tensor:
+    """Σ over tokens of |⟨∂L/∂h_end, h_end − h_start⟩| for each start `[…, D]`, float64 on the CPU."""
+    change = [torch.linalg.vecdot(gradient, (end - start).float()).abs().sum() for start in starts]
+    return torch.stack(change).double().cpu()
+
+
+def gradient_sums(gradient: Tensor, parameter: Tensor) -> tuple[float, float]:
+    """Σ gradient² and Σ |θ · gradient| of one parameter."""
+    squared = gradient.float().square().sum().item()
+    product = torch.linalg.vecdot(gradient.flatten().float().abs(), parameter.detach().flatten().float().abs())
+    return squared, product.item()
+
+
+def require_finite(loss: Tensor) -> None:
+    """Raise `BadCalibration` where the loss is not finite."""
+    if not torch.isfinite(loss):
+        raise BadCalibration("the model's loss on the calibration data is not finite; check its weights and the data")
+
+
 def _measure(
     model: Any,
     layers: nn.ModuleList,
@@ -83,29 +118,24 @@ def _measure(
         before, after = layer_input(args, kwargs), layer_output(output)
         if chosen is None or counted is None:
             counted = counted_positions(batch, after)
-            chosen = _draw(counted, generator)
+            chosen = draw_positions(counted, generator)
         flat = after.detach().reshape(len(counted.flatten()), -1)
         features.append(flat[chosen.to(flat.device)])
-        similar = nn.functional.cosine_similarity(before.detach().float(), after.detach().float(), dim=-1)
-        similar = similar[counted.to(similar.device)].clamp(-1, 1)
-        cosine[index] = similar.mean().item()
-        angle[index] = (similar.arccos() / torch.pi).mean().item()
+        cosine[index], angle[index] = alikeness(before, after, counted)
         if not hidden:
             hidden.append(before.detach())
         hidden.append(after.detach())
         after.register_hook(lambda gradient: on_gradient(index + 1, gradient.float()))
 
     def on_gradient(end: int, gradient: Tensor) -> None:
-        change = [torch.linalg.vecdot(gradient, (hidden[end] - start).float()).abs().sum() for start in hidden[:end]]
-        skip[:end, end] = torch.stack(change).double().cpu()
+        skip[:end, end] = skip_losses(hidden[:end], hidden[end], gradient)
 
     def on_parameter(index: int, parameter: Tensor) -> None:
         gradient = parameter.grad
         assert gradient is not None
-        squared[index] += gradient.float().square().sum().item()
-        product[index] += torch.linalg.vecdot(
-            gradient.flatten().float().abs(), parameter.detach().flatten().float().abs()
-        ).item()
+        found = gradient_sums(gradient, parameter)
+        squared[index] += found[0]
+        product[index] += found[1]
         parameter.grad = None
 
     handles: list[Any] = []
@@ -123,10 +153,7 @@ def _measure(
     try:
         moved = batch.to(model.device)
         loss = loss_of(logits_of(model, moved), moved.labels, task)
-        if not torch.isfinite(loss):
-            raise BadCalibration(
-                "the model's loss on the calibration data is not finite; check its weights and the data"
-            )
+        require_finite(loss)
         similarity.add(features)
         features.clear()
         loss.backward()
@@ -134,13 +161,6 @@ def _measure(
         for handle in handles:
             handle.remove()
     return squared.numpy(), product.numpy(), skip.numpy(), cosine, angle
-
-
-def _draw(counted: Tensor, generator: torch.Generator) -> Tensor:
-    """At most 256 of the samples that count, spread over the whole batch, in order."""
-    candidates = counted.flatten().nonzero().flatten()
-    order = torch.randperm(len(candidates), generator=generator)[:POSITIONS_PER_BATCH]
-    return candidates[order.sort().values]
 
 
 @contextmanager

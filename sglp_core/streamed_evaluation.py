@@ -1,0 +1,79 @@
+"""What `evaluation.evaluate` judges, for a model whose weights stay on disk: every variant in one walk over the layers.
+
+A layer is loaded once for all batches and variants. A variant without it hands its hidden states on as they are, and
+variants that have lost the same layers so far are one.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from sglp_core.errors import UnsupportedArchitecture
+from sglp_core.evaluation import Quality, compared, evaluate, log_probabilities, quality_of
+from sglp_core.objectives import Batch, Task
+from sglp_core.streamed_model import StreamedModel
+from sglp_core.weights import Changes
+
+
+@evaluate.register
+def evaluate_streamed(
+    model: StreamedModel,
+    layers: nn.ModuleList,  # noqa: ARG001 - the signature of `evaluate`
+    batches: Iterable[Batch],
+    task: Task,
+    variants: Mapping[str, Sequence[int]],
+    on_batch: Callable[[], None] = lambda: None,
+    weights: Mapping[str, Changes] = MappingProxyType({}),
+) -> dict[str, Quality]:
+    """Quality of the dense model (under `dense`) and of each variant, as `evaluate` gives it.
+
+    Raises `UnsupportedArchitecture` for changed weights.
+    """
+    if any(weights.values()):
+        raise UnsupportedArchitecture("a model that does not fit in memory is not repaired; set repair to none")
+    names = ["dense", *variants]
+    sums = {name: torch.zeros(4, dtype=torch.float64) for name in names}
+    positions = 0
+    batches = list(batches)
+    found = variant_logits(model, batches, [(), *variants.values()])
+    for batch, logits in zip(batches, found, strict=True):
+        dense, labels = log_probabilities(next(logits), batch.labels, task)
+        positions += len(labels)
+        sums["dense"] += compared(dense, dense, labels)
+        for name, each in zip(variants, logits, strict=True):
+            sums[name] += compared(dense, log_probabilities(each, batch.labels, task)[0], labels)
+        on_batch()
+    return {name: quality_of(total, positions) for name, total in sums.items()}
+
+
+@torch.no_grad()
+def variant_logits(
+    model: StreamedModel, batches: Sequence[Batch], variants: Sequence[Sequence[int]]
+) -> Iterator[Iterator[Tensor]]:
+    """For every batch, the logits of each variant (a set of removed layers) in turn."""
+    entries = model.entries(batches)
+    # By the layers that are gone so far: what each batch is by then.
+    states: dict[tuple[int, ...], list[Tensor]] = {(): [entry.hidden for entry in entries]}
+    for index in range(len(model.layers)):
+        gone = {tuple(sorted(i for i in removed if i <= index)) for removed in variants}
+        with model.layer(index) as layer:
+            states = {
+                now: states[now[:-1]]
+                if now[-1:] == (index,)
+                else [
+                    model.keep(entry.calls[index].run(layer, hidden))
+                    for entry, hidden in zip(entries, states[now], strict=True)
+                ]
+                for now in gone
+            }
+    with model.outside():
+        for b, batch in enumerate(batches):
+            yield _each(model, batch, (states[tuple(sorted(removed))][b] for removed in variants))
+
+
+@torch.no_grad()
+def _each(model: StreamedModel, batch: Batch, states: Iterable[Tensor]) -> Iterator[Tensor]:
+    for hidden in states:
+        yield model.logits(batch, hidden)

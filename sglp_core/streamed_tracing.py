@@ -1,0 +1,123 @@
+"""What `tracing.trace` measures, layer by layer, for a model whose weights stay on disk.
+
+Forwards every batch passes through a layer while that layer is loaded, and what it hands on is kept. Backwards each
+layer is loaded once more and computed again from what it was given, now for the gradients. So there is one layer's
+weights, one layer's gradients and one batch's activations of one layer in memory at a time; hidden states and their
+gradients lie on disk.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sglp_core.errors import BadCalibration
+from sglp_core.importance import LayerTrace
+from sglp_core.objectives import Batch, Task, loss_of
+from sglp_core.similarity import SimilarityAccumulator
+from sglp_core.sources import require_space
+from sglp_core.streamed_model import Call, Entry, StreamedModel
+from sglp_core.tracing import (
+    alikeness,
+    counted_positions,
+    draw_positions,
+    gradient_sums,
+    require_finite,
+    skip_losses,
+    trace,
+)
+
+
+@trace.register
+def trace_streamed(
+    model: StreamedModel,
+    layers: nn.ModuleList,
+    batches: Iterable[Batch],
+    task: Task,
+    similarity: SimilarityAccumulator,
+    seed: int = 0,
+    on_batch: Callable[[], None] = lambda: None,
+) -> LayerTrace:
+    """Measure every batch once, as `trace` does; `on_batch` is called as the last step of each batch is done."""
+    batches = list(batches)
+    if not batches:
+        raise BadCalibration("there is no calibration batch to measure")
+    shape = (len(batches), len(layers))
+    squared, product, cosine, angle = (np.zeros(shape) for _ in range(4))
+    skip = np.zeros((shape[0], shape[1] + 1, shape[1] + 1))
+    entries = model.entries(batches)
+    _require_space(model, entries)
+    counted = [counted_positions(batch, entry.hidden) for batch, entry in zip(batches, entries, strict=True)]
+
+    # hidden[b][i] enters layer i; the last is what leaves the stack.
+    hidden = [[entry.hidden] for entry in entries]
+    for index in range(len(layers)):
+        with model.layer(index) as layer, torch.no_grad():
+            for b, entry in enumerate(entries):
+                hidden[b].append(model.keep(entry.calls[index].run(layer, hidden[b][index])))
+                cosine[b, index], angle[b, index] = alikeness(hidden[b][index], hidden[b][-1], counted[b])
+    generator = torch.Generator().manual_seed(seed)
+    for states, mask in zip(hidden, counted, strict=True):
+        chosen = draw_positions(mask, generator)
+        similarity.add([state.reshape(mask.numel(), -1)[chosen] for state in states[1:]])
+
+    # gradients[b][i] is of hidden[b][i]; that of the stack's entrance is not wanted.
+    gradients = _gradients_at_the_exit(model, batches, [states[-1] for states in hidden], task)
+    for index in reversed(range(len(layers))):
+        with model.layer(index) as layer:
+            layer.requires_grad_(True)
+            for b, entry in enumerate(entries):
+                gradient, sums = _differentiate(layer, entry.calls[index], hidden[b][index], gradients[b][index + 1])
+                squared[b, index], product[b, index] = sums
+                if index > 0:
+                    gradients[b][index] = model.keep(gradient)
+    for b in range(len(batches)):
+        skip[b] = _skip_losses_of_runs(hidden[b], gradients[b])
+        on_batch()
+    return LayerTrace(squared, product, skip, cosine, angle)
+
+
+def _gradients_at_the_exit(
+    model: StreamedModel, batches: Sequence[Batch], hidden: Sequence[Tensor], task: Task
+) -> list[dict[int, Tensor]]:
+    """∂L/∂h of what leaves the stack, each batch's by the number of its hidden states."""
+    gradients = []
+    last = len(model.layers)
+    with model.outside():
+        for batch, state in zip(batches, hidden, strict=True):
+            leaf = state.detach().requires_grad_()
+            loss = loss_of(model.logits(batch, leaf), batch.labels, task)
+            require_finite(loss)
+            gradients.append({last: model.keep(torch.autograd.grad(loss, leaf)[0])})
+    return gradients
+
+
+def _differentiate(
+    layer: nn.Module, call: Call, before: Tensor, gradient: Tensor
+) -> tuple[Tensor, tuple[float, float]]:
+    """∂L/∂h of what enters a layer, and its parameters' Σ gradient² and Σ |θ · gradient|."""
+    leaf = before.detach().requires_grad_()
+    parameters = list(layer.parameters())
+    after = call.run(layer, leaf)
+    found = torch.autograd.grad(after, [leaf, *parameters], gradient, allow_unused=True)
+    sums = [gradient_sums(g, p) for g, p in zip(found[1:], parameters, strict=True) if g is not None]
+    squared, product = (sum(column) for column in zip(*sums, strict=True))
+    return found[0], (squared, product)
+
+
+def _skip_losses_of_runs(hidden: Sequence[Tensor], gradients: Mapping[int, Tensor]) -> np.ndarray:
+    """One batch's `skip_loss`, window by window, so that everything on disk is read only once."""
+    count = len(hidden)
+    losses = torch.zeros(count, count, dtype=torch.float64)
+    for row in range(len(hidden[0])):
+        states = [state[row].clone() for state in hidden]
+        for end in range(1, count):
+            losses[:end, end] += skip_losses(states[:end], states[end], gradients[end][row].float())
+    result: np.ndarray = losses.numpy()
+    return result
+
+
+def _require_space(model: StreamedModel, entries: Sequence[Entry]) -> None:
+    states = sum(entry.hidden.numel() * entry.hidden.element_size() for entry in entries)
+    require_space(model.scratch, states * (2 * len(model.layers) + 2), "the hidden states of the calibration data")
