@@ -61,6 +61,9 @@ def submit(
         float | None, typer.Option(help="Instead of --remove: as much as loses no more of --metric than this.")
     ] = None,
     metric: Annotated[str, typer.Option(help="perplexity, accuracy or agreement.")] = "perplexity",
+    sweep: Annotated[
+        list[float] | None, typer.Option(help="Instead of --remove: a fraction to look at, repeatable; no model comes.")
+    ] = None,
     options: Annotated[
         str, typer.Option(help="More of the job specification as JSON, such as '{\"calibration\": …}'.")
     ] = "{}",
@@ -72,13 +75,15 @@ def submit(
         more: dict[str, Any] = json.loads(options)
     except ValueError as error:
         raise typer.BadParameter(f"not JSON: {error}", param_hint="--options") from None
-    if remove is not None and max_drop is not None:
-        raise typer.BadParameter("give one of --remove and --max-drop, or neither")
+    if sum((remove is not None, max_drop is not None, bool(sweep))) > 1:
+        raise typer.BadParameter("give one of --remove, --max-drop and --sweep, or none of them")
     asked: dict[str, Any] = {"mode": "analyze"}
     if remove is not None:
         asked = {"target": {"kind": of, "ratio": remove}}
     elif max_drop is not None:
         asked = {"target": {"kind": "quality", "metric": metric, "max_drop": max_drop}}
+    elif sweep:
+        asked = {"mode": "sweep", "target": {"kind": "sweep", "of": of, "ratios": sweep}}
     spec: dict[str, Any] = {
         **more,
         "model": {**more.get("model", {}), "uri": model if "://" in model else Path(model).resolve().as_uri()},
@@ -142,6 +147,14 @@ def demo() -> None:
 def compress(context: typer.Context) -> None:
     # The method is another program to the client, which must run where no torch is installed.
     os.execv(sys.executable, [sys.executable, "-m", "sglp_core", "compress", *context.args])
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    help="Look at several ratios here and now, without the service; `sglp sweep --help` lists the options.",
+)
+def sweep(context: typer.Context) -> None:
+    os.execv(sys.executable, [sys.executable, "-m", "sglp_core", "sweep", *context.args])
 
 
 @contextmanager

@@ -93,7 +93,15 @@ class QualityTargetSpec(_Part):
         return max_drop
 
 
-TargetSpec = Annotated[RatioTargetSpec | QualityTargetSpec, Field(discriminator="kind")]
+class SweepTargetSpec(_Part):
+    """For `mode: sweep`: look at several `ratios` to remove, in the unit `of`; no model is written."""
+
+    kind: Literal["sweep"]
+    of: Literal["parameters", "flops", "layers"] = "parameters"
+    ratios: Annotated[tuple[Annotated[float, Field(gt=0, lt=1, strict=True)], ...], Field(min_length=1, max_length=50)]
+
+
+TargetSpec = Annotated[RatioTargetSpec | QualityTargetSpec | SweepTargetSpec, Field(discriminator="kind")]
 
 
 class MethodSpec(_Part):
@@ -138,9 +146,13 @@ class EvaluationSpec(_Part):
 
 
 class JobSpec(_Part):
-    """A request for one job. Only `model.uri` and, to compress, `target` are required."""
+    """A request for one job. Only `model.uri` and, except to analyze, `target` are required.
 
-    mode: Literal["compress", "analyze"] = "compress"
+    `mode` says how far to go: `analyze` measures, `sweep` also judges a plan for each of several ratios, `compress`
+    also removes, verifies and writes.
+    """
+
+    mode: Literal["compress", "analyze", "sweep"] = "compress"
     model: ModelSource
     target: TargetSpec | None = None
     method: MethodSpec = MethodSpec()
@@ -152,10 +164,12 @@ class JobSpec(_Part):
 
     @model_validator(mode="after")
     def _target_fits_mode(self) -> Self:
-        if self.mode == "compress" and self.target is None:
-            raise ValueError("a compress job needs a target")
+        if self.mode != "analyze" and self.target is None:
+            raise ValueError(f"a {self.mode} job needs a target")
         if self.mode == "analyze" and self.target is not None:
             raise ValueError("an analyze job removes nothing and takes no target")
+        if self.target is not None and (self.mode == "sweep") != (self.target.kind == "sweep"):
+            raise ValueError("mode sweep and a target of kind sweep go together, and neither with another")
         return self
 
     def uris(self) -> dict[str, str]:

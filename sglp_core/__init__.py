@@ -4,8 +4,8 @@ from sglp_core.calibration import Calibration
 from sglp_core.errors import SGLPError
 from sglp_core.evaluation import Evaluation
 from sglp_core.method import Method
-from sglp_core.pipeline import Observer, Progress, analyze, compress
-from sglp_core.target import QualityTarget, Target
+from sglp_core.pipeline import Observer, Progress, analyze, compress, sweep
+from sglp_core.target import QualityTarget, SweepTarget, Target
 
 __all__ = [
     "Calibration",
@@ -15,7 +15,9 @@ __all__ = [
     "Progress",
     "QualityTarget",
     "SGLPError",
+    "SweepTarget",
     "Target",
     "analyze",
     "compress",
+    "sweep",
 ]

@@ -1,6 +1,8 @@
 """The method on the command line: `sglp compress MODEL --remove 0.25 --out DIR`, without any service."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,13 +12,40 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 import sglp_core
-from sglp_core import Calibration, Evaluation, Method, QualityTarget, SGLPError, Target
+from sglp_core import (
+    Calibration,
+    Evaluation,
+    Method,
+    QualityTarget,
+    SGLPError,
+    SweepTarget,
+    Target,
+    quality_search,
+    sweep_report,
+)
 from sglp_core.method import PROPOSALS
 from sglp_core.report import cell
 from sglp_core.target import Metric, TargetKind
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 console = Console(stderr=True)
+
+
+Model = Annotated[str, typer.Argument(help="A model directory, a GGUF file, or hf://org/name")]
+Out = Annotated[Path, typer.Option(help="A new directory for what is written")]
+Of = Annotated[TargetKind, typer.Option(help="What the fraction is of")]
+Importance = Annotated[str, typer.Option(help="`proposals`, or one criterion inside the segments")]
+Repair = Annotated[
+    Literal["none", "compensate", "least_squares", "auto"],
+    typer.Option(help="Make up for the removed layers in weights that stay, without training"),
+]
+Source = Annotated[
+    str, typer.Option(help="'self'; a .txt, .jsonl or .parquet file; or an image folder, a .zip of one or .parquet")
+]
+EvaluationSource = Annotated[str, typer.Option(help="'held_out', or a source as for calibration")]
+Count = Annotated[int, typer.Option(min=1)]
+Length = Annotated[int, typer.Option(min=8)]
+Seed = Annotated[int, typer.Option(min=0)]
 
 
 class Bars:
@@ -50,8 +79,8 @@ def main() -> None:
 
 @app.command()
 def compress(
-    model: Annotated[str, typer.Argument(help="A model directory, a GGUF file, or hf://org/name")],
-    out: Annotated[Path, typer.Option(help="A new directory for the artifact and its evidence")],
+    model: Model,
+    out: Out,
     remove: Annotated[float | None, typer.Option(help="The fraction to remove, between 0 and 1")] = None,
     max_drop: Annotated[
         float | None, typer.Option(help="Instead of --remove: as much as loses no more of --metric than this")
@@ -60,45 +89,77 @@ def compress(
         Metric,
         typer.Option(help="For --max-drop: relative increase of perplexity, drop of accuracy or of agreement"),
     ] = "perplexity",
-    of: Annotated[TargetKind, typer.Option(help="What the fraction is of")] = "parameters",
-    importance: Annotated[str, typer.Option(help="`proposals`, or one criterion inside the segments")] = PROPOSALS,
-    repair: Annotated[
-        Literal["none", "compensate", "least_squares", "auto"],
-        typer.Option(help="Make up for the removed layers in weights that stay, without training"),
-    ] = "none",
-    calibration: Annotated[
-        str, typer.Option(help="'self'; a .txt, .jsonl or .parquet file; or an image folder, a .zip of one or .parquet")
-    ] = "self",
-    samples: Annotated[int, typer.Option(min=1)] = 64,
-    sequence_length: Annotated[int, typer.Option(min=8)] = 256,
-    evaluation: Annotated[str, typer.Option(help="'held_out', or a source as for calibration")] = "held_out",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    of: Of = "parameters",
+    importance: Importance = PROPOSALS,
+    repair: Repair = "none",
+    calibration: Source = "self",
+    samples: Count = 64,
+    sequence_length: Length = 256,
+    evaluation: EvaluationSource = "held_out",
+    evaluation_samples: Count = 16,
+    seed: Seed = 0,
 ) -> None:
     """Remove whole layers from a model and prove that the result loads."""
-    if out.exists() and any(out.iterdir()):
-        raise typer.BadParameter(f"{out} is not empty; name a new directory", param_hint="--out")
-    bars = Bars()
-    try:
-        target = _target(of, remove, metric, max_drop)
-        with bars.bars:
-            report = sglp_core.compress(
-                model,
-                target,
-                out,
-                method=Method(importance=importance, repair=repair),
-                calibration=Calibration(calibration, samples, sequence_length, seed=seed),
-                evaluation=Evaluation(evaluation),
-                observer=bars,
-            )
-    except (SGLPError, ValueError) as error:
-        code = getattr(error, "code", "invalid")
-        console.print(f"[red]{code}[/red]: {error}", soft_wrap=True)
-        sys.exit(1)
+    with _told_plainly(out) as bars:
+        report = sglp_core.compress(
+            model,
+            _target(of, remove, metric, max_drop),
+            out,
+            method=Method(importance=importance, repair=repair),
+            calibration=Calibration(calibration, samples, sequence_length, seed=seed),
+            evaluation=Evaluation(evaluation, evaluation_samples),
+            observer=bars,
+        )
     table = Table("", "before", "after")
     for row in report["table"]:
         table.add_row(row["metric"], cell(row["before"]), cell(row["after"]))
     console.print(table)
+    if "quality_target" in report:
+        console.print(quality_search.to_markdown(report["quality_target"]), soft_wrap=True)
     print(f'transformers.{report["model"]["class"]}.from_pretrained("{out / "model"}")')
+
+
+@app.command()
+def sweep(
+    model: Model,
+    ratio: Annotated[list[float], typer.Option(help="A fraction to remove, between 0 and 1; repeatable")],
+    out: Out,
+    of: Of = "parameters",
+    importance: Importance = PROPOSALS,
+    repair: Repair = "none",
+    calibration: Source = "self",
+    samples: Count = 64,
+    sequence_length: Length = 256,
+    evaluation: EvaluationSource = "held_out",
+    evaluation_samples: Count = 16,
+    seed: Seed = 0,
+) -> None:
+    """Say what several ratios cost and save, from one analysis; writes a table and a picture, and no model."""
+    with _told_plainly(out) as bars:
+        report = sglp_core.sweep(
+            model,
+            SweepTarget(of, tuple(ratio)),
+            out,
+            method=Method(importance=importance, repair=repair),
+            calibration=Calibration(calibration, samples, sequence_length, seed=seed),
+            evaluation=Evaluation(evaluation, evaluation_samples),
+            observer=bars,
+        )
+    print(sweep_report.to_markdown(report["sweep"]))
+
+
+@contextmanager
+def _told_plainly(out: Path) -> Iterator[Bars]:
+    if out.exists() and any(out.iterdir()):
+        raise typer.BadParameter(f"{out} is not empty; name a new directory", param_hint="--out")
+    bars = Bars()
+    try:
+        with bars.bars:
+            yield bars
+    except (SGLPError, ValueError) as error:
+        code = getattr(error, "code", "invalid")
+        console.print(f"[red]{code}[/red]: {error}", soft_wrap=True)
+        sys.exit(1)
 
 
 def _target(of: TargetKind, remove: float | None, metric: Metric, max_drop: float | None) -> Target | QualityTarget:

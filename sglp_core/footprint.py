@@ -4,9 +4,7 @@ Measured in a fresh process that loads the directory with the stock class, so be
 """
 
 import resource
-import statistics
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,13 @@ import transformers
 
 from sglp_core.fresh_process import call, serve
 from sglp_core.images import image_shape
+from sglp_core.latency import measure_latency
 from sglp_core.layers import example_inputs
-
-REPEATS = 5
-DECODED_TOKENS = 16
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Latencies are medians of five runs at batch 1; `decode_seconds` is one token (None without generation)."""
+    """Latencies are those of `measure_latency`: medians at batch 1, of a window or image and of one more token."""
 
     weight_bytes: int
     load_seconds: float
@@ -54,16 +50,6 @@ def peak_resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _median_seconds(action: Callable[[], object]) -> float:
-    action()
-    times = []
-    for _ in range(REPEATS):
-        begin = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
-
-
 @torch.no_grad()
 def _handle(request: dict[str, Any]) -> dict[str, Any]:
     directory = Path(request["directory"])
@@ -79,33 +65,12 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
         shape = image_shape(transformers.AutoImageProcessor.from_pretrained(directory))
     inputs = example_inputs(model, request["sequence_length"], shape)
 
-    def wait() -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-
-    def prefill() -> None:
-        model(**inputs)
-        wait()
-
-    prefill_seconds = _median_seconds(prefill)
-    decode_seconds = None
-    if request["decodes"]:
-        settings = transformers.GenerationConfig(
-            do_sample=False, min_new_tokens=DECODED_TOKENS, max_new_tokens=DECODED_TOKENS, pad_token_id=0
-        )
-        start = {"input_ids": inputs["input_ids"][:, :1], "attention_mask": torch.ones_like(inputs["input_ids"][:, :1])}
-
-        def decode() -> None:
-            model.generate(**start, generation_config=settings)
-            wait()
-
-        decode_seconds = _median_seconds(decode) / DECODED_TOKENS
+    latency = measure_latency(model, inputs, request["decodes"])
     on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     return {
         "weight_bytes": sum(file.stat().st_size for file in directory.glob("*.safetensors")),
         "load_seconds": load_seconds,
-        "prefill_seconds": prefill_seconds,
-        "decode_seconds": decode_seconds,
+        **asdict(latency),
         "peak_memory_bytes": on_gpu or peak_resident_bytes(),
     }
 

@@ -2,15 +2,16 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from sglp_core import export, quality_search, report
+from sglp_core import export, quality_search, report, sweep_report, sweeping
 from sglp_core.analysis import Analysis
 from sglp_core.analysis_cache import Origin, find_or_measure
 from sglp_core.calibration import Calibration
@@ -30,7 +31,8 @@ from sglp_core.repair import repair
 from sglp_core.segmentation import segment
 from sglp_core.similarity import SimilarityAccumulator
 from sglp_core.surgery import bypassed, remove_layers
-from sglp_core.target import QualityTarget, Target
+from sglp_core.sweep_figure import draw_sweep
+from sglp_core.target import QualityTarget, SweepTarget, Target
 from sglp_core.tracing import trace
 from sglp_core.verification import Written, probe_logits, require, verify
 from sglp_core.weights import apply, swapped
@@ -194,6 +196,46 @@ def compress(
     return _write(output, opened, analysis, origin, method, calibration, observer, plan=chosen, why=why, extra=extra)
 
 
+def sweep(
+    model_uri: str,
+    target: SweepTarget,
+    output: Path,
+    *,
+    revision: str | None = None,
+    method: Method = Method(),
+    calibration: Calibration = Calibration(),
+    evaluation: Evaluation = Evaluation(),
+    roots: Sequence[Path] | None = None,
+    cache: Path | None = None,
+    observer: Observer = Silent(),
+) -> dict[str, Any]:
+    """Plan, judge and time several ratios from one analysis; writes table and picture to `output`, and no model.
+
+    Ratios that cannot be reached are named in the report. Raises `TargetUnreachable` where none can.
+    """
+    cache = (cache or DEFAULT_CACHE).expanduser()
+    opened = _open(model_uri, revision, calibration, roots, cache, observer)
+    data = prepare(opened, calibration, evaluation, roots, cache, _reporter(observer, "calibrating"))
+    analysis, origin = find_or_measure(
+        opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
+    )
+    count = partial(_counter, observer)
+    plans, unreachable = sweeping.plans_of(
+        target,
+        lambda each: _choose(opened, analysis, each, method, data, calibration.seed, lambda *_: None)[0],
+        count,
+    )
+    points = sweeping.judge(opened, plans, data, method.repair, calibration.sequence_length, count)
+
+    output.mkdir(parents=True, exist_ok=True)
+    draw_sweep(points, sweeping.knee_of(points), f"{opened.fetched.origin}: sweep", output / "sweep.png")
+    extra = {
+        "sweep": sweep_report.summary(target, points, unreachable),
+        "evaluation": {**asdict(evaluation), "description": data.description, "digest": data.evaluation_digest},
+    }
+    return _write(output, opened, analysis, origin, method, calibration, observer, plan=None, why="", extra=extra)
+
+
 def measure(
     opened: Opened, data: Data, method: Method, calibration: Calibration, observer: Observer = Silent()
 ) -> Analysis:
@@ -329,6 +371,8 @@ def _write(
             **extra,
         }
         text = f"{report.to_markdown(content)}\n{origin.to_markdown()}"
+        if "sweep" in content:
+            text += f"\n{sweep_report.to_markdown(content['sweep'])}"
         if "quality_target" in content:
             text += f"\n{quality_search.to_markdown(content['quality_target'])}"
         (output / "report.json").write_text(json.dumps(content, indent=2))
@@ -349,6 +393,17 @@ def _write(
 
 def _reporter(observer: Observer, phase: str) -> Any:
     return lambda done, total, unit: observer.progress(Progress(phase, done, total, unit))
+
+
+def _counter(observer: Observer, phase: str, total: int, unit: str) -> Callable[[], None]:
+    """Counts up to `total` at every call."""
+    done = iter(range(total + 1))
+
+    def tell() -> None:
+        observer.progress(Progress(phase, next(done), total, unit))
+
+    tell()
+    return tell
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What the user asked for: a ratio of parameters, of FLOPs or of layers to remove, or a budget of lost quality."""
+"""What the user asked for: a ratio of parameters, FLOPs or layers, a budget of lost quality, or a sweep."""
 
 import math
 from dataclasses import dataclass
@@ -44,3 +44,19 @@ class QualityTarget:
     def drop(self, dense: float, pruned: float) -> float:
         """What is lost of the metric; less than 0 where the pruned model is better."""
         return pruned / dense - 1 if self.metric == "perplexity" else dense - pruned
+
+
+@dataclass(frozen=True)
+class SweepTarget:
+    """Look at several `ratios` to remove of the parameters, FLOPs or layers; kept in rising order, each once."""
+
+    of: TargetKind
+    ratios: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.ratios:
+            raise ValueError("a sweep needs at least one ratio")
+        object.__setattr__(self, "ratios", tuple(target.ratio for target in self.targets()))
+
+    def targets(self) -> tuple[Target, ...]:
+        return tuple(Target(self.of, ratio) for ratio in sorted(set(self.ratios)))

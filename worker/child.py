@@ -62,7 +62,7 @@ class _Observer:
 
 def _run(request: dict[str, Any], output: Path, observer: _Observer) -> None:
     # Importing torch takes seconds, and the parent-death signal must be in place before.
-    from sglp_core import Calibration, Evaluation, Method, QualityTarget, Target, analyze, compress
+    from sglp_core import Calibration, Evaluation, Method, QualityTarget, SweepTarget, Target, analyze, compress, sweep
 
     spec = request["spec"]
     model, method = spec["model"], spec["method"]
@@ -77,13 +77,15 @@ def _run(request: dict[str, Any], output: Path, observer: _Observer) -> None:
     }
     if spec["mode"] == "analyze":
         analyze(model["uri"], output, **common)
+        return
+    common["evaluation"] = Evaluation(**spec["evaluation"])
+    target = dict(spec["target"])
+    kind = target.pop("kind")
+    if kind == "sweep":
+        sweep(model["uri"], SweepTarget(target["of"], tuple(target["ratios"])), output, **common)
     else:
-        wanted = spec["target"]
-        if wanted["kind"] == "quality":
-            target: Target | QualityTarget = QualityTarget(wanted["metric"], wanted["max_drop"])
-        else:
-            target = Target(**wanted)
-        compress(model["uri"], target, output, evaluation=Evaluation(**spec["evaluation"]), **common)
+        wanted = QualityTarget(**target) if kind == "quality" else Target(kind, **target)
+        compress(model["uri"], wanted, output, **common)
 
 
 def _describe(error: Exception) -> dict[str, str]:

@@ -57,6 +57,8 @@ def test_a_ratio_that_is_none_is_refused_where_it_stands(client: httpx.Client, r
         ({"target": {"kind": "layers", "ratio": 0.5, "layers": 1}}, ["/target/layers"]),
         ({"target": {"kind": "quality", "metric": "accuracy", "max_drop": 2}}, ["/target/max_drop"]),
         ({"target": {"kind": "quality", "metric": "kl"}}, ["/target/metric", "/target/max_drop"]),
+        ({"mode": "sweep", "target": {"kind": "sweep", "ratios": [0.1, 2]}}, ["/target/ratios/1"]),
+        ({"target": {"kind": "sweep", "ratios": [0.1]}}, [""]),
     ],
     ids=str,
 )

@@ -163,3 +163,28 @@ def test_no_spelling_leads_out(parts: list[str]) -> None:
     except ForbiddenURI:
         return
     assert Path(os.path.realpath(unquote(urlsplit(uri).path))).is_relative_to("/data")
+
+
+@pytest.mark.parametrize(
+    ("change", "allowed"),
+    [
+        ({"mode": "sweep", "target": {"kind": "sweep", "ratios": [0.1, 0.5]}}, True),
+        ({"mode": "sweep", "target": {"kind": "sweep", "of": "flops", "ratios": [0.1]}}, True),
+        ({"mode": "sweep"}, False),
+        ({"mode": "sweep", "target": None}, False),
+        ({"target": {"kind": "sweep", "ratios": [0.1]}}, False),
+        ({"mode": "sweep", "target": {"kind": "sweep", "ratios": []}}, False),
+        ({"mode": "sweep", "target": {"kind": "sweep", "ratios": [0.1, 1]}}, False),
+        ({"mode": "sweep", "target": {"kind": "sweep", "ratios": [0.1] * 51}}, False),
+        ({"mode": "sweep", "target": {"kind": "sweep", "ratios": 0.1}}, False),
+        ({"mode": "sweep", "target": {"kind": "sweep", "ratios": [0.1], "ratio": 0.1}}, False),
+    ],
+    ids=str,
+)
+def test_a_sweep_names_its_ratios(change: dict[str, Any], allowed: bool) -> None:
+    if allowed:
+        stored = JobSpec.model_validate(SMALLEST | change)
+        assert JobSpec.model_validate(stored.model_dump(mode="json")) == stored
+        return
+    with pytest.raises(ValidationError):
+        JobSpec.model_validate(SMALLEST | change)

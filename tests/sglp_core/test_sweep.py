@@ -1,0 +1,104 @@
+"""Several ratios in one job: every row is what a job of its own would say, and nothing is removed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import LlamaForCausalLM
+
+from sglp_core import Calibration, Evaluation, SweepTarget, compress, sweep
+from sglp_core.errors import TargetUnreachable
+from sglp_core.surgery import bypassed
+from sglp_core.sweeping import cut_copy
+from sglp_core.target import Target
+from tests.worker.tiny_model import LAYERS, write_text, write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    write_tiny_model(folder / "model")
+    write_text(folder / "text.txt")
+    return folder
+
+
+def options(folder: Path) -> dict[str, Any]:
+    return {
+        "calibration": Calibration(str(folder / "text.txt"), samples=8, sequence_length=16, batch_size=4),
+        "evaluation": Evaluation(samples=4, controls=False),
+        "cache": folder / "cache",
+    }
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> dict[str, Any]:
+    target = SweepTarget("layers", (0.5, 0.17, 0.34, 0.17, 0.9))
+    return sweep(str(folder / "model"), target, folder / "out", **options(folder))
+
+
+def test_there_is_a_row_a_ratio_and_one_for_the_dense_model(report: dict[str, Any]) -> None:
+    points = report["sweep"]["points"]
+    assert [point["requested"] for point in points] == [0, 0.17, 0.34, 0.5]
+    assert [point["layers"] for point in points] == [LAYERS - n for n in (0, 2, 3, 3)]
+    assert points[0]["agreement"] == 1
+    assert points[0]["kl"] == 0
+    assert all(point["prefill_seconds"] > 0 and point["decode_seconds"] > 0 for point in points)
+    (unreachable,) = report["sweep"]["unreachable"]
+    assert unreachable["requested"] == 0.9
+    assert "largest reachable ratio" in unreachable["reason"]
+
+
+def test_a_row_is_what_a_compression_says(folder: Path, report: dict[str, Any]) -> None:
+    alone = compress(str(folder / "model"), Target("layers", 0.34), folder / "alone", **options(folder))
+    assert alone["analysis"] == report["analysis"] | {"reused": True}
+    point = report["sweep"]["points"][2]
+    after = {row["metric"]: row["after"] for row in alone["table"]}
+    assert point["removed_layers"] == alone["plan"]["removed_layers"]
+    for name in ("layers", "parameters", "flops", "perplexity", "accuracy", "agreement", "kl"):
+        assert point[name] == after[name]
+    weights = sum(file.stat().st_size for file in (folder / "alone" / "model").glob("*.safetensors"))
+    # The file also has a header.
+    assert weights * 0.8 < point["weight_bytes"] < weights
+
+
+def test_table_and_picture_are_written_and_no_model(folder: Path, report: dict[str, Any]) -> None:
+    out = folder / "out"
+    assert {file.name for file in out.iterdir()} == {
+        "analysis.json", "manifest.json", "report.json", "report.md", "similarity.f32", "similarity.npz",
+        "similarity.png", "sweep.png",
+    }  # fmt: skip
+    assert json.loads((out / "report.json").read_text())["sweep"] == report["sweep"]
+    page = (out / "report.md").read_text()
+    assert "| 0.34 | 0.5 | 3 |" in page
+    assert not any(row["removed"] for row in json.loads((out / "analysis.json").read_text())["layers"])
+    with Image.open(out / "sweep.png") as image:
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 10
+    listed = [file["name"] for file in json.loads((out / "manifest.json").read_text())["files"]]
+    assert "sweep.png" in listed
+
+
+def test_where_no_ratio_can_be_reached_the_sweep_fails(folder: Path) -> None:
+    with pytest.raises(TargetUnreachable, match=r"cannot remove 0\.8 .*largest reachable"):
+        sweep(str(folder / "model"), SweepTarget("layers", (0.9, 0.8)), folder / "none", **options(folder))
+
+
+def test_a_cut_copy_is_the_bypassed_model_around_the_same_tensors(folder: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(folder / "model").eval()
+    ids = torch.arange(12)[None]
+    before = model(ids).logits
+    cut = cut_copy(model, "model.layers", (1, 3))
+    with torch.no_grad(), bypassed(model.model.layers, (1, 3)):
+        assert torch.equal(cut(ids).logits, model(ids, use_cache=False).logits)
+    assert torch.equal(model(ids).logits, before)
+    assert (len(model.model.layers), model.config.num_hidden_layers) == (LAYERS, LAYERS)
+    own = {p.data_ptr() for p in model.parameters()}
+    assert all(p.data_ptr() in own for p in cut.parameters())
+
+
+@pytest.mark.parametrize("ratios", [(), (0.0,), (0.5, 1.0), (float("nan"),)])
+def test_ratios_that_make_no_sense_are_refused(ratios: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="ratio"):
+        SweepTarget("layers", ratios)
