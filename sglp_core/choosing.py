@@ -1,17 +1,19 @@
 """From an analysis to the plan of a job, and to the controls it is compared with."""
 
-import math
 from collections.abc import Callable, Sequence
 
 from sglp_core.analysis import Analysis
+from sglp_core.judging import Judge
 from sglp_core.layers import layers_of
 from sglp_core.method import PROPOSALS, Method
 from sglp_core.objectives import Batch
 from sglp_core.opening import Opened
 from sglp_core.planning import Plan, costs_of_layers, plan, segment_ranks
-from sglp_core.proposals import Proposal, propose, select
+from sglp_core.proposals import Proposal, propose, refined_proposal, select
 from sglp_core.target import Target
 
+# Forward passes over the calibration data that comparing plans may take; measuring takes about three.
+SEARCH_PASSES = 5
 CONTROLS = ("last_layers", "random", "block_influence")
 
 
@@ -32,18 +34,19 @@ def choose_plan(
     if method.importance != PROPOSALS:
         return _planned(analysis, target, method.importance, analysis.segmentation.segments, protected, seed), []
     proposed = propose(analysis, target, protected)
-    rounds = min(len(batches), max(1, math.ceil(math.log2(len(proposed)))))
-    done = iter(range(1, rounds + 1))
-    tell(0, rounds, "batches")
-    proposals = select(
+    judge = Judge(
         opened.model,
         layers_of(opened.model, opened.stack.path),
         batches,
         opened.task,
-        proposed,
-        lambda: tell(next(done), rounds, "batches"),
+        SEARCH_PASSES,
+        lambda spent: tell(min(spent, judge.budget), judge.budget, "trials"),
     )
-    return proposals[0].plan, proposals
+    tell(0, judge.budget, "trials")
+    proposals = select(judge, proposed)
+    refined = refined_proposal(judge, proposals[0], analysis, target, protected)
+    tell(judge.budget, judge.budget, "trials")
+    return refined.plan, [refined, *proposals]
 
 
 def control_plans(analysis: Analysis, count: int, method: Method, seed: int) -> dict[str, Plan]:

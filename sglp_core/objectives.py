@@ -3,6 +3,7 @@
 The loss is what GradNorm differentiates and what perplexity is made of.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +35,12 @@ class Batch:
     def rows(self, first: int, end: int) -> "Batch":
         """The samples from `first` to before `end`."""
         return Batch({name: tensor[first:end] for name, tensor in self.inputs.items()}, self.labels[first:end])
+
+    def split(self, rows: int) -> Iterator["Batch"]:
+        """The same windows (or images), at most `rows` at a time."""
+        for first in range(0, len(self.labels), rows):
+            part = slice(first, first + rows)
+            yield Batch({name: tensor[part] for name, tensor in self.inputs.items()}, self.labels[part])
 
 
 def task_of(model_class: type[transformers.PreTrainedModel]) -> Task:

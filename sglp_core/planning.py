@@ -8,6 +8,9 @@ import numpy as np
 from sglp_core.errors import TargetUnreachable
 from sglp_core.target import Target
 
+# One part in 10¹²: 0.3 of 10 layers is three layers, although 0.3 × 10 > 3 in binary.
+SLACK = 1 - 1e-12
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -107,8 +110,7 @@ def plan(
     Raises `TargetUnreachable`, naming the largest reachable ratio.
     """
     reachable = largest_removal(sizes, segments, protected) / total
-    # One part in 10¹² of slack: 0.3 of 10 layers is three layers, although 0.3 × 10 > 3 in binary.
-    removed = choose(costs, sizes, target.ratio * total * (1 - 1e-12), segments, protected)
+    removed = choose(costs, sizes, target.ratio * total * SLACK, segments, protected)
     if removed is None:
         raise TargetUnreachable(
             f"cannot remove {target.ratio:.4g} of the {target.kind}: the largest reachable ratio is {reachable:.4g} "

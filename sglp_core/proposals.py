@@ -5,38 +5,36 @@ check: the dense model with those layers bypassed, on calibration data, against 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
-
-from torch import nn
 
 from sglp_core.analysis import Analysis
 from sglp_core.errors import TargetUnreachable
-from sglp_core.evaluation import evaluate
-from sglp_core.objectives import Batch, Task
-from sglp_core.planning import Plan, costs_of_layers, plan, segment_ranks
+from sglp_core.judging import Judge
+from sglp_core.planning import SLACK, Plan, costs_of_layers, plan, segment_ranks
+from sglp_core.refining import refine
 from sglp_core.target import Target
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """One plan and who proposed it; `kl` is KL(dense ‖ pruned) in nats a token, mean over the `batches` it was seen on.
+    """One plan and who proposed it; `harm` is KL(dense ‖ pruned) plus the rise of the loss, mean over its `trials`.
 
-    A proposal is seen on more batches the better it does.
+    Each trial is on a few other windows, and a proposal has more of them the better it does.
     """
 
     proposed_by: tuple[str, ...]
     plan: Plan
-    kl: float
-    batches: int
+    harm: float
+    trials: int
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "proposed_by": list(self.proposed_by),
             "removed_layers": list(self.plan.removed_layers),
-            "kl": self.kl if math.isfinite(self.kl) else None,
-            "batches": self.batches,
+            "harm": self.harm if math.isfinite(self.harm) else None,
+            "trials": self.trials,
         }
 
 
@@ -65,31 +63,28 @@ def propose(analysis: Analysis, target: Target, protected: set[int]) -> dict[tup
     return {tuple(names[removed]): found for removed, found in plans.items()}
 
 
-def select(
-    model: Any,
-    layers: nn.ModuleList,
-    batches: Iterable[Batch],
-    task: Task,
-    plans: Mapping[tuple[str, ...], Plan],
-    on_batch: Callable[[], None] = lambda: None,
-) -> list[Proposal]:
-    """The proposals, best first, by successive halving: after every batch the worse half is out, until one is left.
+def select(judge: Judge, plans: Mapping[tuple[str, ...], Plan]) -> list[Proposal]:
+    """The proposals, best first; the better one does, the more it was tried."""
+    best = judge.best([p.removed_layers for p in plans.values()])
+    found = [_judged(judge, names, p) for names, p in plans.items()]
+    return sorted(found, key=lambda p: (p.plan.removed_layers != best, -p.trials, p.harm))
 
-    Cost: about twice as many forward passes over one batch as there are proposals.
-    """
-    sums = dict.fromkeys(plans, 0.0)
-    seen = dict.fromkeys(plans, 0)
-    alive = list(plans)
-    for batch in batches:
-        variants = {str(number): plans[names].removed_layers for number, names in enumerate(alive)}
-        quality = evaluate(model, layers, [batch], task, variants)
-        for number, names in enumerate(alive):
-            kl = quality[str(number)].kl
-            sums[names] += kl if math.isfinite(kl) else math.inf
-            seen[names] += 1
-        on_batch()
-        alive = sorted(alive, key=lambda names: sums[names])[: math.ceil(len(alive) / 2)]
-        if len(alive) == 1:
-            break
-    found = [Proposal(names, p, sums[names] / seen[names], seen[names]) for names, p in plans.items()]
-    return sorted(found, key=lambda p: (p.plan.removed_layers != plans[alive[0]].removed_layers, -p.batches, p.kl))
+
+def refined_proposal(judge: Judge, best: Proposal, analysis: Analysis, target: Target, protected: set[int]) -> Proposal:
+    """The best proposal with layers swapped where the model says that this harms it less."""
+    sizes, total = analysis.stack.sizes(target.kind)
+    needed = target.ratio * total * SLACK
+    found = refine(
+        judge,
+        best.plan.removed_layers,
+        [layer for layer in range(len(sizes)) if layer not in protected],
+        lambda removed: sum(sizes[layer] for layer in removed) >= needed,
+    )
+    achieved = sum(sizes[layer] for layer in found) / total
+    changed = found != best.plan.removed_layers
+    names = tuple(f"{name}, refined" for name in best.proposed_by) if changed else best.proposed_by
+    return _judged(judge, names, replace(best.plan, removed_layers=found, achieved=achieved))
+
+
+def _judged(judge: Judge, names: tuple[str, ...], plan: Plan) -> Proposal:
+    return Proposal(names, plan, judge.mean(plan.removed_layers), judge.trials[plan.removed_layers])

@@ -74,13 +74,13 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         ]
     if report.get("proposals"):
         lines += [
-            "Proposed plans, best first; KL(dense ‖ pruned) on calibration data, over more batches for better plans:",
+            "Proposed plans, best first; harm is KL(dense ‖ pruned) plus the rise of the loss on calibration data:",
             "",
-            "| proposed by | removed layers | KL | batches |",
+            "| proposed by | removed layers | harm | trials |",
             "|---|---|---:|---:|",
             *(
-                f"| {', '.join(p['proposed_by'])} | {', '.join(map(str, p['removed_layers']))} | {cell(p['kl'])} "
-                f"| {p['batches']} |"
+                f"| {', '.join(p['proposed_by'])} | {', '.join(map(str, p['removed_layers']))} | {cell(p['harm'])} "
+                f"| {p['trials']} |"
                 for p in report["proposals"]
             ),
             "",

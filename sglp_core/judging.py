@@ -1,0 +1,87 @@
+"""What removing a set of layers does to the model itself, asked a window at a time.
+
+The harm of a set is KL(dense ‖ pruned) plus the rise of the loss, in nats a prediction. KL alone is blind to what the
+data says, and may prefer the model that is less like the text; the loss alone is the noisier of the two. On text the
+model wrote itself both estimate the same.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+from torch import nn
+
+from sglp_core.evaluation import Quality, evaluate
+from sglp_core.objectives import Batch, Task
+
+Removed = tuple[int, ...]
+# Sets are compared on the same window, so one is enough to tell most apart and many sets can be asked about.
+WINDOWS_AT_ONCE = 1
+
+
+class Judge:
+    """The harm of sets of removed layers, on one small part of the calibration data after the other.
+
+    `budget` limits how often a set may be tried on a part; `parts` of them are one pass over the calibration data.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        layers: nn.ModuleList,
+        batches: Sequence[Batch],
+        task: Task,
+        passes: float,
+        on_trial: Callable[[int], None] = lambda _spent: None,
+    ) -> None:
+        self._model, self._layers, self._task, self._on_trial = model, layers, task, on_trial
+        self._parts = [part for batch in batches for part in batch.split(_rows_at_once(task, batch))]
+        self._next = count()
+        self.budget = math.ceil(passes * len(self._parts))
+        self.spent = 0
+        self.sums: dict[Removed, float] = {}
+        self.trials: dict[Removed, int] = {}
+
+    def __call__(self, sets: Sequence[Removed], parts: int = 1) -> dict[Removed, float]:
+        """The harm of each set, mean over the next `parts` parts; infinite where the model is destroyed."""
+        found = dict.fromkeys(sets, 0.0)
+        for _ in range(parts):
+            part = self._parts[next(self._next) % len(self._parts)]
+            variants = {str(number): removed for number, removed in enumerate(sets)}
+            quality = evaluate(self._model, self._layers, [part], self._task, variants)
+            for number, removed in enumerate(sets):
+                harm = _harm(quality["dense"], quality[str(number)])
+                found[removed] += harm / parts
+                self.sums[removed] = self.sums.get(removed, 0.0) + harm
+                self.trials[removed] = self.trials.get(removed, 0) + 1
+            self.spent += len(sets)
+            self._on_trial(self.spent)
+        return found
+
+    def mean(self, removed: Removed) -> float:
+        """Mean harm over every part a set was tried on."""
+        return self.sums[removed] / self.trials[removed]
+
+    def best(self, sets: Sequence[Removed]) -> Removed:
+        """The set that harms least, by successive halving: after every part the worse half is out.
+
+        Tries about two parts for each set. Equal sets are settled by their order.
+        """
+        alive = list(dict.fromkeys(sets))
+        sums = dict.fromkeys(alive, 0.0)
+        while len(alive) > 1:
+            for removed, harm in self(alive).items():
+                sums[removed] += harm
+            alive = sorted(alive, key=lambda removed: sums[removed])[: math.ceil(len(alive) / 2)]
+        return alive[0]
+
+
+def _harm(dense: Quality, pruned: Quality) -> float:
+    harm = pruned.kl + math.log(pruned.perplexity / dense.perplexity)
+    return harm if math.isfinite(harm) else math.inf
+
+
+def _rows_at_once(task: Task, batch: Batch) -> int:
+    """A window has hundreds of predictions, an image one."""
+    return len(batch.labels) if task == "classification" else WINDOWS_AT_ONCE

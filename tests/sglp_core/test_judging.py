@@ -1,0 +1,112 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sglp_core.evaluation import evaluate
+from sglp_core.judging import Judge
+from sglp_core.objectives import Batch
+from sglp_core.planning import Plan
+from sglp_core.proposals import select
+from sglp_core.refining import refine
+from sglp_core.target import Target
+
+LAYERS = 8
+CONFIG = LlamaConfig(
+    vocab_size=50,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=LAYERS,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+)
+FREE = range(1, LAYERS - 1)
+
+
+@pytest.fixture
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(CONFIG).eval()
+
+
+@pytest.fixture
+def batches() -> list[Batch]:
+    ids = torch.randint(0, 50, (4, 3, 12), generator=torch.Generator().manual_seed(1))
+    return [Batch({"input_ids": rows, "attention_mask": torch.ones_like(rows)}, rows) for rows in ids]
+
+
+def silence(model: LlamaForCausalLM, *harmless: int) -> None:
+    """A layer that adds nothing to the residual stream can go without any harm."""
+    for layer in harmless:
+        for projection in (model.model.layers[layer].self_attn.o_proj, model.model.layers[layer].mlp.down_proj):
+            torch.nn.init.zeros_(projection.weight)
+
+
+def believing(model: LlamaForCausalLM, batches: list[Batch]) -> list[Batch]:
+    """Labels that are what the dense model says, so that no other model does better on them."""
+    model.lm_head.weight.data *= 20
+    found = []
+    for batch in batches:
+        said = model(**batch.inputs).logits.argmax(-1)
+        found.append(Batch(batch.inputs, torch.cat([said[:, :1], said[:, :-1]], 1)))
+    return found
+
+
+def judge_of(model: LlamaForCausalLM, batches: list[Batch], passes: float) -> Judge:
+    return Judge(model, model.model.layers, batches, "causal_lm", passes)
+
+
+def test_harm_is_divergence_plus_rise_of_the_loss_over_the_windows_tried(
+    model: LlamaForCausalLM, batches: list[Batch]
+) -> None:
+    judge = judge_of(model, batches, 1)
+    harms = [judge([(2, 4)])[2, 4] for _ in range(3)]
+    parts = [part for batch in batches for part in batch.split(1)]
+    expected = []
+    for part in parts[:3]:
+        found = evaluate(model, model.model.layers, [part], "causal_lm", {"it": (2, 4)})
+        expected.append(found["it"].kl + math.log(found["it"].perplexity / found["dense"].perplexity))
+    assert harms == pytest.approx(expected)
+    assert judge.mean((2, 4)) == pytest.approx(np.mean(expected))
+    assert (judge.spent, judge.budget) == (3, 12)
+
+
+def test_the_proposal_that_harms_least_is_first(model: LlamaForCausalLM, batches: list[Batch]) -> None:
+    silence(model, 2, 4)
+    batches = believing(model, batches)
+    sets = [(1, 2), (1, 3), (2, 4), (3, 4), (1, 4)]
+    plans = {(str(s),): Plan(Target("layers", 2 / LAYERS), s, 2 / LAYERS, 4 / LAYERS, 2 / LAYERS) for s in sets}
+    found = select(judge_of(model, batches, 5), plans)
+    assert found[0].plan.removed_layers == (2, 4)
+    assert found[0].harm == pytest.approx(0, abs=1e-5)
+    # Five, then three, then two are tried.
+    assert sorted(p.trials for p in found) == [1, 1, 2, 3, 3]
+
+
+@pytest.mark.parametrize("start", list(itertools.combinations(FREE, 3))[::6])
+def test_swaps_find_the_layers_that_do_nothing(
+    model: LlamaForCausalLM, batches: list[Batch], start: tuple[int, ...]
+) -> None:
+    silence(model, 2, 3, 5)
+    judge = judge_of(model, believing(model, batches), 20)
+    assert refine(judge, start, FREE, lambda removed: len(removed) >= 3) == (2, 3, 5)
+
+
+def test_more_than_needed_is_put_back(model: LlamaForCausalLM, batches: list[Batch]) -> None:
+    silence(model, 2)
+    judge = judge_of(model, believing(model, batches), 20)
+    assert refine(judge, (2, 4), FREE, lambda removed: len(removed) >= 1) == (2,)
+
+
+def test_refining_stays_within_its_budget_and_what_is_allowed(model: LlamaForCausalLM, batches: list[Batch]) -> None:
+    silence(model, 2, 3)
+    batches = believing(model, batches)
+    poor = judge_of(model, batches, 2)
+    assert refine(poor, (4, 5), FREE, lambda removed: len(removed) >= 2) == (4, 5)
+    assert poor.spent == 0
+    rich = judge_of(model, batches, 20)
+    assert refine(rich, (2, 5), FREE, lambda removed: len(removed) >= 2 and 3 not in removed) != (2, 3)
+    assert rich.spent <= rich.budget
