@@ -70,11 +70,13 @@ class Judge:
         """
         alive = list(dict.fromkeys(sets))
         sums = dict.fromkeys(alive, 0.0)
-        while len(alive) > 1:
+        while True:
+            # A single set is tried too: what it does is asked for afterwards.
             for removed, harm in self(alive).items():
                 sums[removed] += harm
             alive = sorted(alive, key=lambda removed: sums[removed])[: math.ceil(len(alive) / 2)]
-        return alive[0]
+            if len(alive) == 1:
+                return alive[0]
 
 
 def _harm(dense: Quality, pruned: Quality) -> float:

@@ -110,3 +110,9 @@ def test_refining_stays_within_its_budget_and_what_is_allowed(model: LlamaForCau
     rich = judge_of(model, batches, 20)
     assert refine(rich, (2, 5), FREE, lambda removed: len(removed) >= 2 and 3 not in removed) != (2, 3)
     assert rich.spent <= rich.budget
+
+
+def test_a_single_set_is_judged_as_well(model: LlamaForCausalLM, batches: list[Batch]) -> None:
+    judge = judge_of(model, batches, 5)
+    assert judge.best([(1, 2)]) == (1, 2)
+    assert (judge.trials, math.isfinite(judge.mean((1, 2)))) == ({(1, 2): 1}, True)
