@@ -145,6 +145,18 @@ class EvaluationSpec(_Part):
     controls: Annotated[bool, Field(strict=True)] = True
 
 
+class HealingSpec(_Part):
+    """A short fine-tuning after the cut: `steps` of one calibration batch each (0: none).
+
+    `distil` follows the dense model's distribution, `plain` the calibration text. What makes held-out calibration data
+    worse is not kept.
+    """
+
+    steps: Annotated[int, Field(ge=0, le=100_000, strict=True)] = 0
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    loss: Literal["distil", "plain"] = "distil"
+
+
 class JobSpec(_Part):
     """A request for one job. Only `model.uri` and, except to analyze, `target` are required.
 
@@ -158,6 +170,7 @@ class JobSpec(_Part):
     method: MethodSpec = MethodSpec()
     calibration: CalibrationSpec = CalibrationSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    healing: HealingSpec = HealingSpec()
     gpu_class: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] = "default"
     deadline_seconds: Annotated[int, Field(ge=1, le=30 * 86400, strict=True)] = 86400
     metadata: Annotated[dict[str, JsonValue], Field(max_length=50), AfterValidator(_storable)] = {}
@@ -170,6 +183,8 @@ class JobSpec(_Part):
             raise ValueError("an analyze job removes nothing and takes no target")
         if self.target is not None and (self.mode == "sweep") != (self.target.kind == "sweep"):
             raise ValueError("mode sweep and a target of kind sweep go together, and neither with another")
+        if self.healing.steps and self.mode != "compress":
+            raise ValueError("only a compress job heals")
         return self
 
     def uris(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from sglp_core.calibration import Calibration
 from sglp_core.errors import SGLPError
 from sglp_core.evaluation import Evaluation
+from sglp_core.healing import Healing
 from sglp_core.method import Method
 from sglp_core.pipeline import Observer, Progress, analyze, compress, sweep
 from sglp_core.target import QualityTarget, SweepTarget, Target
@@ -10,6 +11,7 @@ from sglp_core.target import QualityTarget, SweepTarget, Target
 __all__ = [
     "Calibration",
     "Evaluation",
+    "Healing",
     "Method",
     "Observer",
     "Progress",

@@ -15,6 +15,7 @@ import sglp_core
 from sglp_core import (
     Calibration,
     Evaluation,
+    Healing,
     Method,
     QualityTarget,
     SGLPError,
@@ -92,6 +93,7 @@ def compress(
     of: Of = "parameters",
     importance: Importance = PROPOSALS,
     repair: Repair = "none",
+    heal: Annotated[int, typer.Option(min=0, help="Training steps after the cut; 0 for none")] = 0,
     calibration: Source = "self",
     samples: Count = 64,
     sequence_length: Length = 256,
@@ -108,6 +110,7 @@ def compress(
             method=Method(importance=importance, repair=repair),
             calibration=Calibration(calibration, samples, sequence_length, seed=seed),
             evaluation=Evaluation(evaluation, evaluation_samples),
+            healing=Healing(heal),
             observer=bars,
         )
     table = Table("", "before", "after")

@@ -116,7 +116,10 @@ class Cut:
         return built, refused
 
     def judge(self, built: dict[str, Built], batches: Sequence[Batch], task: Task) -> list[Attempt]:
-        """Accept the repair with the least KL, if it makes both KL and loss less than they are without."""
+        """Accept the repair with the least KL, if it makes KL less and loss no more than it is without it.
+
+        Below the dense model's loss, less of it is chance and no sign of quality, so there KL decides alone.
+        """
         if not built:
             return []
         forms = self.forms
@@ -124,13 +127,14 @@ class Cut:
         variants = dict.fromkeys(weights, self.removed)
         quality = evaluate(forms.model, forms.layers, batches, task, variants, weights=weights)
         before = quality["before"]
-        better = [kind for kind in built if quality[kind].kl < before.kl and _loss(quality[kind]) < _loss(before)]
+        most = max(_loss(before), _loss(quality["dense"]))
+        better = [kind for kind in built if quality[kind].kl < before.kl and _loss(quality[kind]) <= most]
         best = min(better, key=lambda kind: quality[kind].kl, default=None)
         attempts = []
         for kind, each in built.items():
             reason = None
             if kind not in better:
-                reason = "held-out loss or divergence does not fall"
+                reason = "held-out divergence does not fall, or loss rises"
             elif kind != best:
                 reason = f"{best} does better"
             attempts.append(

@@ -3,7 +3,7 @@
 The loss is what GradNorm differentiates and what perplexity is made of.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,10 +62,15 @@ def task_of(model_class: type[transformers.PreTrainedModel]) -> Task:
     )
 
 
-def logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    """Logits `[B, T, V]` or `[B, classes]`, without the cache that only generation needs."""
+def logits_of(model: nn.Module, batch: Batch, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+    """Logits `[B, T, V]` or `[B, classes]`, without the cache that only generation needs.
+
+    `weights` take the place of the model's parameters of those names, and gradients flow to them.
+    """
     extra = {"use_cache": False} if hasattr(model.config, "use_cache") and "input_ids" in batch.inputs else {}
-    logits: Tensor = model(**batch.inputs, **extra).logits
+    inputs = {**batch.inputs, **extra}
+    output = model(**inputs) if weights is None else torch.func.functional_call(model, dict(weights), (), inputs)
+    logits: Tensor = output.logits
     return logits
 
 

@@ -20,6 +20,7 @@ from sglp_core.errors import BadCalibration
 from sglp_core.evaluation import Evaluation, evaluate
 from sglp_core.figures import draw_similarity
 from sglp_core.footprint import measure_footprint
+from sglp_core.healing import Healing, heal
 from sglp_core.importance import CRITERIA, RUN_CRITERIA
 from sglp_core.layers import layers_of
 from sglp_core.method import Method
@@ -97,6 +98,7 @@ def compress(
     method: Method = Method(),
     calibration: Calibration = Calibration(),
     evaluation: Evaluation = Evaluation(),
+    healing: Healing = Healing(),
     roots: Sequence[Path] | None = None,
     cache: Path | None = None,
     observer: Observer = Silent(),
@@ -133,7 +135,21 @@ def compress(
         lambda done, total: tell(done, total, "cuts"),
     )
 
-    unrepaired = {"pruned": chosen.removed_layers} if repaired.changes else {}
+    tell = _reporter(observer, "healing")
+    healed = heal(
+        opened.model,
+        opened.stack.path,
+        data.calibration(opened),
+        opened.task,
+        chosen.removed_layers,
+        repaired.changes,
+        healing,
+        calibration.seed,
+        lambda done: tell(done, healing.steps, "steps"),
+    )
+    stages = {"pruned": {}, "repaired": repaired.changes, "healed": healed.changes if healed.step else {}}
+    *earlier, last = [name for name, changes in stages.items() if changes or name == "pruned"]
+
     tell = _reporter(observer, "evaluating")
     batches = data.evaluation(opened)
     done = iter(range(1, len(batches) + 1))
@@ -143,18 +159,18 @@ def compress(
         layers,
         batches,
         opened.task,
-        {name: p.removed_layers for name, p in plans.items()} | unrepaired,
+        {name: p.removed_layers for name, p in plans.items()} | dict.fromkeys(earlier, chosen.removed_layers),
         lambda: tell(next(done), len(batches), "batches"),
-        weights={"sglp": repaired.changes},
+        weights={"sglp": stages[last]} | {name: stages[name] for name in earlier},
     )
 
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as name:
         scratch = Path(name)
         with _phase(observer, "pruning"):
-            with bypassed(layers, chosen.removed_layers), swapped(opened.model, repaired.changes):
+            with bypassed(layers, chosen.removed_layers), swapped(opened.model, stages[last]):
                 expected = probe_logits(opened.model, data.probe)
-            apply(opened.model, repaired.changes)
+            apply(opened.model, stages[last])
             layer_map = remove_layers(opened.model, opened.stack.path, chosen.removed_layers)
             found = probe_logits(opened.model, data.probe)
             export.write_model(opened.model, opened.source, output / "model")
@@ -185,8 +201,9 @@ def compress(
         "plan": chosen.to_dict(),
         "proposals": [proposal.to_dict() for proposal in proposals],
         "table": report.before_after(remaining, (quality["dense"], quality["sglp"]), (dense_cost, pruned_cost)),
-        "stages": report.stages(quality),
+        "stages": report.stages({n: quality[n] for n in ("dense", *earlier)} | {last: quality["sglp"]}),
         "repair": repaired.to_dict(),
+        "healing": {**asdict(healing), **healed.to_dict()},
         "controls": report.controls(quality, {n: p.removed_layers for n, p in plans.items()}),
         "evaluation": {**asdict(evaluation), "description": data.description, "digest": data.evaluation_digest},
         "verification": proof.to_dict(),

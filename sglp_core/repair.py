@@ -1,8 +1,8 @@
 """Fold what the removed layers did into weights that stay, without training, and keep only what held-out data approves.
 
 The cuts are repaired in order, earlier repairs in place; what the dense model does at each cut is what is aimed at.
-Every repair is fitted on most of the calibration windows and judged on the rest: it is kept only if there both the loss
-and the divergence from the dense model fall.
+Every repair is fitted on most of the calibration windows and judged on the rest: it is kept only if there
+the divergence from the dense model falls and the loss does not rise.
 """
 
 from collections.abc import Callable, Sequence
@@ -80,7 +80,7 @@ def repair(
                 grown *= built[attempt.kind].alpha
         attempts += refused + judgements
         on_cut(number + 1, len(runs))
-    return Repaired(changes, tuple(attempts), _windows(fitted), _windows(judged))
+    return Repaired(changes, tuple(attempts), windows(fitted), windows(judged))
 
 
 def runs_of(removed: Sequence[int]) -> list[tuple[int, int]]:
@@ -100,7 +100,7 @@ def split(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
     Both are empty where there is only one window.
     """
     judged: list[Batch] = []
-    wanted = max(1, _windows(batches) // JUDGED_SHARE)
+    wanted = max(1, windows(batches) // JUDGED_SHARE)
     fitted = list(batches)
     while wanted:
         last = fitted.pop()
@@ -112,5 +112,6 @@ def split(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
     return (fitted, judged) if fitted else ([], [])
 
 
-def _windows(batches: Sequence[Batch]) -> int:
+def windows(batches: Sequence[Batch]) -> int:
+    """How many texts or images."""
     return sum(len(batch.labels) for batch in batches)

@@ -51,11 +51,8 @@ def controls(quality: Mapping[str, Quality], removed: Mapping[str, tuple[int, ..
 
 
 def stages(quality: Mapping[str, Quality]) -> list[dict[str, Any]]:
-    """Quality after each step that changed the model, in order; without a step for repairs that changed nothing."""
-    order = {"dense": "dense"} | (
-        {"pruned": "pruned", "sglp": "repaired"} if "pruned" in quality else {"sglp": "pruned"}
-    )
-    return [{"stage": stage, **quality[name].to_dict()} for name, stage in order.items()]
+    """Quality of the dense model and after each step that changed it, in order."""
+    return [{"stage": name, **each.to_dict()} for name, each in quality.items()]
 
 
 def to_markdown(report: Mapping[str, Any]) -> str:
@@ -86,7 +83,21 @@ def to_markdown(report: Mapping[str, Any]) -> str:
             "",
         ]
     if report.get("repair", {}).get("attempts"):
-        lines += _repair(report)
+        lines += _repair(report["repair"])
+    if report.get("healing", {}).get("curve"):
+        lines += _healing(report["healing"])
+    if len(report.get("stages", ())) > 2:
+        lines += [
+            "On the held-out data, step by step:",
+            "",
+            "| | perplexity | agreement | KL |",
+            "|---|---:|---:|---:|",
+            *(
+                f"| {s['stage']} | {cell(s['perplexity'])} | {cell(s['agreement'])} | {cell(s['kl'])} |"
+                for s in report["stages"]
+            ),
+            "",
+        ]
     if report.get("controls"):
         lines += [
             f"Held-out data: {report['evaluation']['description']}. At the same layer count:",
@@ -125,8 +136,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _repair(report: Mapping[str, Any]) -> list[str]:
-    repair = report["repair"]
+def _repair(repair: Mapping[str, Any]) -> list[str]:
     return [
         f"Repairs, fitted on {repair['fitted_windows']} calibration windows and judged on {repair['judged_windows']} "
         f"others; {len(repair['changed_tensors'])} tensors changed:",
@@ -141,14 +151,22 @@ def _repair(report: Mapping[str, Any]) -> list[str]:
             for a in repair["attempts"]
         ),
         "",
-        "On the held-out data, without and with them:",
-        "",
-        "| | perplexity | agreement | KL |",
-        "|---|---:|---:|---:|",
-        *(
-            f"| {s['stage']} | {cell(s['perplexity'])} | {cell(s['agreement'])} | {cell(s['kl'])} |"
-            for s in report["stages"]
+    ]
+
+
+def _healing(healing: Mapping[str, Any]) -> list[str]:
+    return [
+        f"Healing ({healing['loss']}) trained {len(healing['trained_tensors'])} tensors on "
+        f"{healing['trained_windows']} calibration windows, judged on {healing['judged_windows']} others; "
+        + (
+            f"kept step {healing['kept_step']}:"
+            if healing["kept_step"]
+            else "**nothing got better, so nothing is kept**:"
         ),
+        "",
+        "| step | loss | KL |",
+        "|---:|---:|---:|",
+        *(f"| {p['step']} | {cell(p['loss'])} | {cell(p['kl'])} |" for p in healing["curve"]),
         "",
     ]
 

@@ -62,7 +62,18 @@ class _Observer:
 
 def _run(request: dict[str, Any], output: Path, observer: _Observer) -> None:
     # Importing torch takes seconds, and the parent-death signal must be in place before.
-    from sglp_core import Calibration, Evaluation, Method, QualityTarget, SweepTarget, Target, analyze, compress, sweep
+    from sglp_core import (
+        Calibration,
+        Evaluation,
+        Healing,
+        Method,
+        QualityTarget,
+        SweepTarget,
+        Target,
+        analyze,
+        compress,
+        sweep,
+    )
 
     spec = request["spec"]
     model, method = spec["model"], spec["method"]
@@ -85,7 +96,7 @@ def _run(request: dict[str, Any], output: Path, observer: _Observer) -> None:
         sweep(model["uri"], SweepTarget(target["of"], tuple(target["ratios"])), output, **common)
     else:
         wanted = QualityTarget(**target) if kind == "quality" else Target(kind, **target)
-        compress(model["uri"], wanted, output, **common)
+        compress(model["uri"], wanted, output, healing=Healing(**spec["healing"]), **common)
 
 
 def _describe(error: Exception) -> dict[str, str]:

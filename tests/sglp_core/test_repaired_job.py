@@ -1,4 +1,4 @@
-"""A whole job with repairs: what is written is the repaired model, and the report has both sides."""
+"""A whole job with repairs or healing: what is written is the changed model, and the report has every step."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sglp_core import Calibration, Evaluation, Method, Target, compress
+from sglp_core import Calibration, Evaluation, Healing, Method, Target, compress
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 
@@ -39,3 +39,29 @@ def test_a_job_writes_the_repaired_model_and_reports_both(repair: str, tmp_path:
             assert same == (name not in changed)
     page = (tmp_path / "out/report.md").read_text()
     assert ("| repaired |" in page) == (repair == "auto")
+
+
+def test_a_job_writes_the_healed_model_and_reports_every_step(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "dense")
+    report = compress(
+        model.as_uri(),
+        Target("layers", 0.34),
+        tmp_path / "out",
+        calibration=Calibration(str(write_text(tmp_path / "text.txt")), samples=16, sequence_length=16, batch_size=4),
+        evaluation=Evaluation(samples=4, controls=False),
+        healing=Healing(steps=24, learning_rate=1e-3, loss="plain"),
+        cache=tmp_path / "cache",
+    )
+    assert report["verification"]["passed"]
+    assert report["healing"]["kept_step"] > 0
+    losses = [point["loss"] for point in report["healing"]["curve"]]
+    assert min(losses) < losses[0]
+    assert [stage["stage"] for stage in report["stages"]] == ["dense", "pruned", "healed"]
+    assert report["stages"][2]["perplexity"] < report["stages"][1]["perplexity"]
+    dense, written = (load_file(d / "model.safetensors") for d in (model, tmp_path / "out/model"))
+    for name in report["healing"]["trained_tensors"]:
+        parts = name.split(".")
+        if parts[1] == "layers":
+            parts[2] = str(report["layer_map"][parts[2]])
+        assert not torch.equal(written[".".join(parts)], dense[name])
+    assert "| healed |" in (tmp_path / "out/report.md").read_text()

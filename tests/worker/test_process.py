@@ -25,7 +25,9 @@ DEFAULTS: dict[str, Any] = {
         "estimator": "unbiased",
         "kernel": "linear",
         "protected": None,
+        "repair": "none",
     },
+    "healing": {"steps": 0, "learning_rate": 1e-4, "loss": "distil"},
     "evaluation": {"source": "held_out", "samples": 4, "controls": True},
 }
 

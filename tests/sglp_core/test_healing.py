@@ -1,0 +1,154 @@
+"""Healing trains a few tensors beside the dense model, and never hands back something worse."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from sglp_core.evaluation import evaluate
+from sglp_core.healing import Healing, heal, trained_names
+from sglp_core.layers import find_stack, layers_of
+from sglp_core.objectives import Batch, logits_of, loss_of
+from sglp_core.repair import split
+from sglp_core.surgery import remove_layers
+from sglp_core.weights import swapped
+
+SMALL = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4}
+
+
+def build(name: str = "LlamaForCausalLM", **changes: Any) -> Any:
+    torch.manual_seed(0)
+    stock = getattr(transformers, name)
+    model = stock(stock.config_class(**{**SMALL, **changes})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    return model
+
+
+def batches(count: int = 8) -> list[Batch]:
+    generator = torch.Generator().manual_seed(1)
+    drawn = [torch.randint(5, 60, (4, 16), generator=generator) for _ in range(count)]
+    return [Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ids) for ids in drawn]
+
+
+def weights_of(model: Any) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+LAYER = [
+    *(f"self_attn.{p}_proj.weight" for p in "qkvo"),
+    *(f"mlp.{p}_proj.weight" for p in ("gate", "up", "down")),
+    "input_layernorm.weight",
+    "post_attention_layernorm.weight",
+]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_neighbours_of_each_cut_the_last_norm_and_a_head_of_its_own_are_trained(tied: bool) -> None:
+    model = build(tie_word_embeddings=tied)
+    found = trained_names(model, "model.layers", (2, 3, 5), batches(1)[0])
+    expected = {f"model.layers.{layer}.{name}" for layer in (1, 4) for name in LAYER} | {"model.norm.weight"}
+    assert set(found) == expected | (set() if tied else {"lm_head.weight"})
+
+
+def test_a_head_of_several_layers_is_trained_but_for_what_the_embeddings_share() -> None:
+    model = build("BertForMaskedLM")
+    found = set(trained_names(model, find_stack(model), (2,), batches(1)[0]))
+    assert {name for name in found if name.startswith("cls.")} == {
+        "cls.predictions.transform.dense.weight",
+        "cls.predictions.transform.dense.bias",
+        "cls.predictions.transform.LayerNorm.weight",
+        "cls.predictions.transform.LayerNorm.bias",
+    }
+    assert {name.split(".")[3] for name in found if not name.startswith("cls.")} == {"1", "3"}
+
+
+def test_logits_with_other_weights_are_those_of_the_model_with_the_weights_swapped() -> None:
+    model, batch = build(), batches(1)[0]
+    weights = {"model.layers.1.mlp.down_proj.weight": torch.randn(32, 48), "lm_head.weight": torch.randn(60, 32)}
+    with torch.no_grad():
+        found = logits_of(model, batch, weights)
+        with swapped(model, weights):
+            expected = logits_of(model, batch)
+        assert not torch.allclose(logits_of(model, batch), expected)
+    assert torch.equal(found, expected)
+
+
+def test_one_step_is_that_of_adamw_on_the_model_with_its_layers_really_removed() -> None:
+    model, data = build(), batches()
+    healed = heal(model, "model.layers", data, "causal_lm", (2, 3), {}, Healing(1, 1e-4, "plain"), seed=5)
+    pruned = copy.deepcopy(model)
+    remove_layers(pruned, "model.layers", (2, 3))
+    new_names = {name: name.replace("layers.4", "layers.2") for name in healed.trained_tensors}
+    trained = {old: pruned.get_parameter(new) for old, new in new_names.items()}
+
+    # Which batch came first is not told, so it must be one of them.
+    steps = []
+    for batch in split(data)[0]:
+        one = copy.deepcopy(pruned)
+        parameters = [one.get_parameter(new) for new in new_names.values()]
+        loss_of(logits_of(one, batch), batch.labels, "causal_lm").backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0).step()
+        steps.append(parameters)
+    moved = [max((healed.changes[n] - p).abs().max().item() for n, p in zip(trained, s, strict=True)) for s in steps]
+    assert healed.step == 1
+    assert sum(distance < 1e-6 for distance in moved) == 1
+    assert all(not torch.equal(healed.changes[name], parameter) for name, parameter in trained.items())
+
+
+@pytest.mark.parametrize("loss", ["distil", "plain"])
+def test_healing_makes_the_pruned_model_better_and_leaves_the_dense_one_as_it_was(loss: Any) -> None:
+    model, data = build(), batches(16)
+    before = weights_of(model)
+    told: list[int] = []
+    healed = heal(model, "model.layers", data, "causal_lm", (2, 3), {}, Healing(24, 3e-3, loss), 0, told.append)
+    assert all(torch.equal(p, before[n]) and p.requires_grad and p.grad is None for n, p in model.named_parameters())
+    assert told == list(range(1, len(told) + 1))
+    figures = [point.kl if loss == "distil" else point.loss for point in healed.curve]
+    assert [point.step for point in healed.curve][:3] == [0, 3, 6]
+    assert min(figures) < figures[0]
+    assert healed.curve[figures.index(min(figures))].step == healed.step
+
+    layers = layers_of(model, "model.layers")
+    judged = split(data)[1]
+    weights = {"healed": healed.changes}
+    quality = evaluate(model, layers, judged, "causal_lm", {"healed": (2, 3)}, weights=weights)["healed"]
+    assert quality.kl == pytest.approx(next(p.kl for p in healed.curve if p.step == healed.step))
+
+
+def test_training_that_only_harms_ends_early_and_gives_back_what_was_given() -> None:
+    model = build()
+    given = {"model.norm.weight": torch.full((32,), 1.01)}
+    healed = heal(model, "model.layers", batches(), "causal_lm", (2, 3), given, Healing(80, 10.0))
+    assert healed.changes is given
+    assert healed.step == 0
+    assert [point.step for point in healed.curve] == [0, 10, 20, 30]
+
+
+def test_no_steps_and_no_second_window_train_nothing() -> None:
+    model, given = build(), {"model.norm.weight": torch.ones(32)}
+    assert heal(model, "model.layers", batches(), "causal_lm", (2,), given, Healing()).changes is given
+    one = [batches(1)[0].rows(0, 1)]
+    assert heal(model, "model.layers", one, "causal_lm", (2,), given, Healing(5)).changes is given
+
+
+def test_half_precision_is_trained_in_single_and_handed_back_in_half() -> None:
+    model = build().bfloat16()
+    healed = heal(model, "model.layers", batches(), "causal_lm", (2, 3), {}, Healing(16, 3e-3))
+    assert healed.step > 0
+    assert {tensor.dtype for tensor in healed.changes.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"steps": -1}, "steps"), ({"learning_rate": 0.0}, "rate"), ({"loss": "magic"}, "must be one of distil, plain")],
+)
+def test_what_cannot_be_meant_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Healing(**options)
