@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sglp_core.objectives import Batch, Task, aligned, logits_of
-from sglp_core.surgery import bypassed
+from sglp_core.skipping import Skipper
 from sglp_core.weights import Changes, swapped
 
 
@@ -63,13 +63,16 @@ def evaluate(
     names = ["dense", *variants]
     sums = {name: torch.zeros(4, dtype=torch.float64) for name in names}
     positions = 0
+    skipper = Skipper(model, layers)
     for batch in batches:
         moved = batch.to(model.device)
-        dense, labels = log_probabilities(logits_of(model, moved), moved.labels, task)
+        with skipper.watched():
+            dense, labels = log_probabilities(logits_of(model, moved), moved.labels, task)
         positions += len(labels)
         sums["dense"] += compared(dense, dense, labels)
         for name, removed in variants.items():
-            with bypassed(layers, removed), swapped(model, weights.get(name, {})):
+            changed = weights.get(name, {})
+            with skipper.without(removed, resume=not changed), swapped(model, changed):
                 sums[name] += compared(dense, log_probabilities(logits_of(model, moved), moved.labels, task)[0], labels)
         on_batch()
     return {name: quality_of(total, positions) for name, total in sums.items()}
