@@ -47,6 +47,10 @@ EvaluationSource = Annotated[str, typer.Option(help="'held_out', or a source as 
 Count = Annotated[int, typer.Option(min=1)]
 Length = Annotated[int, typer.Option(min=8)]
 Seed = Annotated[int, typer.Option(min=0)]
+InMemory = Annotated[
+    Literal["auto", "in_memory", "streaming"],
+    typer.Option(help="Load the model whole or a layer at a time; auto: whole where that leaves room to work"),
+]
 
 
 class Bars:
@@ -100,6 +104,7 @@ def compress(
     evaluation: EvaluationSource = "held_out",
     evaluation_samples: Count = 16,
     seed: Seed = 0,
+    memory: InMemory = "auto",
 ) -> None:
     """Remove whole layers from a model and prove that the result loads."""
     with _told_plainly(out) as bars:
@@ -111,6 +116,7 @@ def compress(
             calibration=Calibration(calibration, samples, sequence_length, seed=seed),
             evaluation=Evaluation(evaluation, evaluation_samples),
             healing=Healing(heal),
+            memory=memory,
             observer=bars,
         )
     table = Table("", "before", "after")

@@ -37,6 +37,12 @@ class BadCalibration(SGLPError):
     code = "bad_calibration"
 
 
+class OutOfMemory(SGLPError):
+    """What was asked for needs more memory than there is."""
+
+    code = "out_of_memory"
+
+
 class InsufficientStorage(SGLPError):
     code = "insufficient_storage"
 

@@ -20,13 +20,16 @@ from sglp_core.layers import example_inputs
 
 @dataclass(frozen=True)
 class Footprint:
-    """Latencies are those of `measure_latency`: medians at batch 1, of a window or image and of one more token."""
+    """Latencies are those of `measure_latency`: medians at batch 1, of a window or image and of one more token.
+
+    Of a model that was only weighed, all but `weight_bytes` is None.
+    """
 
     weight_bytes: int
-    load_seconds: float
-    prefill_seconds: float
+    load_seconds: float | None
+    prefill_seconds: float | None
     decode_seconds: float | None
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -36,6 +39,11 @@ def measure_footprint(directory: Path, sequence_length: int, decodes: bool, scra
     """Load and time the model of a directory in a fresh process."""
     request = {"directory": str(directory.resolve()), "sequence_length": sequence_length, "decodes": decodes}
     return Footprint(**call("sglp_core.footprint", request, scratch))
+
+
+def weigh(directory: Path, _sequence_length: int, _decodes: bool, _scratch: Path) -> Footprint:
+    """The bytes of the weights alone, without loading them."""
+    return Footprint(_weight_bytes(directory), None, None, None, None)
 
 
 def peak_resident_bytes() -> int:
@@ -48,6 +56,10 @@ def peak_resident_bytes() -> int:
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _weight_bytes(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
 
 
 @torch.no_grad()
@@ -68,7 +80,7 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
     latency = measure_latency(model, inputs, request["decodes"])
     on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     return {
-        "weight_bytes": sum(file.stat().st_size for file in directory.glob("*.safetensors")),
+        "weight_bytes": _weight_bytes(directory),
         "load_seconds": load_seconds,
         **asdict(latency),
         "peak_memory_bytes": on_gpu or peak_resident_bytes(),

@@ -8,17 +8,24 @@ from typing import Any
 import torch
 import transformers
 
+# Imported for what they add to `evaluate` and `trace`: how either is done on a streamed model.
+from sglp_core import streamed_evaluation, streamed_tracing  # noqa: F401
 from sglp_core.errors import ModelNotFound, UnsupportedArchitecture
 from sglp_core.fetching import Fetched, fetch
 from sglp_core.images import image_shape
 from sglp_core.layers import LayerStack, measure_stack, model_class
+from sglp_core.memory import Memory, streams
 from sglp_core.objectives import Task, task_of
 from sglp_core.sources import Source, open_source
+from sglp_core.streamed_model import StreamedModel
 
 
 @dataclass
 class Opened:
-    """A loaded model with everything known before it has run; `model` is the only copy of the weights."""
+    """A loaded model with everything known before it has run.
+
+    `model` is the only copy of the weights, or a `StreamedModel` whose weights stay on disk.
+    """
 
     fetched: Fetched
     source: Source
@@ -40,8 +47,12 @@ def open_model(
     cache: Path,
     roots: Sequence[Path] | None,
     on_phase: Callable[[str], None],
+    memory: Memory = "auto",
 ) -> Opened:
-    """Fetch, check and load. Raises the errors of `fetch`, `open_source` and `measure_stack`."""
+    """Fetch, check and load, or leave the weights on disk.
+
+    Raises the errors of `fetch`, `open_source`, `measure_stack` and `StreamedModel`.
+    """
     on_phase("fetching")
     fetched = fetch(uri, revision, cache, roots)
     on_phase("opening")
@@ -59,10 +70,15 @@ def open_model(
     processor = _processor(task, source.directory)
     shape = image_shape(processor) if task == "classification" else None
     stack = measure_stack(config, sequence_length, shape)
-    model = stock.from_pretrained(source.directory, dtype="auto").eval()
+    opened = Opened(fetched, source, stack, task, stock.__name__, None, processor)
+    if streams(memory, source.directory):
+        cache.mkdir(parents=True, exist_ok=True)
+        opened.model = StreamedModel(source.directory, cache)
+        return opened
+    opened.model = stock.from_pretrained(source.directory, dtype="auto").eval()
     if torch.cuda.is_available():
-        model.cuda()
-    return Opened(fetched, source, stack, task, stock.__name__, model, processor)
+        opened.model.cuda()
+    return opened
 
 
 def _processor(task: Task, directory: Path) -> Any:

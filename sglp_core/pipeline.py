@@ -16,27 +16,28 @@ from sglp_core.analysis import Analysis
 from sglp_core.analysis_cache import Origin, find_or_measure
 from sglp_core.calibration import Calibration
 from sglp_core.choosing import choose_plan, control_plans
-from sglp_core.errors import BadCalibration
+from sglp_core.errors import BadCalibration, OutOfMemory
 from sglp_core.evaluation import Evaluation, evaluate
 from sglp_core.figures import draw_similarity
-from sglp_core.footprint import measure_footprint
+from sglp_core.footprint import measure_footprint, weigh
 from sglp_core.healing import Healing, heal
 from sglp_core.importance import CRITERIA, RUN_CRITERIA
 from sglp_core.layers import layers_of
+from sglp_core.memory import Memory
 from sglp_core.method import Method
 from sglp_core.opening import Opened, open_model
 from sglp_core.planning import Plan
 from sglp_core.preparing import Data, prepare
 from sglp_core.proposals import Proposal
+from sglp_core.pruning import prune
 from sglp_core.repair import repair
 from sglp_core.segmentation import segment
 from sglp_core.similarity import SimilarityAccumulator
-from sglp_core.surgery import bypassed, remove_layers
+from sglp_core.streamed_model import StreamedModel
 from sglp_core.sweep_figure import draw_sweep
 from sglp_core.target import QualityTarget, SweepTarget, Target
 from sglp_core.tracing import trace
-from sglp_core.verification import Written, probe_logits, require, verify
-from sglp_core.weights import apply, swapped
+from sglp_core.verification import require, verify
 
 DEFAULT_CACHE = Path("~/.cache/sglp")
 
@@ -76,11 +77,12 @@ def analyze(
     calibration: Calibration = Calibration(),
     roots: Sequence[Path] | None = None,
     cache: Path | None = None,
+    memory: Memory = "auto",
     observer: Observer = Silent(),
 ) -> dict[str, Any]:
     """Measure a model and remove nothing; writes matrix, table and report to `output` and returns the report."""
     cache = (cache or DEFAULT_CACHE).expanduser()
-    opened = _open(model_uri, revision, calibration, roots, cache, observer)
+    opened = _open(model_uri, revision, calibration, roots, cache, memory, observer)
     data = prepare(opened, calibration, None, roots, cache, _reporter(observer, "calibrating"))
     analysis, origin = find_or_measure(
         opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
@@ -101,6 +103,7 @@ def compress(
     healing: Healing = Healing(),
     roots: Sequence[Path] | None = None,
     cache: Path | None = None,
+    memory: Memory = "auto",
     observer: Observer = Silent(),
 ) -> dict[str, Any]:
     """Make a model smaller: writes the verified artifact and its evidence to `output` and returns the report.
@@ -108,7 +111,9 @@ def compress(
     Raises a subclass of `SGLPError` for everything that can go wrong with the input, the target or the result.
     """
     cache = (cache or DEFAULT_CACHE).expanduser()
-    opened = _open(model_uri, revision, calibration, roots, cache, observer)
+    opened = _open(model_uri, revision, calibration, roots, cache, memory, observer)
+    if isinstance(opened.model, StreamedModel) and (method.repair != "none" or healing.steps):
+        raise OutOfMemory("the model does not fit in memory, and repair and healing need it there; leave them out")
     data = prepare(opened, calibration, evaluation, roots, cache, _reporter(observer, "calibrating"))
     analysis, origin = find_or_measure(
         opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
@@ -168,29 +173,25 @@ def compress(
     with tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as name:
         scratch = Path(name)
         with _phase(observer, "pruning"):
-            with bypassed(layers, chosen.removed_layers), swapped(opened.model, stages[last]):
-                expected = probe_logits(opened.model, data.probe)
-            apply(opened.model, stages[last])
-            layer_map = remove_layers(opened.model, opened.stack.path, chosen.removed_layers)
-            found = probe_logits(opened.model, data.probe)
-            export.write_model(opened.model, opened.source, output / "model")
+            pruned = prune(opened, chosen, stages[last], data.probe, output / "model")
             remaining = {
-                "layers": (len(opened.stack), len(layer_map)),
-                "parameters": (opened.stack.total_parameters, sum(p.numel() for p in opened.model.parameters())),
+                "layers": (len(opened.stack), len(pruned.layer_map)),
+                "parameters": (opened.stack.total_parameters, pruned.parameters),
                 "flops": (
                     opened.stack.total_flops,
                     opened.stack.total_flops - sum(opened.stack.layers[i].flops for i in chosen.removed_layers),
                 ),
             }
-            opened.release()
         with _phase(observer, "verifying"):
-            proof = verify([Written(output / "model", opened.task, data.probe, found, expected)], scratch)[0]
+            proof = verify([pruned.written], scratch)[0]
             require(proof)
         tell(0, 2, "footprints")
         decodes = opened.task == "causal_lm"
-        dense_cost = measure_footprint(opened.source.directory, calibration.sequence_length, decodes, scratch)
+        # Running a model that does not fit in memory would time the disk.
+        cost = weigh if pruned.written.offloaded else measure_footprint
+        dense_cost = cost(opened.source.directory, calibration.sequence_length, decodes, scratch)
         tell(1, 2, "footprints")
-        pruned_cost = measure_footprint(output / "model", calibration.sequence_length, decodes, scratch)
+        pruned_cost = cost(output / "model", calibration.sequence_length, decodes, scratch)
         tell(2, 2, "footprints")
 
     if proposals:
@@ -207,7 +208,7 @@ def compress(
         "controls": report.controls(quality, {n: p.removed_layers for n, p in plans.items()}),
         "evaluation": {**asdict(evaluation), "description": data.description, "digest": data.evaluation_digest},
         "verification": proof.to_dict(),
-        "layer_map": {str(old): new for old, new in layer_map.items()},
+        "layer_map": {str(old): new for old, new in pruned.layer_map.items()},
         **({"quality_target": quality_search.summary(within, quality["dense"], quality["sglp"])} if within else {}),
     }
     return _write(output, opened, analysis, origin, method, calibration, observer, plan=chosen, why=why, extra=extra)
@@ -231,7 +232,9 @@ def sweep(
     Ratios that cannot be reached are named in the report. Raises `TargetUnreachable` where none can.
     """
     cache = (cache or DEFAULT_CACHE).expanduser()
-    opened = _open(model_uri, revision, calibration, roots, cache, observer)
+    opened = _open(model_uri, revision, calibration, roots, cache, "auto", observer)
+    if isinstance(opened.model, StreamedModel):
+        raise OutOfMemory("the model does not fit in memory, and a sweep times it there; compress it at single ratios")
     data = prepare(opened, calibration, evaluation, roots, cache, _reporter(observer, "calibrating"))
     analysis, origin = find_or_measure(
         opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
@@ -317,6 +320,7 @@ def _open(
     calibration: Calibration,
     roots: Sequence[Path] | None,
     cache: Path,
+    memory: Memory,
     observer: Observer,
 ) -> Opened:
     opened = open_model(
@@ -326,6 +330,7 @@ def _open(
         cache,
         roots,
         lambda phase: observer.progress(Progress(phase, 0, 1, "steps")),
+        memory,
     )
     observer.progress(Progress("opening", 1, 1, "steps"))
     observer.resolved(
@@ -333,7 +338,7 @@ def _open(
             "model_sha256": opened.source.digest,
             "revision": opened.fetched.revision,
             "format": opened.source.format,
-            "class": type(opened.model).__name__,
+            "class": opened.class_name,
             "versions": export.versions(),
         }
     )

@@ -13,6 +13,7 @@ from sglp_core.evaluation import Evaluation
 from sglp_core.images import read_images
 from sglp_core.objectives import Batch, Task
 from sglp_core.opening import Opened
+from sglp_core.streamed_model import StreamedModel
 from sglp_core.window_cache import find_or_write
 
 
@@ -108,6 +109,11 @@ def _samples(
             )
         samples = read_images(source, opened.model, opened.processor, count, calibration.seed, roots)
     elif source == "self":
+        if isinstance(opened.model, StreamedModel):
+            raise BadCalibration(
+                "the model does not fit in memory, and writing text would read all its weights from disk for every "
+                "token; give calibration text as a .txt, .jsonl or .parquet file"
+            )
         samples = find_or_write(
             opened,
             calibration,

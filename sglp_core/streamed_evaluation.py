@@ -4,13 +4,12 @@ A layer is loaded once for all batches and variants. A variant without it hands 
 variants that have lost the same layers so far are one.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.evaluation import Quality, compared, evaluate, log_probabilities, quality_of
 from sglp_core.objectives import Batch, Task
 from sglp_core.streamed_model import StreamedModel
@@ -18,6 +17,7 @@ from sglp_core.weights import Changes
 
 
 @evaluate.register
+@torch.no_grad()
 def evaluate_streamed(
     model: StreamedModel,
     layers: nn.ModuleList,  # noqa: ARG001 - the signature of `evaluate`
@@ -27,32 +27,29 @@ def evaluate_streamed(
     on_batch: Callable[[], None] = lambda: None,
     weights: Mapping[str, Changes] = MappingProxyType({}),
 ) -> dict[str, Quality]:
-    """Quality of the dense model (under `dense`) and of each variant, as `evaluate` gives it.
-
-    Raises `UnsupportedArchitecture` for changed weights.
-    """
-    if any(weights.values()):
-        raise UnsupportedArchitecture("a model that does not fit in memory is not repaired; set repair to none")
+    """Quality of the dense model (under `dense`) and of each variant, as `evaluate` gives it; no weights change."""
+    assert not any(weights.values())
     names = ["dense", *variants]
     sums = {name: torch.zeros(4, dtype=torch.float64) for name in names}
     positions = 0
     batches = list(batches)
-    found = variant_logits(model, batches, [(), *variants.values()])
-    for batch, logits in zip(batches, found, strict=True):
-        dense, labels = log_probabilities(next(logits), batch.labels, task)
-        positions += len(labels)
-        sums["dense"] += compared(dense, dense, labels)
-        for name, each in zip(variants, logits, strict=True):
-            sums[name] += compared(dense, log_probabilities(each, batch.labels, task)[0], labels)
-        on_batch()
+    states = dict(zip(names, leaving_states(model, batches, [(), *variants.values()]), strict=True))
+    with model.outside():
+        for number, batch in enumerate(batches):
+            dense, labels = log_probabilities(model.logits(batch, states["dense"][number]), batch.labels, task)
+            positions += len(labels)
+            for name in names:
+                logits = model.logits(batch, states[name][number])
+                sums[name] += compared(dense, log_probabilities(logits, batch.labels, task)[0], labels)
+            on_batch()
     return {name: quality_of(total, positions) for name, total in sums.items()}
 
 
 @torch.no_grad()
-def variant_logits(
+def leaving_states(
     model: StreamedModel, batches: Sequence[Batch], variants: Sequence[Sequence[int]]
-) -> Iterator[Iterator[Tensor]]:
-    """For every batch, the logits of each variant (a set of removed layers) in turn."""
+) -> list[list[Tensor]]:
+    """What leaves the stack: for each variant (a set of removed layers) every batch's hidden states `[B, T, D]`."""
     entries = model.entries(batches)
     # By the layers that are gone so far: what each batch is by then.
     states: dict[tuple[int, ...], list[Tensor]] = {(): [entry.hidden for entry in entries]}
@@ -68,12 +65,4 @@ def variant_logits(
                 ]
                 for now in gone
             }
-    with model.outside():
-        for b, batch in enumerate(batches):
-            yield _each(model, batch, (states[tuple(sorted(removed))][b] for removed in variants))
-
-
-@torch.no_grad()
-def _each(model: StreamedModel, batch: Batch, states: Iterable[Tensor]) -> Iterator[Tensor]:
-    for hidden in states:
-        yield model.logits(batch, hidden)
+    return [states[tuple(sorted(removed))] for removed in variants]

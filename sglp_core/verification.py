@@ -21,6 +21,8 @@ from sglp_core.objectives import Task
 # Largest difference allowed, relative to the largest logit: a few units in the last place of each type, times depth.
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 DECODED_TOKENS = 16
+# Every token reads all weights from disk, and a wrong cache shows at the second.
+OFFLOADED_DECODED_TOKENS = 3
 PROMPT_TOKENS = 8
 
 
@@ -55,19 +57,25 @@ class Verification:
 
 @dataclass(frozen=True)
 class Written:
-    """An artifact on disk with what it must reproduce: a probe input and two sets of logits, in memory and bypassed."""
+    """An artifact on disk with what it must reproduce: a probe input and two sets of logits, in memory and bypassed.
+
+    An `offloaded` one is reloaded with its weights left on disk, for models that do not fit in memory.
+    """
 
     directory: Path
     task: Task
     probe: dict[str, Tensor]
     pruned_logits: Tensor
     bypassed_logits: Tensor
+    offloaded: bool = False
 
 
 @torch.no_grad()
 def probe_logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
     """Logits of the probe on the CPU, in the model's own type."""
-    logits: Tensor = model(**{name: tensor.to(model.device) for name, tensor in probe.items()}).logits
+    # With its weights on disk a model says that it is on no device; it computes on the CPU.
+    device = "cpu" if model.device.type == "meta" else model.device
+    logits: Tensor = model(**{name: tensor.to(device) for name, tensor in probe.items()}).logits
     return logits.cpu()
 
 
@@ -82,6 +90,7 @@ def verify(artifacts: Sequence[Written], scratch: Path) -> list[Verification]:
                 "probe": str(scratch / f"probe-{number}.safetensors"),
                 "logits": str(scratch / f"logits-{number}.safetensors"),
                 "decode": written.task == "causal_lm",
+                "offload": str((scratch / f"offload-{number}").resolve()) if written.offloaded else None,
             }
         )
     answers = call("sglp_core.verification", {"artifacts": requests}, scratch)["artifacts"]
@@ -118,19 +127,22 @@ def difference(a: Tensor, b: Tensor) -> float:
 def _reload(request: dict[str, Any]) -> dict[str, Any]:
     config = transformers.AutoConfig.from_pretrained(request["directory"])
     stock = getattr(transformers, config.architectures[0])
-    model, info = stock.from_pretrained(request["directory"], dtype="auto", output_loading_info=True)
+    offload = request["offload"]
+    placed = {"device_map": {"": "disk"}, "offload_folder": offload} if offload else {}
+    model, info = stock.from_pretrained(request["directory"], dtype="auto", output_loading_info=True, **placed)
     model.eval()
+    tokens = OFFLOADED_DECODED_TOKENS if offload else DECODED_TOKENS
     probe = load_file(request["probe"])
     save_file({"logits": probe_logits(model, probe).contiguous()}, request["logits"])
     return {
         "missing": sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"]),
         "unexpected": sorted(info["unexpected_keys"]),
-        "cached_decoding_equal": _decodes_alike(model, probe["input_ids"]) if request["decode"] else None,
+        "cached_decoding_equal": _decodes_alike(model, probe["input_ids"], tokens) if request["decode"] else None,
     }
 
 
 @torch.no_grad()
-def _decodes_alike(model: Any, input_ids: Tensor) -> bool:
+def _decodes_alike(model: Any, input_ids: Tensor, count: int) -> bool:
     prompt = input_ids[:, :PROMPT_TOKENS]
 
     def decode(use_cache: bool) -> Tensor:
@@ -139,8 +151,8 @@ def _decodes_alike(model: Any, input_ids: Tensor) -> bool:
             attention_mask=torch.ones_like(prompt),
             generation_config=transformers.GenerationConfig(
                 do_sample=False,
-                min_new_tokens=DECODED_TOKENS,
-                max_new_tokens=DECODED_TOKENS,
+                min_new_tokens=count,
+                max_new_tokens=count,
                 use_cache=use_cache,
                 pad_token_id=0,
             ),

@@ -1,0 +1,56 @@
+"""Whether a model is loaded whole or streamed from disk, by what it weighs and what this process may use."""
+
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from sglp_core.sources import weight_files
+
+try:
+    import resource
+except ImportError:  # Windows has no limits of this kind.
+    resource = None  # type: ignore[assignment]
+
+Memory = Literal["auto", "in_memory", "streaming"]
+# The rest is for activations, gradients of a layer and the libraries themselves.
+WEIGHTS_SHARE = 0.6
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def streams(memory: Memory, directory: Path) -> bool:
+    """Whether the weights in a model directory stay on disk: as asked for, or where they would fill the memory."""
+    if memory != "auto":
+        return memory == "streaming"
+    weights = sum(file.stat().st_size for file in weight_files(directory))
+    return weights > WEIGHTS_SHARE * available_bytes()
+
+
+def available_bytes() -> int:
+    """What the machine has free, or less where a control group or a resource limit allows this process less."""
+    return min([int(psutil.virtual_memory().available), *_cgroup_limits(), *_resource_limits()])
+
+
+def _cgroup_limits() -> list[int]:
+    """The limits on this process and on all groups around it (control groups of either version)."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    files = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        inside = Path(path.lstrip("/"))
+        for group in (inside, *inside.parents):
+            if controllers == "":
+                files.append(CGROUPS / group / "memory.max")
+            elif "memory" in controllers.split(","):
+                files.append(CGROUPS / "memory" / group / "memory.limit_in_bytes")
+    return [int(text) for file in files if file.is_file() and (text := file.read_text().strip()).isdigit()]
+
+
+def _resource_limits() -> list[int]:
+    if resource is None:
+        return []
+    soft = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    return [limit for limit in soft if limit != resource.RLIM_INFINITY]

@@ -1,0 +1,70 @@
+"""Write the model without the removed layers, and note what it must reproduce: in memory, or from shard to shard."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sglp_core import export
+from sglp_core.layers import layers_of
+from sglp_core.objectives import Batch
+from sglp_core.opening import Opened
+from sglp_core.planning import Plan
+from sglp_core.shard_copying import copy_kept_layers
+from sglp_core.streamed_evaluation import leaving_states
+from sglp_core.streamed_model import StreamedModel
+from sglp_core.surgery import bypassed, remove_layers
+from sglp_core.verification import Written, probe_logits
+from sglp_core.weights import Changes, apply, swapped
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The written model, the map from old to new layer numbers, and how many parameters are left."""
+
+    written: Written
+    layer_map: dict[int, int]
+    parameters: int
+
+
+def prune(opened: Opened, plan: Plan, changes: Changes, probe: dict[str, Tensor], directory: Path) -> Pruned:
+    """Remove the plan's layers, change the repaired weights, and write the result; `opened` has no weights after it."""
+    write = _from_shards if isinstance(opened.model, StreamedModel) else _in_memory
+    pruned = write(opened, plan.removed_layers, changes, probe, directory)
+    opened.release()
+    return pruned
+
+
+def _in_memory(
+    opened: Opened, removed: tuple[int, ...], changes: Changes, probe: dict[str, Tensor], directory: Path
+) -> Pruned:
+    with bypassed(layers_of(opened.model, opened.stack.path), removed), swapped(opened.model, changes):
+        expected = probe_logits(opened.model, probe)
+    apply(opened.model, changes)
+    layer_map = remove_layers(opened.model, opened.stack.path, removed)
+    found = probe_logits(opened.model, probe)
+    export.write_model(opened.model, opened.source, directory)
+    parameters = sum(p.numel() for p in opened.model.parameters())
+    return Pruned(Written(directory, opened.task, probe, found, expected), layer_map, parameters)
+
+
+def _from_shards(
+    opened: Opened, removed: tuple[int, ...], changes: Changes, probe: dict[str, Tensor], directory: Path
+) -> Pruned:
+    assert not changes
+    dense = opened.model
+    expected = _streamed_logits(dense, probe, removed)
+    layer_map = copy_kept_layers(opened.source.directory, opened.stack.path, len(opened.stack), removed, directory)
+    export.carry_over(opened.source, directory)
+    found = _streamed_logits(StreamedModel(directory, dense.scratch), probe, ())
+    parameters = opened.stack.total_parameters - sum(opened.stack.layers[i].parameters for i in removed)
+    return Pruned(Written(directory, opened.task, probe, found, expected, offloaded=True), layer_map, parameters)
+
+
+@torch.no_grad()
+def _streamed_logits(model: StreamedModel, probe: dict[str, Tensor], removed: tuple[int, ...]) -> Tensor:
+    batch = Batch(probe, torch.empty(0))
+    ((hidden,),) = leaving_states(model, [batch], [removed])
+    with model.outside():
+        return model.logits(batch, hidden)

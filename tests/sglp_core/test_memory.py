@@ -1,0 +1,90 @@
+"""When a model is streamed from disk, and that a job on it ends in the same artifact as one in memory."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import sglp_core
+from sglp_core import Calibration, Evaluation, Method, Target
+from sglp_core.errors import BadCalibration, OutOfMemory
+from sglp_core.memory import available_bytes, streams
+from tests.worker.tiny_model import write_tiny_model
+
+TEXT = "\n\n".join(f"the {word} is a {word} of the other {word}" for word in ("cat", "dog", "hen", "cow") * 60)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("memory")
+    write_tiny_model(folder / "model")
+    (folder / "text.txt").write_text(TEXT)
+    return folder
+
+
+def compress(folder: Path, memory: str, name: str) -> dict:
+    return sglp_core.compress(
+        str(folder / "model"),
+        Target("layers", 0.3),
+        folder / name,
+        calibration=Calibration(str(folder / "text.txt"), 8, 32, 4),
+        evaluation=Evaluation(samples=4),
+        cache=folder / f"cache-{name}",
+        memory=memory,
+    )
+
+
+def test_a_streamed_job_ends_in_the_same_plan_scores_and_tensors(folder: Path) -> None:
+    streamed, whole = compress(folder, "streaming", "streamed"), compress(folder, "in_memory", "whole")
+    assert streamed["plan"] == whole["plan"]
+    assert streamed["verification"]["passed"]
+    assert streamed["verification"]["cached_decoding_equal"] is True
+    assert streamed["analysis"]["segments"] == whole["analysis"]["segments"]
+    layers = [json.loads((folder / name / "analysis.json").read_text())["layers"] for name in ("streamed", "whole")]
+    for left, right in zip(*layers, strict=True):
+        assert left["importance"] == pytest.approx(right["importance"], rel=1e-4)
+    tables = [{row["metric"]: row["after"] for row in report["table"]} for report in (streamed, whole)]
+    # What running the whole model would show is not measured.
+    assert tables[1].keys() - tables[0].keys() == {"prefill_seconds", "decode_seconds", "peak_memory_bytes"}
+    for metric in ("layers", "parameters", "flops", "perplexity", "agreement", "kl"):
+        assert tables[0][metric] == pytest.approx(tables[1][metric], rel=1e-5)
+
+    weights = [folder / name / "model/model.safetensors" for name in ("streamed", "whole")]
+    with safe_open(weights[0], "pt") as left, safe_open(weights[1], "pt") as right:
+        assert set(left.keys()) == set(right.keys())
+        assert all(torch.equal(left.get_tensor(name), right.get_tensor(name)) for name in right.keys())  # noqa: SIM118
+
+
+def test_what_needs_the_whole_model_is_refused(folder: Path) -> None:
+    common = {"cache": folder / "cache", "memory": "streaming"}
+    with pytest.raises(BadCalibration, match="give calibration text"):
+        sglp_core.compress(str(folder / "model"), Target("layers", 0.3), folder / "no", **common)
+    with pytest.raises(OutOfMemory, match="repair"):
+        sglp_core.compress(
+            str(folder / "model"), Target("layers", 0.3), folder / "no", method=Method(repair="compensate"), **common
+        )
+
+
+def test_auto_streams_what_would_fill_the_memory(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    with file.open("wb") as sparse:
+        sparse.truncate(available_bytes() // 2)
+    assert not streams("auto", tmp_path)
+    assert streams("streaming", tmp_path)
+    with file.open("wb") as sparse:
+        sparse.truncate(available_bytes() * 2)
+    assert streams("auto", tmp_path)
+    assert not streams("in_memory", tmp_path)
+
+
+def test_a_resource_limit_is_less_memory() -> None:
+    limited = (
+        "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30)); "
+        "from sglp_core.memory import available_bytes; print(available_bytes())"
+    )
+    run = subprocess.run([sys.executable, "-c", limited], check=True, capture_output=True, text=True)
+    assert int(run.stdout) <= 2**30
