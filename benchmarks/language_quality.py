@@ -87,10 +87,8 @@ def _choices(
     blocks = rivals.angular_blocks(opened.model, stack, batch_list, counts)
     order: tuple[int, ...] = ()
     if slow:
-        passes = rivals.greedy_passes(total, max(counts))
-        task = progress.add_task("greedy", total=passes)
-        single = rivals.leave_one_out(opened.model, stack, batch_list, lambda: progress.advance(task))
-        order = rivals.greedy(opened.model, stack, batch_list, max(counts), single, lambda: progress.advance(task))
+        task = progress.add_task("greedy", total=max(counts) * len(batch_list))
+        order, single = rivals.greedy(opened.model, stack, batch_list, max(counts), lambda: progress.advance(task))
 
     found: dict[int, dict[str, Choice]] = {}
     for count in counts:

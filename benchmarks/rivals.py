@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from sglp_core.evaluation import evaluate
 from sglp_core.layers import layer_input, layer_output
 from sglp_core.objectives import Batch, logits_of
-from sglp_core.surgery import bypassed
 
 
 def angular_blocks(
@@ -30,48 +29,27 @@ def angular_blocks(
     return blocks
 
 
-def leave_one_out(
-    model: nn.Module, layers: nn.ModuleList, batches: Sequence[Batch], on_pass: Callable[[], None]
-) -> np.ndarray:
-    """Perplexity with each single layer removed, `[L]`. One forward pass a layer."""
-    return np.array([_perplexity(model, layers, batches, (i,), on_pass) for i in range(len(layers))])
-
-
 def greedy(
-    model: nn.Module,
-    layers: nn.ModuleList,
-    batches: Sequence[Batch],
-    count: int,
-    first: np.ndarray,
-    on_pass: Callable[[], None],
-) -> tuple[int, ...]:
+    model: nn.Module, layers: nn.ModuleList, batches: Sequence[Batch], count: int, on_batch: Callable[[], None]
+) -> tuple[tuple[int, ...], np.ndarray]:
     """Layers in the order in which removing one more harms perplexity least (SLEB, arXiv 2402.09025).
 
-    `first` is what `leave_one_out` found. One forward pass for each layer left, in each round.
+    Also the perplexity with each single layer removed, `[L]`, which is its first round (`leave_one_out`). One forward
+    pass for each layer left, in each round.
     """
-    removed = (int(np.argmin(first)),)
+    removed: tuple[int, ...] = ()
+    rounds = []
     while len(removed) < count:
-        left = [i for i in range(len(layers)) if i not in removed]
-        removed = (*removed, min(left, key=lambda i: _perplexity(model, layers, batches, (*removed, i), on_pass)))
-    return removed
+        sets = {str(i): (*removed, i) for i in range(len(layers)) if i not in removed}
+        quality = evaluate(model, layers, batches, "causal_lm", sets, on_batch)
+        rounds.append({int(name): quality[name].perplexity for name in sets})
+        removed = (*removed, min(rounds[-1], key=lambda i: rounds[-1][i]))
+    return removed, np.array([rounds[0][i] for i in range(len(layers))])
 
 
 def greedy_passes(layers: int, count: int) -> int:
     """Forward passes of `greedy` for `count` of `layers` layers, its first round included."""
     return sum(layers - removed for removed in range(count))
-
-
-def _perplexity(
-    model: nn.Module,
-    layers: nn.ModuleList,
-    batches: Sequence[Batch],
-    removed: tuple[int, ...],
-    on_pass: Callable[[], None],
-) -> float:
-    with bypassed(layers, removed):
-        found = evaluate(model, layers, batches, "causal_lm", {})["dense"].perplexity
-    on_pass()
-    return found
 
 
 @torch.no_grad()

@@ -72,6 +72,11 @@ def find_stack(model: Any) -> str:
             f"{type(model).__name__} is an encoder-decoder: it has two stacks of layers, and only models with one "
             "repeated stack can be pruned"
         )
+    if getattr(model.config.get_text_config(), "hidden_size_per_layer_input", None):
+        raise UnsupportedArchitecture(
+            f"{type(model).__name__} has an embedding for each layer outside the layers; looked for layers that stand "
+            "alone (hidden_size_per_layer_input is not 0)"
+        )
     outermost: dict[str, int] = {}
     for name, module in model.named_modules():
         nested = any(name.startswith(f"{other}.") for other in outermost)
@@ -137,10 +142,17 @@ def measure_stack(
 
 
 def meta_model(config: transformers.PretrainedConfig) -> transformers.PreTrainedModel:
-    """The stock model without memory for its weights; eager attention, whose FLOPs every counter sees."""
+    """The stock model without memory for its weights.
+
+    Eager attention and batched experts: every counter sees their FLOPs, and they need no data to know their shapes.
+    """
     try:
         with torch.device("meta"):
-            return model_class(config)._from_config(config, attn_implementation="eager").eval()
+            return (
+                model_class(config)
+                ._from_config(config, attn_implementation="eager", experts_implementation="batched_mm")
+                .eval()
+            )
     except UnsupportedArchitecture:
         raise
     except Exception as error:

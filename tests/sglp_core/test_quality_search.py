@@ -77,7 +77,9 @@ def test_all_layers_that_do_nothing_go_and_no_other(model: Path, text: Path, tmp
 
 
 def test_where_one_layer_is_too_much_the_smallest_loss_is_named(model: Path, text: Path, tmp_path: Path) -> None:
-    with pytest.raises(TargetUnreachable, match=r"agreement within a drop of 0: the smallest loss found is (0\.\d+|1), "):
+    with pytest.raises(
+        TargetUnreachable, match=r"agreement within a drop of 0: the smallest loss found is (0\.\d+|1), "
+    ):
         run(model, text, tmp_path, QualityTarget("agreement", 0.0), protected=(1, 2, 3))
     with pytest.raises(TargetUnreachable, match="no layer can be removed"):
         run(model, text, tmp_path, QualityTarget("agreement", 0.5), protected=tuple(range(6)))
