@@ -60,8 +60,10 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     lines = [f"# {report['model']['origin']}", ""]
     plan = report.get("plan")
     if plan:
+        # Of a quality target the requested ratio is only what the search ended with.
+        asked = "" if "quality_target" in report else f"Asked to remove {plan['requested']:.4g}. "
         lines += [
-            f"Asked to remove {plan['requested']:.4g} of the {plan['kind']}; removed {plan['achieved']:.4g} "
+            f"{asked}Removed {plan['achieved']:.4g} of the {plan['kind']} "
             f"(largest reachable {plan['reachable']:.4g}): layers {', '.join(map(str, plan['removed_layers']))}.",
             "",
             "| | before | after |",

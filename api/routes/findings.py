@@ -20,6 +20,7 @@ from jobs.states import TERMINAL
 from jobs.tables import Analysis, Artifact, Job
 
 SIMILARITY_TYPES = ("application/json", "text/csv", "application/x-npy", "image/png")
+PICTURES = {"sweep.png": "quality against size and time", "similarity.png": "similarity of the layers"}
 REPORT_TYPES = ("application/json", "text/markdown", "text/html")
 STYLE = "body{font:16px sans-serif;max-width:60em;margin:2em auto}td,th{padding:.2em .8em}img{max-width:100%}"
 
@@ -60,7 +61,9 @@ def report(job_id: JobId, request: Request, sessions: Sessions, store: Store, te
     markdown = _artifact(sessions, tenant, job_id, "report.md")
     if wanted == "text/markdown":
         return deliver(request, store, markdown, inline=True)
-    return HTMLResponse(_page(job_id, _text(store, markdown)), headers={"Vary": "Accept"})
+    with transaction(sessions) as session:
+        pictures = [name for name in PICTURES if JobRepository(session).artifact(tenant, job_id, name)]
+    return HTMLResponse(_page(job_id, _text(store, markdown), pictures), headers={"Vary": "Accept"})
 
 
 def _analysis(sessions: Sessions, tenant: str, job_id: str) -> Analysis:
@@ -87,11 +90,13 @@ def _text(store: ArtifactStore, artifact: Artifact) -> str:
     return b"".join(store.stream(artifact.key)).decode()
 
 
-def _page(job_id: str, markdown: str) -> str:
+def _page(job_id: str, markdown: str, pictures: list[str]) -> str:
     # What a model calls itself ends up in the report, so no HTML of its own is let through.
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    shown = "".join(
+        f'<p><img alt="{PICTURES[name]}" src="{job_path(job_id)}/artifacts/{name}"></p>' for name in pictures
+    )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{job_id}</title><style>{STYLE}</style>'
-        f'</head><body>{body}<p><img alt="similarity of the layers" src="{job_path(job_id)}/artifacts/similarity.png">'
-        "</p></body></html>"
+        f"</head><body>{body}{shown}</body></html>"
     )

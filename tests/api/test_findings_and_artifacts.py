@@ -81,6 +81,8 @@ def test_the_report_in_three_forms(client: httpx.Client, job: str) -> None:
     page = get(client, f"{job}/report", Accept="text/html").text
     assert "<table>" in page
     assert "<script>" not in page
+    assert f'src="{job}/artifacts/similarity.png"' in page
+    assert "sweep.png" not in page
 
 
 @pytest.mark.parametrize("place", ["similarity", "layers", "report"])

@@ -31,10 +31,9 @@ def test_a_sweep_gives_a_table_and_a_picture_and_no_model(stack: Stack, sweep: d
     directory = stack.client.download(sweep["id"], tmp_path)
     assert (directory / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert stack.client.report(sweep["id"])["sweep"] == sweep["result"]["sweep"]
-    page = httpx.get(
-        f"http://127.0.0.1:{stack.port}{sweep['links']['report']}", headers={"Accept": "text/markdown"}
-    ).text
-    assert "## Sweep" in page
+    address = f"http://127.0.0.1:{stack.port}{sweep['links']['report']}"
+    assert "## Sweep" in httpx.get(address, headers={"Accept": "text/markdown"}).text
+    assert f"{sweep['links']['artifacts']}/sweep.png" in httpx.get(address, headers={"Accept": "text/html"}).text
     assert httpx.get(f"http://127.0.0.1:{stack.port}/v1/jobs/{sweep['id']}/artifacts.tar").status_code == 404
 
 
