@@ -109,7 +109,7 @@ class MethodSpec(_Part):
 
     With `importance: proposals` every criterion proposes a plan and the model says which one harms it least;
     `grad_norm` is the paper's rule; `last_layers` and `random` are controls. `repair` folds what the removed layers
-    did into weights that stay, where held-out calibration data approves.
+    did into weights that stay (or estimates batch norms anew), where held-out calibration data approves.
     """
 
     segments: Annotated[int, Field(ge=1, strict=True)] | Literal["auto"] = "auto"
@@ -117,7 +117,7 @@ class MethodSpec(_Part):
     importance: Importance = "proposals"
     estimator: Literal["unbiased", "biased"] = "unbiased"
     kernel: Literal["linear", "rbf"] = "linear"
-    repair: Literal["none", "compensate", "least_squares", "auto"] = "none"
+    repair: Literal["none", "compensate", "least_squares", "batch_norm", "auto"] = "none"
     protected: Annotated[tuple[Annotated[int, Field(strict=True)], ...], Field(max_length=1000)] | None = None
 
 

@@ -74,7 +74,7 @@ def _analysis(entry: Entry, opened: Opened, method: Method) -> Analysis:
     return Analysis(
         stack=opened.stack,
         similarity=matrix,
-        segmentation=segment(matrix, method.segments, method.feature),
+        segmentation=segment(matrix, method.segments, method.feature, opened.stack.stages),
         importance=scores["importance"],
         run_importance=scores["run_importance"],
         **{name: entry.facts[name] for name in FACTS},

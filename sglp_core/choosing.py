@@ -50,8 +50,8 @@ def choose_plan(
 
 
 def control_plans(analysis: Analysis, count: int, method: Method, seed: int) -> dict[str, Plan]:
-    """The controls: as many layers, chosen without segments over the whole stack."""
-    whole = ((0, len(analysis.stack) - 1),)
+    """The controls: as many layers, chosen without segments over whole stages."""
+    whole = analysis.stack.stages
     protected = method.protected_in(len(analysis.stack))
     target = Target("layers", count / len(analysis.stack))
     return {
@@ -70,4 +70,11 @@ def _planned(
 ) -> Plan:
     sizes, total = analysis.stack.sizes(target.kind)
     ranks = segment_ranks(analysis.scores(criterion, seed).tolist(), segments)
-    return plan(target, costs=costs_of_layers(ranks), sizes=sizes, total=total, segments=segments, protected=protected)
+    return plan(
+        target,
+        costs=analysis.stack.removable(costs_of_layers(ranks)),
+        sizes=sizes,
+        total=total,
+        segments=segments,
+        protected=protected,
+    )

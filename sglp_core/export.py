@@ -13,6 +13,7 @@ import safetensors
 import torch
 import transformers
 
+from sglp_core.architectures import IMAGE_CLASSIFIERS
 from sglp_core.fetching import Fetched
 from sglp_core.sources import Source, require_space, sha256_of
 
@@ -44,7 +45,7 @@ def carry_over(source: Source, directory: Path) -> None:
                 shutil.copyfile(file, directory / file.name)
 
 
-def write_card(directory: Path, fetched: Fetched, source: Source, summary: str) -> None:
+def write_card(directory: Path, fetched: Fetched, source: Source, class_name: str, summary: str) -> None:
     """A model card that names where the model comes from and carries its licence over."""
     data = huggingface_hub.ModelCardData(
         license=source.licence,
@@ -54,9 +55,15 @@ def write_card(directory: Path, fetched: Fetched, source: Source, summary: str) 
     )
     original = f"{fetched.origin}" + (f" at revision {fetched.revision}" if fetched.revision else "")
     licence = source.licence or "not stated by the original; ask its authors"
+    needs = ""
+    if class_name in {found.__name__ for found in IMAGE_CLASSIFIERS.values()}:
+        needs = (
+            "Transformers does not contain this architecture: `import sglp_core.architectures` (package `sglp[core]`) "
+            "before `AutoModelForImageClassification.from_pretrained`.\n\n"
+        )
     (directory / "README.md").write_text(
         f"---\n{data.to_yaml()}\n---\n\n# {fetched.origin}, layers removed by SGLP\n\n"
-        f"Made from **{original}** (sha256 `{source.digest}`). Licence: {licence}.\n\n{summary}\n"
+        f"Made from **{original}** (sha256 `{source.digest}`). Licence: {licence}.\n\n{needs}{summary}\n"
     )
 
 

@@ -15,7 +15,7 @@ import transformers
 from sglp_core.fresh_process import call, serve
 from sglp_core.images import image_shape
 from sglp_core.latency import measure_latency
-from sglp_core.layers import example_inputs
+from sglp_core.layers import example_inputs, model_class
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
     directory = Path(request["directory"])
     begin = time.perf_counter()
     config = transformers.AutoConfig.from_pretrained(directory)
-    model = getattr(transformers, config.architectures[0]).from_pretrained(directory, dtype="auto")
+    model = model_class(config).from_pretrained(directory, dtype="auto")
     model.eval()
     if torch.cuda.is_available():
         model.cuda()

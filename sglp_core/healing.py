@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sglp_core.evaluation import evaluate
-from sglp_core.layers import layer_output, layers_of
+from sglp_core.layers import StackPath, layer_names, layer_output, layers_of
 from sglp_core.objectives import Batch, Task, aligned, logits_of
 from sglp_core.repair import runs_of, split, windows
 from sglp_core.surgery import bypassed
@@ -85,7 +85,7 @@ class Healed:
 
 def heal(
     model: Any,
-    path: str,
+    path: StackPath,
     batches: Sequence[Batch],
     task: Task,
     removed: Sequence[int],
@@ -143,15 +143,15 @@ def heal(
     return Healed(kept, names, best.step, tuple(curve), windows(trained_on), windows(judged))
 
 
-def trained_names(model: Any, path: str, removed: Sequence[int], batch: Batch) -> tuple[str, ...]:
+def trained_names(model: Any, path: StackPath, removed: Sequence[int], batch: Batch) -> tuple[str, ...]:
     """Parameters of the kept layers next to a cut, and of whatever follows the stack (last norm, head).
 
     A head that is tied to the embeddings stays as it is.
     """
-    count = len(layers_of(model, path))
+    layers = layer_names(model, path)
     gone = set(removed)
-    near = {side for first, last in runs_of(removed) for side in (first - 1, last + 1)} & set(range(count)) - gone
-    prefixes = tuple(f"{path}.{index}." for index in sorted(near))
+    near = {side for first, last in runs_of(removed) for side in (first - 1, last + 1)} & set(range(len(layers))) - gone
+    prefixes = tuple(f"{layers[index]}." for index in sorted(near))
     behind = _behind_the_stack(model, path, batch)
     return tuple(
         name
@@ -160,7 +160,7 @@ def trained_names(model: Any, path: str, removed: Sequence[int], batch: Batch) -
     )
 
 
-def _behind_the_stack(model: Any, path: str, batch: Batch) -> set[str]:
+def _behind_the_stack(model: Any, path: StackPath, batch: Batch) -> set[str]:
     """The parameters that still have a gradient when the last layer's output is cut off from what made it."""
 
     def cut_off(_module: nn.Module, _args: Any, output: Any) -> Any:
@@ -168,7 +168,8 @@ def _behind_the_stack(model: Any, path: str, batch: Batch) -> set[str]:
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     layers = layers_of(model, path)
-    outside = {n: p for n, p in model.named_parameters() if not n.startswith(f"{path}.")}
+    inside = tuple(f"{name}." for name in layer_names(model, path))
+    outside = {n: p for n, p in model.named_parameters() if not n.startswith(inside)}
     handle = layers[-1].register_forward_hook(cut_off)
     try:
         with _nothing_else_trained(model):

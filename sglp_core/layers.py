@@ -1,36 +1,51 @@
 """Find the stack of removable layers in a model, and what each of them weighs in parameters and FLOPs.
 
 The rule is structural: the stack is the one outermost `ModuleList` with as many entries as the configuration has
-layers. Everything here works on the meta device, from the configuration alone.
+layers, or the blocks of its stages (`stages.py`). Everything here works on the meta device, from the configuration
+alone.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sglp_core.architectures import IMAGE_CLASSIFIERS
 from sglp_core.errors import UnsupportedArchitecture
+from sglp_core.stages import Shapes, blocks_of_stages, form_of, removable_blocks, removable_runs
+
+StackPath = str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One removable layer; `flops` counts one forward pass of one sequence (or image)."""
+    """One removable layer; `flops` counts one forward pass of one sequence (or image); `form` is that of
+    `stages.form_of`.
+    """
 
     index: int
     name: str
     parameters: int
     flops: int
+    form: str = ""
 
 
 @dataclass(frozen=True)
 class LayerStack:
-    """The layers of a model in order; `path` is the name of the `ModuleList` that holds them."""
+    """The layers of a model in order.
 
-    path: str
+    `path` is the name of the `ModuleList` that holds them, or, where they stand in several stages, all their names.
+    `stages` are inclusive (first, last) layer indices; the hidden states change their shape between two stages.
+    """
+
+    path: StackPath
+    stages: tuple[tuple[int, int], ...]
     layers: tuple[Layer, ...]
     total_parameters: int
     total_flops: int
@@ -38,6 +53,20 @@ class LayerStack:
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    def removable(self, costs: np.ndarray) -> np.ndarray:
+        """Costs of runs `[L + 1, L + 1]`, infinite where a run cannot go in one piece."""
+        allowed = removable_runs(self.stages, [layer.form for layer in self.layers])
+        result: np.ndarray = np.where(allowed, costs, np.inf)
+        return result
+
+    def can_remove(self, removed: Sequence[int]) -> bool:
+        """Whether every run can go in one piece and every stage keeps a layer."""
+        gone = set(removed)
+        starts = [i for i in sorted(gone) if i - 1 not in gone]
+        ends = [i + 1 for i in sorted(gone) if i + 1 not in gone]
+        whole = bool(np.isfinite(self.removable(np.zeros((len(self) + 1,) * 2))[starts, ends]).all())
+        return whole and all(not gone.issuperset(range(first, last + 1)) for first, last in self.stages)
 
     def sizes(self, kind: str) -> tuple[list[int], int]:
         """Each layer's size and the whole model's, in the unit of a target kind."""
@@ -49,10 +78,14 @@ class LayerStack:
 
 
 def model_class(config: transformers.PretrainedConfig) -> type[transformers.PreTrainedModel]:
-    """The stock class that the configuration names; raises `UnsupportedArchitecture` where transformers has none."""
+    """The class that the configuration names, of transformers or of `sglp_core.architectures`.
+
+    Raises `UnsupportedArchitecture` where there is none.
+    """
     names = config.architectures or []
+    ours = {found.__name__: found for found in IMAGE_CLASSIFIERS.values()}
     for name in names:
-        found = getattr(transformers, name, None)
+        found = getattr(transformers, name, None) or ours.get(name)
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
             return found
     raise UnsupportedArchitecture(
@@ -61,11 +94,15 @@ def model_class(config: transformers.PretrainedConfig) -> type[transformers.PreT
     )
 
 
-def find_stack(model: Any) -> str:
-    """The name of the `ModuleList` that holds the model's repeated layers.
+def find_stack(model: Any, image_shape: Sequence[int] | None = None) -> StackPath:
+    """The name of the `ModuleList` that holds the model's repeated layers, or the names of its layers in stages.
 
     Raises `UnsupportedArchitecture`, saying what was looked for, where there is none or more than one.
     """
+    if hasattr(model.config, "depths"):
+        stages = blocks_of_stages(model)
+        calls = _shapes(model, list(chain(*stages)), example_inputs(model, 1, image_shape))
+        return tuple(removable_blocks(model, stages, {name: shapes[0] for name, shapes in calls.items()}))
     expected = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnsupportedArchitecture(
@@ -92,10 +129,18 @@ def find_stack(model: Any) -> str:
     )
 
 
-def layers_of(model: nn.Module, path: str) -> nn.ModuleList:
+def layers_of(model: nn.Module, path: StackPath) -> nn.ModuleList:
+    """The layers of a path in order; with stages a new list of the model's own modules."""
+    if not isinstance(path, str):
+        return nn.ModuleList(model.get_submodule(name) for name in path)
     stack = model.get_submodule(path)
     assert isinstance(stack, nn.ModuleList)
     return stack
+
+
+def layer_names(model: nn.Module, path: StackPath) -> tuple[str, ...]:
+    """The full name of each layer of a path, in order."""
+    return tuple(f"{path}.{i}" for i in range(len(layers_of(model, path)))) if isinstance(path, str) else path
 
 
 def measure_stack(
@@ -106,39 +151,63 @@ def measure_stack(
     Raises `UnsupportedArchitecture` where no single stack is found or a layer changes the shape of its input.
     """
     model = meta_model(config)
-    path = find_stack(model)
-    modules = layers_of(model, path)
+    path = find_stack(model, image_shape)
+    names = layer_names(model, path)
     inputs = example_inputs(model, sequence_length, image_shape)
-    shapes: list[tuple[torch.Size, torch.Size]] = []
-
-    def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        shapes.append((layer_input(args, kwargs).shape, layer_output(output).shape))
-
-    handles = [module.register_forward_hook(record, with_kwargs=True) for module in modules]
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model(**inputs)
-    for handle in handles:
-        handle.remove()
-    if len(shapes) != len(modules) or any(before != after for before, after in shapes):
+    with counter:
+        shapes = _shapes(model, names, inputs)
+    if any(len(calls) != 1 or calls[0][0] != calls[0][1] for calls in shapes.values()):
         raise UnsupportedArchitecture(
-            f"the entries of {path} do not each run once and hand on a tensor of the shape they were given, "
-            "so they cannot be removed one by one"
+            f"the layers of {type(model).__name__} do not each run once and hand on a tensor of the shape they were "
+            "given, so they cannot be removed one by one"
         )
     by_module = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     prefix = type(model).__name__
     layers = tuple(
         Layer(
             index=index,
-            name=f"{path}.{index}",
+            name=name,
             parameters=sum(p.numel() for p in module.parameters()),
-            flops=by_module.get(f"{prefix}.{path}.{index}", 0),
+            flops=by_module.get(f"{prefix}.{name}", 0),
+            form=form_of(module),
         )
-        for index, module in enumerate(modules)
+        for index, (name, module) in enumerate(zip(names, layers_of(model, path), strict=True))
     )
     return LayerStack(
-        path, layers, sum(p.numel() for p in model.parameters()), counter.get_total_flops(), sequence_length
+        path,
+        _stages(path, len(names)),
+        layers,
+        sum(p.numel() for p in model.parameters()),
+        counter.get_total_flops(),
+        sequence_length,
     )
+
+
+def _shapes(model: Any, names: Sequence[str], inputs: dict[str, Tensor]) -> dict[str, list[Shapes]]:
+    """Shapes of the hidden states that enter and leave each module, for every time it is called."""
+    shapes: dict[str, list[Shapes]] = {name: [] for name in names}
+
+    def hook(name: str) -> Any:
+        def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            shapes[name].append((layer_input(args, kwargs).shape, layer_output(output).shape))
+
+        return record
+
+    handles = [model.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True) for name in names]
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes
+
+
+def _stages(path: StackPath, count: int) -> tuple[tuple[int, int], ...]:
+    lists = [""] * count if isinstance(path, str) else [name.rpartition(".")[0] for name in path]
+    starts = [i for i in range(count) if i == 0 or lists[i] != lists[i - 1]]
+    return tuple((start, end - 1) for start, end in zip(starts, [*starts[1:], count], strict=True))
 
 
 def meta_model(config: transformers.PretrainedConfig) -> transformers.PreTrainedModel:
@@ -164,12 +233,13 @@ def example_inputs(
 ) -> dict[str, Tensor]:
     """One all-zero input on the model's device, in the form its first modality takes.
 
-    `image_shape` is (channels, height, width) of one image; without it the configuration must know the size.
+    `image_shape` is (channels, height, width) of one image; without it, it is what the configuration says.
     """
     device = model.device
     if model.main_input_name == "pixel_values":
         if image_shape is None:
-            size = model.config.image_size
+            # Networks of convolutions alone take any size, and their configurations name none.
+            size = getattr(model.config, "image_size", 224)
             image_shape = (model.config.num_channels, *((size, size) if isinstance(size, int) else size))
         return {"pixel_values": torch.zeros(1, *image_shape, device=device, dtype=model.dtype)}
     return {"input_ids": torch.zeros(1, sequence_length, dtype=torch.long, device=device)}

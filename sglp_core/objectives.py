@@ -12,6 +12,7 @@ import transformers
 from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
 
+from sglp_core.architectures import IMAGE_CLASSIFIERS
 from sglp_core.errors import UnsupportedArchitecture
 
 Task = Literal["causal_lm", "masked_lm", "classification"]
@@ -56,6 +57,8 @@ def task_of(model_class: type[transformers.PreTrainedModel]) -> Task:
             for entry in getattr(modeling_auto, name).values():
                 if model_class.__name__ in ((entry,) if isinstance(entry, str) else entry):
                     return task
+    if model_class in IMAGE_CLASSIFIERS.values():
+        return "classification"
     raise UnsupportedArchitecture(
         f"{model_class.__name__} has no head whose loss is known here; looked for a causal or masked language model or "
         "an image classifier"

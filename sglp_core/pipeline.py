@@ -274,6 +274,7 @@ def measure(
         similarity,
         calibration.seed,
         lambda: tell(next(done), len(batches), "batches"),
+        opened.stack.stages,
     )
     matrix = similarity.matrix()
     importance = {name: criterion(traced) for name, criterion in CRITERIA.items()}
@@ -287,7 +288,7 @@ def measure(
     return Analysis(
         stack=opened.stack,
         similarity=matrix,
-        segmentation=segment(matrix, method.segments, method.feature),
+        segmentation=segment(matrix, method.segments, method.feature, opened.stack.stages),
         importance=importance,
         run_importance=run_importance,
         estimator=method.estimator,
@@ -400,7 +401,7 @@ def _write(
         (output / "report.json").write_text(json.dumps(content, indent=2))
         (output / "report.md").write_text(text)
         if plan:
-            export.write_card(output / "model", opened.fetched, opened.source, text)
+            export.write_card(output / "model", opened.fetched, opened.source, opened.class_name, text)
         export.write_manifest(
             output,
             {

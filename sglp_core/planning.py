@@ -60,9 +60,9 @@ def choose(
     """The layers of least total cost whose sizes sum to at least `needed`, or None where no set does.
 
     `costs[i, j]`, of `[L + 1, L + 1]`, is what removing the run of layers i to j − 1 costs; `costs_of_layers` makes one
-    where a run costs what its layers do. Every segment keeps at least one layer and protected layers stay. Exact: sets
-    are extended run by run and dropped only when another one is at least as large and as cheap at the same layer.
-    Equal costs are settled the same way every time.
+    where a run costs what its layers do; an infinite cost forbids the run. Every segment keeps at least one
+    layer and protected layers stay. Exact: sets are extended run by run and dropped only when another one is at least
+    as large and as cheap at the same layer. Equal costs are settled the same way every time.
     """
     count = len(sizes)
     before = np.concatenate([[0], np.cumsum(sizes)])
@@ -71,7 +71,7 @@ def choose(
     waiting[0] = [(0.0, 0, ())]
     for start in range(count + 1):
         for cost, size, removed in _undominated(waiting[start], needed):
-            for end in _ends(start, count, segments, protected):
+            for end in _ends(start, costs[start], segments, protected):
                 run = (cost + float(costs[start, end]), size + int(before[end] - before[start]))
                 waiting[end + 1].append((*run, (*removed, *range(start, end))))
     # A set whose last layer stays arrives one place earlier, and is handed on by the empty run there.
@@ -124,12 +124,13 @@ def plan(
 State = tuple[float, int, tuple[int, ...]]
 
 
-def _ends(start: int, count: int, segments: Sequence[tuple[int, int]], protected: set[int]) -> Iterator[int]:
+def _ends(start: int, costs: np.ndarray, segments: Sequence[tuple[int, int]], protected: set[int]) -> Iterator[int]:
     """Where a run that starts here may end (exclusive); the empty run first."""
-    for end in range(start, count + 1):
+    for end in range(start, len(costs)):
         if end > start and (end - 1 in protected or any(start <= first and last < end for first, last in segments)):
             return
-        yield end
+        if np.isfinite(costs[end]):
+            yield end
 
 
 def _undominated(states: list[State], needed: float) -> list[State]:

@@ -44,7 +44,7 @@ def propose(analysis: Analysis, target: Target, protected: set[int]) -> dict[tup
     Raises `TargetUnreachable` where not even the whole stack has enough to remove.
     """
     sizes, total = analysis.stack.sizes(target.kind)
-    whole = ((0, len(analysis.stack) - 1),)
+    whole = analysis.stack.stages
     plans: dict[tuple[int, ...], Plan] = {}
     names: dict[tuple[int, ...], list[str]] = {}
     for where, segments in (("stack", whole), ("segments", analysis.segmentation.segments)):
@@ -52,7 +52,14 @@ def propose(analysis: Analysis, target: Target, protected: set[int]) -> dict[tup
         costs |= {f"{name}_of_runs": matrix for name, matrix in analysis.run_importance.items()}
         for name, matrix in costs.items():
             try:
-                found = plan(target, costs=matrix, sizes=sizes, total=total, segments=segments, protected=protected)
+                found = plan(
+                    target,
+                    costs=analysis.stack.removable(matrix),
+                    sizes=sizes,
+                    total=total,
+                    segments=segments,
+                    protected=protected,
+                )
             except TargetUnreachable:
                 if segments == whole:
                     raise
@@ -78,7 +85,7 @@ def refined_proposal(judge: Judge, best: Proposal, analysis: Analysis, target: T
         judge,
         best.plan.removed_layers,
         [layer for layer in range(len(sizes)) if layer not in protected],
-        lambda removed: sum(sizes[layer] for layer in removed) >= needed,
+        lambda removed: sum(sizes[layer] for layer in removed) >= needed and analysis.stack.can_remove(removed),
     )
     achieved = sum(sizes[layer] for layer in found) / total
     changed = found != best.plan.removed_layers

@@ -53,9 +53,9 @@ def _from_shards(
     opened: Opened, removed: tuple[int, ...], changes: Changes, probe: dict[str, Tensor], directory: Path
 ) -> Pruned:
     assert not changes
-    dense = opened.model
+    dense: StreamedModel = opened.model
     expected = _streamed_logits(dense, probe, removed)
-    layer_map = copy_kept_layers(opened.source.directory, opened.stack.path, len(opened.stack), removed, directory)
+    layer_map = copy_kept_layers(opened.source.directory, dense.path, len(opened.stack), removed, directory)
     export.carry_over(opened.source, directory)
     found = _streamed_logits(StreamedModel(directory, dense.scratch), probe, ())
     parameters = opened.stack.total_parameters - sum(opened.stack.layers[i].parameters for i in removed)

@@ -11,14 +11,17 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from sglp_core.batch_norm import has_batch_norms, repair_batch_norms
 from sglp_core.cuts import Attempt, Cut, Forms
+from sglp_core.layers import StackPath, layers_of
 from sglp_core.objectives import Batch, Task
 from sglp_core.weights import Changes
 
-Repair = Literal["none", "compensate", "least_squares", "auto"]
+Repair = Literal["none", "compensate", "least_squares", "batch_norm", "auto"]
 KINDS: dict[str, tuple[str, ...]] = {
     "compensate": ("compensate",),
     "least_squares": ("least_squares",),
+    "batch_norm": ("batch_norm",),
     "auto": ("compensate", "least_squares"),
 }
 # One in this many of the calibration windows judges; the others are fitted on.
@@ -45,7 +48,7 @@ class Repaired:
 
 def repair(
     model: Any,
-    path: str,
+    path: StackPath,
     batches: Sequence[Batch],
     task: Task,
     removed: Sequence[int],
@@ -54,33 +57,44 @@ def repair(
 ) -> Repaired:
     """Repair the dense `model` as it is with the layers `removed` from the stack at `path`; nothing is changed yet.
 
-    With `auto` both repairs are tried at every cut and the one with the least held-out KL is kept.
+    With `auto` both folded repairs are tried at every cut and the one with the least held-out KL is kept; a model with
+    batch norms has their statistics estimated anew instead, once for all cuts.
     """
     if kind == "none":
         return Repaired({}, (), 0, 0)
     runs = runs_of(removed)
     fitted, judged = split(batches)
+    estimates = kind == "batch_norm" or (kind == "auto" and has_batch_norms(model))
+    reason = None
     if not fitted:
-        reason = "one window of calibration data cannot be both fitted and judged on"
+        reason = "one sample of calibration data cannot be both fitted and judged on"
+    elif estimates and not has_batch_norms(model):
+        reason = "the model has no batch norms"
+    elif estimates:
+        changes, attempt = repair_batch_norms(model, layers_of(model, path), removed, fitted, judged, task)
+        return Repaired(changes if attempt.accepted else {}, (attempt,), windows(fitted), windows(judged))
+    elif not isinstance(path, str):
+        reason = "layers that stand in stages do not write to one residual stream"
+    if reason is not None or not isinstance(path, str):
         refused = [Attempt(run, name, False, reason) for run in runs for name in KINDS[kind]]
         return Repaired({}, tuple(refused), 0, 0)
     on_cut(0, len(runs))
     forms = Forms(model, path, fitted[0])
-    changes: dict[str, Tensor] = {}
+    folded: dict[str, Tensor] = {}
     attempts: list[Attempt] = []
     # The pruned stream is this many times smaller than the dense one, by the factors that were folded so far.
     grown = 1.0
     for number, run in enumerate(runs):
-        cut = Cut(forms, tuple(removed), run, dict(changes), grown)
+        cut = Cut(forms, tuple(removed), run, dict(folded), grown)
         built, refused = cut.build(KINDS[kind], fitted)
         judgements = cut.judge(built, judged, task)
         for attempt in judgements:
             if attempt.accepted:
-                changes |= built[attempt.kind].changes
+                folded |= built[attempt.kind].changes
                 grown *= built[attempt.kind].alpha
         attempts += refused + judgements
         on_cut(number + 1, len(runs))
-    return Repaired(changes, tuple(attempts), windows(fitted), windows(judged))
+    return Repaired(folded, tuple(attempts), windows(fitted), windows(judged))
 
 
 def runs_of(removed: Sequence[int]) -> list[tuple[int, int]]:

@@ -3,6 +3,7 @@
 The samples are the rows of the similarity matrix in layer order (Fisher 1958; SGLP, arXiv 2410.14720).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,24 +14,36 @@ Feature = Literal["rows", "row_sums"]
 
 @dataclass(frozen=True)
 class Segmentation:
-    """`segments` are inclusive (first, last) layer indices; `loss_curve[k-1]` is the least loss with k segments."""
+    """`segments` are inclusive (first, last) layer indices; `loss_curve[k-1]` is the least loss with k segments.
+
+    It is None where k segments are fewer than the stages.
+    """
 
     segments: tuple[tuple[int, int], ...]
-    loss_curve: tuple[float, ...]
+    loss_curve: tuple[float | None, ...]
 
 
 def segment(
-    similarity: np.ndarray, segments: int | Literal["auto"] = "auto", feature: Feature = "rows"
+    similarity: np.ndarray,
+    segments: int | Literal["auto"] = "auto",
+    feature: Feature = "rows",
+    stages: Sequence[tuple[int, int]] = (),
 ) -> Segmentation:
-    """Cut the layers of a similarity matrix `[L, L]` into coherent segments."""
+    """Cut the layers of a similarity matrix `[L, L]` into coherent segments.
+
+    None crosses a border of `stages`, inclusive (first, last) layer indices; with more of them than wanted segments,
+    each is one segment.
+    """
     samples = similarity if feature == "rows" else similarity.sum(1, keepdims=True)
     n = len(samples)
     if segments != "auto" and not 1 <= segments <= n:
         raise ValueError(f"the number of segments must lie between 1 and the {n} layers, not {segments}")
-    losses, starts = optimal_partitions(diameters(samples))
-    curve = tuple(float(x) for x in losses[:, n - 1])
-    count = elbow(curve) if segments == "auto" else segments
-    return Segmentation(_trace_back(starts, count), curve)
+    stages = stages or ((0, n - 1),)
+    losses, starts = optimal_partitions(within_stages(diameters(samples), stages))
+    fewest = len(stages)
+    curve = tuple(float(x) for x in losses[fewest - 1 :, n - 1])
+    count = fewest - 1 + elbow(curve) if segments == "auto" else max(segments, fewest)
+    return Segmentation(_trace_back(starts, count), (None,) * (fewest - 1) + curve)
 
 
 def diameters(samples: np.ndarray) -> np.ndarray:
@@ -45,6 +58,13 @@ def diameters(samples: np.ndarray) -> np.ndarray:
         total = sums[i + 1 :] - sums[i]
         result[i, i:] = squares[i + 1 :] - squares[i] - (total**2).sum(1) / lengths
     return np.maximum(result, 0.0)
+
+
+def within_stages(diameter: np.ndarray, stages: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Diameters `[n, n]`, infinite where a run crosses a border."""
+    number = np.repeat(np.arange(len(stages)), [last - first + 1 for first, last in stages])
+    result: np.ndarray = np.where(number[:, None] == number[None, :], diameter, np.inf)
+    return result
 
 
 def optimal_partitions(diameter: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -76,7 +76,12 @@ class StreamedModel:
         self.config = self.model.config
         self.dtype: torch.dtype = self.model.dtype
         self.device = torch.device("cpu")
-        self.path = find_stack(self.model)
+        path = find_stack(self.model)
+        if not isinstance(path, str):
+            raise UnsupportedArchitecture(
+                f"{type(self.model).__name__} has its layers in stages, and only one stack is streamed from disk"
+            )
+        self.path = path
         self.layers = layers_of(self.model, self.path)
         prefix = stack_prefix((tensor.name for tensor in tensors), self.path, len(self.layers))
         self._tensors: dict[int | None, list[StoredTensor]] = {}

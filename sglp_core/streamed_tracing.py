@@ -38,8 +38,12 @@ def trace_streamed(
     similarity: SimilarityAccumulator,
     seed: int = 0,
     on_batch: Callable[[], None] = lambda: None,
+    _stages: Sequence[tuple[int, int]] = (),
 ) -> LayerTrace:
-    """Measure every batch once, as `trace` does; `on_batch` is called as the last step of each batch is done."""
+    """Measure every batch once, as `trace` does; `on_batch` is called as the last step of each batch is done.
+
+    Only a model with one stack is streamed, so there is one stage.
+    """
     batches = list(batches)
     if not batches:
         raise BadCalibration("there is no calibration batch to measure")

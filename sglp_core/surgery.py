@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from sglp_core.layers import layer_input, layers_of
+from sglp_core.layers import StackPath, layer_input, layers_of
+from sglp_core.stages import remove_blocks
 
 # Lists of layer numbers, where others are lists with one entry a layer.
 INDEX_LISTS = (
@@ -26,10 +27,13 @@ TAILS = ("num_kv_shared_layers",)
 INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_index")
 
 
-def remove_layers(model: Any, path: str, removed: Sequence[int]) -> dict[int, int]:
+def remove_layers(model: Any, path: StackPath, removed: Sequence[int]) -> dict[int, int]:
     """Remove layers in place; returns the map from old to new numbers of the layers that stay."""
     layers = layers_of(model, path)
     kept = {old: new for new, old in enumerate(i for i in range(len(layers)) if i not in set(removed))}
+    if not isinstance(path, str):
+        remove_blocks(model, [path[number] for number in removed])
+        return kept
     renumber_config(model.config.get_text_config(), len(layers), kept)
     for old, new in kept.items():
         for module in layers[old].modules():

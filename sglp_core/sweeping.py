@@ -15,7 +15,7 @@ from sglp_core.evaluation import Quality, evaluate
 from sglp_core.images import image_shape
 from sglp_core.knee import knee
 from sglp_core.latency import Latency, measure_latency
-from sglp_core.layers import LayerStack, example_inputs, layers_of
+from sglp_core.layers import LayerStack, StackPath, example_inputs, layers_of
 from sglp_core.opening import Opened
 from sglp_core.planning import Plan
 from sglp_core.preparing import Data
@@ -103,7 +103,7 @@ def judge(
     return points
 
 
-def cut_copy(model: Any, path: str, removed: Sequence[int]) -> Any:
+def cut_copy(model: Any, path: StackPath, removed: Sequence[int]) -> Any:
     """The model with layers really removed, in new modules around the same tensors; `model` stays as it is."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     result = copy.deepcopy(model, shared)

@@ -31,16 +31,19 @@ def trace(
     similarity: SimilarityAccumulator,
     seed: int = 0,
     on_batch: Any = lambda: None,
+    stages: Sequence[tuple[int, int]] = (),
 ) -> LayerTrace:
     """Measure every batch once; Grams go to `similarity`, everything else comes back.
 
+    `stages` are inclusive (first, last) layer indices, one for the whole stack by default.
     Raises `BadCalibration` where the loss is not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     records = []
+    stages = stages or ((0, len(layers) - 1),)
     with _only_layers_require_grad(model, layers):
         for batch in batches:
-            records.append(_measure(model, layers, batch, task, similarity, generator))
+            records.append(_measure(model, layers, batch, task, similarity, generator, stages))
             on_batch()
     if not records:
         raise BadCalibration("there is no calibration batch to measure")
@@ -62,6 +65,11 @@ def counted_positions(batch: Batch, hidden: Tensor) -> Tensor:
     return counted
 
 
+def vectors(hidden: Tensor) -> Tensor:
+    """Hidden states `[B, T, D]` as they are, and maps `[B, C, H, W]` as one vector an image."""
+    return hidden.flatten(1) if hidden.ndim == 4 else hidden
+
+
 def draw_positions(counted: Tensor, generator: torch.Generator) -> Tensor:
     """At most 256 of the samples that count, spread over the whole batch, in order."""
     candidates = counted.flatten().nonzero().flatten()
@@ -71,14 +79,15 @@ def draw_positions(counted: Tensor, generator: torch.Generator) -> Tensor:
 
 def alikeness(before: Tensor, after: Tensor, counted: Tensor) -> tuple[float, float]:
     """Cosine of a layer's input and output, and their angle over π, each the mean over the samples that count."""
-    similar = nn.functional.cosine_similarity(before.detach().float(), after.detach().float(), dim=-1)
+    similar = nn.functional.cosine_similarity(vectors(before.detach()).float(), vectors(after.detach()).float(), dim=-1)
     similar = similar[counted.to(similar.device)].clamp(-1, 1)
     return similar.mean().item(), (similar.arccos() / torch.pi).mean().item()
 
 
 def skip_losses(starts: Sequence[Tensor], end: Tensor, gradient: Tensor) -> Tensor:
-    """Σ over tokens of |⟨∂L/∂h_end, h_end − h_start⟩| for each start `[…, D]`, float64 on the CPU."""
-    change = [torch.linalg.vecdot(gradient, (end - start).float()).abs().sum() for start in starts]
+    """Σ over tokens (or images) of |⟨∂L/∂h_end, h_end − h_start⟩| for each start, float64 on the CPU."""
+    gradient = vectors(gradient)
+    change = [torch.linalg.vecdot(gradient, vectors((end - start).float())).abs().sum() for start in starts]
     return torch.stack(change).double().cpu()
 
 
@@ -95,6 +104,16 @@ def require_finite(loss: Tensor) -> None:
         raise BadCalibration("the model's loss on the calibration data is not finite; check its weights and the data")
 
 
+def _across(skip: np.ndarray, stages: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Fill in the runs across borders, where no difference of hidden states exists: the sum of their parts."""
+    count = len(skip) - 1
+    for i in range(count):
+        for j in range(i + 1, count + 1):
+            parts = [(max(i, first), min(j, last + 1)) for first, last in stages if first < j and i <= last]
+            skip[i, j] = sum(skip[begin, end] for begin, end in parts)
+    return skip
+
+
 def _measure(
     model: Any,
     layers: nn.ModuleList,
@@ -102,14 +121,17 @@ def _measure(
     task: Task,
     similarity: SimilarityAccumulator,
     generator: torch.Generator,
+    stages: Sequence[tuple[int, int]],
 ) -> tuple[np.ndarray, ...]:
     count = len(layers)
     squared, product = (torch.zeros(count, dtype=torch.float64) for _ in range(2))
     skip = torch.zeros(count + 1, count + 1, dtype=torch.float64)
     cosine, angle = np.zeros(count), np.zeros(count)
     features: list[Tensor] = []
-    # What enters the stack and what every layer hands on; autograd holds the same tensors for the backward pass.
-    hidden: list[Tensor] = []
+    # What enters every layer and what it hands on; autograd holds the same tensors for the backward pass.
+    entering: list[Tensor] = []
+    leaving: list[Tensor] = []
+    stage_start = {layer: first for first, last in stages for layer in range(first, last + 1)}
     chosen: Tensor | None = None
     counted: Tensor | None = None
 
@@ -122,13 +144,13 @@ def _measure(
         flat = after.detach().reshape(len(counted.flatten()), -1)
         features.append(flat[chosen.to(flat.device)])
         cosine[index], angle[index] = alikeness(before, after, counted)
-        if not hidden:
-            hidden.append(before.detach())
-        hidden.append(after.detach())
-        after.register_hook(lambda gradient: on_gradient(index + 1, gradient.float()))
+        entering.append(before.detach())
+        leaving.append(after.detach())
+        after.register_hook(lambda gradient: on_gradient(index, gradient.float()))
 
-    def on_gradient(end: int, gradient: Tensor) -> None:
-        skip[:end, end] = skip_losses(hidden[:end], hidden[end], gradient)
+    def on_gradient(index: int, gradient: Tensor) -> None:
+        first = stage_start[index]
+        skip[first : index + 1, index + 1] = skip_losses(entering[first : index + 1], leaving[index], gradient)
 
     def on_parameter(index: int, parameter: Tensor) -> None:
         gradient = parameter.grad
@@ -160,7 +182,7 @@ def _measure(
     finally:
         for handle in handles:
             handle.remove()
-    return squared.numpy(), product.numpy(), skip.numpy(), cosine, angle
+    return squared.numpy(), product.numpy(), _across(skip.numpy(), stages), cosine, angle
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sglp_core.errors import VerificationFailed
 from sglp_core.fresh_process import call, serve
+from sglp_core.layers import model_class
 from sglp_core.objectives import Task
 
 # Largest difference allowed, relative to the largest logit: a few units in the last place of each type, times depth.
@@ -126,7 +127,7 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 def _reload(request: dict[str, Any]) -> dict[str, Any]:
     config = transformers.AutoConfig.from_pretrained(request["directory"])
-    stock = getattr(transformers, config.architectures[0])
+    stock = model_class(config)
     offload = request["offload"]
     placed = {"device_map": {"": "disk"}, "offload_folder": offload} if offload else {}
     model, info = stock.from_pretrained(request["directory"], dtype="auto", output_loading_info=True, **placed)

@@ -1,4 +1,4 @@
-"""A few changed weights beside the one copy of the model: swapped in while something is measured, and out again."""
+"""A few changed tensors beside the one copy of the model: swapped in while something is measured, and out again."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# New values by parameter name, in the parameter's own type and on its device.
+# New values by the name of a parameter or buffer, in its own type and on its device.
 Changes = Mapping[str, Tensor]
 
 
 @contextmanager
 def swapped(model: Any, changes: Changes) -> Iterator[None]:
-    """The model with other values for some parameters; inside and outside share every tensor that did not change."""
-    before = {name: model.get_parameter(name).data for name in changes}
+    """The model with other values for some parameters and buffers; every tensor that did not change is shared."""
+    before = {name: _held(model, name).data for name in changes}
     apply(model, changes)
     try:
         yield
@@ -23,11 +23,11 @@ def swapped(model: Any, changes: Changes) -> Iterator[None]:
 
 
 def apply(model: Any, changes: Changes) -> None:
-    """Give parameters new values for good. Tied parameters change together."""
+    """Give parameters and buffers new values for good. Tied parameters change together."""
     for name, value in changes.items():
-        parameter = model.get_parameter(name)
-        assert (value.shape, value.dtype) == (parameter.shape, parameter.dtype)
-        parameter.data = value
+        held = _held(model, name)
+        assert (value.shape, value.dtype) == (held.shape, held.dtype)
+        held.data = value
 
 
 def owners(model: Any, parameter: Tensor) -> int:
@@ -41,3 +41,9 @@ def in_type_of(parameter: Tensor, value: Tensor) -> Tensor:
     if not torch.isfinite(held).all():
         raise OverflowError(f"a repaired weight is not finite in {parameter.dtype}")
     return held.contiguous()
+
+
+def _held(model: Any, name: str) -> Tensor:
+    module, _, own_name = name.rpartition(".")
+    held: Tensor = getattr(model.get_submodule(module), own_name)
+    return held

@@ -44,7 +44,7 @@ class StoredAnalysis:
     matrix: bytes
     layer_names: list[str]
     segments: list[list[int]]
-    loss_curve: list[float]
+    loss_curve: list[float | None]
     estimator: str
     kernel: str
     n_samples: int

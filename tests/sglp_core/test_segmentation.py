@@ -29,6 +29,30 @@ def test_every_number_of_segments_is_as_good_as_brute_force(n: int) -> None:
         assert found.loss_curve[k - 1] == pytest.approx(best, abs=1e-9)
 
 
+STAGES = ((0, 2), (3, 3), (4, 8))
+
+
+def test_no_segment_crosses_a_stage_and_every_number_is_as_good_as_brute_force() -> None:
+    matrix = np.random.default_rng(0).random((9, 9))
+    for k in range(1, 10):
+        found = segment(matrix, k, stages=STAGES)
+        inside = [p for p in all_partitions(9, k) if all(any(a <= i and j <= b for a, b in STAGES) for i, j in p)]
+        if not inside:
+            assert (found.segments, found.loss_curve[k - 1]) == (STAGES, None)
+            continue
+        best = min(loss_of(matrix, p) for p in inside)
+        assert found.segments in inside
+        assert loss_of(matrix, found.segments) == pytest.approx(best, abs=1e-9)
+        assert found.loss_curve[k - 1] == pytest.approx(best, abs=1e-9)
+
+
+def test_auto_cuts_further_inside_the_stages() -> None:
+    matrix = np.full((12, 12), 0.1)
+    for first, last in ((0, 3), (4, 6), (7, 11)):
+        matrix[first : last + 1, first : last + 1] = 1.0
+    assert segment(matrix, stages=((0, 3), (4, 11))).segments == ((0, 3), (4, 6), (7, 11))
+
+
 def test_auto_finds_the_blocks_of_a_block_matrix() -> None:
     matrix = np.full((12, 12), 0.1)
     for first, last in ((0, 3), (4, 6), (7, 11)):

@@ -3,7 +3,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sglp_core.importance import LayerTrace, first_order, grad_norm
+from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
+from sglp_core.importance import LayerTrace, block_influence, first_order, grad_norm
+from sglp_core.layers import layers_of, measure_stack
 from sglp_core.objectives import Batch
 from sglp_core.similarity import SimilarityAccumulator
 from sglp_core.tracing import trace
@@ -59,3 +61,33 @@ def test_skipping_a_run_costs_what_autograd_says_to_first_order(
             expected = (gradient * (hidden[end] - hidden[start])).sum(-1).abs().sum().item()
             assert traced.skip_loss[0, start, end] == pytest.approx(expected, rel=1e-4)
     assert first_order(traced).tolist() == [traced.skip_loss[0, i, i + 1] for i in range(4)]
+
+
+def test_runs_of_a_staged_network_are_measured_inside_a_stage_and_add_up_across() -> None:
+    torch.manual_seed(0)
+    config = CifarResNetConfig(depths=[3, 3], hidden_sizes=[4, 8], architectures=["CifarResNetForImageClassification"])
+    model = CifarResNetForImageClassification(config).eval()
+    stack = measure_stack(config, 1)
+    layers = layers_of(model, stack.path)
+    images, labels = torch.randn(5, 3, 32, 32), torch.arange(5)
+    batch = Batch({"pixel_values": images}, labels)
+    found = trace(model, layers, [batch], "classification", SimilarityAccumulator(), stages=stack.stages)
+
+    calls: list[tuple[Tensor, Tensor]] = []
+    handles = [layer.register_forward_hook(lambda _m, args, out: calls.append((args[0], out))) for layer in layers]
+    loss = torch.nn.functional.cross_entropy(model(images).logits, labels)
+    for handle in handles:
+        handle.remove()
+    gradients = torch.autograd.grad(loss, [out for _, out in calls])
+    skip = found.skip_loss[0]
+    # Three layers in the first stage, two behind the border block of the second.
+    assert stack.stages == ((0, 2), (3, 4))
+    for first, last in stack.stages:
+        for end in range(first, last + 1):
+            for start in range(first, end + 1):
+                change = gradients[end] * (calls[end][1] - calls[start][0])
+                expected = change.sum((1, 2, 3)).abs().sum().item()
+                assert skip[start, end + 1] == pytest.approx(expected, rel=1e-4)
+    assert skip[1, 5] == pytest.approx(skip[1, 3] + skip[3, 5])
+    cosine = torch.nn.functional.cosine_similarity(calls[3][0].flatten(1), calls[3][1].flatten(1)).mean().item()
+    assert block_influence(found)[3] == pytest.approx(1 - cosine, abs=1e-5)

@@ -1,0 +1,195 @@
+"""ResNet-56 on CIFAR-10 to 15, 13 and 12 of its 27 blocks: SGLP beside the published rule and other choices.
+
+    python -m benchmarks.cifar_reproduction --data ../shared/data
+
+Accuracy is on a draw of the test images, after removal alone, with batch norms estimated anew, and, where asked for
+with `--steps`, after a short training run. The dense network is the one that was tuned on the same JPEG images.
+"""
+
+import copy
+import dataclasses
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor, nn
+
+from benchmarks.cifar import accuracy, read_cifar, train
+from benchmarks.cifar_models import write_model
+from benchmarks.subset_grad_norm import subset_grad_norm
+from sglp_core.analysis import Analysis
+from sglp_core.batch_norm import estimate_statistics
+from sglp_core.calibration import Calibration
+from sglp_core.choosing import choose_plan, control_plans
+from sglp_core.method import PROPOSALS, Method
+from sglp_core.objectives import Batch
+from sglp_core.opening import Opened, open_model
+from sglp_core.pipeline import measure
+from sglp_core.preparing import Data, prepare
+from sglp_core.surgery import remove_layers
+from sglp_core.target import Target
+from sglp_core.weights import apply
+
+BLOCKS = 27
+RANDOM_SEEDS = 5
+CURVE = 4
+LEARNING_RATE = 0.05
+TRAINED_AT_ONCE = 128
+SGLP, PAPER, PUBLISHED = "SGLP (proposals)", "SGLP (paper: grad_norm)", "SGLP (published rule)"
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with cifar10/ and cifar10-resnets/.", exists=True)],
+    blocks: Annotated[list[int], typer.Option(help="How many of 27 blocks stay; may be repeated.")] = [15, 13, 12],  # noqa: B006
+    samples: Annotated[int, typer.Option(min=16, help="Calibration images, of the training set.")] = 256,
+    judged: Annotated[int, typer.Option(min=1, help="Test images, of 10,000.")] = 2000,
+    steps: Annotated[int, typer.Option(min=0, help="Training steps of 128 images after removal.")] = 0,
+    healed: Annotated[
+        list[str] | None, typer.Option(help="Which rows are trained; by default all but random 1–4.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws calibration and training images.")] = 0,
+) -> None:
+    """Print a table for every number of blocks."""
+    test = read_cifar(data / "cifar10/test.zip", judged)
+    with tempfile.TemporaryDirectory() as name, Progress(console=Console(stderr=True)) as progress:
+        directory = write_model(data / "cifar10-resnets/resnet56-jpeg.safetensors", Path(name) / "resnet56")
+        opened = open_model(str(directory), None, 1, Path(name) / "cache", None, lambda _phase: None)
+        calibration = Calibration(str(data / "cifar10/train.zip"), samples, batch_size=64, seed=seed)
+        given = prepare(opened, calibration, None, None, Path(name) / "cache", lambda *_: None)
+        analysis = measure(opened, given, Method(), calibration)
+        dense = accuracy(opened.model, *test)
+        print(f"dense: {dense:.4f} on {len(test[1])} test images; segments {analysis.segmentation.segments}")
+        training = read_cifar(data / "cifar10/train.zip", None) if steps else None
+        for kept in blocks:
+            choices = _choices(opened, given, analysis, calibration, BLOCKS - kept, progress)
+            rows = []
+            for row, removed in choices.items():
+                rows.append(_judged(row, removed, opened, given, test))
+                wanted = healed or [name for name in choices if name not in _repeats()]
+                if training and row in wanted:
+                    rows[-1] = _healed(rows[-1], opened, training, test, steps, seed, progress)
+            Console(width=150).print(_table(kept, rows, opened, steps))
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A choice of blocks: accuracy after removal, with batch norms estimated anew, and along the training steps."""
+
+    name: str
+    removed: tuple[int, ...]
+    plain: float
+    estimated: float
+    curve: tuple[tuple[int, float], ...] = ()
+
+
+def _choices(
+    opened: Opened, given: Data, analysis: Analysis, calibration: Calibration, count: int, progress: Progress
+) -> dict[str, tuple[int, ...]]:
+    batches = given.calibration(opened)
+    target = Target("layers", count / len(opened.stack))
+    found = {}
+    for name, importance in ((SGLP, PROPOSALS), (PAPER, "grad_norm")):
+        method = Method(importance=importance)
+        plan, _ = choose_plan(opened, analysis, target, method, batches, calibration.seed, lambda *_: None)
+        found[name] = plan.removed_layers
+    task = progress.add_task(f"subsets for {count}", total=None)
+    found[PUBLISHED] = subset_grad_norm(
+        opened.model,
+        opened.stack.path,
+        analysis.segmentation.segments,
+        count,
+        batches[0],
+        on_subset=lambda: progress.advance(task),
+    )
+    controls = control_plans(analysis, count, Method(), 0)
+    found |= {name: controls[name].removed_layers for name in ("block_influence", "last_layers")}
+    for number in range(RANDOM_SEEDS):
+        found[f"random {number}"] = control_plans(analysis, count, Method(), number)["random"].removed_layers
+    return found
+
+
+def _judged(name: str, removed: tuple[int, ...], opened: Opened, given: Data, test: tuple[Tensor, Tensor]) -> Row:
+    pruned = _pruned(opened, removed)
+    plain = accuracy(pruned, *test)
+    batches: list[Batch] = given.calibration(opened)
+    apply(pruned, estimate_statistics(pruned, nn.ModuleList(), (), batches))
+    return Row(name, removed, plain, accuracy(pruned, *test))
+
+
+def _healed(
+    row: Row,
+    opened: Opened,
+    training: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    steps: int,
+    seed: int,
+    progress: Progress,
+) -> Row:
+    pruned = _pruned(opened, row.removed)
+    curve: list[tuple[int, float]] = []
+    task = progress.add_task(f"training {row.name}", total=steps)
+
+    def on_step(step: int) -> None:
+        progress.advance(task)
+        if step % max(1, steps // CURVE) == 0:
+            curve.append((step, accuracy(pruned, *test)))
+
+    train(pruned, *training, steps, TRAINED_AT_ONCE, LEARNING_RATE, seed, on_step)
+    return dataclasses.replace(row, curve=tuple(curve))
+
+
+def _pruned(opened: Opened, removed: tuple[int, ...]) -> Any:
+    pruned = copy.deepcopy(opened.model)
+    remove_layers(pruned, opened.stack.path, removed)
+    return pruned
+
+
+def _table(kept: int, rows: list[Row], opened: Opened, steps: int) -> Table:
+    points = [step for step, _ in next((row.curve for row in rows if row.curve), ())]
+    title = f"{kept} of {BLOCKS} blocks stay" + (
+        f"; training: {steps} steps of {TRAINED_AT_ONCE} images" if steps else ""
+    )
+    table = Table("choice", "parameters", "MACs", "plain", "batch norm", *map(str, points), "removed", title=title)
+    stack = opened.stack
+    for row in rows:
+        if row.name in _repeats():
+            continue
+        parameters = 1 - sum(stack.layers[i].parameters for i in row.removed) / stack.total_parameters
+        flops = 1 - sum(stack.layers[i].flops for i in row.removed) / stack.total_flops
+        curve = [f"{100 * value:.2f}" for _, value in row.curve] or [""] * len(points)
+        table.add_row(
+            row.name,
+            f"{100 * parameters:.1f} %",
+            f"{100 * flops:.1f} %",
+            f"{100 * row.plain:.2f}",
+            f"{100 * row.estimated:.2f}",
+            *curve,
+            ", ".join(map(str, row.removed)),
+        )
+    drawn = [row for row in rows if row.name.startswith("random")]
+    table.add_row(
+        f"random, median of {len(drawn)}",
+        "",
+        "",
+        _spread([row.plain for row in drawn]),
+        _spread([row.estimated for row in drawn]),
+    )
+    return table
+
+
+def _spread(values: list[float]) -> str:
+    return f"{100 * statistics.median(values):.2f} ({100 * min(values):.1f}–{100 * max(values):.1f})"
+
+
+def _repeats() -> set[str]:
+    """Only the first random choice has a row of its own."""
+    return {f"random {number}" for number in range(1, RANDOM_SEEDS)}
+
+
+if __name__ == "__main__":
+    typer.run(main)

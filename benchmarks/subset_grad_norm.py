@@ -1,0 +1,72 @@
+"""The rule of SGLP's published code for networks of convolutions: which layers of each segment stay.
+
+For every segment, each subset of the wanted size is put into a network of its own with the trained weights, and the
+subset whose network has the largest gradient norm stays. Layers of the other segments all stay meanwhile.
+"""
+
+import copy
+import random
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import nn
+
+from sglp_core.layers import StackPath
+from sglp_core.objectives import Batch
+from sglp_core.surgery import remove_layers
+
+MAX_SUBSETS = 16
+
+
+def subset_grad_norm(
+    model: Any,
+    path: StackPath,
+    segments: Sequence[tuple[int, int]],
+    count: int,
+    batch: Batch,
+    seed: int = 0,
+    on_subset: Callable[[], None] = lambda: None,
+) -> tuple[int, ...]:
+    """`count` layers to remove, shared out over the segments by their sizes; each segment keeps a layer.
+
+    Segments with more than MAX_SUBSETS subsets have that many drawn from the seed.
+    """
+    removed: list[int] = []
+    for (first, last), wanted in zip(segments, shares([b - a for a, b in segments], count), strict=True):
+        subsets = list(combinations(range(first, last + 1), wanted))
+        if len(subsets) > MAX_SUBSETS:
+            subsets = random.Random(seed).sample(subsets, MAX_SUBSETS)
+        norms = {}
+        for subset in subsets:
+            norms[subset] = _grad_norm(model, path, subset, batch) if len(subsets) > 1 else 0.0
+            on_subset()
+        removed += max(norms, key=lambda subset: norms[subset])
+    return tuple(removed)
+
+
+def shares(free: Sequence[int], count: int) -> list[int]:
+    """`count` shared out in proportion to what is free, by largest remainders.
+
+    Raises `ValueError` for more than there is.
+    """
+    total = sum(free)
+    if count > total:
+        raise ValueError(f"{count} layers cannot be removed: the segments have only {total} to give")
+    exact = [each * count / total for each in free]
+    result = [int(each) for each in exact]
+    order = sorted(range(len(free)), key=lambda i: (result[i] - exact[i], i))
+    for i in order[: count - sum(result)]:
+        result[i] += 1
+    return result
+
+
+def _grad_norm(model: Any, path: StackPath, subset: tuple[int, ...], batch: Batch) -> float:
+    """‖∂L/∂θ‖₂ of the whole network without the subset, its batch norms as in training."""
+    fresh = copy.deepcopy(model)
+    remove_layers(fresh, path, subset)
+    fresh.train()
+    nn.functional.cross_entropy(fresh(**batch.inputs).logits, batch.labels).backward()
+    squares = [p.grad.square().sum() for p in fresh.parameters() if p.grad is not None]
+    return float(torch.stack(squares).sum().sqrt())

@@ -1,0 +1,92 @@
+"""Batch-norm statistics estimated anew without the removed layers: means and variances are those of what now comes in.
+
+No weight is trained; one forward pass over calibration images gives every layer's statistics.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sglp_core.cuts import Attempt
+from sglp_core.evaluation import evaluate
+from sglp_core.objectives import Batch, Task, logits_of
+from sglp_core.surgery import bypassed
+from sglp_core.weights import Changes
+
+STATISTICS = ("running_mean", "running_var")
+
+
+def has_batch_norms(model: nn.Module) -> bool:
+    return bool(_batch_norms(model))
+
+
+def repair_batch_norms(
+    model: Any,
+    layers: nn.ModuleList,
+    removed: Sequence[int],
+    fitted: Sequence[Batch],
+    judged: Sequence[Batch],
+    task: Task,
+) -> tuple[Changes, Attempt]:
+    """The new statistics, and how they do on the judged batches; accepted if there both loss and divergence fall."""
+    changes = estimate_statistics(model, layers, removed, fitted)
+    variants = {"before": removed, "after": removed}
+    quality = evaluate(model, layers, judged, task, variants, weights={"after": changes})
+    before, after = quality["before"], quality["after"]
+    better = after.kl < before.kl and after.perplexity < before.perplexity
+    return changes, Attempt(
+        (min(removed), max(removed)),
+        "batch_norm",
+        better,
+        None if better else "held-out loss or divergence does not fall",
+        loss_before=math.log(before.perplexity),
+        loss_after=math.log(after.perplexity),
+        kl_before=before.kl,
+        kl_after=after.kl,
+    )
+
+
+@torch.no_grad()
+def estimate_statistics(model: Any, layers: nn.ModuleList, removed: Sequence[int], batches: Sequence[Batch]) -> Changes:
+    """Mean and variance of every batch norm that stays, averaged over the batches, by the names of their buffers.
+
+    The model itself is left as it was.
+    """
+    gone = {id(module) for index in removed for module in layers[index].modules()}
+    kept = {name: module for name, module in _batch_norms(model).items() if id(module) not in gone}
+    with _estimating(kept.values()), bypassed(layers, removed):
+        for batch in batches:
+            logits_of(model, batch.to(model.device))
+        return {f"{name}.{each}": getattr(norm, each).clone() for name, norm in kept.items() for each in STATISTICS}
+
+
+def _batch_norms(model: nn.Module) -> dict[str, Any]:
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    }
+
+
+@contextmanager
+def _estimating(norms: Any) -> Iterator[None]:
+    """The batch norms normalise by their batch and average what they see from nothing; put back afterwards."""
+    norms = list(norms)
+    before = [(norm.momentum, {name: buffer.clone() for name, buffer in norm.named_buffers()}) for norm in norms]
+    for norm in norms:
+        # No momentum: the plain mean over all batches.
+        norm.momentum = None
+        norm.reset_running_stats()
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm, (momentum, buffers) in zip(norms, before, strict=True):
+            norm.eval()
+            norm.momentum = momentum
+            norm.load_state_dict(buffers, strict=False)

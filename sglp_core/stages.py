@@ -1,0 +1,117 @@
+"""Layers that stand in several stages: convolutional networks and hierarchical transformers, whose configuration gives
+the `depths` of its stages.
+
+A block that begins a stage changes the shape or has a projection of its own, and stays; the blocks after it are layers.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sglp_core.errors import UnsupportedArchitecture
+
+# Attributes that a stock class sets by a block's position in its stage.
+POSITIONAL = ("shift_size",)
+
+# Of the hidden states that enter a block and leave it.
+Shapes = tuple[torch.Size, torch.Size]
+
+
+def stage_lists(model: Any) -> list[str]:
+    """The names of the lists that hold the blocks of each stage, in order.
+
+    They are the outermost lists whose names differ in one number alone and whose lengths are the `depths` of the
+    configuration. Raises `UnsupportedArchitecture` where there are none.
+    """
+    groups: dict[tuple[str, str], dict[int, tuple[str, int]]] = defaultdict(dict)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList | nn.Sequential):
+            for number in re.finditer(r"\d+", name):
+                around = (name[: number.start()], name[number.end() :])
+                groups[around][int(number.group())] = (name, len(module))
+    depths = list(model.config.depths)
+    found = []
+    for group in groups.values():
+        in_order = [group[number] for number in sorted(group)]
+        if [length for _, length in in_order] == depths:
+            found.append([name for name, _ in in_order])
+    if not found:
+        raise UnsupportedArchitecture(
+            f"{type(model).__name__} has stages of {depths} blocks by its configuration; looked for lists of modules "
+            "of these lengths whose names differ in one number alone, and found none"
+        )
+    return min(found, key=lambda names: names[0].count("."))
+
+
+def blocks_of_stages(model: Any) -> list[list[str]]:
+    """The names of all blocks, stage by stage. Raises `UnsupportedArchitecture`."""
+    return [[f"{name}.{i}" for i in range(len(model.get_submodule(name)))] for name in stage_lists(model)]
+
+
+def removable_blocks(model: nn.Module, stages: Sequence[Sequence[str]], shapes: Mapping[str, Shapes]) -> list[str]:
+    """The layers among the blocks: those that hand on the shape they are given and have the same parameters as the last
+    block of their stage.
+
+    `shapes` are those of the hidden states that enter and leave each block. Raises `UnsupportedArchitecture` where
+    there are fewer than two.
+    """
+    found = []
+    for names in stages:
+        last = _parameter_shapes(model.get_submodule(names[-1]))
+        for name in names:
+            before, after = shapes[name]
+            if before == after and _parameter_shapes(model.get_submodule(name)) == last:
+                found.append(name)
+    if len(found) < 2:
+        raise UnsupportedArchitecture(
+            f"{type(model).__name__} has stages, but fewer than two of their blocks keep the shape of their input, so "
+            "nothing can be removed"
+        )
+    return found
+
+
+def form_of(block: nn.Module) -> str:
+    """What a block is by its position and not by its weights, such as the shift of a shifted-window attention."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(vars(block).items()) if name in POSITIONAL)
+
+
+def removable_runs(stages: Sequence[tuple[int, int]], forms: Sequence[str]) -> np.ndarray:
+    """Whether the layers i to j − 1 can go together, bool `[L + 1, L + 1]`.
+
+    Where the blocks of a stage alternate in form, the stock class rebuilds the alternation from the front, so those
+    behind a removed run must find themselves in the form of their new places. A run across a border is one run for
+    every stage it touches.
+    """
+    count = len(forms)
+    allowed = np.ones((count + 1, count + 1), dtype=bool)
+    for first, last in stages:
+        for i in range(count + 1):
+            for j in range(i, count + 1):
+                begin, end = max(i, first), min(j, last + 1)
+                if begin < end:
+                    behind = list(forms[end : last + 1])
+                    allowed[i, j] &= behind == list(forms[begin : begin + len(behind)])
+    return allowed
+
+
+def remove_blocks(model: Any, names: Sequence[str]) -> None:
+    """Delete blocks by name and shorten the `depths` of the configuration; what is behind them moves up."""
+    lists = stage_lists(model)
+    depths = list(model.config.depths)
+    for name in names:
+        parent, _, _ = name.rpartition(".")
+        depths[lists.index(parent)] -= 1
+    for name in sorted(names, key=lambda n: int(n.rpartition(".")[2]), reverse=True):
+        parent, _, position = name.rpartition(".")
+        blocks: Any = model.get_submodule(parent)
+        del blocks[int(position)]
+    model.config.depths = depths
+
+
+def _parameter_shapes(block: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in block.state_dict().items()}

@@ -1,0 +1,129 @@
+"""Batch-norm statistics after a removal, against those of a network that really has only the layers that stay."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from transformers import AutoImageProcessor, ViTForImageClassification
+
+from sglp_core import Calibration, Evaluation, Method, Target, compress
+from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
+from sglp_core.batch_norm import estimate_statistics, repair_batch_norms
+from sglp_core.layers import find_stack, layers_of
+from sglp_core.objectives import Batch
+from sglp_core.repair import repair
+from sglp_core.surgery import remove_layers
+from tests.sglp_core.tiny_images import CLASSES, write_images, write_tiny_vit
+
+REMOVED = (1, 3)
+
+
+@pytest.fixture
+def model() -> Any:
+    torch.manual_seed(0)
+    config = CifarResNetConfig(depths=[3, 3], hidden_sizes=[4, 8], num_labels=3)
+    return as_after_training(CifarResNetForImageClassification(config), batches(0)[0].inputs["pixel_values"])
+
+
+def as_after_training(model: Any, images: torch.Tensor) -> Any:
+    """The model with the statistics of the dense network, and a layer without which all others see something else."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    nn.init.normal_(model.linear.weight)
+    nn.init.constant_(model.layer1[1].bn2.weight, 4)
+    model.train()(images)
+    return model.eval()
+
+
+def batches(seed: int) -> list[Batch]:
+    generator = torch.Generator().manual_seed(seed)
+    return [Batch({"pixel_values": torch.randn(16, 3, 16, 16, generator=generator)}, torch.arange(16) % 3)] * 2
+
+
+def test_statistics_are_the_mean_over_batches_of_what_comes_in_without_the_layers(model: Any) -> None:
+    path = find_stack(model)
+    before = copy.deepcopy(model.state_dict())
+    data = batches(1)[:1] + batches(2)[:1]
+    found = estimate_statistics(model, layers_of(model, path), REMOVED, data)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not any(module.training for module in model.modules())
+
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    pruned = copy.deepcopy(model)
+    remove_layers(pruned, path, REMOVED)
+    # The second block that stays in the first stage was the third.
+    norm = pruned.layer1[1].bn1
+    norm.register_forward_pre_hook(lambda _m, args: seen.append((args[0].mean((0, 2, 3)), args[0].var((0, 2, 3)))))
+    for module in pruned.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train()
+    with torch.no_grad():
+        for batch in data:
+            pruned(**batch.inputs)
+    for statistic, values in zip(("running_mean", "running_var"), zip(*seen, strict=True), strict=True):
+        assert torch.allclose(found[f"layer1.2.bn1.{statistic}"], torch.stack(values).mean(0), atol=1e-5)
+    assert not any(name.startswith(("layer1.1.", "layer2.1.")) for name in found)
+
+
+def test_statistics_that_do_not_help_on_held_out_data_are_not_kept(model: Any) -> None:
+    layers = layers_of(model, find_stack(model))
+    noise = [Batch({"pixel_values": 100 * torch.randn(4, 3, 16, 16)}, torch.zeros(4, dtype=torch.long))]
+    _, attempt = repair_batch_norms(model, layers, REMOVED, noise, batches(0), "classification")
+    assert not attempt.accepted
+    assert attempt.reason == "held-out loss or divergence does not fall"
+
+
+def test_new_statistics_are_kept_where_they_bring_the_model_closer_to_the_dense_one(model: Any) -> None:
+    images = batches(0)[0]
+    images.labels.copy_(model(**images.inputs).logits.argmax(-1))
+    found = repair(model, find_stack(model), [images] * 4, "classification", REMOVED, "auto")
+    attempt = found.attempts[0]
+    assert (attempt.kind, attempt.accepted) == ("batch_norm", True)
+    assert attempt.loss_after < attempt.loss_before
+    assert attempt.kl_after < attempt.kl_before
+    assert set(found.to_dict()["changed_tensors"]) >= {"bn1.running_mean", "layer2.2.bn2.running_var"}
+
+
+def test_models_without_batch_norms_say_so(tmp_path: Path) -> None:
+    vit = ViTForImageClassification.from_pretrained(write_tiny_vit(tmp_path)).eval()
+    found = repair(vit, find_stack(vit), batches(0), "classification", (2,), "batch_norm")
+    assert (found.changes, found.attempts[0].reason) == ({}, "the model has no batch norms")
+
+
+def test_a_staged_network_is_compressed_and_reloads_with_its_new_statistics(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = CifarResNetConfig(
+        depths=[4, 3, 2],
+        hidden_sizes=[4, 8, 16],
+        id2label=dict(enumerate(CLASSES)),
+        label2id={name: number for number, name in enumerate(CLASSES)},
+    )
+    write_tiny_vit(tmp_path / "model")
+    # Without class folders, so that what is aimed at is what the dense model says.
+    images = write_images(tmp_path / "images", (".",), each=64)
+    dense = CifarResNetForImageClassification(config)
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "model")
+    seen = [processor(Image.open(file), return_tensors="pt")["pixel_values"] for file in sorted(images.iterdir())]
+    as_after_training(dense, torch.cat(seen)).save_pretrained(tmp_path / "model")
+    report = compress(
+        str(tmp_path / "model"),
+        Target("layers", 2 / 7),
+        tmp_path / "out",
+        method=Method(segments=1, protected=(0, 3, 4, 5, 6), repair="batch_norm"),
+        calibration=Calibration(str(images), samples=48, batch_size=12),
+        evaluation=Evaluation(samples=12),
+        cache=tmp_path / "cache",
+    )
+    assert report["verification"]["passed"]
+    # Four, two and one layer that keep their shape; one segment was asked for, but none goes across a border.
+    assert report["analysis"]["segments"] == [[0, 3], [4, 5], [6, 6]]
+    assert report["plan"]["removed_layers"] == [1, 2]
+    assert [attempt["kind"] for attempt in report["repair"]["attempts"]] == ["batch_norm"]
+    assert report["repair"]["attempts"][0]["accepted"]
+    card = (tmp_path / "out/model/README.md").read_text()
+    assert "import sglp_core.architectures" in card
