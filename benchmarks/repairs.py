@@ -15,11 +15,13 @@ from rich.table import Table
 from client.demo import find_model
 from sglp_core.calibration import batches, text_windows
 from sglp_core.evaluation import Quality, evaluate
+from sglp_core.healing import Healing, heal
 from sglp_core.layers import layers_of
 from sglp_core.objectives import Batch
 from sglp_core.opening import Opened, open_model
 from sglp_core.repair import Repaired, repair
 
+HEALING_RATE = 3e-4
 CACHE = Path("~/.cache/sglp").expanduser()
 
 
@@ -61,10 +63,14 @@ def main(
     ] = 32,
     judged: Annotated[int, typer.Option(min=1, help="Test windows of 256 tokens.")] = 8,
     seed: Annotated[int, typer.Option(help="Draws the calibration windows.")] = 0,
+    bfloat16: Annotated[bool, typer.Option(help="Round the model to bfloat16 first, which is faster.")] = False,
+    heal_steps: Annotated[int, typer.Option(min=0, help="Also heal after the last kind of repair.")] = 0,
 ) -> None:
     """Print quality without and with each kind of repair, and what became of each attempt."""
     console = Console(width=140)
     opened = open_model(find_model().as_uri(), None, 256, CACHE, None, lambda _phase: None)
+    if bfloat16:
+        opened.model.bfloat16()
     given = text_windows(str(data / "wikitext-2/valid.txt"), opened.processor, windows, 256, seed)
     test = text_windows(str(data / "wikitext-2/test.txt"), opened.processor, judged, 256, 0)
     calibration = list(batches(given, opened.task, opened.processor, 4, seed))
@@ -73,6 +79,10 @@ def main(
         begun = time.monotonic()
         sets = {text: tuple(int(number) for number in text.split(","))}
         quality, repairs = repaired_quality(opened, calibration, judge, sets, kinds)
+        if heal_steps:
+            quality[text]["and healed"] = _healed(
+                opened, calibration, judge, sets[text], repairs[text][kinds[-1]], heal_steps, console
+            )
         table = Table("repair", "perplexity", "agreement", "KL", title=f"layers {text} removed")
         for kind, each in quality[text].items():
             table.add_row(kind, f"{each.perplexity:.4g}", f"{each.agreement:.3f}", f"{each.kl:.3f}")
@@ -90,6 +100,25 @@ def main(
                 verdict = "accepted" if a.accepted else a.reason
                 attempts.add_row(f"{a.cut[0]}–{a.cut[1]}", f"{a.kind} ({kind})", *figures, verdict)
         console.print(attempts, f"{time.monotonic() - begun:.0f} s\n")
+
+
+def _healed(
+    opened: Opened,
+    calibration: Sequence[Batch],
+    judged: Sequence[Batch],
+    removed: tuple[int, ...],
+    repaired: Repaired,
+    steps: int,
+    console: Console,
+) -> Quality:
+    path = opened.stack.path
+    begun = time.monotonic()
+    healed = heal(opened.model, path, calibration, opened.task, removed, repaired.changes, Healing(steps, HEALING_RATE))
+    curve = ", ".join(f"{point.step}: {point.loss:.3f} / {point.kl:.3f}" for point in healed.curve)
+    console.print(f"healing, {time.monotonic() - begun:.0f} s; held-out loss / KL by step: {curve}")
+    layers = layers_of(opened.model, path)
+    weights = {"healed": healed.changes}
+    return evaluate(opened.model, layers, judged, opened.task, {"healed": removed}, weights=weights)["healed"]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sglp_core.compensate import Growth, fold_growth, scaled
@@ -29,7 +30,7 @@ class Attempt:
     """One repair tried at one cut (first and last removed layer).
 
     Loss (nats a position) and KL from the dense model are means over windows not fitted on, without and with the
-    repair; None where it could not be built, for the `reason` given. `alpha` is the factor of `compensate`.
+    repair; None where it could not be built, for the `reason` given. `alpha` is the factor that was folded.
     """
 
     cut: tuple[int, int]
@@ -49,10 +50,11 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Built:
-    """The weights that make a repair; `alpha` is by how much they make the stream smaller than the dense model's."""
+    """The weights that make a repair, the factor it folds, and by how much that makes the later stream smaller."""
 
     changes: Changes
-    alpha: float = 1.0
+    alpha: float | None = None
+    shrinks: float = 1.0
 
 
 class Forms:
@@ -75,8 +77,8 @@ class Forms:
 
 @dataclass(frozen=True)
 class Cut:
-    """One run of `removed` layers. The repairs of the cuts before it are in `changes`, and `grown` is their alphas'
-    product: the stream of the pruned model is that many times smaller than the dense one's."""
+    """One run of `removed` layers. The repairs of the cuts before it are in `changes`; `grown` says how many times
+    smaller they make the stream than the dense model's."""
 
     forms: Forms
     removed: tuple[int, ...]
@@ -86,32 +88,27 @@ class Cut:
 
     def build(self, kinds: Sequence[str], batches: Sequence[Batch]) -> tuple[dict[str, Built], list[Attempt]]:
         """Each kind of repair, fitted on the batches, and a refusal for each that cannot be folded here."""
-        writes, problem = None, "no layer is left before the cut"
-        if self.run[0] > 0:
-            try:
-                writes = self.forms.writes(self.run[0] - 1)
-            except NoForm as reason:
-                problem = str(reason)
+        before = self._writes_before()
+        write = before.modules[0] if isinstance(before, Writes) else None
+        with swapped(self.forms.model, self.changes):
+            fit = _fit_for(self.forms.model, write) if write else None
+        growth = Growth()
         built: dict[str, Built] = {}
         refused: list[Attempt] = []
-        with swapped(self.forms.model, self.changes):
-            fit = _fit_for(self.forms.model, writes.modules[0]) if writes else None
-        growth = Growth()
         try:
             for batch in batches:
-                self._measure(batch, writes.modules[0] if writes else None, growth, fit)
+                self._measure(batch, write, growth, fit)
         except NoForm as reason:
             return {}, [Attempt(self.run, kind, False, str(reason)) for kind in kinds]
         for kind in kinds:
             try:
                 if kind == "compensate":
-                    built[kind] = self._compensate(growth.alpha(), writes)
-                elif writes is None or fit is None:
-                    raise NoForm(problem)
+                    built[kind] = self._compensate(growth.alpha(), before)
+                elif kind == "least_squares":
+                    built[kind] = self._least_squares(before, fit, Built({}))
                 else:
-                    with swapped(self.forms.model, self.changes):
-                        built[kind] = Built(fold(self.forms.model, writes.modules[0], *fit.solve()))
-            except (NoForm, OverflowError, RuntimeError) as reason:
+                    built[kind] = self._least_squares(before, fit, built.get("compensate"))
+            except (NoForm, OverflowError, torch.linalg.LinAlgError) as reason:  # type: ignore[attr-defined]
                 refused.append(Attempt(self.run, kind, False, str(reason)))
         return built, refused
 
@@ -143,7 +140,7 @@ class Cut:
                     kind,
                     kind == best,
                     reason,
-                    each.alpha if kind == "compensate" else None,
+                    each.alpha,
                     _loss(before),
                     _loss(quality[kind]),
                     before.kl,
@@ -161,13 +158,11 @@ class Cut:
         if fit and streams.written is not None:
             fit.add(streams.written, streams.given, wanted)
 
-    def _compensate(self, alpha: float, before: Writes | None) -> Built:
+    def _compensate(self, alpha: float, before: "Writes | NoForm") -> Built:
         forms = self.forms
         behind = [forms.writes(i) for i in range(self.run[1] + 1, len(forms.layers)) if i not in self.removed]
         with swapped(forms.model, self.changes):
-            new = fold_growth(forms.model, alpha, before, behind)
-        # A post-norm stream has its size from its norms alone, wherever a factor went.
-        built = Built(new) if any(writes.whole for writes in behind) else Built(new, alpha)
+            new = fold_growth(forms.model, alpha, before if isinstance(before, Writes) else None, behind)
         with bypassed(forms.layers, self.removed), swapped(forms.model, {**self.changes, **new}):
             folded = probe_logits(forms.model, forms.probe.inputs)
         at_cut = scaled(forms.layers[self.run[1]], alpha)
@@ -175,10 +170,30 @@ class Cut:
             expected = probe_logits(forms.model, forms.probe.inputs)
         parted = difference(folded, expected)
         if not parted <= max(FOLD_TOLERANCE, TOLERANCES[folded.dtype]):
-            raise NoForm(
-                f"what follows the cut does not undo a factor: folded and explicit logits differ by {parted:.1e}"
-            )
-        return built
+            raise NoForm(f"what follows the cut does not undo a factor: logits differ by {parted:.1e}")
+        # A post-norm stream has its size from its norms alone, wherever a factor went.
+        return Built(new, alpha, 1.0 if any(writes.whole for writes in behind) else alpha)
+
+    def _least_squares(self, before: "Writes | NoForm", fit: "Fit | None", size: Built | None) -> Built:
+        """The map alone, or on top of a factor: then it aims at the stream without its growth."""
+        if isinstance(before, NoForm):
+            raise before
+        assert fit is not None
+        if size is None:
+            raise NoForm("compensate cannot be folded here")
+        if size.changes and before.whole:
+            raise NoForm("factor and map would go into the same norm")
+        with swapped(self.forms.model, self.changes):
+            mapped = fold(self.forms.model, before.modules[0], *fit.solve(alpha=size.shrinks))
+        return replace(size, changes={**size.changes, **mapped})
+
+    def _writes_before(self) -> "Writes | NoForm":
+        if self.run[0] == 0:
+            return NoForm("no layer is left before the cut")
+        try:
+            return self.forms.writes(self.run[0] - 1)
+        except NoForm as reason:
+            return reason
 
 
 Fit = LinearFit | ElementwiseFit

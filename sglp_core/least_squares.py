@@ -21,7 +21,8 @@ class LinearFit:
         self._shift = shift
         columns = size + shift
         self._squares = torch.zeros(columns, columns, dtype=torch.float64)
-        self._products = torch.zeros(columns, size, dtype=torch.float64)
+        # Of the features with y and with h, apart because the size that y should have may be known only at the end.
+        self._wanted, self._had = (torch.zeros(columns, size, dtype=torch.float64) for _ in range(2))
 
     def add(self, written: Tensor, handed_on: Tensor, wanted: Tensor) -> None:
         """M, h and y of N positions, `[N, D]` each."""
@@ -29,20 +30,20 @@ class LinearFit:
         features = written.double()
         if self._shift:
             features = torch.cat([features, torch.ones_like(features[:, :1])], 1)
-        missing = wanted.double() - handed_on.double()
         weighted = (features * weight[:, None]).T
         self._squares += (weighted @ features).cpu()
-        self._products += (weighted @ missing).cpu()
+        self._wanted += (weighted @ wanted.double()).cpu()
+        self._had += (weighted @ handed_on.double()).cpu()
 
-    def solve(self, ridge: float = RIDGE) -> tuple[Tensor, Tensor | None]:
-        """T and c; `ridge` is λ relative to the mean square of M.
+    def solve(self, ridge: float = RIDGE, alpha: float = 1.0) -> tuple[Tensor, Tensor | None]:
+        """T and c for y / `alpha`; `ridge` is λ relative to the mean square of M.
 
         Raises `torch.linalg.LinAlgError`, a `RuntimeError`, where nothing was written.
         """
-        size = self._products.shape[1]
+        size = self._had.shape[1]
         penalty = torch.zeros(len(self._squares), dtype=torch.float64)
         penalty[:size] = ridge * self._squares.diagonal()[:size].mean()
-        solved = torch.linalg.solve(self._squares + penalty.diag(), self._products)
+        solved = torch.linalg.solve(self._squares + penalty.diag(), self._wanted / alpha - self._had)
         return torch.eye(size, dtype=torch.float64) + solved[:size], solved[size] if self._shift else None
 
 
@@ -52,23 +53,24 @@ class ElementwiseFit:
     def __init__(self, size: int, shift: bool) -> None:
         self._shift = shift
         self._squares = torch.zeros(size, 2, 2, dtype=torch.float64)
-        self._products = torch.zeros(size, 2, dtype=torch.float64)
+        self._wanted, self._had = (torch.zeros(size, 2, dtype=torch.float64) for _ in range(2))
 
     def add(self, written: Tensor, handed_on: Tensor, wanted: Tensor) -> None:
         """M, h and y of N positions, `[N, D]` each."""
         weight = _weights(wanted)
         features = torch.stack([written.double(), torch.ones_like(written, dtype=torch.float64)], -1)
-        missing = wanted.double() - handed_on.double()
         self._squares += torch.einsum("n,nda,ndb->dab", weight, features, features).cpu()
-        self._products += torch.einsum("n,nda,nd->da", weight, features, missing).cpu()
+        self._wanted += torch.einsum("n,nda,nd->da", weight, features, wanted.double()).cpu()
+        self._had += torch.einsum("n,nda,nd->da", weight, features, handed_on.double()).cpu()
 
-    def solve(self, ridge: float = RIDGE) -> tuple[Tensor, Tensor | None]:
-        """Factors and c; `ridge` is λ relative to the mean square of each channel."""
+    def solve(self, ridge: float = RIDGE, alpha: float = 1.0) -> tuple[Tensor, Tensor | None]:
+        """Factors and c for y / `alpha`; `ridge` is λ relative to the mean square of each channel."""
+        products = self._wanted / alpha - self._had
         squares = self._squares.clone()
         squares[:, 0, 0] *= 1 + ridge
         if not self._shift:
-            return 1 + self._products[:, 0] / squares[:, 0, 0].clamp_min(1e-30), None
-        solved = torch.linalg.solve(squares, self._products)
+            return 1 + products[:, 0] / squares[:, 0, 0].clamp_min(1e-30), None
+        solved = torch.linalg.solve(squares, products)
         return 1 + solved[:, 0], solved[:, 1]
 
 

@@ -22,7 +22,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "compensate": ("compensate",),
     "least_squares": ("least_squares",),
     "batch_norm": ("batch_norm",),
-    "auto": ("compensate", "least_squares"),
+    "auto": ("compensate", "least_squares", "both"),
 }
 # One in this many of the calibration windows judges; the others are fitted on.
 JUDGED_SHARE = 4
@@ -57,8 +57,9 @@ def repair(
 ) -> Repaired:
     """Repair the dense `model` as it is with the layers `removed` from the stack at `path`; nothing is changed yet.
 
-    With `auto` both folded repairs are tried at every cut and the one with the least held-out KL is kept; a model with
-    batch norms has their statistics estimated anew instead, once for all cuts.
+    With `auto` each folded repair is tried at every cut, and both together (the map then aims at the stream without its
+    growth); the one with the least held-out KL is kept. A model with batch norms has their statistics estimated anew
+    instead, once for all cuts.
     """
     if kind == "none":
         return Repaired({}, (), 0, 0)
@@ -91,7 +92,7 @@ def repair(
         for attempt in judgements:
             if attempt.accepted:
                 folded |= built[attempt.kind].changes
-                grown *= built[attempt.kind].alpha
+                grown *= built[attempt.kind].shrinks
         attempts += refused + judgements
         on_cut(number + 1, len(runs))
     return Repaired(folded, tuple(attempts), windows(fitted), windows(judged))

@@ -47,6 +47,9 @@ def cut_streams(
     """Run the dense model up to the end of a removed run, and the pruned and changed one up to its start."""
     moved = batch.to(model.device)
     kept: dict[str, Tensor] = {}
+    before = [i for i in removed if i < run[0]]
+    # Up to the first cut the pruned model is the dense one.
+    same = not before and not changes
 
     def hand_on(_module: nn.Module, _args: Any, output: Any) -> None:
         kept["wanted"] = layer_output(output)
@@ -54,17 +57,20 @@ def cut_streams(
 
     def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kept["given"] = layer_input(args, kwargs)
-        raise _Reached
+        if not same:
+            raise _Reached
 
     def wrote(_module: nn.Module, _args: Any, output: Tensor) -> None:
         kept["written"] = output
 
-    _until(model, moved, [layers[run[1]].register_forward_hook(hand_on)])
-    with bypassed(layers, [i for i in removed if i < run[0]]), swapped(model, changes):
+    def at_the_start() -> list[Any]:
         handles = [layers[run[0]].register_forward_pre_hook(enter, with_kwargs=True)]
-        if write:
-            handles.append(model.get_submodule(write.module).register_forward_hook(wrote))
-        _until(model, moved, handles)
+        return handles + ([model.get_submodule(write.module).register_forward_hook(wrote)] if write else [])
+
+    _until(model, moved, [layers[run[1]].register_forward_hook(hand_on), *(at_the_start() if same else [])])
+    if not same:
+        with bypassed(layers, before), swapped(model, changes):
+            _until(model, moved, at_the_start())
 
     given = kept["given"]
     if given.ndim != 3:
