@@ -1,0 +1,151 @@
+"""Depth pruning end to end beside `optipfair`: perplexity at the same layer count, and architectures that survive.
+
+    python -m benchmarks.depth_pruning --data ../shared/data
+
+`optipfair` takes part where it is installed: pip install optipfair. It scores layers by the cosine of their input and
+output on the same calibration windows; the least important go. Its default, the last layers, is a row of its own.
+"""
+
+import importlib.util
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import transformers
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from client.demo import find_model
+from sglp_core.calibration import Calibration, text_windows
+from sglp_core.choosing import choose_plan
+from sglp_core.evaluation import evaluate
+from sglp_core.layers import find_stack, layers_of
+from sglp_core.method import Method
+from sglp_core.opening import open_model
+from sglp_core.pipeline import measure
+from sglp_core.preparing import Data
+from sglp_core.surgery import bypassed, remove_layers
+from sglp_core.target import Target
+from sglp_core.verification import TOLERANCES, difference, probe_logits
+from tests.round_trip.test_round_trip import CASES
+
+CACHE = Path("~/.cache/sglp").expanduser()
+REMOVED = ((2, 5), (0, 3), (4, 7))
+Remove = Callable[[Any, Sequence[int]], Any]
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with wikitext-2/.", exists=True)],
+    layers: Annotated[int, typer.Option(min=1, help="How many of the 30 layers go.")] = 6,
+    windows: Annotated[int, typer.Option(min=2, help="Calibration windows of 256 tokens.")] = 8,
+    judged: Annotated[int, typer.Option(min=1, help="Test windows of 256 tokens.")] = 16,
+) -> None:
+    """Print a table of perplexities and one of architectures."""
+    if importlib.util.find_spec("optipfair") is None:
+        print("optipfair is not installed and takes no part: pip install optipfair", file=sys.stderr)
+        ways = {"sglp": _remove_with_sglp}
+    else:
+        ways = {"sglp": _remove_with_sglp, "optipfair": _remove_with_optipfair}
+    console = Console(width=120)
+    console.print(_survivors(ways))
+    console.print(_perplexities(data / "wikitext-2", layers, windows, judged, "optipfair" in ways))
+
+
+def _perplexities(text: Path, count: int, windows: int, judged: int, with_optipfair: bool) -> Table:
+    calibration = Calibration(str(text / "valid.txt"), windows, 256, 4)
+    opened = open_model(find_model().as_uri(), None, 256, CACHE, None, lambda _phase: None)
+    measured = text_windows(calibration.source, opened.processor, windows, 256, 0)
+    data = Data(measured, None, calibration.batch_size, 0, "")
+    batches = data.calibration(opened)
+    analysis = measure(opened, data, Method(), calibration)
+    target = Target("layers", count / len(opened.stack))
+    plan, _ = choose_plan(opened, analysis, target, Method(), batches, 0, lambda *_: None)
+    chosen = {"sglp": plan.removed_layers}
+    if with_optipfair:
+        from optipfair import analyze_layer_importance
+
+        scores = analyze_layer_importance(opened.model, [batch.inputs for batch in batches], show_progress=False)
+        chosen["optipfair, by its scores"] = tuple(sorted(sorted(scores, key=scores.__getitem__)[:count]))
+        chosen["optipfair, its default (last)"] = tuple(range(len(opened.stack) - count, len(opened.stack)))
+    test = text_windows(str(text / "test.txt"), opened.processor, judged, 256, 0)
+    stack = layers_of(opened.model, opened.stack.path)
+    judge = list(test.batches(opened.task, opened.processor, 4, 0))
+    quality = evaluate(opened.model, stack, judge, opened.task, chosen)
+    table = Table(
+        "plan", "perplexity", "agreement", "KL", "removed layers",
+        title=f"SmolLM2-135M-Instruct, {count} of {len(opened.stack)} layers removed, no repair; WikiText-2 test",
+    )  # fmt: skip
+    for name, found in quality.items():
+        removed = ", ".join(map(str, chosen.get(name, ())))
+        table.add_row(name, f"{found.perplexity:.4g}", f"{found.agreement:.3f}", f"{found.kl:.3f}", removed)
+    return table
+
+
+def _survivors(ways: dict[str, Remove]) -> Table:
+    table = Table(
+        "architecture", *ways, title="reloaded by stock classes: logits of the dense model with layers bypassed"
+    )
+    survived = dict.fromkeys(ways, 0)
+    for name in CASES:
+        outcomes = {way: _outcome(name, remove) for way, remove in ways.items()}
+        for way, outcome in outcomes.items():
+            survived[way] += outcome == "survives"
+        table.add_row(name, *outcomes.values())
+    table.add_section()
+    table.add_row("survive", *(f"{number} of {len(CASES)}" for number in survived.values()))
+    return table
+
+
+def _outcome(name: str, remove: Remove) -> str:
+    """Whether a small model survives removing each of three pairs of its eight layers, or what went wrong first."""
+    for removed in REMOVED:
+        try:
+            outcome = _round_trip(getattr(transformers, name), name, removed, remove)
+        except Exception as error:
+            outcome = f"{type(error).__name__}"
+        if outcome != "survives":
+            return f"{outcome} ({removed[0]} and {removed[1]} removed)"
+    return "survives"
+
+
+def _round_trip(stock: Any, name: str, removed: tuple[int, int], remove: Remove) -> str:
+    torch.manual_seed(0)
+    model = stock(stock.config_class(**CASES[name])).eval()
+    if model.main_input_name == "pixel_values":
+        probe = {"pixel_values": torch.randn(2, 3, 16, 16)}
+    else:
+        probe = {"input_ids": torch.randint(5, 99, (2, 20))}
+    with bypassed(layers_of(model, find_stack(model)), removed):
+        expected = probe_logits(model, probe)
+    directory = Path(tempfile.mkdtemp())
+    try:
+        remove(model, removed).save_pretrained(directory)
+        reloaded, info = stock.from_pretrained(directory, output_loading_info=True)
+        if info["missing_keys"] or info["unexpected_keys"]:
+            return "tensors missing or unexpected"
+        found = probe_logits(reloaded.eval(), probe)
+    finally:
+        shutil.rmtree(directory)
+    return "survives" if difference(found, expected) <= TOLERANCES[torch.float32] else "wrong logits, no error"
+
+
+def _remove_with_sglp(model: Any, removed: Sequence[int]) -> Any:
+    remove_layers(model, find_stack(model), removed)
+    return model
+
+
+def _remove_with_optipfair(model: Any, removed: Sequence[int]) -> Any:
+    from optipfair import prune_model
+
+    return prune_model(
+        model, "DEPTH", layer_indices=list(removed), layer_selection_method="custom", show_progress=False
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
