@@ -2,16 +2,17 @@
 
 What one layer is worth depends on which others are gone, so a proposal made from scores of the dense model is a good
 start and seldom the best plan. One round tries the plan without each removed layer and with each kept one removed too;
-the sum of two such changes foretells what swapping them does, and the swaps foretold best are tried for real.
+the sum of such changes foretells what swaps do, and those foretold best, of one layer and of several, are tried for
+real.
 """
 
 from collections.abc import Callable, Sequence
 
 from sglp_core.judging import Judge, Removed
 
-PARTS_A_ROUND = 2
-# How many swaps of a round are tried for real.
+# How many swaps of a round are tried for real, and how many layers may go in exchange for as many at once.
 CANDIDATES = 7
+LARGEST_SWAP = 4
 
 
 def refine(judge: Judge, start: Removed, free: Sequence[int], allowed: Callable[[Removed], bool]) -> Removed:
@@ -35,17 +36,23 @@ def _likely_better(
     """The swaps, and the returns of single layers, that are foretold to harm least."""
     without = {i: _without(removed, i) for i in removed}
     also = {j: _also(removed, j) for j in free if j not in removed}
-    found = judge([removed, *without.values(), *also.values()], PARTS_A_ROUND)
-    foretold = {
-        _also(without[i], j): found[without[i]] + found[also[j]] - found[removed] for i in without for j in also
-    }
-    foretold |= {smaller: found[smaller] for smaller in without.values()}
-    likely = sorted((candidate for candidate in foretold if allowed(candidate)), key=lambda c: (foretold[c], c))
-    return [candidate for candidate in likely[:CANDIDATES] if foretold[candidate] < found[removed]]
+    found = judge([removed, *without.values(), *also.values()])
+    put_back = {i: found[smaller] - found[removed] for i, smaller in without.items()}
+    taken = {j: found[larger] - found[removed] for j, larger in also.items()}
+    foretold = {_without(removed, i): change for i, change in put_back.items()}
+    foretold |= {_also(without[i], j): put_back[i] + taken[j] for i in without for j in also}
+    worst, cheapest = sorted(put_back, key=lambda i: put_back[i]), sorted(taken, key=lambda j: taken[j])
+    for count in range(2, 1 + min(LARGEST_SWAP, len(worst), len(cheapest))):
+        many = set(removed) - set(worst[:count]) | set(cheapest[:count])
+        foretold[tuple(sorted(many))] = sum(put_back[i] for i in worst[:count]) + sum(
+            taken[j] for j in cheapest[:count]
+        )
+    better = [candidate for candidate, change in foretold.items() if change < 0 and allowed(candidate)]
+    return sorted(better, key=lambda c: (foretold[c], c))[:CANDIDATES]
 
 
 def _cost_of_round(free: Sequence[int]) -> int:
-    return PARTS_A_ROUND * (len(free) + 1) + 2 * (CANDIDATES + 1)
+    return len(free) + 1 + 2 * (CANDIDATES + 1)
 
 
 def _without(removed: Removed, layer: int) -> Removed:
