@@ -20,6 +20,7 @@ WINDOWED = {**GROUPED, "sliding_window": 8}
 # (2, 1, 4, 2) blocks: some stages have no layer to remove, and ratios of stages, depths and layers are all different.
 STAGED = {"depths": [3, 1, 4, 2], "hidden_sizes": [8, 16, 24, 32], "num_labels": 5}
 CONVOLUTIONS = {**STAGED, "embedding_size": 8}
+HIERARCHY = {"depths": [3, 2, 2, 2], "hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1, 2, 2, 2]}
 SWIN = {"depths": [2, 6], "num_heads": [2, 2], "embed_dim": 16, "window_size": 4, "image_size": 64, "patch_size": 4}
 CASES = {
     "LlamaForCausalLM": GROUPED,
@@ -47,7 +48,12 @@ STAGED_CASES: dict[str, tuple[dict[str, Any], tuple[tuple[int, ...], ...]]] = {
     "BitForImageClassification": ({**CONVOLUTIONS, "num_groups": 4}, ((0, 4), (2, 3))),
     "CifarResNetForImageClassification": ({"depths": [3, 3, 4], "hidden_sizes": [8, 16, 32]}, ((0, 4), (1, 6))),
     "CifarVGGForImageClassification": ({"depths": [2, 3, 4], "hidden_sizes": [8, 16, 32]}, ((1, 3), (4, 5))),
+    "SegformerForImageClassification": ({**HIERARCHY, "decoder_hidden_size": 16}, ((0,), (1, 6))),
+    "PvtForImageClassification": ({**HIERARCHY, "image_size": 64}, ((0,), (1, 6))),
+    "PoolFormerForImageClassification": ({**STAGED, "layer_scale_init_value": 1.0}, ((0, 6), (4, 9))),
+    "FocalNetForImageClassification": ({"depths": [3, 2, 2, 2], "embed_dim": 8, "image_size": 64}, ((0,), (1, 6))),
     # Blocks alternate in form: two neighbours go together, or what ends a stage.
+    "Swinv2ForImageClassification": (SWIN, ((2, 3), (5, 6), (1, 7))),
     "SwinForImageClassification": (SWIN, ((2, 3), (5, 6), (1, 7), (4, 5, 6, 7))),
 }
 
@@ -103,6 +109,8 @@ def test_a_staged_model_reloads_as_planned(name: str, tmp_path: Path) -> None:
         remove_layers(model, stack.path, removed)
         assert sum(model.config.depths) == sum(settings["depths"]) - len(removed)
         assert before - sum(p.numel() for p in model.parameters()) == sum(stack.layers[i].parameters for i in removed)
+        left = stack.total_flops - sum(stack.layers[i].flops for i in removed)
+        assert measure_stack(model.config, 1).total_flops == left
         directory = tmp_path / "-".join(map(str, removed))
         model.save_pretrained(directory)
         written.append(Written(directory, "classification", probe, probe_logits(model, probe), expected))

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MobileNetV1Config
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MobileNetV1Config, ResNetConfig
 
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.layers import measure_stack
@@ -48,6 +48,16 @@ def test_the_whole_equals_the_real_model(stock: type, config: transformers.Pretr
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(input_ids=torch.zeros(1, TOKENS, dtype=torch.long), use_cache=False)
     assert stack.total_flops == counter.get_total_flops()
+
+
+def test_a_resnet_50_has_the_figures_that_other_counters_give() -> None:
+    config = ResNetConfig(num_labels=1000, architectures=["ResNetForImageClassification"])
+    stack = measure_stack(config, TOKENS, (3, 224, 224))
+    # Those that torchvision states for its weights: 25,557,032 parameters and 4.089 billion multiply-adds.
+    assert stack.total_parameters == 25_557_032
+    assert stack.total_flops / 2e9 == pytest.approx(4.089, abs=5e-4)
+    # 3, 4, 6 and 3 blocks, of which the first of each stage stays.
+    assert stack.stages == ((0, 1), (2, 4), (5, 9), (10, 11))
 
 
 def test_layers_are_named_as_in_the_model() -> None:
