@@ -41,6 +41,7 @@ def to_markdown(content: Mapping[str, Any]) -> str:
         ),
         "",
         *(f"- {each['requested']:.4g}: {each['reason']}" for each in content["unreachable"]),
+        *([""] if content["unreachable"] else []),
     ]
     if content["knee"]:
         lines += [
