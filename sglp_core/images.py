@@ -32,7 +32,7 @@ class Images:
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(self.pixel_values.numpy().tobytes() + self.labels.numpy().tobytes()).hexdigest()
+        return hashlib.sha256(self.pixel_values.float().numpy().tobytes() + self.labels.numpy().tobytes()).hexdigest()
 
     @property
     def probe(self) -> dict[str, Tensor]:

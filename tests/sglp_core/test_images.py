@@ -197,3 +197,11 @@ def test_a_model_without_an_image_processor_is_refused(tmp_path: Path) -> None:
     (directory / "preprocessor_config.json").unlink()
     with pytest.raises(ModelNotFound, match=r"preprocessor_config\.json"):
         open_model(str(directory), None, 16, tmp_path, None, lambda _phase: None)
+
+
+def test_images_in_half_precision_have_a_digest_of_their_own() -> None:
+    labels = torch.zeros(1, dtype=torch.long)
+    black, white = (
+        Images(torch.full((1, 3, 2, 2), value, dtype=torch.bfloat16), labels, "images").digest for value in (0.0, 1.0)
+    )
+    assert black != white

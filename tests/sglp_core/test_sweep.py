@@ -14,6 +14,7 @@ from sglp_core.errors import TargetUnreachable
 from sglp_core.surgery import bypassed
 from sglp_core.sweeping import cut_copy
 from sglp_core.target import Target
+from tests.sglp_core.tiny_images import write_images, write_tiny_vit
 from tests.worker.tiny_model import LAYERS, write_text, write_tiny_model
 
 
@@ -102,3 +103,19 @@ def test_a_cut_copy_is_the_bypassed_model_around_the_same_tensors(folder: Path) 
 def test_ratios_that_make_no_sense_are_refused(ratios: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="ratio"):
         SweepTarget("layers", ratios)
+
+
+def test_an_image_classifier_is_swept_without_decoding(tmp_path: Path) -> None:
+    report = sweep(
+        str(write_tiny_vit(tmp_path / "model")),
+        SweepTarget("flops", (0.3,)),
+        tmp_path / "out",
+        calibration=Calibration(str(write_images(tmp_path / "images")), samples=16, batch_size=8),
+        evaluation=Evaluation(samples=8),
+        cache=tmp_path / "cache",
+    )
+    dense, cut = report["sweep"]["points"]
+    assert dense["flops"] * 0.7 >= cut["flops"]
+    assert cut["decode_seconds"] is None
+    assert cut["prefill_seconds"] > 0
+    assert "decode_seconds" not in (tmp_path / "out" / "report.md").read_text()
