@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 
 from sglp_core.analysis import Analysis
 from sglp_core.judging import Judge
+from sglp_core.kinds import plan_keeping_kinds
 from sglp_core.layers import layers_of
 from sglp_core.method import PROPOSALS, Method
 from sglp_core.objectives import Batch
 from sglp_core.opening import Opened
-from sglp_core.planning import Plan, costs_of_layers, plan, segment_ranks
+from sglp_core.planning import Plan, costs_of_layers, segment_ranks
 from sglp_core.proposals import Proposal, propose, refined_proposal, select
 from sglp_core.target import Target
 
@@ -68,13 +69,5 @@ def _planned(
     protected: set[int],
     seed: int,
 ) -> Plan:
-    sizes, total = analysis.stack.sizes(target.kind)
     ranks = segment_ranks(analysis.scores(criterion, seed).tolist(), segments)
-    return plan(
-        target,
-        costs=analysis.stack.removable(costs_of_layers(ranks)),
-        sizes=sizes,
-        total=total,
-        segments=segments,
-        protected=protected,
-    )
+    return plan_keeping_kinds(analysis.stack, target, costs_of_layers(ranks), segments, protected)

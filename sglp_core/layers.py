@@ -26,7 +26,7 @@ StackPath = str | tuple[str, ...]
 @dataclass(frozen=True)
 class Layer:
     """One removable layer; `flops` counts one forward pass of one sequence (or image); `form` is that of
-    `stages.form_of`.
+    `stages.form_of`. Layers of one `kind` are made of the same classes.
     """
 
     index: int
@@ -34,6 +34,7 @@ class Layer:
     parameters: int
     flops: int
     form: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,21 @@ class LayerStack:
         return result
 
     def can_remove(self, removed: Sequence[int]) -> bool:
-        """Whether every run can go in one piece and every stage keeps a layer."""
+        """Whether every run can go in one piece, and every stage and every kind of layer keeps one."""
         gone = set(removed)
         starts = [i for i in sorted(gone) if i - 1 not in gone]
         ends = [i + 1 for i in sorted(gone) if i + 1 not in gone]
         whole = bool(np.isfinite(self.removable(np.zeros((len(self) + 1,) * 2))[starts, ends]).all())
-        return whole and all(not gone.issuperset(range(first, last + 1)) for first, last in self.stages)
+        staged = all(not gone.issuperset(range(first, last + 1)) for first, last in self.stages)
+        return whole and staged and not self.vanished_kind(removed)
+
+    def vanished_kind(self, removed: Sequence[int]) -> list[int]:
+        """The layers of a kind of which none would stay, if there is one."""
+        gone = set(removed)
+        kinds: dict[str, list[int]] = {}
+        for layer in self.layers:
+            kinds.setdefault(layer.kind, []).append(layer.index)
+        return next((indices for indices in kinds.values() if gone.issuperset(indices)), [])
 
     def sizes(self, kind: str) -> tuple[list[int], int]:
         """Each layer's size and the whole model's, in the unit of a target kind."""
@@ -171,6 +181,7 @@ def measure_stack(
             parameters=sum(p.numel() for p in module.parameters()),
             flops=by_module.get(f"{prefix}.{name}", 0),
             form=form_of(module),
+            kind=", ".join(sorted({type(part).__name__ for part in module.modules()})),
         )
         for index, (name, module) in enumerate(zip(names, layers_of(model, path), strict=True))
     )

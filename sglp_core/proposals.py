@@ -12,7 +12,8 @@ from typing import Any
 from sglp_core.analysis import Analysis
 from sglp_core.errors import TargetUnreachable
 from sglp_core.judging import Judge
-from sglp_core.planning import SLACK, Plan, costs_of_layers, plan, segment_ranks
+from sglp_core.kinds import plan_keeping_kinds
+from sglp_core.planning import SLACK, Plan, costs_of_layers, segment_ranks
 from sglp_core.refining import refine
 from sglp_core.target import Target
 
@@ -43,7 +44,6 @@ def propose(analysis: Analysis, target: Target, protected: set[int]) -> dict[tup
 
     Raises `TargetUnreachable` where not even the whole stack has enough to remove.
     """
-    sizes, total = analysis.stack.sizes(target.kind)
     whole = analysis.stack.stages
     plans: dict[tuple[int, ...], Plan] = {}
     names: dict[tuple[int, ...], list[str]] = {}
@@ -52,14 +52,7 @@ def propose(analysis: Analysis, target: Target, protected: set[int]) -> dict[tup
         costs |= {f"{name}_of_runs": matrix for name, matrix in analysis.run_importance.items()}
         for name, matrix in costs.items():
             try:
-                found = plan(
-                    target,
-                    costs=analysis.stack.removable(matrix),
-                    sizes=sizes,
-                    total=total,
-                    segments=segments,
-                    protected=protected,
-                )
+                found = plan_keeping_kinds(analysis.stack, target, matrix, segments, protected)
             except TargetUnreachable:
                 if segments == whole:
                     raise

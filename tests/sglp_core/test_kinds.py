@@ -1,0 +1,66 @@
+import itertools
+
+import numpy as np
+import pytest
+import transformers
+
+from sglp_core.errors import TargetUnreachable
+from sglp_core.kinds import plan_keeping_kinds
+from sglp_core.layers import LayerStack, measure_stack
+from sglp_core.planning import costs_of_layers
+from sglp_core.target import Target
+
+LAYERS = 8
+ATTENTION = (2, 5)
+
+
+@pytest.fixture(scope="module")
+def stack() -> LayerStack:
+    """LFM2: short convolutions, and attention in two layers of eight."""
+    config = transformers.Lfm2Config(
+        vocab_size=99,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        layer_types=["full_attention" if i in ATTENTION else "conv" for i in range(LAYERS)],
+        architectures=["Lfm2ForCausalLM"],
+    )
+    return measure_stack(config, 16)
+
+
+def planned(stack: LayerStack, costs: list[float], count: int, protected: set[int]) -> tuple[int, ...]:
+    target, whole = Target("layers", count / LAYERS), ((0, LAYERS - 1),)
+    return plan_keeping_kinds(stack, target, costs_of_layers(costs), whole, protected).removed_layers
+
+
+def test_layers_of_one_kind_are_made_of_the_same_classes(stack: LayerStack) -> None:
+    kinds = [layer.kind for layer in stack.layers]
+    assert {i for i, kind in enumerate(kinds) if kind == kinds[2]} == set(ATTENTION)
+    assert len(set(kinds)) == 2
+
+
+def test_the_dearest_layer_of_a_kind_stays(stack: LayerStack) -> None:
+    cheap_attention = [5.0, 5, 1, 5, 5, 0, 4, 5]
+    assert planned(stack, cheap_attention, 2, set()) == (5, 6)
+    # Removing both at once is allowed by no plan, whatever it costs.
+    assert not stack.can_remove(ATTENTION)
+    assert stack.can_remove((2, 3))
+
+
+@pytest.mark.parametrize("count", range(1, LAYERS - 1))
+def test_every_plan_keeps_every_kind(stack: LayerStack, count: int) -> None:
+    rng = np.random.default_rng(count)
+    for _ in range(20):
+        costs = rng.random(LAYERS).tolist()
+        removed = planned(stack, costs, count, set())
+        assert len(removed) == count
+        allowed = [s for s in itertools.combinations(range(LAYERS), count) if not set(ATTENTION) <= set(s)]
+        best = min(sum(costs[i] for i in s) for s in allowed)
+        assert sum(costs[i] for i in removed) == pytest.approx(best)
+
+
+def test_what_no_plan_can_reach_is_an_error(stack: LayerStack) -> None:
+    with pytest.raises(TargetUnreachable):
+        planned(stack, [1.0] * LAYERS, LAYERS - 1, {0})
