@@ -38,6 +38,8 @@ from sglp_core.weights import apply
 BLOCKS = 27
 RANDOM_SEEDS = 5
 CURVE = 4
+# How many images the published rule takes the gradient of.
+GRADIENT_IMAGES = 32
 LEARNING_RATE = 0.05
 TRAINED_AT_ONCE = 128
 SGLP, PAPER, PUBLISHED = "SGLP (proposals)", "SGLP (paper: grad_norm)", "SGLP (published rule)"
@@ -48,6 +50,7 @@ def main(
     blocks: Annotated[list[int], typer.Option(help="How many of 27 blocks stay; may be repeated.")] = [15, 13, 12],  # noqa: B006
     samples: Annotated[int, typer.Option(min=16, help="Calibration images, of the training set.")] = 256,
     judged: Annotated[int, typer.Option(min=1, help="Test images, of 10,000.")] = 2000,
+    subsets: Annotated[int, typer.Option(min=1, help="Subsets of each segment that the published rule tries.")] = 70,
     steps: Annotated[int, typer.Option(min=0, help="Training steps of 128 images after removal.")] = 0,
     healed: Annotated[
         list[str] | None, typer.Option(help="Which rows are trained; by default all but random 1–4.")
@@ -66,7 +69,7 @@ def main(
         print(f"dense: {dense:.4f} on {len(test[1])} test images; segments {analysis.segmentation.segments}")
         training = read_cifar(data / "cifar10/train.zip", None) if steps else None
         for kept in blocks:
-            choices = _choices(opened, given, analysis, calibration, BLOCKS - kept, progress)
+            choices = _choices(opened, given, analysis, calibration, BLOCKS - kept, subsets, progress)
             rows = []
             for row, removed in choices.items():
                 rows.append(_judged(row, removed, opened, given, test))
@@ -88,7 +91,13 @@ class Row:
 
 
 def _choices(
-    opened: Opened, given: Data, analysis: Analysis, calibration: Calibration, count: int, progress: Progress
+    opened: Opened,
+    given: Data,
+    analysis: Analysis,
+    calibration: Calibration,
+    count: int,
+    subsets: int,
+    progress: Progress,
 ) -> dict[str, tuple[int, ...]]:
     batches = given.calibration(opened)
     target = Target("layers", count / len(opened.stack))
@@ -103,7 +112,8 @@ def _choices(
         opened.stack.path,
         analysis.segmentation.segments,
         count,
-        batches[0],
+        batches[0].rows(0, GRADIENT_IMAGES),
+        subsets,
         on_subset=lambda: progress.advance(task),
     )
     controls = control_plans(analysis, count, Method(), 0)

@@ -17,8 +17,6 @@ from sglp_core.layers import StackPath
 from sglp_core.objectives import Batch
 from sglp_core.surgery import remove_layers
 
-MAX_SUBSETS = 16
-
 
 def subset_grad_norm(
     model: Any,
@@ -26,21 +24,22 @@ def subset_grad_norm(
     segments: Sequence[tuple[int, int]],
     count: int,
     batch: Batch,
+    subsets: int,
     seed: int = 0,
     on_subset: Callable[[], None] = lambda: None,
 ) -> tuple[int, ...]:
     """`count` layers to remove, shared out over the segments by their sizes; each segment keeps a layer.
 
-    Segments with more than MAX_SUBSETS subsets have that many drawn from the seed.
+    Segments with more than `subsets` subsets have that many drawn from the seed.
     """
     removed: list[int] = []
     for (first, last), wanted in zip(segments, shares([b - a for a, b in segments], count), strict=True):
-        subsets = list(combinations(range(first, last + 1), wanted))
-        if len(subsets) > MAX_SUBSETS:
-            subsets = random.Random(seed).sample(subsets, MAX_SUBSETS)
+        tried = list(combinations(range(first, last + 1), wanted))
+        if len(tried) > subsets:
+            tried = random.Random(seed).sample(tried, subsets)
         norms = {}
-        for subset in subsets:
-            norms[subset] = _grad_norm(model, path, subset, batch) if len(subsets) > 1 else 0.0
+        for subset in tried:
+            norms[subset] = _grad_norm(model, path, subset, batch) if len(tried) > 1 else 0.0
             on_subset()
         removed += max(norms, key=lambda subset: norms[subset])
     return tuple(removed)
