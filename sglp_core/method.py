@@ -25,7 +25,7 @@ class Method:
     estimator: Estimator = "unbiased"
     kernel: Kernel = "linear"
     protected: tuple[int, ...] | None = None
-    repair: Repair = "none"
+    repair: Repair = "auto"
 
     def __post_init__(self) -> None:
         known = (PROPOSALS, *CRITERIA, *CONTROL_CRITERIA)

@@ -112,7 +112,7 @@ def compress(
     """
     cache = (cache or DEFAULT_CACHE).expanduser()
     opened = _open(model_uri, revision, calibration, roots, cache, memory, observer)
-    if isinstance(opened.model, StreamedModel) and (method.repair != "none" or healing.steps):
+    if isinstance(opened.model, StreamedModel) and (method.repair not in {"none", "auto"} or healing.steps):
         raise OutOfMemory("the model does not fit in memory, and repair and healing need it there; leave them out")
     data = prepare(opened, calibration, evaluation, roots, cache, _reporter(observer, "calibrating"))
     analysis, origin = find_or_measure(

@@ -15,6 +15,7 @@ from sglp_core.batch_norm import has_batch_norms, repair_batch_norms
 from sglp_core.cuts import Attempt, Cut, Forms
 from sglp_core.layers import StackPath, layers_of
 from sglp_core.objectives import Batch, Task
+from sglp_core.streamed_model import StreamedModel
 from sglp_core.weights import Changes
 
 Repair = Literal["none", "compensate", "least_squares", "batch_norm", "auto"]
@@ -64,10 +65,14 @@ def repair(
     if kind == "none":
         return Repaired({}, (), 0, 0)
     runs = runs_of(removed)
+    if isinstance(model, StreamedModel):
+        return _refused(runs, kind, "the model does not fit in memory")
     fitted, judged = split(batches)
     estimates = kind == "batch_norm" or (kind == "auto" and has_batch_norms(model))
     reason = None
-    if not fitted:
+    if isinstance(model, StreamedModel):
+        reason = "the model does not fit in memory"
+    elif not fitted:
         reason = "one sample of calibration data cannot be both fitted and judged on"
     elif estimates and not has_batch_norms(model):
         reason = "the model has no batch norms"
@@ -77,8 +82,7 @@ def repair(
     elif not isinstance(path, str):
         reason = "layers that stand in stages do not write to one residual stream"
     if reason is not None or not isinstance(path, str):
-        refused = [Attempt(run, name, False, reason) for run in runs for name in KINDS[kind]]
-        return Repaired({}, tuple(refused), 0, 0)
+        return _refused(runs, kind, reason)
     on_cut(0, len(runs))
     forms = Forms(model, path, fitted[0])
     folded: dict[str, Tensor] = {}
@@ -96,6 +100,10 @@ def repair(
         attempts += refused + judgements
         on_cut(number + 1, len(runs))
     return Repaired(folded, tuple(attempts), windows(fitted), windows(judged))
+
+
+def _refused(runs: Sequence[tuple[int, int]], kind: Repair, reason: str | None) -> Repaired:
+    return Repaired({}, tuple(Attempt(run, name, False, reason) for run in runs for name in KINDS[kind]), 0, 0)
 
 
 def runs_of(removed: Sequence[int]) -> list[tuple[int, int]]:

@@ -19,6 +19,7 @@ SMALLEST: dict[str, Any] = {"model": {"uri": "hf://org/name"}, "target": {"kind"
 def test_only_model_and_target_are_required() -> None:
     spec = JobSpec.model_validate(SMALLEST)
     assert (spec.mode, spec.method.segments, spec.method.importance) == ("compress", "auto", "proposals")
+    assert (spec.method.repair, spec.healing.steps) == ("auto", 0)
     assert (spec.calibration.source, spec.evaluation.source, spec.deadline_seconds) == ("self", "held_out", 86400)
 
 

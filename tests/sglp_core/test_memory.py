@@ -26,11 +26,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def compress(folder: Path, memory: str, name: str) -> dict:
+def compress(folder: Path, memory: str, name: str, repair: str = "none") -> dict:
     return sglp_core.compress(
         str(folder / "model"),
         Target("layers", 0.3),
         folder / name,
+        method=Method(repair=repair),
         calibration=Calibration(str(folder / "text.txt"), 8, 32, 4),
         evaluation=Evaluation(samples=4),
         cache=folder / f"cache-{name}",
@@ -63,6 +64,8 @@ def test_what_needs_the_whole_model_is_refused(folder: Path) -> None:
     common = {"cache": folder / "cache", "memory": "streaming"}
     with pytest.raises(BadCalibration, match="give calibration text"):
         sglp_core.compress(str(folder / "model"), Target("layers", 0.3), folder / "no", **common)
+    report = compress(folder, "streaming", "unrepaired", "auto")
+    assert {attempt["reason"] for attempt in report["repair"]["attempts"]} == {"the model does not fit in memory"}
     with pytest.raises(OutOfMemory, match="repair"):
         sglp_core.compress(
             str(folder / "model"), Target("layers", 0.3), folder / "no", method=Method(repair="compensate"), **common
