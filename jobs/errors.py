@@ -20,7 +20,7 @@ REASONS = {
     "source_unreachable": Reason("The model hub or store did not answer.", True),
     "unsafe_format": Reason("The files could run code, or lie about what they hold.", False),
     "unsupported_architecture": Reason("No stack of removable layers was found in the model.", False),
-    "target_unreachable": Reason("No choice of layers reaches the target; the message names the largest ratio.", False),
+    "target_unreachable": Reason("No choice of layers reaches the target; the message says what could be.", False),
     "bad_calibration": Reason("The calibration or evaluation data is empty, unreadable or too short.", False),
     "out_of_memory": Reason("The worker has not enough memory for this model and batch size.", False),
     "gpu_out_of_memory": Reason("The GPU has not enough memory for this model and batch size.", False),
