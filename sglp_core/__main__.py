@@ -21,7 +21,7 @@ from sglp_core import (
     SGLPError,
     SweepTarget,
     Target,
-    quality_search,
+    quality_report,
     sweep_report,
 )
 from sglp_core.method import PROPOSALS
@@ -124,7 +124,7 @@ def compress(
         table.add_row(row["metric"], cell(row["before"]), cell(row["after"]))
     console.print(table)
     if "quality_target" in report:
-        console.print(quality_search.to_markdown(report["quality_target"]), soft_wrap=True)
+        console.print(quality_report.to_markdown(report["quality_target"]), soft_wrap=True)
     print(f'transformers.{report["model"]["class"]}.from_pretrained("{out / "model"}")')
 
 

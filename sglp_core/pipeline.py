@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sglp_core import export, quality_search, report, sweep_report, sweeping
+from sglp_core import export, quality_report, quality_search, report, sweep_report, sweeping
 from sglp_core.analysis import Analysis
 from sglp_core.analysis_cache import Origin, find_or_measure
 from sglp_core.calibration import Calibration
@@ -209,7 +209,7 @@ def compress(
         "evaluation": {**asdict(evaluation), "description": data.description, "digest": data.evaluation_digest},
         "verification": proof.to_dict(),
         "layer_map": {str(old): new for old, new in pruned.layer_map.items()},
-        **({"quality_target": quality_search.summary(within, quality["dense"], quality["sglp"])} if within else {}),
+        **({"quality_target": quality_report.summary(within, quality["dense"], quality["sglp"])} if within else {}),
     }
     return _write(output, opened, analysis, origin, method, calibration, observer, plan=chosen, why=why, extra=extra)
 
@@ -397,7 +397,7 @@ def _write(
         if "sweep" in content:
             text += f"\n{sweep_report.to_markdown(content['sweep'])}"
         if "quality_target" in content:
-            text += f"\n{quality_search.to_markdown(content['quality_target'])}"
+            text += f"\n{quality_report.to_markdown(content['quality_target'])}"
         (output / "report.json").write_text(json.dumps(content, indent=2))
         (output / "report.md").write_text(text)
         if plan:

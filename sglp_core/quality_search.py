@@ -5,7 +5,7 @@ what the held-out data says of the plan that is found is reported beside it and 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -13,14 +13,13 @@ from typing import Any
 from sglp_core.analysis import Analysis
 from sglp_core.choosing import choose_plan
 from sglp_core.errors import TargetUnreachable
-from sglp_core.evaluation import Quality, evaluate
+from sglp_core.evaluation import evaluate
 from sglp_core.layers import layers_of
 from sglp_core.method import Method
 from sglp_core.opening import Opened
 from sglp_core.planning import Plan
 from sglp_core.preparing import Data
 from sglp_core.proposals import Proposal
-from sglp_core.report import cell
 from sglp_core.target import QualityTarget, Target
 
 
@@ -113,56 +112,6 @@ def largest_within(most: int, within: Callable[[int], bool]) -> int:
     while better := next((n for n in (low + 2, low + 1) if n <= most and within(n)), None):
         low = better
     return low
-
-
-def summary(found: Search, dense: Quality, pruned: Quality) -> dict[str, Any]:
-    """The search for the report, and what the held-out data says of its plan."""
-    target = found.target
-    before, after = getattr(dense, target.metric), getattr(pruned, target.metric)
-    drop = target.drop(before, after)
-    return {
-        "metric": target.metric,
-        "max_drop": target.max_drop,
-        "search": {"samples": found.samples, "dense": found.found.dense, **found.found.to_dict()},
-        "verified": {
-            "dense": before,
-            "value": after if math.isfinite(after) else None,
-            "drop": drop if math.isfinite(drop) else None,
-            "within": drop <= target.max_drop,
-        },
-        "tried": [trial.to_dict() for trial in found.tried],
-    }
-
-
-def to_markdown(content: Mapping[str, Any]) -> str:
-    """A `summary` as people read it."""
-    found, verified = content["search"], content["verified"]
-    what = "more perplexity, relative to the dense model" if content["metric"] == "perplexity" else content["metric"]
-    lines = [
-        "## Quality target",
-        "",
-        f"Asked to lose at most {content['max_drop']:.4g} ({what}); the largest removal found has "
-        f"{found['layers_removed']} layers.",
-        "",
-        f"| {content['metric']} | dense | pruned | lost |",
-        "|---|---:|---:|---:|",
-        f"| search ({found['samples']} calibration samples) | {_cells(found)} |",
-        f"| verified (held-out data) | {_cells(verified)} |",
-        "",
-    ]
-    if not verified["within"]:
-        lines += ["**On the held-out data the plan loses more than was asked for.**", ""]
-    lines += [
-        "Tried: "
-        + ", ".join(f"{t['layers_removed']} layers lose {cell(t['drop'])}" for t in content["tried"])
-        + ". Quality is not exactly monotone: a larger removal inside the budget may exist that was not tried.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _cells(row: Mapping[str, Any]) -> str:
-    return " | ".join(cell(row[name]) for name in ("dense", "value", "drop"))
 
 
 def _out_of_reach(target: QualityTarget, tried: list[Trial]) -> str:
