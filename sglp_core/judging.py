@@ -18,6 +18,7 @@ from sglp_core.objectives import Batch, Task
 Removed = tuple[int, ...]
 # Sets are compared on the same window, so one is enough to tell most apart and many sets can be asked about.
 WINDOWS_AT_ONCE = 1
+FINAL_PARTS = 6
 
 
 class Judge:
@@ -66,17 +67,20 @@ class Judge:
     def best(self, sets: Sequence[Removed]) -> Removed:
         """The set that harms least, by successive halving: after every part the worse half is out.
 
-        Tries about two parts for each set. Equal sets are settled by their order.
+        The last two are tried on at least `FINAL_PARTS`, and a single set once, for what it does is asked afterwards.
+        That is about two trials for each set. Equal sets are settled by their order.
         """
         alive = list(dict.fromkeys(sets))
         sums = dict.fromkeys(alive, 0.0)
-        while True:
-            # A single set is tried too: what it does is asked for afterwards.
+        for part in count(1):
             for removed, harm in self(alive).items():
                 sums[removed] += harm
-            alive = sorted(alive, key=lambda removed: sums[removed])[: math.ceil(len(alive) / 2)]
+            alive.sort(key=lambda removed: sums[removed])
+            if len(alive) > 2 or part >= FINAL_PARTS:
+                alive = alive[: math.ceil(len(alive) / 2)]
             if len(alive) == 1:
-                return alive[0]
+                break
+        return alive[0]
 
 
 def _harm(dense: Quality, pruned: Quality) -> float:

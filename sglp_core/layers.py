@@ -163,10 +163,12 @@ def measure_stack(
     model = meta_model(config)
     path = find_stack(model, image_shape)
     names = layer_names(model, path)
-    inputs = example_inputs(model, sequence_length, image_shape)
-    counter = FlopCounterMode(display=False)
-    with counter:
-        shapes = _shapes(model, names, inputs)
+    try:
+        counter, shapes = _counted(model, names, sequence_length, image_shape)
+    except RuntimeError:
+        # Some models (DeBERTa) decide by the values of tensors, which the meta device does not have.
+        model = _built(config, "cpu")
+        counter, shapes = _counted(model, names, sequence_length, image_shape)
     if any(len(calls) != 1 or calls[0][0] != calls[0][1] for calls in shapes.values()):
         raise UnsupportedArchitecture(
             f"the layers of {type(model).__name__} do not each run once and hand on a tensor of the shape they were "
@@ -193,6 +195,14 @@ def measure_stack(
         counter.get_total_flops(),
         sequence_length,
     )
+
+
+def _counted(
+    model: Any, names: Sequence[str], sequence_length: int, image_shape: Sequence[int] | None
+) -> tuple[FlopCounterMode, dict[str, list[Shapes]]]:
+    counter = FlopCounterMode(display=False)
+    with counter:
+        return counter, _shapes(model, names, example_inputs(model, sequence_length, image_shape))
 
 
 def _shapes(model: Any, names: Sequence[str], inputs: dict[str, Tensor]) -> dict[str, list[Shapes]]:
@@ -222,21 +232,8 @@ def _stages(path: StackPath, count: int) -> tuple[tuple[int, int], ...]:
 
 
 def meta_model(config: transformers.PretrainedConfig) -> transformers.PreTrainedModel:
-    """The stock model without memory for its weights.
-
-    Eager attention and batched experts: every counter sees their FLOPs, and they need no data to know their shapes.
-    """
-    try:
-        with torch.device("meta"):
-            return (
-                model_class(config)
-                ._from_config(config, attn_implementation="eager", experts_implementation="batched_mm")
-                .eval()
-            )
-    except UnsupportedArchitecture:
-        raise
-    except Exception as error:
-        raise UnsupportedArchitecture(f"the model cannot be built from its config.json: {error}") from error
+    """The stock model without memory for its weights. Raises `UnsupportedArchitecture` where it cannot be built."""
+    return _built(config, "meta")
 
 
 def example_inputs(
@@ -268,3 +265,17 @@ def layer_output(output: Any) -> Tensor:
     hidden = output[0] if isinstance(output, tuple) else output
     assert isinstance(hidden, Tensor)
     return hidden
+
+
+def _built(config: transformers.PretrainedConfig, device: str) -> transformers.PreTrainedModel:
+    """The stock model with weights that mean nothing.
+
+    Eager attention and batched experts: every counter sees their FLOPs, and they need no data to know their shapes.
+    """
+    stock = model_class(config)
+    try:
+        with torch.device(device):
+            model = stock._from_config(config, attn_implementation="eager", experts_implementation="batched_mm")
+            return model.requires_grad_(False).eval()
+    except Exception as error:
+        raise UnsupportedArchitecture(f"the model cannot be built from its config.json: {error}") from error

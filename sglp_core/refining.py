@@ -8,25 +8,30 @@ real.
 
 from collections.abc import Callable, Sequence
 
-from sglp_core.judging import Judge, Removed
+from sglp_core.judging import FINAL_PARTS, Judge, Removed
 
 # How many swaps of a round are tried for real, and how many layers may go in exchange for as many at once.
 CANDIDATES = 7
 LARGEST_SWAP = 4
+CONFIRMING_PARTS = 4
+ROUNDS_IN_VAIN = 2
 
 
 def refine(judge: Judge, start: Removed, free: Sequence[int], allowed: Callable[[Removed], bool]) -> Removed:
     """A set of layers that harms the model no more than `start` does, as far as the judge's budget allows.
 
-    `free` are the layers that may be removed at all, and `allowed` says whether a set reaches the target. Ends when no
-    swap is better, or when the budget does not last for another round.
+    `free` are the layers that may be removed at all, and `allowed` says whether a set reaches the target. Ends after
+    `ROUNDS_IN_VAIN`, or when the budget does not last for another round.
     """
-    best = start
-    while judge.spent + _cost_of_round(free) <= judge.budget:
+    best, in_vain = start, 0
+    while in_vain < ROUNDS_IN_VAIN and judge.spent + _cost_of_round(free) <= judge.budget:
         found = judge.best([best, *_likely_better(judge, best, free, allowed)])
-        if found == best:
-            break
-        best = found
+        # The best of many is partly the luckiest, so it must be better once more, on other windows.
+        again = judge([best, found], CONFIRMING_PARTS) if found != best else {best: 0.0}
+        if again[found] < again[best]:
+            best, in_vain = found, 0
+        else:
+            in_vain += 1
     return best
 
 
@@ -52,7 +57,7 @@ def _likely_better(
 
 
 def _cost_of_round(free: Sequence[int]) -> int:
-    return len(free) + 1 + 2 * (CANDIDATES + 1)
+    return len(free) + 1 + 2 * (CANDIDATES + 1) + FINAL_PARTS + 2 * CONFIRMING_PARTS
 
 
 def _without(removed: Removed, layer: int) -> Removed:

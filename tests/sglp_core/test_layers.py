@@ -4,7 +4,17 @@ import pytest
 import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MobileNetV1Config, ResNetConfig
+from transformers import (
+    DebertaV2Config,
+    DebertaV2ForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MobileNetV1Config,
+    Qwen3MoeConfig,
+    ResNetConfig,
+)
 
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.layers import measure_stack
@@ -58,6 +68,30 @@ def test_a_resnet_50_has_the_figures_that_other_counters_give() -> None:
     assert stack.total_flops / 2e9 == pytest.approx(4.089, abs=5e-4)
     # 3, 4, 6 and 3 blocks, of which the first of each stage stays.
     assert stack.stages == ((0, 1), (2, 4), (5, 9), (10, 11))
+
+
+def test_a_model_that_looks_at_values_is_measured_all_the_same() -> None:
+    sizes = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4}
+    config = DebertaV2Config(**sizes, num_attention_heads=4, relative_attention=True, pos_att_type=["c2p", "p2c"])
+    config.architectures = ["DebertaV2ForMaskedLM"]
+    stack = measure_stack(config, TOKENS)
+    assert stack.total_parameters == sum(p.numel() for p in DebertaV2ForMaskedLM(config).parameters())
+    # Queries, keys, values, output and the two matrices of the feed-forward part, two per multiply-add, at least.
+    assert all(layer.flops > 2 * TOKENS * (4 * 32 * 32 + 2 * 32 * 48) for layer in stack.layers)
+
+
+def test_experts_that_a_token_does_not_reach_cost_no_flops() -> None:
+    sizes = {"vocab_size": 99, "hidden_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8}
+
+    def flops(experts: int, reached: int) -> int:
+        config = Qwen3MoeConfig(**sizes, **heads, num_experts=experts, num_experts_per_tok=reached)
+        config.architectures = ["Qwen3MoeForCausalLM"]
+        return measure_stack(config, TOKENS).layers[0].flops
+
+    # One more expert for every token is three matrices; one more to choose from is a row of the router.
+    assert flops(4, 3) - flops(4, 2) == 2 * TOKENS * 3 * 32 * 16
+    assert flops(5, 2) - flops(4, 2) == 2 * TOKENS * 32
 
 
 def test_layers_are_named_as_in_the_model() -> None:
