@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sglp_core.cuts import Attempt
+from sglp_core.attempts import Attempt
 from sglp_core.evaluation import evaluate
 from sglp_core.objectives import Batch, Task, logits_of
 from sglp_core.surgery import bypassed

@@ -2,77 +2,27 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sglp_core.attempts import Attempt, Built
 from sglp_core.compensate import Growth, fold_growth, scaled
 from sglp_core.evaluation import Quality, evaluate
 from sglp_core.folding import fold, has_shift
-from sglp_core.layers import layers_of
+from sglp_core.forms import Forms
 from sglp_core.least_squares import ElementwiseFit, LinearFit
 from sglp_core.objectives import Batch, Task
-from sglp_core.residual import NoForm, Write, Writes, find_writes
-from sglp_core.streams import calls_of, cut_streams
+from sglp_core.residual import NoForm, Write, Writes
+from sglp_core.streams import cut_streams
 from sglp_core.surgery import bypassed
 from sglp_core.verification import TOLERANCES, difference, probe_logits
 from sglp_core.weights import Changes, swapped
 
-PROBE_ROWS, PROBE_TOKENS = 2, 16
 # How far the epsilon of the norms may part a folded factor from the same factor at the cut, relative, in logits.
 FOLD_TOLERANCE = 1e-2
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One repair tried at one cut (first and last removed layer).
-
-    Loss (nats a position) and KL from the dense model are means over windows not fitted on, without and with the
-    repair; None where it could not be built, for the `reason` given. `alpha` is the factor that was folded.
-    """
-
-    cut: tuple[int, int]
-    kind: str
-    accepted: bool
-    reason: str | None
-    alpha: float | None = None
-    loss_before: float | None = None
-    loss_after: float | None = None
-    kl_before: float | None = None
-    kl_after: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        plain = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in asdict(self).items()}
-        return {**plain, "built": self.loss_before is not None}
-
-
-@dataclass(frozen=True)
-class Built:
-    """The weights that make a repair, the factor it folds, and by how much that makes the later stream smaller."""
-
-    changes: Changes
-    alpha: float | None = None
-    shrinks: float = 1.0
-
-
-class Forms:
-    """The writes of each layer, looked for when first asked for, on a probe of a few positions."""
-
-    def __init__(self, model: Any, path: str, batch: Batch) -> None:
-        self.model, self.path, self.layers = model, path, layers_of(model, path)
-        probe = batch.rows(0, PROBE_ROWS)
-        short = {n: t[:, :PROBE_TOKENS] if t.ndim == 2 else t for n, t in probe.inputs.items()}
-        self.probe = replace(probe, inputs=short)
-        self._calls = calls_of(model, self.layers, self.probe)
-        self._found: dict[int, Writes] = {}
-
-    def writes(self, index: int) -> Writes:
-        """Raises `NoForm`."""
-        if index not in self._found:
-            self._found[index] = find_writes(self.layers[index], f"{self.path}.{index}", self._calls[index])
-        return self._found[index]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from sglp_core.attempts import Attempt
 from sglp_core.batch_norm import has_batch_norms, repair_batch_norms
-from sglp_core.cuts import Attempt, Cut, Forms
+from sglp_core.cuts import Cut
+from sglp_core.forms import Forms
 from sglp_core.layers import StackPath, layers_of
 from sglp_core.objectives import Batch, Task
 from sglp_core.streamed_model import StreamedModel

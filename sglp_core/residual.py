@@ -60,10 +60,14 @@ class Call:
 @torch.no_grad()
 def find_writes(layer: nn.Module, name: str, call: Call) -> Writes:
     """The writes of a layer, whose name in the model is `name`. Raises `NoForm` where they are not all understood."""
-    probe = copy.deepcopy(layer).double()
-    args, kwargs = pytree.tree_map(_doubled, (call.args, call.kwargs))
-    call = Call(args, kwargs)
-    before, after = layer_input(args, kwargs), _output(probe, call)
+    try:
+        probe = copy.deepcopy(layer).double()
+        args, kwargs = pytree.tree_map(_doubled, (call.args, call.kwargs))
+        call = Call(args, kwargs)
+        before, after = layer_input(args, kwargs), _output(probe, call)
+    except Exception as error:
+        # Any family's own code runs here, in a type it may never have been run in.
+        raise NoForm(f"{name} cannot be probed: {error}") from error
     silenced: list[str] = []
     found: list[Write] = []
     for module, seen in reversed(_candidates(probe, call, after)):

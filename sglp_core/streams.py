@@ -82,7 +82,7 @@ def cut_streams(
     return CutStreams(
         wanted=kept["wanted"][counted],
         given=given[counted],
-        written=kept["written"].view_as(given)[counted] * write.gain if write else None,
+        written=kept["written"].reshape(given.shape)[counted] * write.gain if write else None,
         first=first[counted],
     )
 

@@ -9,9 +9,9 @@ import transformers
 from torch import Tensor, nn
 
 from sglp_core.compensate import fold_growth, scaled
-from sglp_core.cuts import Forms
 from sglp_core.evaluation import evaluate
 from sglp_core.folding import fold
+from sglp_core.forms import Forms
 from sglp_core.layers import find_stack, layers_of
 from sglp_core.least_squares import ElementwiseFit, LinearFit
 from sglp_core.objectives import Batch
@@ -371,3 +371,23 @@ def test_one_window_cannot_be_fitted_and_judged_on() -> None:
     found = repair(model, "model.layers", [batches(1)[0].rows(0, 1)], "causal_lm", (2,), "auto")
     assert found.changes == {}
     assert all("cannot be both" in attempt.reason for attempt in found.attempts)
+
+
+@pytest.mark.parametrize(
+    ("class_name", "changes", "reason"),
+    [
+        # Experts: their mixture is no module's output, and their kernels know no float64.
+        ("MixtralForCausalLM", {"num_local_experts": 4}, "cannot be probed"),
+        # Reads the stream without a norm, so a factor is not undone.
+        ("Olmo2ForCausalLM", {}, "does not undo a factor"),
+    ],
+)
+def test_a_family_without_a_form_is_refused_with_the_reason(
+    class_name: str, changes: dict[str, Any], reason: str
+) -> None:
+    torch.manual_seed(0)
+    stock = getattr(transformers, class_name)
+    model = stock(stock.config_class(**{**GROUPED, **changes})).eval()
+    found = repair(model, "model.layers", batches(8), "causal_lm", (2, 3), "compensate")
+    assert found.changes == {}
+    assert [reason in attempt.reason for attempt in found.attempts] == [True]

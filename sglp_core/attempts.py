@@ -1,0 +1,39 @@
+"""What was built to make up for removed layers, and how it went."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sglp_core.weights import Changes
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One repair tried at one cut (first and last removed layer).
+
+    Loss (nats a position) and KL from the dense model are means over windows not fitted on, without and with the
+    repair; None where it could not be built, for the `reason` given. `alpha` is the factor that was folded.
+    """
+
+    cut: tuple[int, int]
+    kind: str
+    accepted: bool
+    reason: str | None
+    alpha: float | None = None
+    loss_before: float | None = None
+    loss_after: float | None = None
+    kl_before: float | None = None
+    kl_after: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        plain = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in asdict(self).items()}
+        return {**plain, "built": self.loss_before is not None}
+
+
+@dataclass(frozen=True)
+class Built:
+    """The weights that make a repair, the factor it folds, and by how much that makes the later stream smaller."""
+
+    changes: Changes
+    alpha: float | None = None
+    shrinks: float = 1.0

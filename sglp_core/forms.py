@@ -1,0 +1,29 @@
+"""The form in which a repair can go into each layer of a stack: its writes, looked for when first asked for."""
+
+from dataclasses import replace
+from typing import Any
+
+from sglp_core.layers import layers_of
+from sglp_core.objectives import Batch
+from sglp_core.residual import Writes, find_writes
+from sglp_core.streams import calls_of
+
+PROBE_ROWS, PROBE_TOKENS = 2, 16
+
+
+class Forms:
+    """The writes of the layers of the stack at `path`, found on a probe of a few positions of a batch."""
+
+    def __init__(self, model: Any, path: str, batch: Batch) -> None:
+        self.model, self.path, self.layers = model, path, layers_of(model, path)
+        probe = batch.rows(0, PROBE_ROWS)
+        short = {n: t[:, :PROBE_TOKENS] if t.ndim == 2 else t for n, t in probe.inputs.items()}
+        self.probe = replace(probe, inputs=short)
+        self._calls = calls_of(model, self.layers, self.probe)
+        self._found: dict[int, Writes] = {}
+
+    def writes(self, index: int) -> Writes:
+        """Raises `NoForm`."""
+        if index not in self._found:
+            self._found[index] = find_writes(self.layers[index], f"{self.path}.{index}", self._calls[index])
+        return self._found[index]
