@@ -2,7 +2,8 @@
 
     python -m benchmarks.language_quality --data ../shared/data
 
-Nothing is repaired or healed here. Costs are forward passes over the calibration windows (a backward pass is two).
+Every plan is judged as it is and with each repair, accepted or not by the same rule for all. Costs are forward passes
+over the calibration windows to find the plan (a backward pass is two); repairs cost the same for everybody.
 """
 
 import dataclasses
@@ -26,9 +27,11 @@ from sglp_core.method import PROPOSALS, Method
 from sglp_core.opening import Opened, open_model
 from sglp_core.pipeline import measure
 from sglp_core.preparing import Data
+from sglp_core.repair import Repair, repair
 from sglp_core.segmentation import Segmentation
 from sglp_core.surgery import bypassed
 from sglp_core.target import Target
+from sglp_core.weights import Changes, swapped
 
 CACHE = Path("~/.cache/sglp").expanduser()
 ANALYSIS_PASSES = 3
@@ -51,6 +54,7 @@ def main(
     pairs: Annotated[int, typer.Option(min=0, help="BLiMP pairs of each paradigm.")] = 20,
     seed: Annotated[int, typer.Option(help="Draws the calibration windows.")] = 0,
     slow: Annotated[bool, typer.Option(help="Also leave-one-out and greedy, which need hundreds of passes.")] = True,
+    repairs: Annotated[bool, typer.Option(help="Also every plan but the random ones with each repair.")] = True,
 ) -> None:
     """Print a table for every number of removed layers."""
     calibration = Calibration(str(data / "wikitext-2/valid.txt"), windows, 256, 4, seed)
@@ -66,13 +70,32 @@ def main(
         judge = list(batches(test, opened.task, opened.processor, 4, 0))
         for count in layers:
             sets = {name: choice.removed for name, choice in choices[count].items()}
-            quality = evaluate(opened.model, stack, judge, opened.task, sets)
+            weights: dict[str, Changes] = {}
+            if repairs:
+                _repair_each(opened, given, sets, weights, progress)
+            quality = evaluate(opened.model, stack, judge, opened.task, sets, weights=weights)
             grammar = {}
             for name, removed in ({"dense": ()} | sets).items() if sentences else ():
-                with bypassed(stack, removed):
+                with bypassed(stack, removed), swapped(opened.model, weights.get(name, {})):
                     grammar[name] = blimp.accuracy(opened.model, opened.processor, sentences)
-            progress.console.print(f"{count} removed: judged")
-            Console(width=150).print(_table(count, choices[count], quality, grammar))
+            Console(width=150).print(_table(count, sets, choices[count], quality, grammar))
+
+
+def _repair_each(
+    opened: Opened, given: Data, sets: dict[str, tuple[int, ...]], weights: dict[str, Changes], progress: Progress
+) -> None:
+    """Add a variant for each plan and repair where the repair was accepted somewhere."""
+    plans = {name: removed for name, removed in sets.items() if not name.startswith("random")}
+    kinds: tuple[Repair, ...] = ("compensate", "least_squares", "auto")
+    task = progress.add_task("repairs", total=len(plans) * len(kinds))
+    for name, removed in plans.items():
+        for kind in kinds:
+            found = repair(opened.model, opened.stack.path, given.calibration(opened), opened.task, removed, kind)
+            if found.changes:
+                sets[f"{name} + {kind}"] = removed
+                weights[f"{name} + {kind}"] = found.changes
+            progress.advance(task)
+    progress.remove_task(task)
 
 
 def _choices(
@@ -95,12 +118,18 @@ def _choices(
         target = Target("layers", count / total)
 
         def by(importance: str, given_analysis: Analysis, target: Target = target) -> Choice:
-            plan, proposals = choose_plan(
-                opened, given_analysis, target, Method(importance=importance), batch_list, calibration.seed, _silent
+            trials = [0]
+            plan, _ = choose_plan(
+                opened,
+                given_analysis,
+                target,
+                Method(importance=importance),
+                batch_list,
+                calibration.seed,
+                lambda done, _total, _unit: trials.append(done),
             )
-            # Every batch a proposal is seen on, and the dense model once a round.
-            seen = sum(p.batches for p in proposals) + max((p.batches for p in proposals), default=0)
-            return Choice(plan.removed_layers, ANALYSIS_PASSES + seen / len(batch_list))
+            # A trial is one window.
+            return Choice(plan.removed_layers, ANALYSIS_PASSES + trials[-1] / len(given.measured))
 
         rows = {
             "SGLP (proposals)": by(PROPOSALS, analysis),
@@ -122,14 +151,20 @@ def _choices(
     return found
 
 
-def _table(count: int, choices: dict[str, Choice], quality: dict[str, Quality], grammar: dict[str, float]) -> Table:
+def _table(
+    count: int,
+    sets: dict[str, tuple[int, ...]],
+    choices: dict[str, Choice],
+    quality: dict[str, Quality],
+    grammar: dict[str, float],
+) -> Table:
     table = Table(
         "plan", "perplexity", "agreement", "KL", "BLiMP", "passes", "removed", title=f"{count} layers removed"
     )
     for name, found in quality.items():
         if name.startswith("random"):
             continue
-        choice = choices.get(name, Choice((), 0))
+        choice = choices.get(name.partition(" + ")[0], Choice((), 0))
         table.add_row(
             name,
             f"{found.perplexity:.4g}",
@@ -137,7 +172,7 @@ def _table(count: int, choices: dict[str, Choice], quality: dict[str, Quality], 
             f"{found.kl:.3f}",
             f"{grammar[name]:.3f}" if grammar else "",
             f"{choice.passes:.1f}",
-            ", ".join(map(str, choice.removed)),
+            "" if " + " in name else ", ".join(map(str, sets.get(name, ()))),
         )
     drawn = [found for name, found in quality.items() if name.startswith("random")]
     perplexities = [found.perplexity for found in drawn]
@@ -151,10 +186,6 @@ def _table(count: int, choices: dict[str, Choice], quality: dict[str, Quality], 
         f"perplexity {min(perplexities):.4g}–{max(perplexities):.4g}",
     )
     return table
-
-
-def _silent(_done: int, _total: int, _unit: str) -> None:
-    """Plans are quick beside greedy; only that shows a bar."""
 
 
 if __name__ == "__main__":

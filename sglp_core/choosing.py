@@ -13,8 +13,9 @@ from sglp_core.planning import Plan, costs_of_layers, segment_ranks
 from sglp_core.proposals import Proposal, propose, refined_proposal, select
 from sglp_core.target import Target
 
-# Forward passes over the calibration data that comparing plans may take; measuring takes about three.
-SEARCH_PASSES = 5
+# In forward passes over the calibration data: one forward, and a backward that costs two.
+ANALYSIS_PASSES = 3
+TRIALS_A_LAYER = 10
 CONTROLS = ("last_layers", "random", "block_influence")
 
 
@@ -40,14 +41,22 @@ def choose_plan(
         layers_of(opened.model, opened.stack.path),
         batches,
         opened.task,
-        SEARCH_PASSES,
-        lambda spent: tell(min(spent, judge.budget), judge.budget, "trials"),
+        lambda spent: tell(spent, max(spent, budget), "trials"),
     )
-    tell(0, judge.budget, "trials")
+    largest = max(len(each.removed_layers) for each in proposed.values())
+    budget = search_budget(len(analysis.stack), largest, judge.parts)
+    tell(0, budget, "trials")
     proposals = select(judge, proposed)
-    refined = refined_proposal(judge, proposals[0], analysis, target, protected)
-    tell(judge.budget, judge.budget, "trials")
+    refined = refined_proposal(judge, proposals[0], analysis, target, protected, budget)
     return refined.plan, [refined, *proposals]
+
+
+def search_budget(layers: int, removed: int, parts: int) -> int:
+    """How many trials comparing plans may take: enough for some rounds of refining, and with the analysis no more than
+    a tenth of what greedy removal would cost, which tries every layer that is left before each removal.
+    """
+    greedy = sum(layers - gone for gone in range(removed))
+    return max(0, min(TRIALS_A_LAYER * layers, int((greedy / 10 - ANALYSIS_PASSES) * parts)))
 
 
 def control_plans(analysis: Analysis, count: int, method: Method, seed: int) -> dict[str, Plan]:

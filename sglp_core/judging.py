@@ -24,7 +24,7 @@ FINAL_PARTS = 6
 class Judge:
     """The harm of sets of removed layers, on one small part of the calibration data after the other.
 
-    `budget` limits how often a set may be tried on a part; `parts` of them are one pass over the calibration data.
+    A trial is one set on one part; `parts` trials cost as much as one pass over the calibration data.
     """
 
     def __init__(
@@ -33,13 +33,12 @@ class Judge:
         layers: nn.ModuleList,
         batches: Sequence[Batch],
         task: Task,
-        passes: float,
         on_trial: Callable[[int], None] = lambda _spent: None,
     ) -> None:
         self._model, self._layers, self._task, self._on_trial = model, layers, task, on_trial
         self._parts = [part for batch in batches for part in batch.split(_rows_at_once(task, batch))]
         self._next = count()
-        self.budget = math.ceil(passes * len(self._parts))
+        self.parts = len(self._parts)
         self.spent = 0
         self.sums: dict[Removed, float] = {}
         self.trials: dict[Removed, int] = {}

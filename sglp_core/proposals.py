@@ -70,7 +70,9 @@ def select(judge: Judge, plans: Mapping[tuple[str, ...], Plan]) -> list[Proposal
     return sorted(found, key=lambda p: (p.plan.removed_layers != best, -p.trials, p.harm))
 
 
-def refined_proposal(judge: Judge, best: Proposal, analysis: Analysis, target: Target, protected: set[int]) -> Proposal:
+def refined_proposal(
+    judge: Judge, best: Proposal, analysis: Analysis, target: Target, protected: set[int], budget: int
+) -> Proposal:
     """The best proposal with layers swapped where the model says that this harms it less."""
     sizes, total = analysis.stack.sizes(target.kind)
     needed = target.ratio * total * SLACK
@@ -79,6 +81,7 @@ def refined_proposal(judge: Judge, best: Proposal, analysis: Analysis, target: T
         best.plan.removed_layers,
         [layer for layer in range(len(sizes)) if layer not in protected],
         lambda removed: sum(sizes[layer] for layer in removed) >= needed and analysis.stack.can_remove(removed),
+        budget,
     )
     achieved = sum(sizes[layer] for layer in found) / total
     changed = found != best.plan.removed_layers

@@ -17,14 +17,16 @@ CONFIRMING_PARTS = 4
 ROUNDS_IN_VAIN = 2
 
 
-def refine(judge: Judge, start: Removed, free: Sequence[int], allowed: Callable[[Removed], bool]) -> Removed:
-    """A set of layers that harms the model no more than `start` does, as far as the judge's budget allows.
+def refine(
+    judge: Judge, start: Removed, free: Sequence[int], allowed: Callable[[Removed], bool], budget: int
+) -> Removed:
+    """A set of layers that harms the model no more than `start` does, as far as a budget of trials allows.
 
     `free` are the layers that may be removed at all, and `allowed` says whether a set reaches the target. Ends after
     `ROUNDS_IN_VAIN`, or when the budget does not last for another round.
     """
     best, in_vain = start, 0
-    while in_vain < ROUNDS_IN_VAIN and judge.spent + _cost_of_round(free) <= judge.budget:
+    while in_vain < ROUNDS_IN_VAIN and judge.spent + _cost_of_round(free) <= budget:
         found = judge.best([best, *_likely_better(judge, best, free, allowed)])
         # The best of many is partly the luckiest, so it must be better once more, on other windows.
         again = judge([best, found], CONFIRMING_PARTS) if found != best else {best: 0.0}

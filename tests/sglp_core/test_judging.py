@@ -55,14 +55,14 @@ def believing(model: LlamaForCausalLM, batches: list[Batch]) -> list[Batch]:
     return found
 
 
-def judge_of(model: LlamaForCausalLM, batches: list[Batch], passes: float) -> Judge:
-    return Judge(model, model.model.layers, batches, "causal_lm", passes)
+def judge_of(model: LlamaForCausalLM, batches: list[Batch]) -> Judge:
+    return Judge(model, model.model.layers, batches, "causal_lm")
 
 
 def test_harm_is_divergence_plus_rise_of_the_loss_over_the_windows_tried(
     model: LlamaForCausalLM, batches: list[Batch]
 ) -> None:
-    judge = judge_of(model, batches, 1)
+    judge = judge_of(model, batches)
     harms = [judge([(2, 4)])[2, 4] for _ in range(3)]
     parts = [part for batch in batches for part in batch.split(1)]
     expected = []
@@ -71,7 +71,7 @@ def test_harm_is_divergence_plus_rise_of_the_loss_over_the_windows_tried(
         expected.append(found["it"].kl + math.log(found["it"].perplexity / found["dense"].perplexity))
     assert harms == pytest.approx(expected)
     assert judge.mean((2, 4)) == pytest.approx(np.mean(expected))
-    assert (judge.spent, judge.budget) == (3, 12)
+    assert (judge.spent, judge.parts) == (3, 12)
 
 
 def test_the_proposal_that_harms_least_is_first(model: LlamaForCausalLM, batches: list[Batch]) -> None:
@@ -79,7 +79,7 @@ def test_the_proposal_that_harms_least_is_first(model: LlamaForCausalLM, batches
     batches = believing(model, batches)
     sets = [(1, 2), (1, 3), (2, 4), (3, 4), (1, 4)]
     plans = {(str(s),): Plan(Target("layers", 2 / LAYERS), s, 2 / LAYERS, 4 / LAYERS, 2 / LAYERS) for s in sets}
-    found = select(judge_of(model, batches, 5), plans)
+    found = select(judge_of(model, batches), plans)
     assert found[0].plan.removed_layers == (2, 4)
     assert found[0].harm == pytest.approx(0, abs=1e-5)
     # Five, then three, then two are tried, those two six times in all.
@@ -91,28 +91,28 @@ def test_swaps_find_the_layers_that_do_nothing(
     model: LlamaForCausalLM, batches: list[Batch], start: tuple[int, ...]
 ) -> None:
     silence(model, 2, 3, 5)
-    judge = judge_of(model, believing(model, batches), 20)
-    assert refine(judge, start, FREE, lambda removed: len(removed) >= 3) == (2, 3, 5)
+    judge = judge_of(model, believing(model, batches))
+    assert refine(judge, start, FREE, lambda removed: len(removed) >= 3, 240) == (2, 3, 5)
 
 
 def test_more_than_needed_is_put_back(model: LlamaForCausalLM, batches: list[Batch]) -> None:
     silence(model, 2)
-    judge = judge_of(model, believing(model, batches), 20)
-    assert refine(judge, (2, 4), FREE, lambda removed: len(removed) >= 1) == (2,)
+    judge = judge_of(model, believing(model, batches))
+    assert refine(judge, (2, 4), FREE, lambda removed: len(removed) >= 1, 240) == (2,)
 
 
 def test_refining_stays_within_its_budget_and_what_is_allowed(model: LlamaForCausalLM, batches: list[Batch]) -> None:
     silence(model, 2, 3)
     batches = believing(model, batches)
-    poor = judge_of(model, batches, 2)
-    assert refine(poor, (4, 5), FREE, lambda removed: len(removed) >= 2) == (4, 5)
+    poor = judge_of(model, batches)
+    assert refine(poor, (4, 5), FREE, lambda removed: len(removed) >= 2, 30) == (4, 5)
     assert poor.spent == 0
-    rich = judge_of(model, batches, 20)
-    assert refine(rich, (2, 5), FREE, lambda removed: len(removed) >= 2 and 3 not in removed) != (2, 3)
-    assert rich.spent <= rich.budget
+    rich = judge_of(model, batches)
+    assert refine(rich, (2, 5), FREE, lambda removed: len(removed) >= 2 and 3 not in removed, 240) != (2, 3)
+    assert rich.spent <= 240
 
 
 def test_a_single_set_is_judged_as_well(model: LlamaForCausalLM, batches: list[Batch]) -> None:
-    judge = judge_of(model, batches, 5)
+    judge = judge_of(model, batches)
     assert judge.best([(1, 2)]) == (1, 2)
     assert (judge.trials, math.isfinite(judge.mean((1, 2)))) == ({(1, 2): 1}, True)

@@ -3,6 +3,7 @@ import pytest
 from transformers import LlamaConfig
 
 from sglp_core.analysis import Analysis
+from sglp_core.choosing import ANALYSIS_PASSES, search_budget
 from sglp_core.errors import TargetUnreachable
 from sglp_core.layers import measure_stack
 from sglp_core.proposals import propose
@@ -59,3 +60,13 @@ def test_the_stack_still_proposes_where_the_segments_leave_too_little() -> None:
     assert all(name.endswith("/stack") for names in found for name in names)
     with pytest.raises(TargetUnreachable, match=r"largest reachable ratio is 0\.6667"):
         propose(analysis(), Target("layers", 5 / 6), {0, 5})
+
+
+@pytest.mark.parametrize(("layers", "removed", "parts"), [(30, 3, 64), (30, 10, 16), (30, 10, 64), (12, 2, 64)])
+def test_with_the_analysis_a_search_costs_at_most_a_tenth_of_greedy(layers: int, removed: int, parts: int) -> None:
+    budget = search_budget(layers, removed, parts)
+    # Greedy removal tries 30, then 29, then 28 layers to remove three of thirty, each on all windows.
+    greedy = sum(range(layers - removed + 1, layers + 1)) * parts
+    assert budget == 0 or budget + ANALYSIS_PASSES * parts <= greedy / 10
+    assert budget <= 10 * layers
+    assert (budget > 0) == (layers == 30)
