@@ -18,8 +18,11 @@ PADDING = 4
 JUDGED_AT_ONCE = 250
 
 
-def read_cifar(archive: Path, count: int | None, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Images `[N, 3, 32, 32]`, normalised as the public networks want them, and labels `[N]`; a draw of `count`."""
+def read_cifar(archive: Path, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Images `[N, 3, 32, 32]`, normalised as the public networks want them, and labels `[N]`.
+
+    At most `count` of them, drawn from the seed.
+    """
     with zipfile.ZipFile(archive) as file:
         names = sorted(name for name in file.namelist() if name.endswith(".jpg"))
         random.Random(seed).shuffle(names)

@@ -41,7 +41,6 @@ CURVE = 4
 # How many images the published rule takes the gradient of.
 GRADIENT_IMAGES = 32
 LEARNING_RATE = 0.05
-TRAINED_AT_ONCE = 128
 SGLP, PAPER, PUBLISHED = "SGLP (proposals)", "SGLP (paper: grad_norm)", "SGLP (published rule)"
 
 
@@ -51,9 +50,10 @@ def main(
     samples: Annotated[int, typer.Option(min=16, help="Calibration images, of the training set.")] = 256,
     judged: Annotated[int, typer.Option(min=1, help="Test images, of 10,000.")] = 2000,
     subsets: Annotated[int, typer.Option(min=1, help="Subsets of each segment that the published rule tries.")] = 70,
-    steps: Annotated[int, typer.Option(min=0, help="Training steps of 128 images after removal.")] = 0,
-    healed: Annotated[
-        list[str] | None, typer.Option(help="Which rows are trained; by default all but random 1–4.")
+    steps: Annotated[int, typer.Option(min=0, help="Training steps after removal.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Images of a training step.")] = 128,
+    rows: Annotated[
+        list[str] | None, typer.Option(help="Only these rows; by default all, and all are trained.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws calibration and training images.")] = 0,
 ) -> None:
@@ -67,16 +67,17 @@ def main(
         analysis = measure(opened, given, Method(), calibration)
         dense = accuracy(opened.model, *test)
         print(f"dense: {dense:.4f} on {len(test[1])} test images; segments {analysis.segmentation.segments}")
-        training = read_cifar(data / "cifar10/train.zip", None) if steps else None
+        training = read_cifar(data / "cifar10/train.zip", steps * batch, seed) if steps else None
         for kept in blocks:
             choices = _choices(opened, given, analysis, calibration, BLOCKS - kept, subsets, progress)
-            rows = []
+            found = []
             for row, removed in choices.items():
-                rows.append(_judged(row, removed, opened, given, test))
-                wanted = healed or [name for name in choices if name not in _repeats()]
-                if training and row in wanted:
-                    rows[-1] = _healed(rows[-1], opened, training, test, steps, seed, progress)
-            Console(width=150).print(_table(kept, rows, opened, steps))
+                if rows and row not in rows:
+                    continue
+                found.append(_judged(row, removed, opened, given, test))
+                if training and row not in _repeats():
+                    found[-1] = _healed(found[-1], opened, training, test, steps, batch, seed, progress)
+            Console(width=150).print(_table(kept, found, opened, steps, batch))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +138,7 @@ def _healed(
     training: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
     steps: int,
+    batch: int,
     seed: int,
     progress: Progress,
 ) -> Row:
@@ -149,7 +151,7 @@ def _healed(
         if step % max(1, steps // CURVE) == 0:
             curve.append((step, accuracy(pruned, *test)))
 
-    train(pruned, *training, steps, TRAINED_AT_ONCE, LEARNING_RATE, seed, on_step)
+    train(pruned, *training, steps, batch, LEARNING_RATE, seed, on_step)
     return dataclasses.replace(row, curve=tuple(curve))
 
 
@@ -159,11 +161,9 @@ def _pruned(opened: Opened, removed: tuple[int, ...]) -> Any:
     return pruned
 
 
-def _table(kept: int, rows: list[Row], opened: Opened, steps: int) -> Table:
+def _table(kept: int, rows: list[Row], opened: Opened, steps: int, batch: int) -> Table:
     points = [step for step, _ in next((row.curve for row in rows if row.curve), ())]
-    title = f"{kept} of {BLOCKS} blocks stay" + (
-        f"; training: {steps} steps of {TRAINED_AT_ONCE} images" if steps else ""
-    )
+    title = f"{kept} of {BLOCKS} blocks stay" + (f"; training: {steps} steps of {batch} images" if steps else "")
     table = Table("choice", "parameters", "MACs", "plain", "batch norm", *map(str, points), "removed", title=title)
     stack = opened.stack
     for row in rows:
@@ -182,6 +182,8 @@ def _table(kept: int, rows: list[Row], opened: Opened, steps: int) -> Table:
             ", ".join(map(str, row.removed)),
         )
     drawn = [row for row in rows if row.name.startswith("random")]
+    if len(drawn) < RANDOM_SEEDS:
+        return table
     table.add_row(
         f"random, median of {len(drawn)}",
         "",
