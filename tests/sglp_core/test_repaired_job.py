@@ -47,6 +47,7 @@ def test_a_job_writes_the_healed_model_and_reports_every_step(tmp_path: Path) ->
         model.as_uri(),
         Target("layers", 0.34),
         tmp_path / "out",
+        method=Method(repair="none"),
         calibration=Calibration(str(write_text(tmp_path / "text.txt")), samples=16, sequence_length=16, batch_size=4),
         evaluation=Evaluation(samples=4, controls=False),
         healing=Healing(steps=24, learning_rate=1e-3, loss="plain"),
