@@ -25,9 +25,9 @@ from sglp_core.calibration import Calibration, text_windows
 from sglp_core.choosing import choose_plan
 from sglp_core.evaluation import evaluate
 from sglp_core.layers import find_stack, layers_of
+from sglp_core.measuring import measure
 from sglp_core.method import Method
 from sglp_core.opening import open_model
-from sglp_core.pipeline import measure
 from sglp_core.preparing import Data
 from sglp_core.surgery import bypassed, remove_layers
 from sglp_core.target import Target

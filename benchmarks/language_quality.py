@@ -23,9 +23,9 @@ from sglp_core.calibration import Calibration, batches, text_windows
 from sglp_core.choosing import choose_plan, control_plans
 from sglp_core.evaluation import Quality, evaluate
 from sglp_core.layers import layers_of
+from sglp_core.measuring import measure
 from sglp_core.method import PROPOSALS, Method
 from sglp_core.opening import Opened, open_model
-from sglp_core.pipeline import measure
 from sglp_core.preparing import Data
 from sglp_core.repair import Repair, repair
 from sglp_core.segmentation import Segmentation

@@ -5,7 +5,8 @@ from sglp_core.errors import SGLPError
 from sglp_core.evaluation import Evaluation
 from sglp_core.healing import Healing
 from sglp_core.method import Method
-from sglp_core.pipeline import Observer, Progress, analyze, compress, sweep
+from sglp_core.observing import Observer, Progress
+from sglp_core.pipeline import analyze, compress, sweep
 from sglp_core.target import QualityTarget, SweepTarget, Target
 
 __all__ = [

@@ -1,71 +1,39 @@
 """The whole story on one screen: open, calibrate, measure, plan, remove, verify, evaluate, write."""
 
-import json
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from sglp_core import export, quality_report, quality_search, report, sweep_report, sweeping
 from sglp_core.analysis import Analysis
-from sglp_core.analysis_cache import Origin, find_or_measure
+from sglp_core.analysis_cache import find_or_measure
 from sglp_core.calibration import Calibration
 from sglp_core.choosing import choose_plan, control_plans
-from sglp_core.errors import BadCalibration, OutOfMemory
+from sglp_core.errors import OutOfMemory
 from sglp_core.evaluation import Evaluation, evaluate
-from sglp_core.figures import draw_similarity
 from sglp_core.footprint import measure_footprint, weigh
 from sglp_core.healing import Healing, heal
-from sglp_core.importance import CRITERIA, RUN_CRITERIA
 from sglp_core.layers import layers_of
+from sglp_core.measuring import measure
 from sglp_core.memory import Memory
 from sglp_core.method import Method
+from sglp_core.observing import Observer, Progress, Silent, counter, phase, reporter
 from sglp_core.opening import Opened, open_model
 from sglp_core.planning import Plan
 from sglp_core.preparing import Data, prepare
 from sglp_core.proposals import Proposal
 from sglp_core.pruning import prune
 from sglp_core.repair import repair
-from sglp_core.segmentation import segment
-from sglp_core.similarity import SimilarityAccumulator
+from sglp_core.results import write_results
 from sglp_core.streamed_model import StreamedModel
 from sglp_core.sweep_figure import draw_sweep
 from sglp_core.target import QualityTarget, SweepTarget, Target
-from sglp_core.tracing import trace
 from sglp_core.verification import require, verify
 
 DEFAULT_CACHE = Path("~/.cache/sglp")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """`done` of `total` units of the running phase."""
-
-    phase: str
-    done: int
-    total: int
-    unit: str
-
-
-class Observer(Protocol):
-    """Told what happens while it happens."""
-
-    def progress(self, progress: Progress) -> None: ...
-    def resolved(self, facts: dict[str, Any]) -> None: ...
-    def planned(self, plan: dict[str, Any]) -> None: ...
-
-
-class Silent:
-    """Tells nobody."""
-
-    def progress(self, progress: Progress) -> None: ...
-    def resolved(self, facts: dict[str, Any]) -> None: ...
-    def planned(self, plan: dict[str, Any]) -> None: ...
 
 
 def analyze(
@@ -83,12 +51,13 @@ def analyze(
     """Measure a model and remove nothing; writes matrix, table and report to `output` and returns the report."""
     cache = (cache or DEFAULT_CACHE).expanduser()
     opened = _open(model_uri, revision, calibration, roots, cache, memory, observer)
-    data = prepare(opened, calibration, None, roots, cache, _reporter(observer, "calibrating"))
+    data = prepare(opened, calibration, None, roots, cache, reporter(observer, "calibrating"))
     analysis, origin = find_or_measure(
         opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
     )
     output.mkdir(parents=True, exist_ok=True)
-    return _write(output, opened, analysis, origin, method, calibration, observer, plan=None, why="", extra={})
+    with phase(observer, "publishing"):
+        return write_results(output, opened, analysis, origin, method, calibration, plan=None, why="", extra={})
 
 
 def compress(
@@ -114,14 +83,14 @@ def compress(
     opened = _open(model_uri, revision, calibration, roots, cache, memory, observer)
     if isinstance(opened.model, StreamedModel) and (method.repair not in {"none", "auto"} or healing.steps):
         raise OutOfMemory("the model does not fit in memory, and repair and healing need it there; leave them out")
-    data = prepare(opened, calibration, evaluation, roots, cache, _reporter(observer, "calibrating"))
+    data = prepare(opened, calibration, evaluation, roots, cache, reporter(observer, "calibrating"))
     analysis, origin = find_or_measure(
         opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
     )
 
-    with _phase(observer, "planning"):
+    with phase(observer, "planning"):
         chosen, proposals, within = _choose(
-            opened, analysis, target, method, data, calibration.seed, _reporter(observer, "planning")
+            opened, analysis, target, method, data, calibration.seed, reporter(observer, "planning")
         )
         plans = {"sglp": chosen}
         if evaluation.controls:
@@ -129,7 +98,7 @@ def compress(
         observer.planned(chosen.to_dict())
 
     layers = layers_of(opened.model, opened.stack.path)
-    tell = _reporter(observer, "repairing")
+    tell = reporter(observer, "repairing")
     repaired = repair(
         opened.model,
         opened.stack.path,
@@ -140,7 +109,7 @@ def compress(
         lambda done, total: tell(done, total, "cuts"),
     )
 
-    tell = _reporter(observer, "healing")
+    tell = reporter(observer, "healing")
     healed = heal(
         opened.model,
         opened.stack.path,
@@ -155,7 +124,7 @@ def compress(
     stages = {"pruned": {}, "repaired": repaired.changes, "healed": healed.changes if healed.step else {}}
     *earlier, last = [name for name, changes in stages.items() if changes or name == "pruned"]
 
-    tell = _reporter(observer, "evaluating")
+    tell = reporter(observer, "evaluating")
     batches = data.evaluation(opened)
     done = iter(range(1, len(batches) + 1))
     tell(0, len(batches), "batches")
@@ -172,7 +141,7 @@ def compress(
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as name:
         scratch = Path(name)
-        with _phase(observer, "pruning"):
+        with phase(observer, "pruning"):
             pruned = prune(opened, chosen, stages[last], data.probe, output / "model")
             remaining = {
                 "layers": (len(opened.stack), len(pruned.layer_map)),
@@ -182,7 +151,7 @@ def compress(
                     opened.stack.total_flops - sum(opened.stack.layers[i].flops for i in chosen.removed_layers),
                 ),
             }
-        with _phase(observer, "verifying"):
+        with phase(observer, "verifying"):
             proof = verify([pruned.written], scratch)[0]
             require(proof)
         tell(0, 2, "footprints")
@@ -211,7 +180,8 @@ def compress(
         "layer_map": {str(old): new for old, new in pruned.layer_map.items()},
         **({"quality_target": quality_report.summary(within, quality["dense"], quality["sglp"])} if within else {}),
     }
-    return _write(output, opened, analysis, origin, method, calibration, observer, plan=chosen, why=why, extra=extra)
+    with phase(observer, "publishing"):
+        return write_results(output, opened, analysis, origin, method, calibration, plan=chosen, why=why, extra=extra)
 
 
 def sweep(
@@ -235,11 +205,11 @@ def sweep(
     opened = _open(model_uri, revision, calibration, roots, cache, "auto", observer)
     if isinstance(opened.model, StreamedModel):
         raise OutOfMemory("the model does not fit in memory, and a sweep times it there; compress it at single ratios")
-    data = prepare(opened, calibration, evaluation, roots, cache, _reporter(observer, "calibrating"))
+    data = prepare(opened, calibration, evaluation, roots, cache, reporter(observer, "calibrating"))
     analysis, origin = find_or_measure(
         opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
     )
-    count = partial(_counter, observer)
+    count = partial(counter, observer)
     plans, unreachable = sweeping.plans_of(
         target,
         lambda each: _choose(opened, analysis, each, method, data, calibration.seed, lambda *_: None)[0],
@@ -253,50 +223,8 @@ def sweep(
         "sweep": sweep_report.summary(target, points, unreachable),
         "evaluation": {**asdict(evaluation), "description": data.description, "digest": data.evaluation_digest},
     }
-    return _write(output, opened, analysis, origin, method, calibration, observer, plan=None, why="", extra=extra)
-
-
-def measure(
-    opened: Opened, data: Data, method: Method, calibration: Calibration, observer: Observer = Silent()
-) -> Analysis:
-    """One forward and backward pass over the calibration batches, then the segments."""
-    batches = data.calibration(opened)
-    tell = _reporter(observer, "measuring")
-    done = iter(range(1, len(batches) + 1))
-    tell(0, len(batches), "batches")
-    similarity = SimilarityAccumulator(method.estimator, method.kernel)
-    layers = layers_of(opened.model, opened.stack.path)
-    traced = trace(
-        opened.model,
-        layers,
-        batches,
-        opened.task,
-        similarity,
-        calibration.seed,
-        lambda: tell(next(done), len(batches), "batches"),
-        opened.stack.stages,
-    )
-    matrix = similarity.matrix()
-    importance = {name: criterion(traced) for name, criterion in CRITERIA.items()}
-    run_importance = {name: criterion(traced) for name, criterion in RUN_CRITERIA.items()}
-    broken = [n for n, scores in (importance | run_importance).items() if not np.isfinite(scores).all()]
-    if broken:
-        raise BadCalibration(
-            f"the importance of some layers is not finite ({', '.join(broken)}): the model's gradients overflow in "
-            f"{opened.model.dtype}; give the model in float32 or bfloat16"
-        )
-    return Analysis(
-        stack=opened.stack,
-        similarity=matrix,
-        segmentation=segment(matrix, method.segments, method.feature, opened.stack.stages),
-        importance=importance,
-        run_importance=run_importance,
-        estimator=method.estimator,
-        kernel=method.kernel,
-        n_samples=similarity.n_samples,
-        sample_unit="image" if opened.task == "classification" else "token position",
-        calibration_digest=data.calibration_digest,
-    )
+    with phase(observer, "publishing"):
+        return write_results(output, opened, analysis, origin, method, calibration, plan=None, why="", extra=extra)
 
 
 def _choose(
@@ -344,93 +272,3 @@ def _open(
         }
     )
     return opened
-
-
-def _write(
-    output: Path,
-    opened: Opened,
-    analysis: Analysis,
-    origin: Origin,
-    method: Method,
-    calibration: Calibration,
-    observer: Observer,
-    *,
-    plan: Plan | None,
-    why: str,
-    extra: dict[str, Any],
-) -> dict[str, Any]:
-    with _phase(observer, "publishing"):
-        rows = analysis.rows(plan, method.protected_in(len(opened.stack)), why)
-        analysis.write(output, rows)
-        removed = plan.removed_layers if plan else ()
-        draw_similarity(
-            analysis.similarity,
-            analysis.segmentation.segments,
-            removed,
-            f"{opened.fetched.origin}: CKA between layers",
-            output / "similarity.png",
-        )
-        content = {
-            "model": {
-                "origin": opened.fetched.origin,
-                "revision": opened.fetched.revision,
-                "sha256": opened.source.digest,
-                "format": opened.source.format,
-                "class": opened.class_name,
-                "licence": opened.source.licence,
-            },
-            "method": asdict(method),
-            "calibration": {**asdict(calibration), "digest": analysis.calibration_digest},
-            "analysis": {
-                **origin.to_dict(),
-                "estimator": analysis.estimator,
-                "kernel": analysis.kernel,
-                "n_samples": analysis.n_samples,
-                "sample_unit": analysis.sample_unit,
-                "segments": [list(s) for s in analysis.segmentation.segments],
-                "loss_curve": list(analysis.segmentation.loss_curve),
-                "sequence_length": analysis.stack.sequence_length,
-            },
-            **extra,
-        }
-        text = f"{report.to_markdown(content)}\n{origin.to_markdown()}"
-        if "sweep" in content:
-            text += f"\n{sweep_report.to_markdown(content['sweep'])}"
-        if "quality_target" in content:
-            text += f"\n{quality_report.to_markdown(content['quality_target'])}"
-        (output / "report.json").write_text(json.dumps(content, indent=2))
-        (output / "report.md").write_text(text)
-        if plan:
-            export.write_card(output / "model", opened.fetched, opened.source, opened.class_name, text)
-        export.write_manifest(
-            output,
-            {
-                "input": content["model"],
-                "seed": calibration.seed,
-                "calibration_digest": analysis.calibration_digest,
-                "layer_map": extra.get("layer_map"),
-            },
-        )
-    return content
-
-
-def _reporter(observer: Observer, phase: str) -> Any:
-    return lambda done, total, unit: observer.progress(Progress(phase, done, total, unit))
-
-
-def _counter(observer: Observer, phase: str, total: int, unit: str) -> Callable[[], None]:
-    """Counts up to `total` at every call."""
-    done = iter(range(total + 1))
-
-    def tell() -> None:
-        observer.progress(Progress(phase, next(done), total, unit))
-
-    tell()
-    return tell
-
-
-@contextmanager
-def _phase(observer: Observer, phase: str) -> Any:
-    observer.progress(Progress(phase, 0, 1, "steps"))
-    yield
-    observer.progress(Progress(phase, 1, 1, "steps"))

@@ -1,0 +1,82 @@
+"""Everything a job leaves behind beside the model itself: matrix, table, picture, report, card and manifest."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sglp_core import export, quality_report, report, sweep_report
+from sglp_core.analysis import Analysis
+from sglp_core.analysis_cache import Origin
+from sglp_core.calibration import Calibration
+from sglp_core.figures import draw_similarity
+from sglp_core.method import Method
+from sglp_core.opening import Opened
+from sglp_core.planning import Plan
+
+
+def write_results(
+    output: Path,
+    opened: Opened,
+    analysis: Analysis,
+    origin: Origin,
+    method: Method,
+    calibration: Calibration,
+    *,
+    plan: Plan | None,
+    why: str,
+    extra: dict[str, Any],
+) -> dict[str, Any]:
+    """Write it all to `output`, `extra` being what only this kind of job reports, and return the report."""
+    rows = analysis.rows(plan, method.protected_in(len(opened.stack)), why)
+    analysis.write(output, rows)
+    removed = plan.removed_layers if plan else ()
+    draw_similarity(
+        analysis.similarity,
+        analysis.segmentation.segments,
+        removed,
+        f"{opened.fetched.origin}: CKA between layers",
+        output / "similarity.png",
+    )
+    content = {
+        "model": {
+            "origin": opened.fetched.origin,
+            "revision": opened.fetched.revision,
+            "sha256": opened.source.digest,
+            "format": opened.source.format,
+            "class": opened.class_name,
+            "licence": opened.source.licence,
+        },
+        "method": asdict(method),
+        "calibration": {**asdict(calibration), "digest": analysis.calibration_digest},
+        "analysis": {
+            **origin.to_dict(),
+            "estimator": analysis.estimator,
+            "kernel": analysis.kernel,
+            "n_samples": analysis.n_samples,
+            "sample_unit": analysis.sample_unit,
+            "segments": [list(s) for s in analysis.segmentation.segments],
+            "loss_curve": list(analysis.segmentation.loss_curve),
+            "sequence_length": analysis.stack.sequence_length,
+        },
+        **extra,
+    }
+    text = f"{report.to_markdown(content)}\n{origin.to_markdown()}"
+    if "sweep" in content:
+        text += f"\n{sweep_report.to_markdown(content['sweep'])}"
+    if "quality_target" in content:
+        text += f"\n{quality_report.to_markdown(content['quality_target'])}"
+    (output / "report.json").write_text(json.dumps(content, indent=2))
+    (output / "report.md").write_text(text)
+    if plan:
+        export.write_card(output / "model", opened.fetched, opened.source, opened.class_name, text)
+    export.write_manifest(
+        output,
+        {
+            "input": content["model"],
+            "seed": calibration.seed,
+            "calibration_digest": analysis.calibration_digest,
+            "layer_map": extra.get("layer_map"),
+        },
+    )
+    return content
