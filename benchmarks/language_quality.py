@@ -9,7 +9,7 @@ over the calibration windows to find the plan (a backward pass is two); repairs 
 import dataclasses
 import statistics
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
@@ -54,11 +54,18 @@ def main(
     pairs: Annotated[int, typer.Option(min=0, help="BLiMP pairs of each paradigm.")] = 20,
     seed: Annotated[int, typer.Option(help="Draws the calibration windows.")] = 0,
     slow: Annotated[bool, typer.Option(help="Also leave-one-out and greedy, which need hundreds of passes.")] = True,
-    repairs: Annotated[bool, typer.Option(help="Also every plan but the random ones with each repair.")] = True,
+    kinds: Annotated[
+        list[str], typer.Option("--repair", help="Judge every plan but the random ones with this repair too.")
+    ] = ["compensate", "least_squares", "auto"],  # noqa: B006
+    bfloat16: Annotated[
+        bool, typer.Option(help="Run the model in bfloat16, which is faster where it is native.")
+    ] = False,
 ) -> None:
     """Print a table for every number of removed layers."""
     calibration = Calibration(str(data / "wikitext-2/valid.txt"), windows, 256, 4, seed)
     opened = open_model(find_model().as_uri(), None, calibration.sequence_length, CACHE, None, lambda _phase: None)
+    if bfloat16:
+        opened.model.bfloat16()
     measured = text_windows(calibration.source, opened.processor, windows, 256, seed)
     test = text_windows(str(data / "wikitext-2/test.txt"), opened.processor, judged, 256, 0)
     given = Data(measured, None, calibration.batch_size, seed, "")
@@ -71,8 +78,7 @@ def main(
         for count in layers:
             sets = {name: choice.removed for name, choice in choices[count].items()}
             weights: dict[str, Changes] = {}
-            if repairs:
-                _repair_each(opened, given, sets, weights, progress)
+            _repair_each(opened, given, kinds, sets, weights, progress)
             quality = evaluate(opened.model, stack, judge, opened.task, sets, weights=weights)
             grammar = {}
             for name, removed in ({"dense": ()} | sets).items() if sentences else ():
@@ -82,15 +88,21 @@ def main(
 
 
 def _repair_each(
-    opened: Opened, given: Data, sets: dict[str, tuple[int, ...]], weights: dict[str, Changes], progress: Progress
+    opened: Opened,
+    given: Data,
+    kinds: list[str],
+    sets: dict[str, tuple[int, ...]],
+    weights: dict[str, Changes],
+    progress: Progress,
 ) -> None:
     """Add a variant for each plan and repair where the repair was accepted somewhere."""
     plans = {name: removed for name, removed in sets.items() if not name.startswith("random")}
-    kinds: tuple[Repair, ...] = ("compensate", "least_squares", "auto")
     task = progress.add_task("repairs", total=len(plans) * len(kinds))
     for name, removed in plans.items():
         for kind in kinds:
-            found = repair(opened.model, opened.stack.path, given.calibration(opened), opened.task, removed, kind)
+            found = repair(
+                opened.model, opened.stack.path, given.calibration(opened), opened.task, removed, cast(Repair, kind)
+            )
             if found.changes:
                 sets[f"{name} + {kind}"] = removed
                 weights[f"{name} + {kind}"] = found.changes

@@ -26,7 +26,7 @@ StackPath = str | tuple[str, ...]
 @dataclass(frozen=True)
 class Layer:
     """One removable layer; `flops` counts one forward pass of one sequence (or image); `form` is that of
-    `stages.form_of`. Layers of one `kind` are made of the same classes.
+    `stages.form_of`. Layers of one `kind` keep their parameters in the same classes.
     """
 
     index: int
@@ -183,7 +183,7 @@ def measure_stack(
             parameters=sum(p.numel() for p in module.parameters()),
             flops=by_module.get(f"{prefix}.{name}", 0),
             form=form_of(module),
-            kind=", ".join(sorted({type(part).__name__ for part in module.modules()})),
+            kind=_kind_of(module),
         )
         for index, (name, module) in enumerate(zip(names, layers_of(model, path), strict=True))
     )
@@ -195,6 +195,11 @@ def measure_stack(
         counter.get_total_flops(),
         sequence_length,
     )
+
+
+def _kind_of(layer: nn.Module) -> str:
+    # Classes without parameters differ by position for other reasons: a stochastic depth that is 0 is often no module.
+    return ", ".join(sorted({type(part).__name__ for part in layer.modules() if any(True for _ in part.parameters())}))
 
 
 def _counted(

@@ -61,8 +61,10 @@ def choose(
 
     `costs[i, j]`, of `[L + 1, L + 1]`, is what removing the run of layers i to j − 1 costs; `costs_of_layers` makes one
     where a run costs what its layers do; an infinite cost forbids the run. Every segment keeps at least one
-    layer and protected layers stay. Exact: sets are extended run by run and dropped only when another one is at least
-    as large and as cheap at the same layer. Equal costs are settled the same way every time.
+    layer and protected layers stay. From front to back, no more is removed once the target is reached, however little
+    it costs. Exact: sets are extended run by run, and of those of one size the cheapest at each layer is kept (with
+    more than `MOST_SIZES` sizes, exact where a run costs what its layers do). Equal costs are settled the same way
+    every time.
     """
     count = len(sizes)
     before = np.concatenate([[0], np.cumsum(sizes)])
@@ -74,6 +76,8 @@ def choose(
             for end in _ends(start, costs[start], segments, protected):
                 run = (cost + float(costs[start, end]), size + int(before[end] - before[start]))
                 waiting[end + 1].append((*run, (*removed, *range(start, end))))
+                if run[1] >= needed:
+                    break
     # A set whose last layer stays arrives one place earlier, and is handed on by the empty run there.
     ends = [(round(cost, 12), size, removed) for cost, size, removed in waiting[-1] if size >= needed]
     return min(ends)[2] if ends else None
@@ -122,6 +126,8 @@ def plan(
 
 
 State = tuple[float, int, tuple[int, ...]]
+# Layers of one size have at most one for each layer; layers that all differ could have 2ᴸ.
+MOST_SIZES = 2000
 
 
 def _ends(start: int, costs: np.ndarray, segments: Sequence[tuple[int, int]], protected: set[int]) -> Iterator[int]:
@@ -134,13 +140,17 @@ def _ends(start: int, costs: np.ndarray, segments: Sequence[tuple[int, int]], pr
 
 
 def _undominated(states: list[State], needed: float) -> list[State]:
+    """The cheapest set of each size; sizes beyond the target are all worth the same.
+
+    Of very many sizes only those are kept that no cheaper set exceeds.
+    """
+    cheapest: dict[float, State] = {}
+    for state in sorted(states, key=lambda s: (round(s[0], 12), s[1], s[2])):
+        cheapest.setdefault(min(state[1], needed), state)
+    if len(cheapest) <= MOST_SIZES:
+        return list(cheapest.values())
     kept: list[State] = []
-    sizes: list[int] = []
-    for state in sorted(
-        states, key=lambda s: (round(s[0], 12), s[1] < needed, s[1] if s[1] >= needed else -s[1], s[2])
-    ):
-        # Sizes beyond the target are all worth the same; only a smaller overshoot at equal cost counts as better.
-        if all(other < min(state[1], needed) for other in sizes):
-            sizes.append(state[1])
+    for state in cheapest.values():
+        if not kept or state[1] > kept[-1][1]:
             kept.append(state)
     return kept

@@ -113,6 +113,7 @@ def without_a_stack(folder: Path) -> Path:
     model = folder / "without-a-stack"
     config = transformers.MobileNetV1Config(num_labels=3)
     transformers.MobileNetV1ForImageClassification(config).save_pretrained(model)
+    transformers.MobileNetV1ImageProcessor().save_pretrained(model)
     return model
 
 

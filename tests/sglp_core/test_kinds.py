@@ -35,7 +35,7 @@ def planned(stack: LayerStack, costs: list[float], count: int, protected: set[in
     return plan_keeping_kinds(stack, target, costs_of_layers(costs), whole, protected).removed_layers
 
 
-def test_layers_of_one_kind_are_made_of_the_same_classes(stack: LayerStack) -> None:
+def test_layers_of_one_kind_keep_their_parameters_in_the_same_classes(stack: LayerStack) -> None:
     kinds = [layer.kind for layer in stack.layers]
     assert {i for i, kind in enumerate(kinds) if kind == kinds[2]} == set(ATTENTION)
     assert len(set(kinds)) == 2

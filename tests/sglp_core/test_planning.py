@@ -41,7 +41,7 @@ def test_the_choice_of_runs_is_as_cheap_as_brute_force(seed: int) -> None:
     costs[rng.random((10, 10)) < 0.2 * (np.tri(10) == 0)] = np.inf
     allowed = [s for s in allowed_sets() if cost_of_runs(s, costs) < np.inf]
     for needed in range(1, 20):
-        enough = [s for s in allowed if sum(sizes[i] for i in s) >= needed]
+        enough = [s for s in allowed if just_reaches(s, sizes, needed, costs)]
         found = choose(costs, sizes, needed, SEGMENTS, PROTECTED)
         if not enough:
             assert found is None
@@ -50,9 +50,33 @@ def test_the_choice_of_runs_is_as_cheap_as_brute_force(seed: int) -> None:
         assert cost_of_runs(found, costs) == pytest.approx(min(cost_of_runs(s, costs) for s in enough))
 
 
+def just_reaches(removed: tuple[int, ...], sizes: list[int], needed: int, costs: np.ndarray) -> bool:
+    """Enough, and neither without the last run nor with any shorter run in its place."""
+    start = max(i for i in removed if i - 1 not in removed) if removed else 0
+    shorter = [end for end in range(start, max(removed, default=0) + 1) if end == start or costs[start, end] < np.inf]
+    sums = [sum(sizes[i] for i in removed if i < end) for end in shorter]
+    return sum(sizes[i] for i in removed) >= needed and all(total < needed for total in sums)
+
+
 def cost_of_runs(removed: tuple[int, ...], costs: np.ndarray) -> float:
     starts = [i for i in removed if i - 1 not in removed]
     return sum(costs[i, next(j for j in range(i, 10) if j not in removed)] for i in starts)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_layers_that_all_differ_in_size_are_planned_as_a_knapsack(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    costs, sizes = rng.random(24), rng.integers(1, 4000, 24)
+    needed = int(sizes.sum() * 0.4)
+    # The classic table: the least cost of each sum of sizes.
+    least = np.full(sizes.sum() + 1, np.inf)
+    least[0] = 0
+    for cost, size in zip(costs, sizes, strict=True):
+        least[size:] = np.minimum(least[size:], least[:-size] + cost)
+    found = choose(costs_of_layers(costs.tolist()), sizes.tolist(), needed, [(0, 23)], set())
+    assert found is not None
+    assert sizes[list(found)].sum() >= needed
+    assert costs[list(found)].sum() == pytest.approx(least[needed:].min())
 
 
 def test_ranks_are_counted_inside_segments() -> None:

@@ -108,8 +108,9 @@ def test_nothing_is_left_behind(ended: dict[str, dict[str, Any]], stack: Stack) 
     assert stack.work_files() == []
     store = open_store(stack.read_settings())
     assert [key for job in ended.values() for key in store.list(f"jobs/{job['id']}/")] == []
+    # What was measured before a target proved out of reach serves the next job on that model.
     cached = [path for path in Path(stack.settings["cache_dir"]).rglob("*") if path.is_file()]
-    assert cached == []
+    assert {path.parent.name for path in cached} <= {"analyses"}
 
 
 def test_a_disk_too_small_for_the_model_is_told(stack: Stack, models: Path, small_disk: Path) -> None:
