@@ -55,7 +55,8 @@ def main(
     seed: Annotated[int, typer.Option(help="Draws the calibration windows.")] = 0,
     slow: Annotated[bool, typer.Option(help="Also leave-one-out and greedy, which need hundreds of passes.")] = True,
     kinds: Annotated[
-        list[str], typer.Option("--repair", help="Judge every plan but the random ones with this repair too.")
+        list[str],
+        typer.Option("--repair", help="Judge every plan but the random ones with this repair too, or none."),
     ] = ["compensate", "least_squares", "auto"],  # noqa: B006
     bfloat16: Annotated[
         bool, typer.Option(help="Run the model in bfloat16, which is faster where it is native.")
