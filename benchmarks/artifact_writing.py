@@ -3,7 +3,8 @@
     python -m benchmarks.artifact_writing
 
 Every way, `cp` too, is started from a fresh process with the source in the page cache and nothing waiting to be
-written; the ways take turns. `mergekit` takes part where it is installed (`pip install mergekit`, best in an environment of its own).
+written; the ways take turns. `mergekit` takes part where it is installed (`pip install mergekit`, best in an
+environment of its own).
 """
 
 import importlib.util
