@@ -12,6 +12,7 @@ from sglp_core.objectives import Batch
 from sglp_core.planning import Plan
 from sglp_core.proposals import select
 from sglp_core.refining import refine
+from sglp_core.surgery import bypassed
 from sglp_core.target import Target
 
 LAYERS = 8
@@ -110,6 +111,23 @@ def test_refining_stays_within_its_budget_and_what_is_allowed(model: LlamaForCau
     rich = judge_of(model, batches)
     assert refine(rich, (2, 5), FREE, lambda removed: len(removed) >= 2 and 3 not in removed, 240) != (2, 3)
     assert rich.spent <= 240
+
+
+def test_a_swap_that_was_only_lucky_is_not_made(model: LlamaForCausalLM, batches: list[Batch]) -> None:
+    """One window foretells and six compare; these say what the model without layer 3 says, and the next four do not."""
+    silence(model, 2)
+    for projection in (model.model.layers[3].self_attn.o_proj, model.model.layers[3].mlp.down_proj):
+        projection.weight.data *= 30
+    truthful = [part for batch in believing(model, batches) for part in batch.split(1)]
+    with bypassed(model.model.layers, (3,)):
+        said = [model(**part.inputs).logits.argmax(-1) for part in truthful[:7]]
+    lucky = [
+        Batch(part.inputs, torch.cat([ids[:, :1], ids[:, :-1]], 1)) for part, ids in zip(truthful, said, strict=False)
+    ]
+    assert judge_of(model, lucky)([(2,), (3,)], 7)[3,] < 0
+    judge = judge_of(model, [*lucky, *truthful[7:]])
+    assert refine(judge, (2,), FREE, lambda removed: len(removed) >= 1, 40) == (2,)
+    assert judge.trials[3,] == 6 + 4
 
 
 def test_a_single_set_is_judged_as_well(model: LlamaForCausalLM, batches: list[Batch]) -> None:
