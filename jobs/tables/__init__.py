@@ -1,0 +1,6 @@
+"""The tables. Everything that must never be otherwise is a constraint here, not only a rule in code."""
+
+from jobs.tables.base import Base
+from jobs.tables.jobs import Analysis, Artifact, Event, Job
+
+__all__ = ["Analysis", "Artifact", "Base", "Event", "Job"]
