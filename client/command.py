@@ -64,6 +64,7 @@ def submit(
     sweep: Annotated[
         list[float] | None, typer.Option(help="Instead of --remove: a fraction to look at, repeatable; no model comes.")
     ] = None,
+    estimate: Annotated[bool, typer.Option(help="Only say what the job would take; no weight is read.")] = False,
     options: Annotated[
         str, typer.Option(help="More of the job specification as JSON, such as '{\"calibration\": …}'.")
     ] = "{}",
@@ -84,6 +85,8 @@ def submit(
         asked = {"target": {"kind": "quality", "metric": metric, "max_drop": max_drop}}
     elif sweep:
         asked = {"mode": "sweep", "target": {"kind": "sweep", "of": of, "ratios": sweep}}
+    if estimate:
+        asked["mode"] = "estimate"
     spec: dict[str, Any] = {
         **more,
         "model": {**more.get("model", {}), "uri": model if "://" in model else Path(model).resolve().as_uri()},
@@ -155,6 +158,14 @@ def compress(context: typer.Context) -> None:
 )
 def sweep(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "sglp_core", "sweep", *context.args])
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    help="Say here and now what a job would take, without the service; `sglp estimate --help` lists the options.",
+)
+def estimate(context: typer.Context) -> None:
+    os.execv(sys.executable, [sys.executable, "-m", "sglp_core", "estimate", *context.args])
 
 
 @contextmanager

@@ -158,13 +158,13 @@ class HealingSpec(_Part):
 
 
 class JobSpec(_Part):
-    """A request for one job. Only `model.uri` and, except to analyze, `target` are required.
+    """A request for one job. Only `model.uri` and, to compress or sweep, `target` are required.
 
-    `mode` says how far to go: `analyze` measures, `sweep` also judges a plan for each of several ratios, `compress`
-    also removes, verifies and writes.
+    `mode` says how far to go: `estimate` reads no weights and foretells what a job would take, `analyze` measures,
+    `sweep` also judges a plan for each of several ratios, `compress` also removes, verifies and writes.
     """
 
-    mode: Literal["compress", "analyze", "sweep"] = "compress"
+    mode: Literal["compress", "analyze", "sweep", "estimate"] = "compress"
     model: ModelSource
     target: TargetSpec | None = None
     method: MethodSpec = MethodSpec()
@@ -177,10 +177,14 @@ class JobSpec(_Part):
 
     @model_validator(mode="after")
     def _target_fits_mode(self) -> Self:
-        if self.mode != "analyze" and self.target is None:
+        if self.mode in {"compress", "sweep"} and self.target is None:
             raise ValueError(f"a {self.mode} job needs a target")
         if self.mode == "analyze" and self.target is not None:
             raise ValueError("an analyze job removes nothing and takes no target")
+        if self.mode == "estimate" and isinstance(self.target, QualityTargetSpec):
+            raise ValueError(
+                "what a quality budget allows is not known before the model has run; analyze or compress it"
+            )
         if self.target is not None and (self.mode == "sweep") != (self.target.kind == "sweep"):
             raise ValueError("mode sweep and a target of kind sweep go together, and neither with another")
         if self.healing.steps and self.mode != "compress":

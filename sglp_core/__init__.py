@@ -2,6 +2,7 @@
 
 from sglp_core.calibration import Calibration
 from sglp_core.errors import SGLPError
+from sglp_core.estimating import estimate
 from sglp_core.evaluation import Evaluation
 from sglp_core.healing import Healing
 from sglp_core.method import Method
@@ -22,5 +23,6 @@ __all__ = [
     "Target",
     "analyze",
     "compress",
+    "estimate",
     "sweep",
 ]

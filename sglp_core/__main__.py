@@ -21,6 +21,7 @@ from sglp_core import (
     SGLPError,
     SweepTarget,
     Target,
+    estimate_report,
     quality_report,
     sweep_report,
 )
@@ -155,6 +156,30 @@ def sweep(
             observer=bars,
         )
     print(sweep_report.to_markdown(report["sweep"]))
+
+
+@app.command()
+def estimate(
+    model: Model,
+    out: Out,
+    remove: Annotated[float | None, typer.Option(help="The fraction to remove, between 0 and 1")] = None,
+    of: Of = "parameters",
+    calibration: Source = "self",
+    samples: Count = 64,
+    sequence_length: Length = 256,
+    evaluation_samples: Count = 16,
+) -> None:
+    """Say what a job would take, from configuration and tensor headers alone; no weight is read."""
+    with _told_plainly(out) as bars:
+        report = sglp_core.estimate(
+            model,
+            out,
+            target=None if remove is None else Target(of, remove),
+            calibration=Calibration(calibration, samples, sequence_length),
+            evaluation=Evaluation(samples=evaluation_samples),
+            observer=bars,
+        )
+    print(estimate_report.to_markdown(report))
 
 
 @contextmanager

@@ -3,15 +3,22 @@
 Only configuration, tokenizer and safetensors files are downloaded; the revision is resolved to a commit first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from sglp_core.errors import ModelNotFound, SourceForbidden, SourceUnreachable, UnsafeFormat
 from sglp_core.sources import require_space, within
 
-HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*")
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+DEFAULT_CACHE = Path("~/.cache/sglp")
+DESCRIPTIONS = ("*.json", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*")
+HUB_FILES = ("*.safetensors", *DESCRIPTIONS)
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,14 @@ class Fetched:
     path: Path
     origin: str
     revision: str | None
+
+
+@dataclass(frozen=True)
+class Outlined:
+    """`values` counts the weights of each dtype, as safetensors names them; empty where the files are here to ask."""
+
+    fetched: Fetched
+    values: dict[str, int]
 
 
 def fetch(uri: str, revision: str | None, cache: Path, roots: Sequence[Path] | None) -> Fetched:
@@ -34,28 +49,71 @@ def fetch(uri: str, revision: str | None, cache: Path, roots: Sequence[Path] | N
     return Fetched(path, path.name, None)
 
 
+def fetch_outline(uri: str, revision: str | None, cache: Path, roots: Sequence[Path] | None) -> Outlined:
+    """As `fetch`, but of a model on a hub only what describes it, and the headers of its weights."""
+    parts = urlsplit(uri)
+    if parts.scheme != "hf":
+        return Outlined(fetch(uri, revision, cache, roots), {})
+    return _outlined(f"{parts.netloc}{parts.path}".strip("/"), revision, cache)
+
+
 def _from_hub(repository: str, revision: str | None, cache: Path) -> Fetched:
-    from huggingface_hub import HfApi, errors
+    from huggingface_hub import HfApi
+
+    with _hub_errors(repository, revision):
+        api = HfApi()
+        commit, weights = _weights_on_hub(api, repository, revision)
+        cache.mkdir(parents=True, exist_ok=True)
+        require_space(cache, sum(weights.values()), f"the download of {repository}")
+        return _snapshot(api, repository, commit, cache, HUB_FILES)
+
+
+def _outlined(repository: str, revision: str | None, cache: Path) -> Outlined:
+    from huggingface_hub import HfApi
+
+    with _hub_errors(repository, revision):
+        api = HfApi()
+        commit, _ = _weights_on_hub(api, repository, revision)
+        headers = api.get_safetensors_metadata(repository, revision=commit)
+        return Outlined(
+            _snapshot(api, repository, commit, cache, DESCRIPTIONS),
+            {str(dtype): count for dtype, count in headers.parameter_count.items()},
+        )
+
+
+def _weights_on_hub(api: "HfApi", repository: str, revision: str | None) -> tuple[str, dict[str, int]]:
+    """The commit of a revision, and the size of each of its weight files."""
+    info = api.model_info(repository, revision=revision, files_metadata=True)
+    files = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    weights = {name: size for name, size in files.items() if name.endswith(".safetensors") and "/" not in name}
+    if not weights:
+        raise UnsafeFormat(f"{repository} has no safetensors weights; pickle weights are never loaded")
+    assert info.sha is not None
+    return info.sha, weights
+
+
+def _snapshot(api: "HfApi", repository: str, commit: str, cache: Path, patterns: Sequence[str]) -> Fetched:
+    directory = api.snapshot_download(
+        repository, revision=commit, cache_dir=cache / "hub", allow_patterns=list(patterns), max_workers=2
+    )
+    return Fetched(Path(directory), repository, commit)
+
+
+@contextmanager
+def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
+    """The hub client's errors as ours."""
+    from huggingface_hub import errors
 
     # The HTTP library that the hub's client uses, which differs by its version.
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
-    api = HfApi()
     try:
-        info = api.model_info(repository, revision=revision, files_metadata=True)
-        files = {file.rfilename: file.size or 0 for file in info.siblings or []}
-        weights = [name for name in files if name.endswith(".safetensors") and "/" not in name]
-        if not weights:
-            raise UnsafeFormat(f"{repository} has no safetensors weights; pickle weights are never loaded")
-        cache.mkdir(parents=True, exist_ok=True)
-        require_space(cache, sum(files[name] for name in weights), f"the download of {repository}")
-        directory = api.snapshot_download(
-            repository, revision=info.sha, cache_dir=cache / "hub", allow_patterns=list(HUB_FILES), max_workers=2
-        )
+        yield
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.GatedRepoError) as error:
         raise ModelNotFound(f"the hub has no model {repository} at {revision or 'main'} that may be read") from error
     except errors.HFValidationError as error:
         raise ModelNotFound(f"{repository!r} is not a hub model name (org/name)") from error
+    except (errors.NotASafetensorsRepoError, errors.SafetensorsParsingError) as error:
+        raise UnsafeFormat(f"the weights of {repository} are not sound safetensors files: {error}") from error
     except (httpx.HTTPError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         raise SourceUnreachable(f"the hub could not be reached for {repository}: {type(error).__name__}") from error
-    return Fetched(Path(directory), repository, info.sha)

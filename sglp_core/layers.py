@@ -167,7 +167,7 @@ def measure_stack(
         counter, shapes = _counted(model, names, sequence_length, image_shape)
     except RuntimeError:
         # Some models (DeBERTa) decide by the values of tensors, which the meta device does not have.
-        model = _built(config, "cpu")
+        model = untrained(config, "cpu")
         counter, shapes = _counted(model, names, sequence_length, image_shape)
     if any(len(calls) != 1 or calls[0][0] != calls[0][1] for calls in shapes.values()):
         raise UnsupportedArchitecture(
@@ -238,7 +238,7 @@ def _stages(path: StackPath, count: int) -> tuple[tuple[int, int], ...]:
 
 def meta_model(config: transformers.PretrainedConfig) -> transformers.PreTrainedModel:
     """The stock model without memory for its weights. Raises `UnsupportedArchitecture` where it cannot be built."""
-    return _built(config, "meta")
+    return untrained(config, "meta")
 
 
 def example_inputs(
@@ -272,15 +272,19 @@ def layer_output(output: Any) -> Tensor:
     return hidden
 
 
-def _built(config: transformers.PretrainedConfig, device: str) -> transformers.PreTrainedModel:
-    """The stock model with weights that mean nothing.
+def untrained(
+    config: transformers.PretrainedConfig, device: str, attention: str = "eager", dtype: torch.dtype | None = None
+) -> transformers.PreTrainedModel:
+    """The stock model with weights that mean nothing. Raises `UnsupportedArchitecture` where it cannot be built.
 
     Eager attention and batched experts: every counter sees their FLOPs, and they need no data to know their shapes.
     """
     stock = model_class(config)
     try:
         with torch.device(device):
-            model = stock._from_config(config, attn_implementation="eager", experts_implementation="batched_mm")
+            model = stock._from_config(
+                config, attn_implementation=attention, dtype=dtype, experts_implementation="batched_mm"
+            )
             return model.requires_grad_(False).eval()
     except Exception as error:
         raise UnsupportedArchitecture(f"the model cannot be built from its config.json: {error}") from error

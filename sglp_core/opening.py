@@ -58,16 +58,10 @@ def open_model(
     on_phase("opening")
     # A hub download lies in our own cache, where links between its folders are how the cache works.
     source = open_source(fetched.path, cache, roots if fetched.revision is None else None)
-    try:
-        config = transformers.AutoConfig.from_pretrained(source.directory)
-    except (ValueError, KeyError) as error:
-        raise UnsupportedArchitecture(
-            f"transformers {transformers.__version__} does not know this model: looked for its model_type among the "
-            f"architectures it contains ({error})"
-        ) from error
+    config = read_config(source.directory)
     stock = model_class(config)
     task = task_of(stock)
-    processor = _processor(task, source.directory)
+    processor = processor_of(task, source.directory)
     shape = image_shape(processor) if task == "classification" else None
     stack = measure_stack(config, sequence_length, shape)
     opened = Opened(fetched, source, stack, task, stock.__name__, None, processor)
@@ -81,7 +75,19 @@ def open_model(
     return opened
 
 
-def _processor(task: Task, directory: Path) -> Any:
+def read_config(directory: Path, **options: Any) -> transformers.PretrainedConfig:
+    """The configuration of a model directory; raises `UnsupportedArchitecture` for one transformers does not know."""
+    try:
+        return transformers.AutoConfig.from_pretrained(directory, **options)
+    except (ValueError, KeyError) as error:
+        raise UnsupportedArchitecture(
+            f"transformers {transformers.__version__} does not know this model: looked for its model_type among the "
+            f"architectures it contains ({error})"
+        ) from error
+
+
+def processor_of(task: Task, directory: Path) -> Any:
+    """The tokenizer or image processor that came with a model; raises `ModelNotFound` where an image model has none."""
     if task != "classification":
         return transformers.AutoTokenizer.from_pretrained(directory)
     try:

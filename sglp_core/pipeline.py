@@ -14,6 +14,7 @@ from sglp_core.calibration import Calibration
 from sglp_core.choosing import choose_plan, control_plans
 from sglp_core.errors import OutOfMemory
 from sglp_core.evaluation import Evaluation, evaluate
+from sglp_core.fetching import DEFAULT_CACHE
 from sglp_core.footprint import measure_footprint, weigh
 from sglp_core.healing import Healing, heal
 from sglp_core.layers import layers_of
@@ -32,8 +33,6 @@ from sglp_core.streamed_model import StreamedModel
 from sglp_core.sweep_figure import draw_sweep
 from sglp_core.target import QualityTarget, SweepTarget, Target
 from sglp_core.verification import require, verify
-
-DEFAULT_CACHE = Path("~/.cache/sglp")
 
 
 def analyze(

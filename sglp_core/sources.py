@@ -124,6 +124,26 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def require_gguf(path: Path) -> None:
+    """Refuse a file that is not GGUF by its content; raises `UnsafeFormat`."""
+    with path.open("rb") as file:
+        start = file.read(8)
+    _refuse_pickle(path, start)
+    if start[:4] != b"GGUF":
+        raise UnsafeFormat(f"{path.name} is neither a GGUF file nor a model directory")
+
+
+def refuse_custom_code(directory: Path) -> None:
+    """Refuse a directory whose configuration names code of its own; raises `UnsafeFormat`."""
+    for name in ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
+        file = directory / name
+        if file.is_file() and _mentions(_read_json(file), "auto_map"):
+            raise UnsafeFormat(
+                f"{name} has an auto_map: it wants its own code to run, and code from a model is never run here; "
+                "only architectures that transformers itself contains can be pruned"
+            )
+
+
 def require_space(directory: Path, needed_bytes: int, what: str) -> None:
     """Refuse early where the disk cannot hold what is about to be written."""
     free = shutil.disk_usage(directory).free
@@ -140,7 +160,7 @@ def _open_directory(directory: Path, roots: Sequence[Path] | None) -> Source:
     for file in directory.iterdir():
         if file.is_file():
             within(file, roots)
-    _refuse_custom_code(directory)
+    refuse_custom_code(directory)
     files = weight_files(directory)
     for file in files:
         check_safetensors(file)
@@ -148,16 +168,6 @@ def _open_directory(directory: Path, roots: Sequence[Path] | None) -> Source:
     for file in [config_file, *files]:
         digest.update(f"{file.name}\0{sha256_of(file)}\0".encode())
     return Source(directory, "safetensors", digest.hexdigest(), _card_licence(directory / "README.md"))
-
-
-def _refuse_custom_code(directory: Path) -> None:
-    for name in ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
-        file = directory / name
-        if file.is_file() and _mentions(_read_json(file), "auto_map"):
-            raise UnsafeFormat(
-                f"{name} has an auto_map: it wants its own code to run, and code from a model is never run here; "
-                "only architectures that transformers itself contains can be pruned"
-            )
 
 
 def _mentions(value: Any, key: str) -> bool:
@@ -205,11 +215,7 @@ def _refuse_pickle(path: Path, start: bytes) -> None:
 
 
 def _open_gguf(path: Path, cache: Path) -> Source:
-    with path.open("rb") as file:
-        start = file.read(8)
-    _refuse_pickle(path, start)
-    if start[:4] != b"GGUF":
-        raise UnsafeFormat(f"{path.name} is neither a GGUF file nor a model directory")
+    require_gguf(path)
     from sglp_core.gguf_conversion import check_gguf, convert_gguf
 
     licence = check_gguf(path)

@@ -72,6 +72,7 @@ def _run(request: dict[str, Any], output: Path, observer: _Observer) -> None:
         Target,
         analyze,
         compress,
+        estimate,
         sweep,
     )
 
@@ -90,8 +91,11 @@ def _run(request: dict[str, Any], output: Path, observer: _Observer) -> None:
         analyze(model["uri"], output, **common)
         return
     common["evaluation"] = Evaluation(**spec["evaluation"])
-    target = dict(spec["target"])
+    target = dict(spec["target"] or {"kind": None})
     kind = target.pop("kind")
+    if spec["mode"] == "estimate":
+        estimate(model["uri"], output, target=Target(kind, **target) if kind else None, **common)
+        return
     if kind == "sweep":
         sweep(model["uri"], SweepTarget(target["of"], tuple(target["ratios"])), output, **common)
     else:

@@ -54,7 +54,9 @@ class Publication(threading.Thread):
         return PublishedArtifact(name=name, media_type=media_type, size_bytes=size_bytes, sha256=sha256, key=key)
 
 
-def read_analysis(output: Path) -> StoredAnalysis:
-    """What the database keeps of the analysis."""
+def read_analysis(output: Path) -> StoredAnalysis | None:
+    """What the database keeps of the analysis; None where the job made none."""
+    if not (output / "analysis.json").is_file():
+        return None
     found = json.loads((output / "analysis.json").read_text())
     return StoredAnalysis(matrix=(output / "similarity.f32").read_bytes(), **found)

@@ -26,7 +26,7 @@ from worker.workspace import remove_abandoned, workspace
 
 TICK_SECONDS = 0.25
 # What the job itself shows of the report; the rest is an artifact.
-SUMMARY = ("table", "controls", "verification", "evaluation", "quality_target", "sweep")
+SUMMARY = ("table", "controls", "verification", "evaluation", "quality_target", "sweep", "estimate")
 
 log = logging.getLogger(__name__)
 Ending = Callable[[ClaimRepository], bool]

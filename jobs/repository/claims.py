@@ -110,7 +110,7 @@ class ClaimRepository:
         plan: dict[str, Any] | None,
         resolved: dict[str, Any] | None,
         artifacts: list[PublishedArtifact],
-        analysis: StoredAnalysis,
+        analysis: StoredAnalysis | None,
     ) -> bool:
         """Publish what the job has made."""
         job = move(
@@ -124,7 +124,8 @@ class ClaimRepository:
         )
         if job is None:
             return False
-        self._session.add(Analysis(job_id=job_id, **vars(analysis)))
+        if analysis is not None:
+            self._session.add(Analysis(job_id=job_id, **vars(analysis)))
         self._session.add_all(Artifact(job_id=job_id, created_at=now(), **vars(artifact)) for artifact in artifacts)
         self._session.flush()
         return True

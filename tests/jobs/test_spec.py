@@ -199,3 +199,21 @@ def test_a_sweep_names_its_ratios(change: dict[str, Any], allowed: bool) -> None
         return
     with pytest.raises(ValidationError):
         JobSpec.model_validate(SMALLEST | change)
+
+
+@pytest.mark.parametrize(
+    ("target", "allowed"),
+    [
+        (None, True),
+        ({"kind": "flops", "ratio": 0.5}, True),
+        ({"kind": "quality", "metric": "perplexity", "max_drop": 0.1}, False),
+        ({"kind": "sweep", "ratios": [0.1]}, False),
+    ],
+)
+def test_an_estimate_takes_a_ratio_or_no_target(target: Any, allowed: bool) -> None:
+    spec = {**SMALLEST, "mode": "estimate", "target": target}
+    if allowed:
+        assert JobSpec.model_validate(spec).mode == "estimate"
+    else:
+        with pytest.raises(ValidationError):
+            JobSpec.model_validate(spec)

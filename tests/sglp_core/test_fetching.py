@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.services.hub import COMMIT, Hub, hub
 from tests.worker.tiny_model import write_tiny_model
@@ -19,13 +20,17 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from sglp_core.errors import SGLPError
-from sglp_core.fetching import fetch
+from sglp_core.fetching import fetch, fetch_outline
 for line in sys.stdin:
-    uri, revision, cache = json.loads(line)
+    uri, revision, cache, outline = json.loads(line)
     try:
-        found = fetch(uri, revision, Path(cache), [])
+        asked = (uri, revision, Path(cache), [])
+        outlined = fetch_outline(*asked) if outline else None
+        found = outlined.fetched if outlined else fetch(*asked)
         files = sorted(file.name for file in found.path.iterdir())
         said = {"revision": found.revision, "origin": found.origin, "files": files}
+        if outlined:
+            said["values"] = outlined.values
     except SGLPError as error:
         said = {"error": error.code}
     print(json.dumps(said), flush=True)
@@ -51,10 +56,10 @@ def process(server: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
 @pytest.fixture
 def fetch(process: subprocess.Popen[str], tmp_path: Path) -> Fetch:
-    def ask(uri: str, revision: str | None = None) -> dict[str, Any]:
+    def ask(uri: str, revision: str | None = None, *, outline: bool = False) -> dict[str, Any]:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps([uri, revision, str(tmp_path / "cache")]) + "\n")
+        process.stdin.write(json.dumps([uri, revision, str(tmp_path / "cache"), outline]) + "\n")
         process.stdin.flush()
         said: dict[str, Any] = json.loads(process.stdout.readline())
         return said
@@ -91,6 +96,22 @@ def test_a_second_fetch_downloads_nothing(server: Hub, model: Path, fetch: Fetch
     downloaded = len(server.requested)
     assert fetch("hf://org/name", COMMIT) == first
     assert len(server.requested) == downloaded > 0
+
+
+def test_an_outline_comes_without_weights(server: Hub, model: Path, fetch: Fetch, tmp_path: Path) -> None:
+    found = fetch("hf://org/name", outline=True)
+    values = sum(tensor.numel() for tensor in load_file(model / "model.safetensors").values())
+    assert (found["revision"], found["values"]) == (COMMIT, {"F32": values})
+    assert "config.json" in found["files"]
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"not a header"), lambda file: file.unlink()])
+def test_an_outline_of_unsound_weights_is_refused(
+    server: Hub, model: Path, fetch: Fetch, damage: Callable[[Path], None]
+) -> None:
+    damage(model / "model.safetensors")
+    assert fetch("hf://org/name", outline=True) == {"error": "unsafe_format"}
 
 
 @pytest.mark.parametrize(("uri", "revision"), [("hf://org/other", None), ("hf://org/name", "no-such-branch")])

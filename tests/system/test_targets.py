@@ -1,4 +1,4 @@
-"""Targets over HTTP beyond one ratio: a budget of lost quality, a sweep; and an analysis that is reused."""
+"""Jobs over HTTP beyond one ratio: a budget of lost quality, a sweep, an estimate; and an analysis that is reused."""
 
 from pathlib import Path
 from typing import Any
@@ -67,3 +67,17 @@ def test_a_budget_that_one_layer_breaks_fails_the_job_by_name(
     assert (job["status"], job["error"]["code"]) == ("failed", "target_unreachable"), stack.logs()
     assert "the smallest loss found is" in job["error"]["message"]
     assert job["error"]["phase"] == "planning"
+
+
+def test_an_estimate_says_what_a_job_would_take_and_measures_nothing(stack: Stack, models: Path) -> None:
+    stack.start_worker()
+    spec = tiny_spec(models / "model", models / "text.txt", mode="estimate")
+    job = stack.wait_for_end(stack.client.submit(spec)["id"])
+    assert (job["status"], job["error"], job["plan"]) == ("succeeded", None, None), stack.logs()
+    assert (job["result"]["estimate"]["layers"], job["result"]["estimate"]["target"]["reachable"]) == (LAYERS, True)
+    assert stack.client.report(job["id"])["estimate"] == job["result"]["estimate"]
+    phases = [event["data"]["phase"] for event in stack.client.events(job["id"]) if event["type"] == "phase"]
+    assert phases == ["fetching", "planning", "publishing"]
+    address = f"http://127.0.0.1:{stack.port}/v1/jobs/{job['id']}"
+    assert "Peak memory about" in httpx.get(f"{address}/report", headers={"Accept": "text/markdown"}).text
+    assert httpx.get(f"{address}/similarity").status_code == 404

@@ -1,0 +1,125 @@
+"""What a job would take, foretold from configuration and tensor headers: reachable ratios, peak memory, seconds.
+
+`python -m benchmarks.estimates` compares it with real jobs.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sglp_core import export
+from sglp_core.calibration import Calibration
+from sglp_core.estimate_report import to_markdown
+from sglp_core.evaluation import Evaluation
+from sglp_core.expected_memory import peak_bytes
+from sglp_core.expected_time import Speed, expected_seconds, measure_speed
+from sglp_core.fetching import DEFAULT_CACHE
+from sglp_core.memory import WEIGHTS_SHARE, available_bytes
+from sglp_core.method import Method
+from sglp_core.observing import Observer, Silent, phase
+from sglp_core.outline import Outline, read_outline
+from sglp_core.planning import largest_removal
+from sglp_core.target import Target
+
+KINDS = ("parameters", "flops", "layers")
+# What is supposed where no target says how much is removed.
+USUAL_RATIO = 0.25
+
+
+def estimate(
+    model_uri: str,
+    output: Path,
+    *,
+    revision: str | None = None,
+    target: Target | None = None,
+    method: Method = Method(),
+    calibration: Calibration = Calibration(),
+    evaluation: Evaluation = Evaluation(),
+    roots: Sequence[Path] | None = None,
+    cache: Path | None = None,
+    observer: Observer = Silent(),
+) -> dict[str, Any]:
+    """Foretell a job from configuration and tensor headers; writes a report to `output` and returns it.
+
+    Raises the errors of `read_outline`.
+    """
+    cache = (cache or DEFAULT_CACHE).expanduser()
+    with phase(observer, "fetching"):
+        outline = read_outline(model_uri, revision, calibration.sequence_length, cache, roots)
+    with phase(observer, "planning"):
+        content = {
+            "model": {
+                "origin": outline.origin,
+                "revision": outline.revision,
+                "format": outline.format,
+                "class": outline.class_name,
+                "dtype": outline.dtype,
+            },
+            "estimate": _estimated(
+                outline, target, method, calibration, evaluation, measure_speed(outline.torch_dtype)
+            ),
+        }
+    output.mkdir(parents=True, exist_ok=True)
+    with phase(observer, "publishing"):
+        (output / "report.json").write_text(json.dumps(content, indent=2))
+        (output / "report.md").write_text(to_markdown(content))
+        export.write_manifest(output, {"input": content["model"]})
+    return content
+
+
+def _estimated(
+    outline: Outline,
+    target: Target | None,
+    method: Method,
+    calibration: Calibration,
+    evaluation: Evaluation,
+    speed: Speed,
+) -> dict[str, Any]:
+    stack = outline.stack
+    reachable = {kind: _reachable(outline, kind, method) for kind in KINDS}
+    layers = _removed_layers(outline, target)
+    peak = peak_bytes(outline, calibration.batch_size)
+    phases = expected_seconds(outline, layers, method, calibration, evaluation, speed)
+    available = available_bytes()
+    return {
+        "layers": len(stack),
+        "parameters": stack.total_parameters,
+        "flops": stack.total_flops,
+        "weight_bytes": outline.weight_bytes,
+        "stack": [
+            {"index": each.index, "name": each.name, "parameters": each.parameters, "flops": each.flops}
+            for each in stack.layers
+        ],
+        "reachable": reachable,
+        **(
+            {"target": {**vars(target), "reachable": target.ratio <= reachable[target.kind]["largest"]}}
+            if target
+            else {}
+        ),
+        "peak_memory_bytes": peak,
+        "available_memory_bytes": available,
+        "streamed": outline.weight_bytes > WEIGHTS_SHARE * available,
+        "seconds": {name: round(seconds, 1) for name, seconds in phases.items()},
+        "total_seconds": round(sum(phases.values()), 1),
+        "speed": vars(speed),
+    }
+
+
+def _reachable(outline: Outline, kind: str, method: Method) -> dict[str, float]:
+    """The largest ratio with one segment for each stage, and what the smallest and largest removable layer make up."""
+    stack = outline.stack
+    sizes, total = stack.sizes(kind)
+    protected = method.protected_in(len(stack))
+    removable = [size / total for index, size in enumerate(sizes) if index not in protected]
+    return {
+        "largest": largest_removal(sizes, stack.stages, protected) / total,
+        "smallest_layer": min(removable, default=0.0),
+        "largest_layer": max(removable, default=0.0),
+    }
+
+
+def _removed_layers(outline: Outline, target: Target | None) -> int:
+    sizes, total = outline.stack.sizes(target.kind if target else "parameters")
+    ratio = target.ratio if target else USUAL_RATIO
+    return min(len(sizes) - 1, max(1, round(ratio * total * len(sizes) / sum(sizes))))

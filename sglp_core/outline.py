@@ -1,0 +1,88 @@
+"""A model known by its configuration and tensor headers alone: no weight is read, and none is downloaded."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+
+from sglp_core.checkpoint import stored_tensors
+from sglp_core.errors import ModelNotFound, UnsupportedArchitecture
+from sglp_core.fetching import fetch_outline
+from sglp_core.gguf_conversion import check_gguf
+from sglp_core.images import image_shape
+from sglp_core.layers import LayerStack, measure_stack, model_class
+from sglp_core.objectives import Task, task_of
+from sglp_core.opening import processor_of, read_config
+from sglp_core.sources import SAFETENSORS_BITS, refuse_custom_code, require_gguf
+
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Outline:
+    """`dtype` is the one most weights are kept in once the model is opened, as safetensors names it."""
+
+    origin: str
+    revision: str | None
+    format: str
+    config: transformers.PretrainedConfig
+    class_name: str
+    task: Task
+    stack: LayerStack
+    image_shape: tuple[int, ...] | None
+    dtype: str
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The type that the model computes in."""
+        return DTYPES.get(self.dtype, torch.float32)
+
+    @property
+    def weight_bytes(self) -> int:
+        """The weights in memory."""
+        return self.stack.total_parameters * SAFETENSORS_BITS[self.dtype] // 8
+
+
+def read_outline(
+    uri: str, revision: str | None, sequence_length: int, cache: Path, roots: Sequence[Path] | None
+) -> Outline:
+    """Read what can be known without weights. Raises the errors of `fetch`, `measure_stack` and the checks of files."""
+    found = fetch_outline(uri, revision, cache, roots)
+    path = found.fetched.path
+    if path.is_file():
+        require_gguf(path)
+        check_gguf(path)
+        config = read_config(path.parent, gguf_file=path.name)
+        config.architectures = [_causal_class(config)]
+        # What a GGUF file is converted to.
+        form, dtype = "gguf", "F32"
+    else:
+        if not (path / "config.json").is_file():
+            raise ModelNotFound(f"{path.name} has no config.json; a model is a Hugging Face directory or one GGUF file")
+        refuse_custom_code(path)
+        values = found.values or _stored_values(path)
+        config, form, dtype = read_config(path), "safetensors", max(values, key=lambda name: values[name])
+    stock = model_class(config)
+    task = task_of(stock)
+    shape = image_shape(processor_of(task, path)) if task == "classification" else None
+    stack = measure_stack(config, sequence_length, shape)
+    return Outline(
+        found.fetched.origin, found.fetched.revision, form, config, stock.__name__, task, stack, shape, dtype
+    )
+
+
+def _stored_values(directory: Path) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for tensor in stored_tensors(directory):
+        counts[tensor.dtype] += tensor.size_bytes * 8 // SAFETENSORS_BITS[tensor.dtype]
+    return dict(counts)
+
+
+def _causal_class(config: transformers.PretrainedConfig) -> str:
+    found = transformers.AutoModelForCausalLM._model_mapping.get(type(config), None)
+    if found is None:
+        raise UnsupportedArchitecture(f"transformers has no causal language model for {config.model_type}")
+    return str(found.__name__)

@@ -1,0 +1,98 @@
+"""What is foretold of a job without its weights, beside what the job then has."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sglp_core import Calibration, SGLPError, Target, estimate
+from sglp_core.expected_memory import saved_for_backward
+from sglp_core.layers import find_stack, layers_of, measure_stack
+from sglp_core.outline import read_outline
+from tests.services import bad_models
+from tests.worker.tiny_model import LAYERS, write_tiny_model
+
+TOKENS = 16
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_tiny_model(tmp_path / "model")
+
+
+def test_an_estimate_reads_no_weight(model: Path, tmp_path: Path) -> None:
+    weights = model / "model.safetensors"
+    header = int.from_bytes(weights.read_bytes()[:8], "little") + 8
+    whole = weights.stat().st_size
+    with weights.open("r+b") as file:
+        # Everything after the header is now a hole.
+        file.truncate(header)
+        file.truncate(whole)
+    found = estimate(str(model), tmp_path / "out", target=Target("layers", 0.5))["estimate"]
+    stack = measure_stack(LlamaConfig.from_pretrained(model), 256)
+    assert (found["layers"], found["parameters"], found["flops"]) == (LAYERS, stack.total_parameters, stack.total_flops)
+    assert found["weight_bytes"] == whole - header
+    assert found["target"] == {"kind": "layers", "ratio": 0.5, "reachable": True}
+    # The first and the last layer are protected.
+    assert found["reachable"]["layers"]["largest"] == pytest.approx((LAYERS - 2) / LAYERS)
+    assert set(found["seconds"]) == {"calibrating", "measuring", "planning", "evaluating", "verifying"}
+    assert found["total_seconds"] > 0
+    names = {file["name"] for file in json.loads((tmp_path / "out/manifest.json").read_text())["files"]}
+    assert names == {"report.json", "report.md"}
+
+
+def test_a_target_beyond_every_plan_is_said_to_be(model: Path, tmp_path: Path) -> None:
+    found = estimate(str(model), tmp_path / "out", target=Target("layers", 0.9))["estimate"]
+    assert found["target"]["reachable"] is False
+
+
+def test_what_the_backward_pass_keeps_is_what_it_keeps_with_weights(model: Path, tmp_path: Path) -> None:
+    outline = read_outline(str(model), None, TOKENS, tmp_path, None)
+    real = LlamaForCausalLM.from_pretrained(model).eval().requires_grad_(False)
+    layers_of(real, find_stack(real)).requires_grad_(True)
+    own = {tensor.data_ptr() for tensor in real.state_dict().values()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = real(torch.zeros(1, TOKENS, dtype=torch.long)).logits
+    foretold, logit_bytes = saved_for_backward(outline, batch_size=1)
+    assert logit_bytes == logits.numel() * 4
+    assert foretold == sum(storage.nbytes() for storage in kept.values())
+    assert saved_for_backward(outline, batch_size=8)[0] == 8 * foretold
+
+
+def test_calibration_text_that_is_given_takes_no_time_to_write(model: Path, tmp_path: Path) -> None:
+    given = estimate(str(model), tmp_path / "out", calibration=Calibration("text.txt"))["estimate"]
+    assert given["seconds"]["calibrating"] == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (bad_models.lying_header, "unsafe_format"),
+        (bad_models.truncated_weights, "unsafe_format"),
+        (bad_models.auto_map, "unsafe_format"),
+        (bad_models.unknown_type, "unsupported_architecture"),
+        (lambda good, folder: bad_models.pickle_named_safetensors(good, folder, folder / "run"), "unsafe_format"),
+        (lambda _good, folder: bad_models.pickle_named_gguf(folder, folder / "run"), "unsafe_format"),
+        (lambda _good, folder: bad_models.without_a_stack(folder), "unsupported_architecture"),
+        (lambda _good, folder: folder / "nowhere", "model_not_found"),
+    ],
+)
+def test_bad_models_are_refused_as_a_job_refuses_them(
+    model: Path, tmp_path: Path, make: Callable[[Path, Path], Path], code: str
+) -> None:
+    with pytest.raises(SGLPError) as caught:
+        estimate(str(make(model, tmp_path)), tmp_path / "out")
+    assert caught.value.code == code
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "run").exists()
