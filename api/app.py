@@ -8,7 +8,8 @@ from fastapi import FastAPI
 
 from api import problems
 from api.limits import BodyLimit
-from api.routes import artifacts, findings, jobs, service
+from api.routes import artifacts, findings, jobs, service, submissions
+from api.watching import JobWatcher
 from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions
 from jobs.settings import Settings
@@ -31,9 +32,10 @@ def make_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.sessions = make_sessions(engine)
+    app.state.watcher = JobWatcher(app.state.sessions)
     app.state.store = open_store(settings)
     app.add_middleware(BodyLimit, limit_bytes=settings.body_limit_bytes)
     problems.install(app)
-    for router in (jobs.router, artifacts.router, findings.router, service.router):
+    for router in (submissions.router, jobs.router, artifacts.router, findings.router, service.router):
         app.include_router(router)
     return app

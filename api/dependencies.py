@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.problems import Problem
+from api.watching import JobWatcher
 from jobs.artifacts import ArtifactStore
 from jobs.settings import Settings
 from jobs.tables import Job
@@ -32,9 +33,14 @@ def _tenant() -> str:
     return "default"
 
 
+def _watcher(request: Request) -> JobWatcher:
+    return request.app.state.watcher
+
+
 Sessions = Annotated[sessionmaker[Session], Depends(_sessions)]
 Store = Annotated[ArtifactStore, Depends(_store)]
 ServiceSettings = Annotated[Settings, Depends(_settings)]
+Watcher = Annotated[JobWatcher, Depends(_watcher)]
 Tenant = Annotated[str, Depends(_tenant)]
 
 
@@ -53,3 +59,8 @@ def found(job: Job | None, job_id: str) -> Job:
     if job is None:
         raise Problem(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
     return job
+
+
+def expired(job_id: str) -> Problem:
+    """A 410 for files that are kept no longer."""
+    return Problem(HTTPStatus.GONE, f"the files of {job_id} were kept until their expires_at; retry the job")

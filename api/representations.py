@@ -35,6 +35,7 @@ class JobView(BaseModel):
     result: dict[str, Any] | None
     error: JobError | None
     attempt: int
+    retry_of: str | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -55,6 +56,7 @@ class JobView(BaseModel):
             result=job.result,
             error=JobError.model_validate(job.error) if job.error else None,
             attempt=job.attempt,
+            retry_of=job.retry_of,
             created_at=job.created_at,
             started_at=job.started_at,
             finished_at=job.finished_at,
@@ -63,7 +65,7 @@ class JobView(BaseModel):
                 "self": place,
                 **{
                     name: f"{place}/{name}"
-                    for name in ("events", "artifacts", "similarity", "layers", "report", "cancel")
+                    for name in ("events", "artifacts", "similarity", "layers", "report", "cancel", "retry")
                 },
             },
         )
@@ -107,6 +109,7 @@ class ArtifactView(BaseModel):
     size_bytes: int
     sha256: str
     created_at: datetime
+    expires_at: datetime | None
     link: str
 
     @classmethod
@@ -117,6 +120,7 @@ class ArtifactView(BaseModel):
             size_bytes=artifact.size_bytes,
             sha256=artifact.sha256,
             created_at=artifact.created_at,
+            expires_at=artifact.expires_at,
             link=f"{job_path(artifact.job_id)}/artifacts/{quote(artifact.name)}",
         )
 

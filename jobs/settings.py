@@ -31,6 +31,9 @@ class Settings(BaseSettings):
     presign_seconds: int = Field(default=900, ge=0, le=900)
     """How long a signed download address holds; 0 streams every download through the API."""
 
+    artifact_retention_days: float = Field(default=30, ge=0)
+    """How long the files of a finished job are kept; 0 keeps them for ever."""
+
     model_roots: tuple[Path, ...] = ()
     """Folders below which `file://` URIs may point; as a JSON list. Without any, no file is read."""
 

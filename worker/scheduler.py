@@ -11,14 +11,14 @@ from collections.abc import Callable
 from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.artifacts import ArtifactStore, StorageUnavailable, open_store
+from jobs.artifacts import ArtifactStore, open_store
 from jobs.database import make_engine, make_sessions, transaction
 from jobs.repository import UpkeepRepository
 from jobs.settings import Settings
 from worker.celery_app import TASK, make_app, queue_of
+from worker.sweeping import Sweeper
 
 BATCH = 100
-SWEEP_AFTER_SECONDS = 60
 SWEEP_INTERVAL_SECONDS = 5.0
 MOST_WAITING_HINTS = 1000
 
@@ -33,7 +33,7 @@ class Scheduler:
     ) -> None:
         self._settings = settings
         self._sessions = sessions
-        self._store = store
+        self._sweeper = Sweeper(sessions, store)
         self._celery = celery
         self._failing: set[str] = set()
 
@@ -50,7 +50,13 @@ class Scheduler:
     def run_sweeping(self, stopping: threading.Event) -> None:
         """Sweep until told to stop, on a thread of its own: a store that hangs must not keep jobs waiting."""
         while not stopping.wait(SWEEP_INTERVAL_SECONDS):
-            self._try(self._sweep)
+            for duty in (
+                self._sweeper.sweep_finished,
+                self._sweeper.remove_expired,
+                self._sweeper.remove_leftovers,
+                self._sweeper.forget_keys,
+            ):
+                self._try(duty)
 
     def _try(self, duty: Callable[[], None]) -> None:
         """A failure is logged when it starts and when it ends, not every half second in between."""
@@ -87,30 +93,6 @@ class Scheduler:
                 # Jobs that wait for a free worker are hinted again and again; a hint left out comes again later too.
                 if producer.channel.queue_declare(queue=queue).message_count < MOST_WAITING_HINTS:
                     self._celery.send_task(TASK, args=[job_id], queue=queue, producer=producer)
-
-    def _sweep(self) -> None:
-        with transaction(self._sessions) as session:
-            finished = UpkeepRepository(session).unswept(SWEEP_AFTER_SECONDS, BATCH)
-        for job_id in finished:
-            try:
-                self._sweep_job(job_id)
-            except StorageUnavailable as error:
-                # Looked at again in the next round; the others do not wait for it.
-                log.warning("%s could not be swept behind: %s", job_id, error)
-
-    def _sweep_job(self, job_id: str) -> None:
-        """Delete what attempts that did not end well have uploaded."""
-        with transaction(self._sessions) as session:
-            published = {attempt_of(key) for key in UpkeepRepository(session).published_keys(job_id)}
-        for prefix in {attempt_of(key) for key in self._store.list(f"jobs/{job_id}/")} - published:
-            self._store.delete_prefix(prefix)
-        with transaction(self._sessions) as session:
-            UpkeepRepository(session).mark_swept(job_id)
-
-
-def attempt_of(key: str) -> str:
-    """`jobs/<id>/<fence>/`, the part of an artifact's key that one attempt shares."""
-    return "/".join(key.split("/")[:3]) + "/"
 
 
 def main() -> None:

@@ -151,6 +151,7 @@ class Supervisor:
             resolved=lease.facts.get("resolved"),
             artifacts=artifacts,
             analysis=analysis,
+            retention_days=self._settings.artifact_retention_days,
         )
 
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from api.delivery import deliver
-from api.dependencies import JobId, Sessions, Store, Tenant, found
+from api.dependencies import JobId, Sessions, Store, Tenant, expired, found
 from api.problems import Problem
 from api.representations import ArtifactList, ArtifactView, SignedLink
 from api.tar import tar_size, tar_stream
@@ -28,6 +28,7 @@ def listing(job_id: JobId, sessions: Sessions, tenant: Tenant) -> ArtifactList:
         return ArtifactList(data=[ArtifactView.of(artifact) for artifact in jobs.artifacts(tenant, job_id)])
 
 
+@router.head("/artifacts/{name:path}", response_model=None, include_in_schema=False)
 @router.get("/artifacts/{name:path}", response_model=None, responses={200: {"model": SignedLink}})
 def artifact(
     job_id: JobId,
@@ -44,8 +45,11 @@ def artifact(
         found(jobs.get(tenant, job_id), job_id)
         # PostgreSQL has no text with NUL in it, so there is no file of such a name either.
         file = jobs.artifact(tenant, job_id, name) if "\0" not in name else None
+        gone = file is not None and jobs.expired(file)
     if file is None:
         raise Problem(HTTPStatus.NOT_FOUND, f"{job_id} has no artifact {name}")
+    if gone:
+        raise expired(job_id)
     if not redirect:
         return SignedLink(url=store.signed_url(file.key) or ArtifactView.of(file).link)
     return deliver(request, store, file)
@@ -58,8 +62,11 @@ def tar(job_id: JobId, sessions: Sessions, store: Store, tenant: Tenant) -> Stre
         jobs = JobRepository(session)
         job = found(jobs.get(tenant, job_id), job_id)
         files = [file for file in jobs.artifacts(tenant, job_id) if file.name.startswith(MODEL)]
+        gone = any(jobs.expired(file) for file in files[:1])
     if not files:
         raise Problem(HTTPStatus.NOT_FOUND, f"{job_id} has made no model; it is {job.state}")
+    if gone:
+        raise expired(job_id)
     headers = {
         "Content-Length": str(tar_size(files)),
         "Content-Disposition": f'attachment; filename="{job_id}.tar"',

@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 
 from api import matrices
 from api.delivery import deliver
-from api.dependencies import JobId, Sessions, Store, Tenant, found
+from api.dependencies import JobId, Sessions, Store, Tenant, expired, found
 from api.negotiation import negotiate
 from api.problems import Problem
 from api.representations import job_path
@@ -77,7 +77,10 @@ def _artifact(sessions: Sessions, tenant: str, job_id: str, name: str) -> Artifa
     with transaction(sessions) as session:
         jobs = JobRepository(session)
         job = found(jobs.get(tenant, job_id), job_id)
-        return jobs.artifact(tenant, job_id, name) or _not_there(job)
+        artifact: Artifact = jobs.artifact(tenant, job_id, name) or _not_there(job)
+        if jobs.expired(artifact):
+            raise expired(job_id)
+        return artifact
 
 
 def _not_there(job: Job) -> Any:

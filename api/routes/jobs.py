@@ -1,57 +1,90 @@
-"""Jobs: submit, list, get, cancel, and their events."""
+"""Jobs: list, get, cancel, delete, and their events."""
 
 import base64
 import binascii
+import re
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import AwareDatetime
+from starlette.concurrency import run_in_threadpool
 
-from api.dependencies import JOB_ID, JobId, ServiceSettings, Sessions, Tenant, found
+from api.conditional import etag_of, is_known, wanted_wait
+from api.dependencies import JOB_ID, JobId, Sessions, Tenant, Watcher, found
+from api.event_stream import stream_events
+from api.negotiation import negotiate
 from api.problems import Problem
-from api.representations import EventPage, JobPage, JobView, job_path
+from api.representations import EventPage, JobPage, JobView
 from jobs.database import transaction
 from jobs.repository import JobRepository
-from jobs.spec import JobSpec
-from jobs.states import State
-from jobs.uris import check_root
+from jobs.states import TERMINAL, State
+from jobs.tables import Job
 
+EVENT_STREAM = "text/event-stream"
+METADATA = re.compile(r"metadata\[(.{1,200})\]")
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-
-
-@router.post("", status_code=HTTPStatus.ACCEPTED)
-def submit(spec: JobSpec, response: Response, sessions: Sessions, tenant: Tenant, settings: ServiceSettings) -> JobView:
-    """Submit a job. Once this has answered 202, the job will end, whatever process dies meanwhile."""
-    for pointer, uri in spec.uris().items():
-        check_root(pointer, uri, settings.model_roots)
-    with transaction(sessions) as session:
-        job = JobRepository(session).submit(tenant, spec, max_attempts=settings.max_attempts)
-    response.headers["Location"] = job_path(job.id)
-    return JobView.of(job)
 
 
 @router.get("")
 def listing(
+    request: Request,
     sessions: Sessions,
     tenant: Tenant,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before")] = None,
     status: State | None = None,
+    created_after: Annotated[AwareDatetime | None, Query(description="only jobs made after this time")] = None,
 ) -> JobPage:
-    """Jobs, newest first."""
+    """Jobs, newest first. `metadata[name]=text` chooses those with this text in their metadata, and may be repeated."""
     before = None if after is None else _read_cursor(after)
+    metadata = {match[1]: text for name, text in request.query_params.items() if (match := METADATA.fullmatch(name))}
+    if any("\0" in part for part in (*metadata, *metadata.values())):
+        errors = [{"parameter": "metadata", "detail": "must have no NUL"}]
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the filter cannot match anything", errors=errors)
     with transaction(sessions) as session:
-        jobs = JobRepository(session).page(tenant, limit=limit + 1, before=before, status=status)
+        jobs = JobRepository(session).page(
+            tenant, limit=limit + 1, before=before, status=status, created_after=created_after, metadata=metadata
+        )
     shown, has_more = jobs[:limit], len(jobs) > limit
     cursor = _cursor(shown[-1].id) if has_more else None
     return JobPage(data=[JobView.of(job) for job in shown], has_more=has_more, next_cursor=cursor)
 
 
-@router.get("/{job_id}")
-def get(job_id: JobId, sessions: Sessions, tenant: Tenant) -> JobView:
-    """One job."""
+@router.get("/{job_id}", responses={304: {"description": "It has not changed"}}, response_model=JobView)
+async def get(
+    job_id: JobId, request: Request, response: Response, sessions: Sessions, tenant: Tenant, watcher: Watcher
+) -> Any:
+    """One job. `If-None-Match` asks only for news; `Prefer: wait=30` waits for it for up to 60 seconds."""
+
+    def read() -> Job:
+        with transaction(sessions) as session:
+            return found(JobRepository(session).get(tenant, job_id), job_id)
+
+    job = await run_in_threadpool(read)
+    wait_seconds = wanted_wait(request)
+    has_news = "if-none-match" in request.headers and not is_known(request, job)
+    if wait_seconds and not has_news and job.state not in TERMINAL:
+        await watcher.changed(job_id, job.version, wait_seconds)
+        job = await run_in_threadpool(read)
+    headers = {"ETag": etag_of(job), "Cache-Control": "private, no-cache"}
+    if wait_seconds:
+        headers["Preference-Applied"] = f"wait={wait_seconds}"
+    if is_known(request, job):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    response.headers.update(headers)
+    return JobView.of(job)
+
+
+@router.delete("/{job_id}", status_code=HTTPStatus.NO_CONTENT)
+def delete(job_id: JobId, sessions: Sessions, tenant: Tenant) -> None:
+    """Delete a job that has ended, with its events, findings and files."""
     with transaction(sessions) as session:
-        return JobView.of(found(JobRepository(session).get(tenant, job_id), job_id))
+        deleted = JobRepository(session).delete(tenant, job_id)
+    if deleted is None:
+        raise Problem(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
+    if not deleted:
+        raise Problem(HTTPStatus.CONFLICT, f"{job_id} has not ended; cancel it first")
 
 
 @router.post("/{job_id}/cancel", responses={202: {"model": JobView}})
@@ -66,19 +99,28 @@ def cancel(job_id: JobId, response: Response, sessions: Sessions, tenant: Tenant
     return JobView.of(job)
 
 
-@router.get("/{job_id}/events")
+@router.get("/{job_id}/events", response_model=EventPage, responses={200: {"content": {EVENT_STREAM: {}}}})
 def events(
     job_id: JobId,
+    request: Request,
     sessions: Sessions,
     tenant: Tenant,
+    watcher: Watcher,
     after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> EventPage:
-    """What has happened to a job, in order."""
+    last_event_id: Annotated[int | None, Header(ge=0, lt=2**31)] = None,
+) -> Any:
+    """What has happened to a job, in order: a page, or with `Accept: text/event-stream` everything as it happens.
+
+    A stream begins behind `after`, or behind `Last-Event-ID` where a client comes back, and closes after the job's end.
+    """
+    wanted = negotiate(request, ("application/json", EVENT_STREAM))
     with transaction(sessions) as session:
         jobs = JobRepository(session)
         found(jobs.get(tenant, job_id), job_id)
         page = jobs.events(tenant, job_id, after=after, limit=limit + 1)
+    if wanted == EVENT_STREAM:
+        return stream_events(watcher, job_id, after if last_event_id is None else last_event_id)
     return EventPage.of(page[:limit], has_more=len(page) > limit)
 
 

@@ -2,6 +2,19 @@
 
 from jobs.repository.claims import Claim, ClaimRepository, PublishedArtifact, StoredAnalysis
 from jobs.repository.jobs import JobRepository
+from jobs.repository.submissions import KeyReused, SubmissionRepository
 from jobs.repository.upkeep import UpkeepRepository
+from jobs.repository.watching import Standing, WatchRepository
 
-__all__ = ["Claim", "ClaimRepository", "JobRepository", "PublishedArtifact", "StoredAnalysis", "UpkeepRepository"]
+__all__ = [
+    "Claim",
+    "ClaimRepository",
+    "JobRepository",
+    "KeyReused",
+    "PublishedArtifact",
+    "Standing",
+    "StoredAnalysis",
+    "SubmissionRepository",
+    "UpkeepRepository",
+    "WatchRepository",
+]

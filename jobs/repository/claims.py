@@ -111,8 +111,10 @@ class ClaimRepository:
         resolved: dict[str, Any] | None,
         artifacts: list[PublishedArtifact],
         analysis: StoredAnalysis | None,
+        retention_days: float = 0,
     ) -> bool:
-        """Publish what the job has made."""
+        """Publish what the job has made, for so many days; 0 is for ever."""
+        expiry = {"expires_at": later(retention_days * 86400)} if retention_days else {}
         job = move(
             self._session,
             State.SUCCEEDED,
@@ -126,7 +128,9 @@ class ClaimRepository:
             return False
         if analysis is not None:
             self._session.add(Analysis(job_id=job_id, **vars(analysis)))
-        self._session.add_all(Artifact(job_id=job_id, created_at=now(), **vars(artifact)) for artifact in artifacts)
+        self._session.add_all(
+            Artifact(job_id=job_id, created_at=now(), **expiry, **vars(artifact)) for artifact in artifacts
+        )
         self._session.flush()
         return True
 

@@ -1,16 +1,23 @@
 """What users may do with jobs and see of them. Every method takes the tenant; another tenant's job does not exist."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import MappingProxyType
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, delete, literal, select
 from sqlalchemy.orm import Session
 from ulid import ULID
 
-from jobs.clock import later, now
+from jobs.clock import UTCDateTime, later, now, seconds_until
 from jobs.repository.moves import move
 from jobs.spec import JobSpec
-from jobs.states import State
-from jobs.tables import Analysis, Artifact, Event, Job
+from jobs.states import TERMINAL, State
+from jobs.tables import Analysis, Artifact, Event, Job, Leftover
+
+
+def new_job_id() -> str:
+    """An id that sorts by time and cannot be guessed."""
+    return f"job_{str(ULID()).lower()}"
 
 
 class JobRepository:
@@ -19,10 +26,18 @@ class JobRepository:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def submit(self, tenant: str, spec: JobSpec, *, max_attempts: int) -> Job:
+    def submit(
+        self,
+        tenant: str,
+        spec: JobSpec,
+        *,
+        max_attempts: int,
+        job_id: str | None = None,
+        retry_of: str | None = None,
+    ) -> Job:
         """Write a new job that waits for a worker, and its first event."""
         job = Job(
-            id=f"job_{str(ULID()).lower()}",
+            id=job_id or new_job_id(),
             tenant=tenant,
             state=State.QUEUED,
             spec=spec.model_dump(mode="json"),
@@ -33,6 +48,7 @@ class JobRepository:
             version=1,
             last_event_seq=1,
             attempt=0,
+            retry_of=retry_of,
             max_attempts=max_attempts,
             fence=0,
         )
@@ -47,13 +63,26 @@ class JobRepository:
         """The job, if the tenant has one of this id."""
         return self._session.scalars(select(Job).where(*_owned(tenant, job_id))).one_or_none()
 
-    def page(self, tenant: str, *, limit: int, before: str | None, status: State | None) -> Sequence[Job]:
-        """Up to `limit` jobs, newest first, from those older than the job `before`."""
+    def page(
+        self,
+        tenant: str,
+        *,
+        limit: int,
+        before: str | None,
+        status: State | None,
+        created_after: datetime | None = None,
+        metadata: Mapping[str, str] = MappingProxyType({}),
+    ) -> Sequence[Job]:
+        """Up to `limit` jobs, newest first, from those older than the job `before`; `metadata` are texts by name."""
         chosen = select(Job).where(Job.tenant == tenant).order_by(Job.id.desc()).limit(limit)
         if before is not None:
             chosen = chosen.where(Job.id < before)
         if status is not None:
             chosen = chosen.where(Job.state == status)
+        if created_after is not None:
+            chosen = chosen.where(Job.created_at > created_after)
+        for name, value in metadata.items():
+            chosen = chosen.where(Job.spec["metadata"][name].as_string() == value)
         return self._session.scalars(chosen).all()
 
     def cancel(self, tenant: str, job_id: str) -> Job | None:
@@ -66,6 +95,26 @@ class JobRepository:
         if state == State.RUNNING:
             return move(self._session, State.CANCELLING, owned, {})
         return self.get(tenant, job_id)
+
+    def delete(self, tenant: str, job_id: str) -> bool | None:
+        """Delete a job that has ended, and note that its objects are to go; False while it has not, None without it."""
+        owned = _owned(tenant, job_id)
+        state = self._session.scalar(select(Job.state).where(*owned).with_for_update())
+        if state is None:
+            return None
+        if state not in TERMINAL:
+            return False
+        self._session.add(Leftover(job_id=job_id, created_at=now()))
+        self._session.execute(delete(Job).where(*owned))
+        return True
+
+    def expired(self, artifact: Artifact) -> bool:
+        """Whether a published file is kept no longer."""
+        return (
+            bool(self._session.scalar(select(seconds_until(literal(artifact.expires_at, UTCDateTime())) <= 0)))
+            if artifact.expires_at
+            else False
+        )
 
     def events(self, tenant: str, job_id: str, *, after: int, limit: int) -> Sequence[Event]:
         """Up to `limit` events with a number above `after`, in order."""

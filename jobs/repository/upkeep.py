@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from jobs.clock import later, now
 from jobs.errors import JobError
 from jobs.repository.moves import fail, move, requeue
+from jobs.repository.submissions import KEY_SECONDS
 from jobs.states import TERMINAL, State
-from jobs.tables import Artifact, Job
+from jobs.tables import Artifact, IdempotencyKey, Job, Leftover
 
 
 class UpkeepRepository:
@@ -79,6 +80,30 @@ class UpkeepRepository:
             error = JobError(code=code, message=message, phase=None, attempt=attempt)
             ended += fail(self._session, [Job.id == job_id, Job.state == State.QUEUED], error) is not None
         return ended
+
+    def forget_keys(self) -> int:
+        """Delete the idempotency keys that have done their duty; returns how many."""
+        old = delete(IdempotencyKey).where(IdempotencyKey.created_at <= later(-KEY_SECONDS))
+        return len(self._session.execute(old.returning(IdempotencyKey.key)).all())
+
+    def expired_artifacts(self, limit: int) -> Sequence[Artifact]:
+        """Published files that are kept no longer and still lie in the store."""
+        chosen = select(Artifact).where(Artifact.expires_at <= now(), Artifact.removed_at.is_(None))
+        return self._session.scalars(chosen.order_by(Artifact.expires_at).limit(limit)).all()
+
+    def mark_removed(self, artifacts: Sequence[Artifact]) -> None:
+        """Note that the objects of these files are gone."""
+        for artifact in artifacts:
+            mine = (Artifact.job_id == artifact.job_id, Artifact.name == artifact.name)
+            self._session.execute(update(Artifact).where(*mine).values(removed_at=now()))
+
+    def leftovers(self, limit: int) -> Sequence[str]:
+        """Deleted jobs whose objects may still lie in the store."""
+        return self._session.scalars(select(Leftover.job_id).order_by(Leftover.created_at).limit(limit)).all()
+
+    def forget_leftover(self, job_id: str) -> None:
+        """Note that nothing of a deleted job is left."""
+        self._session.execute(delete(Leftover).where(Leftover.job_id == job_id))
 
     def unswept(self, after_seconds: float, limit: int) -> Sequence[str]:
         """Jobs that ended so long ago and were not swept behind yet."""

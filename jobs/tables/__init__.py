@@ -2,5 +2,6 @@
 
 from jobs.tables.base import Base
 from jobs.tables.jobs import Analysis, Artifact, Event, Job
+from jobs.tables.submissions import IdempotencyKey, Leftover
 
-__all__ = ["Analysis", "Artifact", "Base", "Event", "Job"]
+__all__ = ["Analysis", "Artifact", "Base", "Event", "IdempotencyKey", "Job", "Leftover"]

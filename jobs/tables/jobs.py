@@ -58,6 +58,7 @@ class Job(Base):
     plan: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
+    retry_of: Mapped[str | None] = mapped_column(String(40))
     swept_at: Mapped[datetime | None]
 
 
@@ -83,9 +84,17 @@ class Event(Base):
 
 
 class Artifact(Base):
-    """A published file of a job; the row is what publishes it."""
+    """A published file of a job; the row is what publishes it. The object goes at `removed_at`, once it has expired."""
 
     __tablename__ = "artifacts"
+    __table_args__ = (
+        Index(
+            "ix_artifacts_expires_at",
+            "expires_at",
+            postgresql_where=text("removed_at IS NULL"),
+            sqlite_where=text("removed_at IS NULL"),
+        ),
+    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     name: Mapped[str] = mapped_column(String(512), primary_key=True)
@@ -94,6 +103,8 @@ class Artifact(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     key: Mapped[str]
     created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    removed_at: Mapped[datetime | None]
 
 
 class Analysis(Base):

@@ -79,10 +79,16 @@ def store(settings: Settings) -> ArtifactStore:
 
 
 @pytest.fixture
-def finish(sessions: sessionmaker[Session], store: ArtifactStore, tmp_path: Path) -> Callable[[str], None]:
-    """Ends a job as a worker would, with `FILES` as its artifacts."""
+def finish(finish_for: Callable[[str, float], None]) -> Callable[[str], None]:
+    """Ends a job as a worker would, with `FILES` as its artifacts, which are kept for ever."""
+    return lambda job_id: finish_for(job_id, 0)
 
-    def run(job_id: str) -> None:
+
+@pytest.fixture
+def finish_for(sessions: sessionmaker[Session], store: ArtifactStore, tmp_path: Path) -> Callable[[str, float], None]:
+    """The same for files that are kept for so many days."""
+
+    def run(job_id: str, retention_days: float) -> None:
         with transaction(sessions) as session:
             claim = ClaimRepository(session).claim(job_id, worker="w", gpu_class="default", lease_seconds=60)
         assert claim is not None
@@ -105,7 +111,14 @@ def finish(sessions: sessionmaker[Session], store: ArtifactStore, tmp_path: Path
         )
         with transaction(sessions) as session:
             assert ClaimRepository(session).succeed(
-                job_id, 1, result={"table": []}, plan=None, resolved=None, artifacts=artifacts, analysis=analysis
+                job_id,
+                1,
+                result={"table": []},
+                plan=None,
+                resolved=None,
+                artifacts=artifacts,
+                analysis=analysis,
+                retention_days=retention_days,
             )
 
     return run

@@ -1,0 +1,92 @@
+"""New jobs: submitted, or submitted again. Sending a request twice under one key makes one job."""
+
+import hashlib
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+from sqlalchemy.orm import Session, sessionmaker
+
+from api.dependencies import JobId, ServiceSettings, Sessions, Tenant, found
+from api.problems import Problem
+from api.representations import JobView, job_path
+from jobs.database import transaction
+from jobs.repository import JobRepository, KeyReused, SubmissionRepository
+from jobs.settings import Settings
+from jobs.spec import JobSpec
+from jobs.states import TERMINAL
+from jobs.uris import check_root
+
+IdempotencyKey = Annotated[
+    str | None, Header(pattern=r"^[\x21-\x7e]{1,255}$", description="Makes it safe to send the request again")
+]
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+
+@router.post("", status_code=HTTPStatus.ACCEPTED)
+def submit(
+    spec: JobSpec,
+    response: Response,
+    sessions: Sessions,
+    tenant: Tenant,
+    settings: ServiceSettings,
+    idempotency_key: IdempotencyKey = None,
+) -> JobView:
+    """Submit a job. Once this has answered 202, the job will end, whatever process dies meanwhile.
+
+    Sent again with the same `Idempotency-Key` within 24 hours, a request gives the job that is already there.
+    """
+    return _submit(spec, response, sessions, tenant, settings, idempotency_key, retry_of=None)
+
+
+@router.post("/{job_id}/retry", status_code=HTTPStatus.ACCEPTED)
+def retry(
+    job_id: JobId,
+    response: Response,
+    sessions: Sessions,
+    tenant: Tenant,
+    settings: ServiceSettings,
+    idempotency_key: IdempotencyKey = None,
+) -> JobView:
+    """Submit a job again that has ended: a new job with the same specification, and `retry_of` the old one's id."""
+    with transaction(sessions) as session:
+        job = found(JobRepository(session).get(tenant, job_id), job_id)
+    if job.state not in TERMINAL:
+        raise Problem(HTTPStatus.CONFLICT, f"{job_id} is {job.state}; only a job that has ended can be retried")
+    spec = JobSpec.model_validate(job.spec)
+    return _submit(spec, response, sessions, tenant, settings, idempotency_key, retry_of=job_id)
+
+
+def _submit(
+    spec: JobSpec,
+    response: Response,
+    sessions: sessionmaker[Session],
+    tenant: str,
+    settings: Settings,
+    key: str | None,
+    retry_of: str | None,
+) -> JobView:
+    for pointer, uri in spec.uris().items():
+        check_root(pointer, uri, settings.model_roots)
+    asked = f"{retry_of}\n{spec.model_dump_json()}"
+    fingerprint = hashlib.sha256(asked.encode()).hexdigest()
+    try:
+        with transaction(sessions) as session:
+            job, replayed = SubmissionRepository(session).submit(
+                tenant,
+                spec,
+                max_attempts=settings.max_attempts,
+                key=key,
+                fingerprint=fingerprint,
+                retry_of=retry_of,
+            )
+    except KeyReused:
+        detail = "this Idempotency-Key was used for another request within the last 24 hours"
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, code="idempotency_key_reused") from None
+    if job is None:
+        raise Problem(HTTPStatus.GONE, "the job that this Idempotency-Key has made was deleted")
+    response.headers["Location"] = job_path(job.id)
+    if replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return JobView.of(job)

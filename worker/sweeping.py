@@ -1,0 +1,69 @@
+"""What the scheduler removes: objects nobody published, files whose time is over, what deleted jobs left, old keys."""
+
+import logging
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobs.artifacts import ArtifactStore, StorageUnavailable
+from jobs.database import transaction
+from jobs.repository import UpkeepRepository
+
+BATCH = 100
+SWEEP_AFTER_SECONDS = 60
+
+log = logging.getLogger(__name__)
+
+
+class Sweeper:
+    """Every method may run any number of times and in any number of processes at once."""
+
+    def __init__(self, sessions: sessionmaker[Session], store: ArtifactStore) -> None:
+        self._sessions = sessions
+        self._store = store
+
+    def sweep_finished(self) -> None:
+        """Delete what attempts that did not end well have uploaded."""
+        with transaction(self._sessions) as session:
+            finished = UpkeepRepository(session).unswept(SWEEP_AFTER_SECONDS, BATCH)
+        for job_id in finished:
+            try:
+                self._sweep_job(job_id)
+            except StorageUnavailable as error:
+                # Looked at again in the next round; the others do not wait for it.
+                log.warning("%s could not be swept behind: %s", job_id, error)
+
+    def remove_expired(self) -> None:
+        """Delete the objects of published files that are kept no longer."""
+        with transaction(self._sessions) as session:
+            expired = UpkeepRepository(session).expired_artifacts(BATCH)
+        for artifact in expired:
+            self._store.delete_prefix(artifact.key)
+            with transaction(self._sessions) as session:
+                UpkeepRepository(session).mark_removed([artifact])
+
+    def remove_leftovers(self) -> None:
+        """Delete all objects of deleted jobs."""
+        with transaction(self._sessions) as session:
+            deleted = UpkeepRepository(session).leftovers(BATCH)
+        for job_id in deleted:
+            self._store.delete_prefix(f"jobs/{job_id}/")
+            with transaction(self._sessions) as session:
+                UpkeepRepository(session).forget_leftover(job_id)
+
+    def forget_keys(self) -> None:
+        """Delete idempotency keys that have done their duty."""
+        with transaction(self._sessions) as session:
+            UpkeepRepository(session).forget_keys()
+
+    def _sweep_job(self, job_id: str) -> None:
+        with transaction(self._sessions) as session:
+            published = {attempt_of(key) for key in UpkeepRepository(session).published_keys(job_id)}
+        for prefix in {attempt_of(key) for key in self._store.list(f"jobs/{job_id}/")} - published:
+            self._store.delete_prefix(prefix)
+        with transaction(self._sessions) as session:
+            UpkeepRepository(session).mark_swept(job_id)
+
+
+def attempt_of(key: str) -> str:
+    """`jobs/<id>/<fence>/`, the part of an artifact's key that one attempt shares."""
+    return "/".join(key.split("/")[:3]) + "/"
