@@ -100,6 +100,27 @@ def submit(
 
 
 @app.command()
+def retry(
+    job_id: Annotated[str, typer.Argument(help="A job that has ended.")],
+    watch: Annotated[bool, typer.Option(help="Follow the new job to its end.")] = False,
+    url: Url = HERE,
+) -> None:
+    """Submit a job again and print the new job's id."""
+    with _told_plainly(), SGLP(url) as service:
+        new_id = service.retry(job_id)["id"]
+        print(new_id)
+        if watch:
+            require_success(follow(service, new_id, console))
+
+
+@app.command()
+def delete(job_id: Annotated[str, typer.Argument(help="A job that has ended.")], url: Url = HERE) -> None:
+    """Delete a job that has ended, with everything it has made."""
+    with _told_plainly(), SGLP(url) as service:
+        service.delete(job_id)
+
+
+@app.command()
 def jobs(url: Url = HERE, limit: Annotated[int, typer.Option(min=1, max=100)] = 20) -> None:
     """List the newest jobs."""
     # An id is there to be copied, whatever the width of the terminal.

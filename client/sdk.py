@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +12,9 @@ from urllib.parse import quote
 import httpx
 
 TERMINAL = {"succeeded", "failed", "cancelled"}
-POLL_SECONDS = 0.5
+# A long poll that is short enough for the caller to look around in between.
+LOOK_SECONDS = 2
+PAUSE_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
 UNAVAILABLE = {502, 503, 504}
 CHUNK_BYTES = 1 << 20
@@ -58,16 +61,31 @@ class SGLP:
     def close(self) -> None:
         self._http.close()
 
-    def submit(self, spec: Mapping[str, Any]) -> Json:
-        """Create a job from a job specification, for instance `{"model": {"uri": …}, "target": {…}}`."""
-        return self._json("POST", "/v1/jobs", json=dict(spec))
+    def submit(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Json:
+        """Create a job from a job specification, for instance `{"model": {"uri": …}, "target": {…}}`.
+
+        The request is sent again where the connection breaks; its key makes one job of it. Give a key of your own to
+        make one job however often you call.
+        """
+        return self._post_once("/v1/jobs", idempotency_key, json=dict(spec))
+
+    def retry(self, job_id: str, *, idempotency_key: str | None = None) -> Json:
+        """Submit a job again that has ended; the new job."""
+        return self._post_once(_path(job_id, "retry"), idempotency_key)
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, and its files."""
+        _raise_for(self._http.request("DELETE", _path(job_id)))
 
     def get(self, job_id: str) -> Json:
         return self._json("GET", _path(job_id))
 
-    def list(self, *, limit: int = 20, status: str | None = None) -> Iterator[Json]:
-        """All jobs, newest first, fetched page by page."""
+    def list(
+        self, *, limit: int = 20, status: str | None = None, metadata: Mapping[str, str] | None = None
+    ) -> Iterator[Json]:
+        """All jobs, newest first, fetched page by page; `metadata` chooses those with these texts in theirs."""
         query: Json = {"limit": limit} | ({"status": status} if status else {})
+        query |= {f"metadata[{name}]": text for name, text in (metadata or {}).items()}
         while True:
             page = self._json("GET", "/v1/jobs", params=query)
             yield from page["data"]
@@ -93,30 +111,31 @@ class SGLP:
         on_update: Callable[[Json], None] = lambda _job: None,
         *,
         on_poll: Callable[[], None] = lambda: None,
-        poll_seconds: float = POLL_SECONDS,
     ) -> Json:
         """The job once it has ended. `on_update` is called with it whenever it has changed, `on_poll` before each look.
 
-        A service that does not answer for up to `PATIENCE_SECONDS` is waited for: the job goes on without it.
+        The service answers as soon as there is news. One that does not answer for up to `PATIENCE_SECONDS` is waited
+        for: the job goes on without it.
         """
-        version = None
+        headers = {"Prefer": f"wait={LOOK_SECONDS}"}
         give_up = time.monotonic() + PATIENCE_SECONDS
-        while True:
+        job: Json = {"status": None}
+        while job["status"] not in TERMINAL:
             on_poll()
             try:
-                job = self.get(job_id)
-                if job["version"] != version:
+                response = self._http.get(_path(job_id), headers=headers)
+                if response.status_code != httpx.codes.NOT_MODIFIED:
+                    _raise_for(response)
+                    job = response.json()
+                    headers["If-None-Match"] = response.headers.get("ETag", "")
                     on_update(job)
-                    version = job["version"]
             except (httpx.TransportError, httpx.HTTPStatusError, SGLPProblem) as error:
                 if _is_final(error) or time.monotonic() >= give_up:
                     raise
-                time.sleep(poll_seconds)
+                time.sleep(PAUSE_SECONDS)
                 continue
             give_up = time.monotonic() + PATIENCE_SECONDS
-            if job["status"] in TERMINAL:
-                return job
-            time.sleep(poll_seconds)
+        return job
 
     def report(self, job_id: str) -> Json:
         return self._json("GET", _path(job_id, "report"), headers={"Accept": "application/json"})
@@ -158,6 +177,18 @@ class SGLP:
             unchecked.replace(target)
         finally:
             unchecked.unlink(missing_ok=True)
+
+    def _post_once(self, path: str, key: str | None, **request: Any) -> Json:
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return self._json("POST", path, headers=headers, **request)
+            except (httpx.TransportError, httpx.HTTPStatusError, SGLPProblem) as error:
+                # A service that is not there at all is told at once; one that was may have made the job.
+                if isinstance(error, httpx.ConnectError) or _is_final(error) or time.monotonic() >= give_up:
+                    raise
+                time.sleep(PAUSE_SECONDS)
 
     def _json(self, method: str, path: str, **request: Any) -> Json:
         response = self._http.request(method, path, **request)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -25,6 +26,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers from `pages`: path → (status, content type, body)."""
 
     pages: dict[str, tuple[int, str, bytes]]
+    posts: ClassVar[list[tuple[str, str]]] = []
 
     def do_GET(self) -> None:
         status, content_type, body = self.pages[self.path]
@@ -33,6 +35,15 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        """The first request of a path breaks off after it was heard."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.posts.append((self.path, self.headers["Idempotency-Key"]))
+        if len([path for path, _ in self.posts if path == self.path]) == 1:
+            self.close_connection = True
+            return
+        self.do_GET()
 
     def log_message(self, *_: object) -> None:
         """Tests print nothing."""
@@ -120,7 +131,7 @@ def test_waiting_goes_on_while_the_service_is_unavailable(service: SGLP, pages: 
         if len(looks) == 3:
             pages["/v1/jobs/job_a"] = (200, "application/json", json.dumps(job).encode())
 
-    assert service.wait("job_a", on_poll=on_poll, poll_seconds=0.01) == job
+    assert service.wait("job_a", on_poll=on_poll) == job
     assert len(looks) == 3
 
 
@@ -135,3 +146,14 @@ def test_a_job_without_artifacts_is_no_download(service: SGLP, pages: dict, tmp_
     pages["/v1/jobs/job_a"] = (200, "application/json", b'{"status": "running"}')
     with pytest.raises(NothingToDownload, match="running"):
         service.download("job_a", tmp_path)
+
+
+def test_a_request_that_broke_off_is_sent_again_under_its_key(service: SGLP, pages: dict) -> None:
+    pages["/v1/jobs"] = pages["/v1/jobs/job_a/retry"] = (202, "application/json", b'{"id": "job_b"}')
+    Handler.posts.clear()
+    assert service.submit({})["id"] == service.retry("job_a")["id"] == "job_b"
+    (first, again, other, _) = Handler.posts
+    assert first == again
+    assert first[1] != other[1]
+    service.submit({}, idempotency_key="mine")
+    assert Handler.posts[-1] == ("/v1/jobs", "mine")
