@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from api import problems
 from api.limits import BodyLimit
-from api.routes import artifacts, findings, jobs, service, submissions
+from api.routes import artifacts, findings, jobs, service, submissions, webhooks
 from api.watching import JobWatcher
 from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions
@@ -36,6 +36,6 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.store = open_store(settings)
     app.add_middleware(BodyLimit, limit_bytes=settings.body_limit_bytes)
     problems.install(app)
-    for router in (submissions.router, jobs.router, artifacts.router, findings.router, service.router):
+    for router in (submissions.router, jobs.router, artifacts.router, findings.router, webhooks.router, service.router):
         app.include_router(router)
     return app

@@ -1,5 +1,6 @@
 """Every setting of the service, read from environment variables named `SGLP_…`."""
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -63,6 +64,9 @@ class Settings(BaseSettings):
 
     scheduler_interval_seconds: PositiveFloat = 0.5
     """Time between two rounds of the scheduler."""
+
+    egress_allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks that webhooks may reach although they are not public, and then by `http://` too; as a JSON list."""
 
     host: str = "127.0.0.1"
     """Address the API listens on."""

@@ -17,6 +17,7 @@ from jobs.repository import UpkeepRepository
 from jobs.settings import Settings
 from worker.celery_app import TASK, make_app, queue_of
 from worker.sweeping import Sweeper
+from worker.webhooks import WebhookSender
 
 BATCH = 100
 SWEEP_INTERVAL_SECONDS = 5.0
@@ -34,6 +35,7 @@ class Scheduler:
         self._settings = settings
         self._sessions = sessions
         self._sweeper = Sweeper(sessions, store)
+        self._webhooks = WebhookSender(sessions, [str(each) for each in settings.egress_allowed_networks])
         self._celery = celery
         self._failing: set[str] = set()
 
@@ -55,8 +57,14 @@ class Scheduler:
                 self._sweeper.remove_expired,
                 self._sweeper.remove_leftovers,
                 self._sweeper.forget_keys,
+                self._webhooks.forget_old,
             ):
                 self._try(duty)
+
+    def run_sending(self, stopping: threading.Event) -> None:
+        """Deliver webhooks until told to stop, on a thread of its own: receivers may take their time."""
+        while not stopping.wait(self._settings.scheduler_interval_seconds):
+            self._try(self._webhooks.deliver_due)
 
     def _try(self, duty: Callable[[], None]) -> None:
         """A failure is logged when it starts and when it ends, not every half second in between."""
@@ -105,6 +113,8 @@ def main() -> None:
     scheduler = Scheduler(settings, make_sessions(make_engine(settings)), open_store(settings), make_app(settings))
     sweeping = threading.Thread(target=scheduler.run_sweeping, args=[stopping], daemon=True, name="sweeping")
     sweeping.start()
+    sending = threading.Thread(target=scheduler.run_sending, args=[stopping], daemon=True, name="sending")
+    sending.start()
     scheduler.run(stopping)
 
 

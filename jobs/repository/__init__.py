@@ -5,10 +5,13 @@ from jobs.repository.jobs import JobRepository
 from jobs.repository.submissions import KeyReused, SubmissionRepository
 from jobs.repository.upkeep import UpkeepRepository
 from jobs.repository.watching import Standing, WatchRepository
+from jobs.repository.webhooks import DeliveryRepository, DueDelivery, WebhookRepository
 
 __all__ = [
     "Claim",
     "ClaimRepository",
+    "DeliveryRepository",
+    "DueDelivery",
     "JobRepository",
     "KeyReused",
     "PublishedArtifact",
@@ -17,4 +20,5 @@ __all__ = [
     "SubmissionRepository",
     "UpkeepRepository",
     "WatchRepository",
+    "WebhookRepository",
 ]

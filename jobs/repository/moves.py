@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from jobs.clock import later, now
 from jobs.errors import JobError
+from jobs.repository.webhooks import write_deliveries
 from jobs.states import HELD, TERMINAL, State, sources
 from jobs.tables import Event, Job
 
@@ -45,7 +46,11 @@ def move(
         values |= {"lease_until": None, "worker": None}
     if to in TERMINAL:
         values |= {"finished_at": now()}
-    return change(session, [Job.state.in_(sources(to)), *guards], values, [(to, data)])
+    job = change(session, [Job.state.in_(sources(to)), *guards], values, [(to, data)])
+    if job is not None and to in TERMINAL:
+        write_deliveries(session, job.tenant, job.id, f"job.{to}")
+        session.flush()
+    return job
 
 
 def requeue(

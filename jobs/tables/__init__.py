@@ -3,5 +3,16 @@
 from jobs.tables.base import Base
 from jobs.tables.jobs import Analysis, Artifact, Event, Job
 from jobs.tables.submissions import IdempotencyKey, Leftover
+from jobs.tables.webhooks import WebhookDelivery, WebhookEndpoint
 
-__all__ = ["Analysis", "Artifact", "Base", "Event", "IdempotencyKey", "Job", "Leftover"]
+__all__ = [
+    "Analysis",
+    "Artifact",
+    "Base",
+    "Event",
+    "IdempotencyKey",
+    "Job",
+    "Leftover",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+]

@@ -1,0 +1,199 @@
+"""Webhook endpoints of a tenant, and what was delivered there."""
+
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.dependencies import ServiceSettings, Sessions, Tenant
+from api.problems import Problem
+from jobs.addresses import literal_address, may_connect
+from jobs.database import transaction
+from jobs.repository import WebhookRepository
+from jobs.settings import Settings
+from jobs.tables import WebhookEndpoint
+
+EventType = Literal["job.succeeded", "job.failed", "job.cancelled"]
+EventTypes = Annotated[tuple[EventType, ...], Field(min_length=1, max_length=3)]
+ALL: EventTypes = ("job.succeeded", "job.failed", "job.cancelled")
+EndpointId = Annotated[str, Path(pattern="^whe_[0-9a-z]{26}$")]
+DeliveryId = Annotated[str, Path(pattern="^msg_[0-9a-z]{26}$")]
+
+router = APIRouter(prefix="/v1", tags=["webhooks"])
+
+
+class NewEndpoint(BaseModel):
+    """An `https://` address that takes POST requests, and what it wants to be told of."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: Annotated[str, Field(max_length=2048)]
+    event_types: EventTypes = ALL
+
+
+class EndpointChange(BaseModel):
+    """What is to be otherwise; what is left out stays. `enabled: true` also revives an endpoint that was disabled."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    event_types: EventTypes | None = None
+    enabled: bool | None = None
+
+
+class EndpointView(BaseModel):
+    """An endpoint without its secret."""
+
+    id: str
+    url: str
+    event_types: list[str]
+    enabled: bool
+    disabled_reason: str | None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, endpoint: WebhookEndpoint, **more: Any) -> Self:
+        return cls(
+            id=endpoint.id,
+            url=endpoint.url,
+            event_types=endpoint.event_types,
+            enabled=endpoint.disabled_reason is None,
+            disabled_reason=endpoint.disabled_reason,
+            created_at=endpoint.created_at,
+            **more,
+        )
+
+
+class EndpointWithSecret(EndpointView):
+    """An endpoint with the secret that its deliveries are signed with; it is shown this once."""
+
+    secret: str
+
+
+class EndpointList(BaseModel):
+    """A tenant's endpoints."""
+
+    data: list[EndpointView]
+
+
+class DeliveryView(BaseModel):
+    """One event for one endpoint; `id` is the `webhook-id` of every try."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    job_id: str
+    event_type: str
+    created_at: datetime
+    attempts: int
+    next_at: datetime | None
+    delivered_at: datetime | None
+    last_status: int | None
+    last_error: str | None
+
+
+class DeliveryList(BaseModel):
+    """Deliveries, newest first."""
+
+    data: list[DeliveryView]
+
+
+@router.post("/webhook-endpoints", status_code=HTTPStatus.CREATED)
+def create(
+    wanted: NewEndpoint, response: Response, sessions: Sessions, tenant: Tenant, settings: ServiceSettings
+) -> EndpointWithSecret:
+    """Add an endpoint. The answer holds the secret to verify deliveries with, and no other answer ever does."""
+    _check(wanted.url, settings)
+    with transaction(sessions) as session:
+        endpoint = WebhookRepository(session).create(tenant, wanted.url, wanted.event_types)
+    response.headers["Location"] = f"/v1/webhook-endpoints/{endpoint.id}"
+    return EndpointWithSecret.of(endpoint, secret=endpoint.secret)
+
+
+@router.get("/webhook-endpoints")
+def listing(sessions: Sessions, tenant: Tenant) -> EndpointList:
+    """All endpoints."""
+    with transaction(sessions) as session:
+        return EndpointList(data=[EndpointView.of(each) for each in WebhookRepository(session).list(tenant)])
+
+
+@router.get("/webhook-endpoints/{endpoint_id}")
+def get(endpoint_id: EndpointId, sessions: Sessions, tenant: Tenant) -> EndpointView:
+    """One endpoint."""
+    with transaction(sessions) as session:
+        return EndpointView.of(_found(WebhookRepository(session).get(tenant, endpoint_id), endpoint_id))
+
+
+@router.patch("/webhook-endpoints/{endpoint_id}")
+def change(endpoint_id: EndpointId, wanted: EndpointChange, sessions: Sessions, tenant: Tenant) -> EndpointView:
+    """Change what an endpoint is told of, or switch it off or on."""
+    with transaction(sessions) as session:
+        changed = WebhookRepository(session).change(tenant, endpoint_id, wanted.event_types, wanted.enabled)
+        return EndpointView.of(_found(changed, endpoint_id))
+
+
+@router.delete("/webhook-endpoints/{endpoint_id}", status_code=HTTPStatus.NO_CONTENT)
+def delete(endpoint_id: EndpointId, sessions: Sessions, tenant: Tenant) -> None:
+    """Delete an endpoint; what it was still to be told is not sent."""
+    with transaction(sessions) as session:
+        if not WebhookRepository(session).delete(tenant, endpoint_id):
+            _found(None, endpoint_id)
+
+
+@router.post("/webhook-endpoints/{endpoint_id}/rotate-secret")
+def rotate(endpoint_id: EndpointId, sessions: Sessions, tenant: Tenant) -> EndpointWithSecret:
+    """Give an endpoint a new secret. For 24 hours deliveries carry a signature by the old one too."""
+    with transaction(sessions) as session:
+        endpoint = _found(WebhookRepository(session).rotate(tenant, endpoint_id), endpoint_id)
+        return EndpointWithSecret.of(endpoint, secret=endpoint.secret)
+
+
+@router.get("/webhook-endpoints/{endpoint_id}/deliveries")
+def deliveries(
+    endpoint_id: EndpointId, sessions: Sessions, tenant: Tenant, limit: Annotated[int, Query(ge=1, le=100)] = 20
+) -> DeliveryList:
+    """The newest deliveries of an endpoint, with what came of them."""
+    with transaction(sessions) as session:
+        webhooks = WebhookRepository(session)
+        _found(webhooks.get(tenant, endpoint_id), endpoint_id)
+        rows = webhooks.deliveries(tenant, endpoint_id, limit=limit)
+        return DeliveryList(data=[DeliveryView.model_validate(row) for row in rows])
+
+
+@router.post("/webhook-deliveries/{delivery_id}/redeliver", status_code=HTTPStatus.ACCEPTED)
+def redeliver(delivery_id: DeliveryId, sessions: Sessions, tenant: Tenant) -> DeliveryView:
+    """Send a delivery again, under the same `webhook-id`."""
+    with transaction(sessions) as session:
+        row = WebhookRepository(session).redeliver(tenant, delivery_id)
+        if row is None:
+            raise Problem(HTTPStatus.NOT_FOUND, f"there is no delivery {delivery_id}")
+        return DeliveryView.model_validate(row)
+
+
+def _found(endpoint: WebhookEndpoint | None, endpoint_id: str) -> WebhookEndpoint:
+    if endpoint is None:
+        raise Problem(HTTPStatus.NOT_FOUND, f"there is no webhook endpoint {endpoint_id}")
+    return endpoint
+
+
+def _check(url: str, settings: Settings) -> None:
+    """Refuse at once what could never be delivered; a name is checked again whenever it is connected to."""
+    allowed = settings.egress_allowed_networks
+    schemes = ("https", "http") if allowed else ("https",)
+    detail = ""
+    try:
+        parts = urlsplit(url)
+        literal = literal_address(parts.hostname or "")
+        if parts.scheme not in schemes or not parts.hostname or not url.isprintable() or " " in url:
+            detail = f"must be {' or '.join(schemes)}:// and a host"
+        elif "@" in parts.netloc or parts.fragment or parts.port == 0:
+            detail = "must have no user name and no fragment"
+        elif literal is not None and not may_connect(literal, allowed):
+            detail = "must not be an address that is not public"
+    except ValueError:
+        detail = "is not a URL"
+    if detail:
+        errors = [{"pointer": "/url", "detail": detail}]
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"the url {detail}", code="source_forbidden", errors=errors)

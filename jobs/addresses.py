@@ -1,0 +1,33 @@
+"""Which network addresses the service may connect to on somebody's word: public ones, and networks that are allowed."""
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+# Ways around IPv4 rules that count as global themselves: NAT64 (RFC 6052, RFC 8215) and IPv4-compatible addresses.
+TRANSLATED = tuple(ip_network(each) for each in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96"))
+
+
+def may_connect(address: Address, allowed: Sequence[Network] = ()) -> bool:
+    """Whether the address is public, or lies in an allowed network.
+
+    Private, loopback, link-local, multicast and reserved addresses are not, nor is any form of IPv6 that carries an
+    IPv4 address inside (mapped, 6to4, Teredo, NAT64): what it reaches is decided elsewhere.
+    """
+    if any(address in network for network in allowed):
+        return True
+    if isinstance(address, IPv6Address):
+        carries = address.ipv4_mapped or address.sixtofour or address.teredo
+        if carries or any(address in network for network in TRANSLATED):
+            return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def literal_address(host: str) -> Address | None:
+    """The address that a host name spells out, or None for a name."""
+    try:
+        return ip_address(host.strip("[]"))
+    except ValueError:
+        return None

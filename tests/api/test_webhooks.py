@@ -1,0 +1,77 @@
+"""Webhook endpoints over HTTP: who sees what, and which addresses are refused at once."""
+
+import httpx
+import pytest
+
+URL = "https://example.com/hook"
+
+
+def create(client: httpx.Client, **more: object) -> dict[str, object]:
+    answer = client.post("/v1/webhook-endpoints", json={"url": URL, **more})
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+def test_an_endpoints_secret_is_shown_once(client: httpx.Client) -> None:
+    made = create(client)
+    assert str(made["secret"]).startswith("whsec_")
+    path = f"/v1/webhook-endpoints/{made['id']}"
+    seen = client.get(path)
+    assert seen.json() == {name: value for name, value in made.items() if name != "secret"}
+    assert client.get("/v1/webhook-endpoints").json()["data"] == [seen.json()]
+    rotated = client.post(f"{path}/rotate-secret").json()
+    assert rotated["secret"] != made["secret"]
+    assert (seen.json()["enabled"], seen.json()["event_types"]) == (
+        True,
+        ["job.succeeded", "job.failed", "job.cancelled"],
+    )
+
+
+def test_an_endpoint_can_be_changed_and_deleted(client: httpx.Client) -> None:
+    path = f"/v1/webhook-endpoints/{create(client, event_types=['job.failed'])['id']}"
+    off = client.patch(path, json={"enabled": False}).json()
+    assert (off["enabled"], off["disabled_reason"], off["event_types"]) == (False, "switched off", ["job.failed"])
+    on = client.patch(path, json={"enabled": True, "event_types": ["job.succeeded"]}).json()
+    assert (on["enabled"], on["disabled_reason"], on["event_types"]) == (True, None, ["job.succeeded"])
+    assert client.delete(path).status_code == 204
+    for answer in (
+        client.get(path),
+        client.delete(path),
+        client.patch(path, json={}),
+        client.get(f"{path}/deliveries"),
+    ):
+        assert answer.status_code == 404
+
+
+def test_deliveries_are_listed_and_sent_again(client: httpx.Client) -> None:
+    endpoint = create(client)
+    spec = {"mode": "analyze", "model": {"uri": "hf://org/name"}}
+    job_id = client.post("/v1/jobs", json=spec).json()["id"]
+    client.post(f"/v1/jobs/{job_id}/cancel")
+    (row,) = client.get(f"/v1/webhook-endpoints/{endpoint['id']}/deliveries").json()["data"]
+    assert (row["job_id"], row["event_type"], row["attempts"], row["delivered_at"]) == (
+        job_id,
+        "job.cancelled",
+        0,
+        None,
+    )
+    again = client.post(f"/v1/webhook-deliveries/{row['id']}/redeliver")
+    assert (again.status_code, again.json()["id"]) == (202, row["id"])
+    assert client.post(f"/v1/webhook-deliveries/msg_{'0' * 26}/redeliver").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://example.com/", "ftp://example.com/", "https://", "https://127.0.0.1/", "https://[::1]/", "https://10.0.0.1/",
+     "https://[::ffff:10.0.0.1]/", "https://169.254.169.254/latest", "https://user:pw@example.com/", "https://a b/",
+     "https://example.com/#x", "https://[::1", "https://example.com:99999/", "https://example.com/\n", "x", ""],
+)  # fmt: skip
+def test_an_address_that_could_never_be_told_is_refused(client: httpx.Client, url: str) -> None:
+    answer = client.post("/v1/webhook-endpoints", json={"url": url})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/url")
+    assert client.get("/v1/webhook-endpoints").json() == {"data": []}
+
+
+@pytest.mark.parametrize("more", [{"event_types": []}, {"event_types": ["job.queued"]}, {"colour": 1}])
+def test_what_is_not_understood_is_refused(client: httpx.Client, more: dict[str, object]) -> None:
+    assert client.post("/v1/webhook-endpoints", json={"url": URL, **more}).status_code == 422

@@ -1,0 +1,73 @@
+"""Addresses that must not be connected to, however they are spelled, and whatever a name stands for later."""
+
+import socket
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import httpcore
+import pytest
+
+from jobs.addresses import may_connect
+from tests.services.receiver import receiver
+from worker.egress import AddressRefused, guarded_pool
+
+REFUSED = [
+    "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1",
+    "224.0.0.1", "240.0.0.1", "255.255.255.255", "192.0.2.1", "::1", "::", "fe80::1", "fc00::1", "ff02::1",
+    "::ffff:127.0.0.1", "::ffff:8.8.8.8", "64:ff9b::7f00:1", "64:ff9b:1::7f00:1", "2002:7f00:1::", "2001:0:7f00:1::",
+    "::7f00:1", "2001:db8::1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", REFUSED)
+def test_it_may_not_be_connected_to(address: str) -> None:
+    assert not may_connect(ip_address(address))
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111"])
+def test_public_addresses_may(address: str) -> None:
+    assert may_connect(ip_address(address))
+
+
+def test_a_network_that_is_allowed_may_too() -> None:
+    assert may_connect(ip_address("10.1.2.3"), [ip_network("10.0.0.0/8")])
+    assert not may_connect(ip_address("::ffff:10.1.2.3"), [ip_network("10.0.0.0/8")])
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.1", "localhost", "localhost.", "0", "[::1]",
+     "[::ffff:127.0.0.1]", "127.0.0.1.", "LOCALHOST"],
+)  # fmt: skip
+def test_loopback_is_refused_in_every_spelling(host: str) -> None:
+    with receiver() as running, guarded_pool() as pool:
+        port = running.url.split(":")[2].split("/")[0]
+        # A spelling that this system does not resolve is refused as well.
+        with pytest.raises(httpcore.ConnectError):
+            pool.request("POST", f"http://{host}:{port}/", content=b"", headers={"Content-Length": "0"})
+        assert running.received == []
+
+
+def test_a_name_that_changes_its_mind_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = ["8.8.8.8", "127.0.0.1"]
+    connected: list[Any] = []
+
+    def rebinding(_host: str, port: int, **_options: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers.pop(0), port))]
+
+    def connect(address: tuple[str, int], *_rest: Any, **_options: Any) -> Any:
+        connected.append(address)
+        raise OSError("not here")
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+    monkeypatch.setattr(socket, "create_connection", connect)
+    with guarded_pool() as pool, pytest.raises(httpcore.ConnectError):
+        pool.request("GET", "http://rebinding.example/")
+    assert (connected, answers) == ([("8.8.8.8", 80)], ["127.0.0.1"])
+
+
+def test_one_bad_address_among_good_ones_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in ("8.8.8.8", "10.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: both)
+    with guarded_pool() as pool, pytest.raises(AddressRefused):
+        pool.request("GET", "http://mixed.example/")

@@ -1,0 +1,255 @@
+"""Webhooks from the end of a job to a receiver that checks signatures with the specification's own library."""
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session, sessionmaker
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from jobs.clock import later, now
+from jobs.database import transaction
+from jobs.repository import DeliveryRepository, JobRepository, WebhookRepository
+from jobs.spec import JobSpec
+from jobs.tables import WebhookDelivery, WebhookEndpoint
+from tests.services.receiver import Receiver, receiver
+from worker import webhooks
+from worker.webhooks import RETRY_SECONDS, WebhookSender
+
+SPEC = JobSpec.model_validate({"mode": "analyze", "model": {"uri": "hf://org/name"}})
+EVERY = ("job.succeeded", "job.failed", "job.cancelled")
+LOOPBACK = ["127.0.0.0/8"]
+
+
+@pytest.fixture
+def hook() -> Iterator[Receiver]:
+    with receiver() as running:
+        yield running
+
+
+@pytest.fixture
+def sender(sessions: sessionmaker[Session]) -> WebhookSender:
+    return WebhookSender(sessions, LOOPBACK)
+
+
+def add(
+    sessions: sessionmaker[Session], url: str, tenant: str = "default", events: tuple[str, ...] = EVERY
+) -> WebhookEndpoint:
+    with transaction(sessions) as session:
+        return WebhookRepository(session).create(tenant, url, events)
+
+
+def cancel_a_job(sessions: sessionmaker[Session], tenant: str = "default") -> str:
+    with transaction(sessions) as session:
+        jobs = JobRepository(session)
+        job_id: str = jobs.submit(tenant, SPEC, max_attempts=1).id
+        jobs.cancel(tenant, job_id)
+    return job_id
+
+
+def rows(sessions: sessionmaker[Session]) -> list[WebhookDelivery]:
+    with transaction(sessions) as session:
+        return list(session.scalars(select(WebhookDelivery).order_by(WebhookDelivery.id)))
+
+
+def make_due(sessions: sessionmaker[Session]) -> None:
+    with transaction(sessions) as session:
+        session.execute(update(WebhookDelivery).where(WebhookDelivery.next_at.is_not(None)).values(next_at=now()))
+
+
+def test_the_end_of_a_job_is_told_signed_and_once(
+    sessions: sessionmaker[Session], hook: Receiver, sender: WebhookSender
+) -> None:
+    endpoint = add(sessions, hook.url)
+    job_id = cancel_a_job(sessions)
+    for _ in range(3):
+        sender.deliver_due()
+    ((headers, body),) = hook.received
+    said: dict[str, Any] = Webhook(endpoint.secret).verify(body, headers)
+    assert (said["type"], said["data"]["id"], said["data"]["status"]) == ("job.cancelled", job_id, "cancelled")
+    assert said["data"]["links"] == {"self": f"/v1/jobs/{job_id}"}
+    assert set(said) == {"type", "timestamp", "data"}
+    with pytest.raises(WebhookVerificationError):
+        Webhook(endpoint.secret).verify(body.replace(b"cancelled", b"succeeded"), headers)
+    (row,) = rows(sessions)
+    assert (row.id, row.attempts, row.last_status, row.next_at) == (headers["webhook-id"], 1, 200, None)
+    assert row.delivered_at is not None
+
+
+def test_there_is_one_delivery_for_each_terminal_event_and_endpoint_that_wants_it(
+    sessions: sessionmaker[Session], hook: Receiver
+) -> None:
+    first, second = (add(sessions, hook.url) for _ in range(2))
+    add(sessions, hook.url, events=("job.succeeded",))
+    add(sessions, hook.url, tenant="other")
+    off = add(sessions, hook.url)
+    with transaction(sessions) as session:
+        WebhookRepository(session).change("default", off.id, None, enabled=False)
+    jobs = {cancel_a_job(sessions) for _ in range(3)}
+    found = {(row.job_id, row.endpoint_id) for row in rows(sessions)}
+    assert found == {(job, endpoint.id) for job in jobs for endpoint in (first, second)}
+    assert len(rows(sessions)) == len(found)
+
+
+def test_a_delivery_is_not_written_where_its_event_is_not(sessions: sessionmaker[Session], hook: Receiver) -> None:
+    add(sessions, hook.url)
+
+    with sessions() as session:
+        jobs = JobRepository(session)
+        jobs.cancel("default", jobs.submit("default", SPEC, max_attempts=1).id)
+        assert session.scalar(select(func.count()).select_from(WebhookDelivery)) == 1
+        session.rollback()
+    assert rows(sessions) == []
+
+
+def test_what_is_not_taken_is_tried_again_under_the_same_id(
+    sessions: sessionmaker[Session], hook: Receiver, sender: WebhookSender
+) -> None:
+    add(sessions, hook.url)
+    cancel_a_job(sessions)
+    hook.answers = [500, 302, 429]
+    for _ in range(4):
+        sender.deliver_due()
+        # Not before its time.
+        before = len(hook.received)
+        sender.deliver_due()
+        assert len(hook.received) == before
+        make_due(sessions)
+    assert len({headers["webhook-id"] for headers, _ in hook.received}) == 1
+    assert len(hook.received) == 4
+    (row,) = rows(sessions)
+    assert (row.attempts, row.last_status, row.last_error, row.next_at) == (4, 200, None, None)
+
+
+def test_after_the_last_try_it_is_given_up(
+    sessions: sessionmaker[Session], hook: Receiver, sender: WebhookSender
+) -> None:
+    endpoint = add(sessions, hook.url)
+    cancel_a_job(sessions)
+    hook.answers = [503] * 100
+    for _ in range(len(RETRY_SECONDS) + 3):
+        sender.deliver_due()
+        make_due(sessions)
+    assert len(hook.received) == len(RETRY_SECONDS) + 1
+    (row,) = rows(sessions)
+    assert (row.next_at, row.delivered_at, row.last_status, row.last_error) == (None, None, 503, "answered 503")
+    hook.answers = []
+    with transaction(sessions) as session:
+        assert WebhookRepository(session).redeliver("other", row.id) is None
+        assert WebhookRepository(session).redeliver("default", row.id)
+    sender.deliver_due()
+    assert hook.received[-1][0]["webhook-id"] == row.id
+    Webhook(endpoint.secret).verify(hook.received[-1][1], hook.received[-1][0])
+    assert rows(sessions)[0].delivered_at is not None
+
+
+def test_the_schedule_is_about_three_days() -> None:
+    waits = [webhooks.retry_seconds(attempt) for attempt in range(1, len(RETRY_SECONDS) + 2)]
+    assert waits.pop() is None
+    total = sum(wait for wait in waits if wait)
+    assert 3 * 86400 < total < 4 * 86400
+    assert len({webhooks.retry_seconds(3) for _ in range(10)}) > 1
+
+
+def test_an_endpoint_that_is_gone_is_told_nothing_more(
+    sessions: sessionmaker[Session], hook: Receiver, sender: WebhookSender
+) -> None:
+    endpoint = add(sessions, hook.url)
+    cancel_a_job(sessions)
+    hook.answers = [410]
+    sender.deliver_due()
+    cancel_a_job(sessions)
+    make_due(sessions)
+    sender.deliver_due()
+    assert len(hook.received) == 1
+    with transaction(sessions) as session:
+        found = WebhookRepository(session).get("default", endpoint.id)
+        assert found is not None
+        assert found.disabled_reason == "the endpoint answered 410 Gone"
+    assert [row.next_at for row in rows(sessions)] == [None]
+
+
+def test_a_sender_that_died_is_replaced_after_its_lease(
+    sessions: sessionmaker[Session], hook: Receiver, sender: WebhookSender
+) -> None:
+    add(sessions, hook.url)
+    cancel_a_job(sessions)
+    with transaction(sessions) as session:
+        (taken,) = DeliveryRepository(session).take_due(10, lease_seconds=60)
+    sender.deliver_due()
+    assert hook.received == []
+    make_due(sessions)
+    sender.deliver_due()
+    assert hook.received[0][0]["webhook-id"] == taken.id
+    # The first one comes back after all, and writes nothing.
+    with transaction(sessions) as session:
+        DeliveryRepository(session).failed(taken, None, "too late", 5)
+    assert rows(sessions)[0].delivered_at is not None
+
+
+def test_after_a_rotation_both_secrets_sign_for_a_day(
+    sessions: sessionmaker[Session], hook: Receiver, sender: WebhookSender
+) -> None:
+    old = add(sessions, hook.url)
+    with transaction(sessions) as session:
+        new = WebhookRepository(session).rotate("default", old.id)
+    assert new is not None
+    assert new.secret != old.secret
+    cancel_a_job(sessions)
+    sender.deliver_due()
+    headers, body = hook.received[-1]
+    for secret in (old.secret, new.secret):
+        assert json.loads(body) == Webhook(secret).verify(body, headers)
+    with transaction(sessions) as session:
+        session.execute(update(WebhookEndpoint).values(previous_until=later(-1)))
+    cancel_a_job(sessions)
+    sender.deliver_due()
+    headers, body = hook.received[-1]
+    Webhook(new.secret).verify(body, headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(old.secret).verify(body, headers)
+
+
+def test_an_address_that_is_not_public_is_not_connected_to(sessions: sessionmaker[Session], hook: Receiver) -> None:
+    add(sessions, hook.url)
+    add(sessions, hook.url.replace("127.0.0.1", "localhost"))
+    cancel_a_job(sessions)
+    WebhookSender(sessions, []).deliver_due()
+    assert hook.received == []
+    assert {row.last_error is not None and "not public" in row.last_error for row in rows(sessions)} == {True}
+    assert {row.next_at is not None for row in rows(sessions)} == {True}
+
+
+def test_a_receiver_that_is_not_there_or_never_answers_is_an_error_of_that_delivery_alone(
+    sessions: sessionmaker[Session], hook: Receiver, sender: WebhookSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        add(sessions, f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        add(sessions, "http://127.0.0.1:1/")
+        add(sessions, "http://no-such-name.invalid/")
+        add(sessions, hook.url)
+        cancel_a_job(sessions)
+        sender.deliver_due()
+    assert len(hook.received) == 1
+    errors = sorted(row.last_error or "" for row in rows(sessions))
+    assert [error.partition(":")[0] for error in errors] == ["", "ConnectError", "ConnectError", "ReadTimeout"]
+
+
+def test_what_is_over_is_forgotten_after_a_month(
+    sessions: sessionmaker[Session], hook: Receiver, sender: WebhookSender
+) -> None:
+    add(sessions, hook.url)
+    for _ in range(2):
+        cancel_a_job(sessions)
+    sender.deliver_due()
+    with transaction(sessions) as session:
+        first = session.scalar(select(func.min(WebhookDelivery.id)))
+        session.execute(
+            update(WebhookDelivery).where(WebhookDelivery.id == first).values(created_at=later(-31 * 86400))
+        )
+    sender.forget_old()
+    assert len(rows(sessions)) == 1

@@ -1,0 +1,48 @@
+"""Connections to addresses that somebody else named: a name is resolved once, what it resolves to is checked, and the
+connection goes to that very address.
+"""
+
+import socket
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import httpcore
+
+from jobs.addresses import may_connect
+
+
+class AddressRefused(httpcore.ConnectError):
+    """The name stands for an address that the service does not connect to."""
+
+
+class GuardedBackend(httpcore.SyncBackend):
+    """Connects only where `may_connect` allows. The name stays in the Host header and in the TLS handshake."""
+
+    def __init__(self, allowed_networks: Sequence[str] = ()) -> None:
+        self._allowed = [ip_network(network) for network in allowed_networks]
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError(f"{host} cannot be resolved") from error
+        addresses = list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
+        if not all(may_connect(ip_address(address), self._allowed) for address in addresses):
+            raise AddressRefused(f"{host} stands for an address that is not public")
+        return super().connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+
+    def connect_unix_socket(self, *_args: Any, **_kwargs: Any) -> httpcore.NetworkStream:
+        raise AddressRefused("a socket file is not on the network")
+
+
+def guarded_pool(allowed_networks: Sequence[str] = ()) -> httpcore.ConnectionPool:
+    """A pool of such connections; it follows no redirect and knows no proxy."""
+    return httpcore.ConnectionPool(network_backend=GuardedBackend(allowed_networks), max_keepalive_connections=0)

@@ -1,0 +1,103 @@
+"""Deliver webhooks as standardwebhooks.com specifies them: signed, at least once, for about three days."""
+
+import json
+import logging
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import httpcore
+from sqlalchemy.orm import Session, sessionmaker
+from standardwebhooks import Webhook
+
+from jobs.database import transaction
+from jobs.repository import DeliveryRepository, DueDelivery
+from worker.egress import guarded_pool
+
+# From one try to the next; with the jitter about three days in all.
+RETRY_SECONDS = (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
+JITTER = 0.1
+TIMEOUT_SECONDS = 15.0
+# Longer than a request can take, so that nobody sends the same delivery meanwhile.
+LEASE_SECONDS = 4 * TIMEOUT_SECONDS
+AT_ONCE = 8
+READ_BYTES = 64 * 1024
+GONE = 410
+
+log = logging.getLogger(__name__)
+
+
+class WebhookSender:
+    """Sends what is due. Any number may run; a delivery whose sender died is sent again after its lease."""
+
+    def __init__(self, sessions: sessionmaker[Session], allowed_networks: Sequence[str]) -> None:
+        self._sessions = sessions
+        self._allowed = allowed_networks
+
+    def deliver_due(self) -> None:
+        """Send everything that is due now, some at once."""
+        with transaction(self._sessions) as session:
+            due = DeliveryRepository(session).take_due(AT_ONCE, LEASE_SECONDS)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(self._deliver, due))
+
+    def forget_old(self) -> None:
+        """Delete deliveries that are long over."""
+        with transaction(self._sessions) as session:
+            DeliveryRepository(session).forget_old()
+
+    def _deliver(self, due: DueDelivery) -> None:
+        status: int | None = None
+        error = ""
+        try:
+            status = self._send(due)
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as failure:
+            error = f"{type(failure).__name__}: {failure}"
+        with transaction(self._sessions) as session:
+            deliveries = DeliveryRepository(session)
+            if status is not None and 200 <= status < 300:
+                deliveries.delivered(due, status)
+                return
+            error = error or f"answered {status}"
+            log.info("%s to %s: %s", due.id, due.endpoint_id, error)
+            deliveries.failed(due, status, error, None if status == GONE else retry_seconds(due.attempt))
+            if status == GONE:
+                deliveries.disable(due.endpoint_id, "the endpoint answered 410 Gone")
+
+    def _send(self, due: DueDelivery) -> int:
+        sent_at = datetime.now(UTC)
+        body = payload(due)
+        signatures = [Webhook(secret).sign(due.id, sent_at, body) for secret in due.secrets]
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "SGLP-Webhooks",
+            "webhook-id": due.id,
+            "webhook-timestamp": str(int(sent_at.timestamp())),
+            "webhook-signature": " ".join(signatures),
+        }
+        limits = dict.fromkeys(("connect", "read", "write", "pool"), TIMEOUT_SECONDS)
+        with (
+            guarded_pool(self._allowed) as pool,
+            pool.stream("POST", due.url, headers=headers, content=body.encode(), extensions={"timeout": limits}) as got,
+        ):
+            received = 0
+            for chunk in got.iter_stream():
+                received += len(chunk)
+                if received > READ_BYTES:
+                    break
+            return int(got.status)
+
+
+def payload(due: DueDelivery) -> str:
+    """Thin: what happened to which job; whoever wants more asks for it with a key."""
+    job = {"id": due.job_id, "status": due.event_type.removeprefix("job."), "links": {"self": f"/v1/jobs/{due.job_id}"}}
+    timestamp = due.created_at.isoformat().replace("+00:00", "Z")
+    return json.dumps({"type": due.event_type, "timestamp": timestamp, "data": job}, separators=(",", ":"))
+
+
+def retry_seconds(attempt: int) -> float | None:
+    """How long to wait after so many tries; None after the last."""
+    if attempt > len(RETRY_SECONDS):
+        return None
+    return RETRY_SECONDS[attempt - 1] * random.uniform(1, 1 + JITTER)
