@@ -7,8 +7,11 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from api import problems
+from api.audit import AuditTrail
+from api.callers import Callers
+from api.hosts import AllowedHosts
 from api.limits import BodyLimit
-from api.routes import artifacts, findings, jobs, service
+from api.routes import admin, artifacts, findings, jobs, service
 from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions
 from jobs.settings import Settings
@@ -32,8 +35,17 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.sessions = make_sessions(engine)
     app.state.store = open_store(settings)
+    # From the inside out: what is added last sees a request first.
+    app.add_middleware(AuditTrail, sessions=app.state.sessions)
     app.add_middleware(BodyLimit, limit_bytes=settings.body_limit_bytes)
+    app.add_middleware(
+        Callers,
+        sessions=app.state.sessions,
+        require_keys=settings.require_keys,
+        requests_per_minute=settings.requests_per_minute,
+    )
+    app.add_middleware(AllowedHosts, allowed_hosts=settings.allowed_hosts, same_origin=not settings.require_keys)
     problems.install(app)
-    for router in (jobs.router, artifacts.router, findings.router, service.router):
+    for router in (jobs.router, artifacts.router, findings.router, service.router, admin.router):
         app.include_router(router)
     return app

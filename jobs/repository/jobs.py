@@ -8,6 +8,7 @@ from ulid import ULID
 
 from jobs.clock import later, now
 from jobs.repository.moves import move
+from jobs.repository.tenants import check_submission
 from jobs.spec import JobSpec
 from jobs.states import State
 from jobs.tables import Analysis, Artifact, Event, Job
@@ -20,7 +21,8 @@ class JobRepository:
         self._session = session
 
     def submit(self, tenant: str, spec: JobSpec, *, max_attempts: int) -> Job:
-        """Write a new job that waits for a worker, and its first event."""
+        """Write a new job that waits for a worker, and its first event. Raises `QuotaExceeded`."""
+        check_submission(self._session, tenant)
         job = Job(
             id=f"job_{str(ULID()).lower()}",
             tenant=tenant,

@@ -2,5 +2,6 @@
 
 from jobs.tables.base import Base
 from jobs.tables.jobs import Analysis, Artifact, Event, Job
+from jobs.tables.keys import ApiKey, AuditEvent, Tenant
 
-__all__ = ["Analysis", "Artifact", "Base", "Event", "Job"]
+__all__ = ["Analysis", "ApiKey", "Artifact", "AuditEvent", "Base", "Event", "Job", "Tenant"]
