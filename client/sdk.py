@@ -34,6 +34,10 @@ class SGLPProblem(Exception):
         super().__init__("; ".join(details))
 
 
+class BadKey(ValueError):
+    """The API key cannot be sent; the message does not repeat it."""
+
+
 class DownloadDamaged(Exception):
     """A downloaded file is not the one the service published."""
 
@@ -49,7 +53,9 @@ class SGLP:
     """
 
     def __init__(self, base_url: str, *, api_key: str | None = None, timeout: float = 30.0) -> None:
-        key = api_key or os.environ.get("SGLP_API_KEY")
+        key = (api_key or os.environ.get("SGLP_API_KEY", "")).strip()
+        if not (key.isascii() and key.isprintable()):
+            raise BadKey("the API key has characters that no key has")
         # httpx leaves this header out where a download is redirected to another host.
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=base_url, headers=headers, timeout=timeout)

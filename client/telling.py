@@ -12,7 +12,7 @@ from rich.console import Console
 
 from client.demo import ModelMissing
 from client.live import JobFailed
-from client.sdk import DownloadDamaged, NothingToDownload, SGLPProblem
+from client.sdk import BadKey, DownloadDamaged, NothingToDownload, SGLPProblem
 from client.stack import StackFailed
 
 Url = Annotated[str, typer.Option(envvar="SGLP_URL", help="Where the service answers.")]
@@ -29,7 +29,7 @@ def told_plainly() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise typer.Exit(128 + signal.SIGINT) from None
-    except (SGLPProblem, DownloadDamaged, NothingToDownload, JobFailed, StackFailed, ModelMissing) as error:
+    except (SGLPProblem, BadKey, DownloadDamaged, NothingToDownload, JobFailed, StackFailed, ModelMissing) as error:
         message = str(error)
     except httpx.TransportError as error:
         message = f"the service does not answer ({error}); is it running? Start it with: sglp up"
