@@ -1,11 +1,22 @@
 """`python -m api`: serve until SIGTERM or SIGINT."""
 
+import logging
+import sys
 from types import FrameType
 
 import uvicorn
 
 from api.app import make_app
-from jobs.settings import Settings
+from jobs.settings import Settings, is_loopback
+
+OPEN = (
+    "There are no API keys: every program on this machine can use this service, see all jobs, and administer it. "
+    "SGLP_REQUIRE_KEYS=true asks for keys."
+)
+REFUSED = (
+    "SGLP_HOST={host} is reached from other machines, and SGLP_REQUIRE_KEYS is off: anybody there could use this "
+    "service. Leave SGLP_REQUIRE_KEYS out and make a key with `python -m jobs.keys create`, or set SGLP_HOST=127.0.0.1."
+)
 
 # Downloads get this long to end; those who watch jobs are let go at once.
 GRACE_SECONDS = 20
@@ -21,6 +32,10 @@ class Server(uvicorn.Server):
 
 def main() -> None:
     settings = Settings()
+    if not settings.require_keys:
+        if not is_loopback(settings.host):
+            sys.exit(REFUSED.format(host=settings.host))
+        logging.getLogger("uvicorn.error").warning(OPEN)
     config = uvicorn.Config(
         make_app(settings),
         host=settings.host,

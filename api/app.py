@@ -7,8 +7,11 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from api import problems
+from api.audit import AuditTrail
+from api.callers import Callers
+from api.hosts import AllowedHosts
 from api.limits import BodyLimit
-from api.routes import artifacts, findings, jobs, service, submissions, webhooks
+from api.routes import admin, artifacts, findings, jobs, service, submissions, webhooks
 from api.watching import JobWatcher
 from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions
@@ -34,8 +37,18 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.sessions = make_sessions(engine)
     app.state.watcher = JobWatcher(app.state.sessions)
     app.state.store = open_store(settings)
+    # From the inside out: what is added last sees a request first.
+    app.add_middleware(AuditTrail, sessions=app.state.sessions)
     app.add_middleware(BodyLimit, limit_bytes=settings.body_limit_bytes)
+    app.add_middleware(
+        Callers,
+        sessions=app.state.sessions,
+        require_keys=settings.require_keys,
+        requests_per_minute=settings.requests_per_minute,
+    )
+    app.add_middleware(AllowedHosts, allowed_hosts=settings.allowed_hosts, same_origin=not settings.require_keys)
     problems.install(app)
-    for router in (submissions.router, jobs.router, artifacts.router, findings.router, webhooks.router, service.router):
+    routes = (submissions, jobs, artifacts, findings, webhooks, admin, service)
+    for router in (module.router for module in routes):
         app.include_router(router)
     return app

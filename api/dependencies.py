@@ -5,6 +5,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.problems import Problem
@@ -13,6 +14,8 @@ from jobs.artifacts import ArtifactStore
 from jobs.settings import Settings
 from jobs.tables import Job
 
+# Only tells the OpenAPI document how a key is sent.
+BEARER = HTTPBearer(auto_error=False, scheme_name="API key", description="`sglp_<keyid>_<secret>`")
 JOB_ID = re.compile("job_[0-9a-z]{26}")
 
 
@@ -28,9 +31,9 @@ def _settings(request: Request) -> Settings:
     return request.app.state.settings
 
 
-def _tenant() -> str:
-    """The one tenant of a service without keys."""
-    return "default"
+def _tenant(request: Request, _documented: Annotated[object, Depends(BEARER)]) -> str:
+    """The tenant of the caller, who has been let in; see `api/callers.py`."""
+    return request.state.caller.tenant
 
 
 def _watcher(request: Request) -> JobWatcher:

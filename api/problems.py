@@ -11,10 +11,12 @@ from starlette.exceptions import HTTPException
 
 from jobs.artifacts import StorageUnavailable
 from jobs.database import DATABASE_DOWN
+from jobs.repository import QuotaExceeded
 from jobs.uris import ForbiddenURI
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = "5"
+QUOTA_RETRY_AFTER_SECONDS = "60"
 VALUE_ERROR = "Value error, "
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ def install(app: FastAPI) -> None:
     for kind in DATABASE_DOWN:
         app.add_exception_handler(kind, _unavailable)
     app.add_exception_handler(StorageUnavailable, _unavailable)
+    app.add_exception_handler(QuotaExceeded, _quota_exceeded)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -100,7 +103,18 @@ async def _forbidden_uri(_request: Request, error: Exception) -> JSONResponse:
     return respond(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), code="source_forbidden", errors=errors)
 
 
+async def _quota_exceeded(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, QuotaExceeded)
+    members = {"code": "quota_exceeded", "quota": error.quota, "limit": error.limit, "use": error.use}
+    return respond(HTTPStatus.TOO_MANY_REQUESTS, str(error), {"Retry-After": QUOTA_RETRY_AFTER_SECONDS}, **members)
+
+
 async def _unavailable(_request: Request, error: Exception) -> JSONResponse:
+    return unavailable(error)
+
+
+def unavailable(error: Exception) -> JSONResponse:
+    """503 for a database or an artifact store that does not answer."""
     log.warning("unavailable: %s", error)
     what = "artifact store" if isinstance(error, StorageUnavailable) else "database"
     code = {"code": "storage_unavailable"} if isinstance(error, StorageUnavailable) else {}

@@ -3,34 +3,39 @@
 import itertools
 import json
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
 from client import demo as demo_story
-from client.live import JobFailed, follow, require_success
-from client.sdk import SGLP, DownloadDamaged, NothingToDownload, SGLPProblem
-from client.stack import EmbeddedStack, StackFailed
+from client import keys
+from client.live import follow, require_success
+from client.sdk import SGLP
+from client.stack import EmbeddedStack
+from client.telling import HERE, Url, told_plainly
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
+app.add_typer(keys.app, name="keys")
 console = Console()
 
-Url = Annotated[str, typer.Option(envvar="SGLP_URL", help="Where the service answers.")]
-HERE = "http://127.0.0.1:8000"
+API_KEY = "SGLP_API_KEY"
 
 
 @app.callback()
-def main() -> None:
+def main(
+    api_key: Annotated[
+        str | None, typer.Option(envvar=API_KEY, help="Key of the service; better kept in the environment variable.")
+    ] = None,
+) -> None:
     """Makes trained neural networks smaller by removing whole layers."""
+    if api_key:
+        # Where every command's client looks for it, so that no command need pass it on.
+        os.environ[API_KEY] = api_key
 
 
 @app.command()
@@ -42,7 +47,7 @@ def up(
     port: Annotated[int, typer.Option(help="Port to listen on, on the loopback interface only.")] = 8000,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C."""
-    with _told_plainly(), EmbeddedStack(state, model_roots=models or [], port=port) as stack:
+    with told_plainly(), EmbeddedStack(state, model_roots=models or [], port=port) as stack:
         console.print(f"SGLP is ready at {stack.url}", highlight=False)
         console.print("[bold red]There is no authentication: every program on this machine can use it.[/]")
         while True:
@@ -92,7 +97,7 @@ def submit(
         "model": {**more.get("model", {}), "uri": model if "://" in model else Path(model).resolve().as_uri()},
         **asked,
     }
-    with _told_plainly(), SGLP(url) as service:
+    with told_plainly(), SGLP(url) as service:
         job_id = service.submit(spec)["id"]
         print(job_id)
         if watch:
@@ -106,7 +111,7 @@ def retry(
     url: Url = HERE,
 ) -> None:
     """Submit a job again and print the new job's id."""
-    with _told_plainly(), SGLP(url) as service:
+    with told_plainly(), SGLP(url) as service:
         new_id = service.retry(job_id)["id"]
         print(new_id)
         if watch:
@@ -116,7 +121,7 @@ def retry(
 @app.command()
 def delete(job_id: Annotated[str, typer.Argument(help="A job that has ended.")], url: Url = HERE) -> None:
     """Delete a job that has ended, with everything it has made."""
-    with _told_plainly(), SGLP(url) as service:
+    with told_plainly(), SGLP(url) as service:
         service.delete(job_id)
 
 
@@ -125,7 +130,7 @@ def jobs(url: Url = HERE, limit: Annotated[int, typer.Option(min=1, max=100)] = 
     """List the newest jobs."""
     # An id is there to be copied, whatever the width of the terminal.
     table = Table(Column("job", no_wrap=True, min_width=30), "status", "phase", "model", "created (UTC)")
-    with _told_plainly(), SGLP(url) as service:
+    with told_plainly(), SGLP(url) as service:
         for job in itertools.islice(service.list(limit=limit), limit):
             model = job["spec"]["model"]["uri"].rpartition("/")[2]
             table.add_row(job["id"], job["status"], job["phase"], model, job["created_at"][:16].replace("T", " "))
@@ -135,14 +140,14 @@ def jobs(url: Url = HERE, limit: Annotated[int, typer.Option(min=1, max=100)] = 
 @app.command()
 def watch(job_id: str, url: Url = HERE) -> None:
     """Follow a job to its end."""
-    with _told_plainly(), SGLP(url) as service:
+    with told_plainly(), SGLP(url) as service:
         require_success(follow(service, job_id, console))
 
 
 @app.command()
 def cancel(job_id: str, url: Url = HERE) -> None:
     """Cancel a job."""
-    with _told_plainly(), SGLP(url) as service:
+    with told_plainly(), SGLP(url) as service:
         console.print(service.cancel(job_id)["status"])
 
 
@@ -153,14 +158,14 @@ def download(
     url: Url = HERE,
 ) -> None:
     """Download what a job has made, every file checked by its sha256."""
-    with _told_plainly(), SGLP(url) as service:
+    with told_plainly(), SGLP(url) as service:
         console.print(str(service.download(job_id, out or Path(job_id))), soft_wrap=True)
 
 
 @app.command()
 def demo() -> None:
     """Compress a real model through the service, from start to end, in the current folder."""
-    with _told_plainly():
+    with told_plainly():
         demo_story.run(console)
 
 
@@ -187,25 +192,3 @@ def sweep(context: typer.Context) -> None:
 )
 def estimate(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "sglp_core", "estimate", *context.args])
-
-
-@contextmanager
-def _told_plainly() -> Iterator[None]:
-    """What a user can cause or meet ends as one plain message; 130 is the status after Ctrl-C, 143 after SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    # A script starts its background programs with SIGINT ignored, and they would not notice being interrupted.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise typer.Exit(128 + signal.SIGINT) from None
-    except (SGLPProblem, DownloadDamaged, NothingToDownload, JobFailed, StackFailed, demo_story.ModelMissing) as error:
-        message = str(error)
-    except httpx.TransportError as error:
-        message = f"the service does not answer ({error}); is it running? Start it with: sglp up"
-    except httpx.HTTPStatusError as error:
-        message = f"the service answered {error.response.status_code}, and not in its own words; is a proxy in between?"
-    else:
-        return
-    Console(stderr=True).print("failed:", message, soft_wrap=True, markup=False, highlight=False)
-    raise typer.Exit(1)

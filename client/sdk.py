@@ -1,9 +1,10 @@
 """The service as Python calls: every method is one request, except `wait` and `download`, which go on until done."""
 
 import hashlib
+import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +17,7 @@ TERMINAL = {"succeeded", "failed", "cancelled"}
 LOOK_SECONDS = 2
 PAUSE_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
-UNAVAILABLE = {502, 503, 504}
+UNAVAILABLE = {429, 502, 503, 504}
 CHUNK_BYTES = 1 << 20
 
 Json = dict[str, Any]
@@ -36,6 +37,10 @@ class SGLPProblem(Exception):
         super().__init__("; ".join(details))
 
 
+class BadKey(ValueError):
+    """The API key cannot be sent; the message does not repeat it."""
+
+
 class DownloadDamaged(Exception):
     """A downloaded file is not the one the service published."""
 
@@ -45,10 +50,18 @@ class NothingToDownload(Exception):
 
 
 class SGLP:
-    """A client of one service; usable as a context manager. Raises `SGLPProblem`, and httpx's errors of transport."""
+    """A client of one service; usable as a context manager. Raises `SGLPProblem`, and httpx's errors of transport.
 
-    def __init__(self, base_url: str, *, timeout: float = 30.0) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=timeout)
+    `api_key` is taken from the environment variable SGLP_API_KEY where it is not given.
+    """
+
+    def __init__(self, base_url: str, *, api_key: str | None = None, timeout: float = 30.0) -> None:
+        key = (api_key or os.environ.get("SGLP_API_KEY", "")).strip()
+        if not (key.isascii() and key.isprintable()):
+            raise BadKey("the API key has characters that no key has")
+        # httpx leaves this header out where a download is redirected to another host.
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=base_url, headers=headers, timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -104,6 +117,26 @@ class SGLP:
 
     def cancel(self, job_id: str) -> Json:
         return self._json("POST", _path(job_id, "cancel"))
+
+    def create_key(
+        self, tenant: str, name: str, scopes: Sequence[str], *, expires_in_seconds: int | None = None
+    ) -> Json:
+        """A new API key; `key` of the answer is the key itself, and nothing shows it again."""
+        wanted = {"tenant": tenant, "name": name, "scopes": list(scopes), "expires_in_seconds": expires_in_seconds}
+        return self._json("POST", "/v1/admin/keys", json=wanted)
+
+    def keys(self, *, tenant: str | None = None) -> Iterator[Json]:
+        """All API keys without their secrets, newest first, fetched page by page."""
+        query: Json = {"tenant": tenant} if tenant else {}
+        while True:
+            page = self._json("GET", "/v1/admin/keys", params=query)
+            yield from page["data"]
+            if not page["has_more"]:
+                return
+            query["after"] = page["next_cursor"]
+
+    def revoke_key(self, key_id: str) -> None:
+        _raise_for(self._http.delete(f"/v1/admin/keys/{quote(key_id, safe='')}"))
 
     def wait(
         self,

@@ -123,6 +123,7 @@ class EmbeddedStack:
             "SGLP_GPU_CLASS": "default",
             "SGLP_HOST": HOST,
             "SGLP_PORT": str(self._port),
+            "SGLP_REQUIRE_KEYS": "false",
             # The broker moves messages through the temporary folder, which is atomic only on one file system.
             "TMPDIR": str(state / "tmp"),
             "PYTHONUNBUFFERED": "1",

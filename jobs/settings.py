@@ -1,6 +1,6 @@
 """Every setting of the service, read from environment variables named `SGLP_…`."""
 
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """Defaults suit one machine; addresses and options that may hold secrets are left out of the representation."""
 
-    model_config = SettingsConfigDict(env_prefix="SGLP_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="SGLP_", frozen=True, hide_input_in_errors=True)
 
     state_dir: Path = Path(".sglp")
     """Folder that the defaults below lie in."""
@@ -76,3 +76,23 @@ class Settings(BaseSettings):
 
     body_limit_bytes: PositiveInt = 64 * 1024
     """Largest request body."""
+
+    require_keys: bool = Field(default_factory=lambda data: not is_loopback(data["host"]))
+    """Whether every request needs an API key. Without, which only the loopback interface may be, all is open."""
+
+    allowed_hosts: tuple[str, ...] = Field(
+        default_factory=lambda data: ("*",) if data["require_keys"] else ("localhost", "127.0.0.1", "[::1]")
+    )
+    """Names by which clients may call the API, `*.` for all below one; as a JSON list. A service without keys answers
+    to no other, so that a page in a browser on this machine cannot make a name of its own point here."""
+
+    requests_per_minute: PositiveInt = 6000
+    """Requests that one key, or one client address without a key, may make of one API process."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

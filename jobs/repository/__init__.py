@@ -1,23 +1,32 @@
 """All SQL of the service: what users may see and do, what the holder of a job may, what the scheduler may."""
 
+from jobs.repository.audit import AuditRepository
 from jobs.repository.claims import Claim, ClaimRepository, PublishedArtifact, StoredAnalysis
 from jobs.repository.jobs import JobRepository
+from jobs.repository.keys import Caller, KeyRepository
 from jobs.repository.submissions import KeyReused, SubmissionRepository
+from jobs.repository.tenants import QuotaExceeded, Quotas, TenantRepository
 from jobs.repository.upkeep import UpkeepRepository
 from jobs.repository.watching import Standing, WatchRepository
 from jobs.repository.webhooks import DeliveryRepository, DueDelivery, WebhookRepository
 
 __all__ = [
+    "AuditRepository",
+    "Caller",
     "Claim",
     "ClaimRepository",
     "DeliveryRepository",
     "DueDelivery",
     "JobRepository",
+    "KeyRepository",
     "KeyReused",
     "PublishedArtifact",
+    "QuotaExceeded",
+    "Quotas",
     "Standing",
     "StoredAnalysis",
     "SubmissionRepository",
+    "TenantRepository",
     "UpkeepRepository",
     "WatchRepository",
     "WebhookRepository",

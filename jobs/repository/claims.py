@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from jobs.clock import later, now, seconds_until
 from jobs.errors import JobError
 from jobs.repository.moves import NewEvent, change, fail, move, requeue
+from jobs.repository.tenants import may_run
 from jobs.spec import JobSpec
 from jobs.states import HELD, State
 from jobs.tables import Analysis, Artifact, Job
@@ -58,8 +59,16 @@ class ClaimRepository:
         self._session = session
 
     def claim(self, job_id: str, *, worker: str, gpu_class: str, lease_seconds: float) -> Claim | None:
-        """Take a waiting job. None where it does not wait (any more), waits for another class, or for its time."""
+        """Take a waiting job. None where it does not wait (any more), waits for another class, or for its time.
+
+        A job whose tenant has as many running as its quota allows is left to wait, too, and is hinted again once one
+        of them has ended.
+        """
         guards = [Job.id == job_id, Job.gpu_class == gpu_class, Job.not_before <= now(), Job.deadline_at > now()]
+        if not may_run(self._session, job_id):
+            unhinted = update(Job).where(Job.id == job_id, Job.state == State.QUEUED).values(hinted_at=None)
+            self._session.execute(unhinted.execution_options(synchronize_session=False))
+            return None
         seen = self._session.execute(select(Job.fence, Job.attempt, seconds_until(Job.deadline_at)).where(*guards))
         for fence, attempt, seconds_left in seen:
             job = move(

@@ -10,6 +10,7 @@ from ulid import ULID
 
 from jobs.clock import UTCDateTime, later, now, seconds_until
 from jobs.repository.moves import move
+from jobs.repository.tenants import check_submission
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL, State
 from jobs.tables import Analysis, Artifact, Event, Job, Leftover
@@ -35,7 +36,8 @@ class JobRepository:
         job_id: str | None = None,
         retry_of: str | None = None,
     ) -> Job:
-        """Write a new job that waits for a worker, and its first event."""
+        """Write a new job that waits for a worker, and its first event. Raises `QuotaExceeded`."""
+        check_submission(self._session, tenant)
         job = Job(
             id=job_id or new_job_id(),
             tenant=tenant,

@@ -9,6 +9,7 @@ from jobs.clock import later, now
 from jobs.errors import JobError
 from jobs.repository.moves import fail, move, requeue
 from jobs.repository.submissions import KEY_SECONDS
+from jobs.repository.tenants import tenants_at_running_quota
 from jobs.states import TERMINAL, State
 from jobs.tables import Artifact, IdempotencyKey, Job, Leftover
 
@@ -29,6 +30,8 @@ class UpkeepRepository:
                 Job.state == State.QUEUED,
                 Job.not_before <= now(),
                 or_(Job.hinted_at.is_(None), Job.hinted_at <= later(-interval_seconds)),
+                # No worker would take them, and those of others must not wait behind them.
+                Job.tenant.not_in(tenants_at_running_quota()),
             )
             .order_by(Job.hinted_at.nulls_first(), Job.id)
             .limit(limit)

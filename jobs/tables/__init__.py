@@ -2,17 +2,21 @@
 
 from jobs.tables.base import Base
 from jobs.tables.jobs import Analysis, Artifact, Event, Job
+from jobs.tables.keys import ApiKey, AuditEvent, Tenant
 from jobs.tables.submissions import IdempotencyKey, Leftover
 from jobs.tables.webhooks import WebhookDelivery, WebhookEndpoint
 
 __all__ = [
     "Analysis",
+    "ApiKey",
     "Artifact",
+    "AuditEvent",
     "Base",
     "Event",
     "IdempotencyKey",
     "Job",
     "Leftover",
+    "Tenant",
     "WebhookDelivery",
     "WebhookEndpoint",
 ]

@@ -24,6 +24,7 @@ class Job(Base):
         CheckConstraint(f"({_in('state', TERMINAL)}) = (finished_at IS NOT NULL)", name="finished"),
         CheckConstraint("(state = 'failed') = (error IS NOT NULL)", name="error"),
         Index("ix_jobs_tenant_id", "tenant", "id"),
+        Index("ix_jobs_tenant_state", "tenant", "state"),
         Index("ix_jobs_state_hinted_at", "state", "hinted_at"),
         Index("ix_jobs_lease_until", "lease_until"),
         Index(

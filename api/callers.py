@@ -1,0 +1,83 @@
+"""Who is asking: ASGI middleware that lets no request through to any route before it knows, and may refuse it.
+
+It stands before the router, so a new route is guarded without a word of its own; `PUBLIC` are the only exceptions.
+"""
+
+from http import HTTPStatus
+
+from fastapi import Request
+from sqlalchemy.orm import Session, sessionmaker
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as Connection
+
+from api.problems import respond, unavailable
+from api.rates import Rates
+from jobs.database import DATABASE_DOWN, transaction
+from jobs.keys import Scope, read_key
+from jobs.repository import Caller, KeyRepository
+
+PUBLIC = frozenset({"/livez", "/readyz", "/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+ADMIN = "/v1/admin/"
+# Whoever reaches a service without keys may do everything, as its one tenant.
+ANYBODY = Caller("default", None, frozenset(Scope))
+UNKNOWN = "this needs an API key that holds: send it as `Authorization: Bearer sglp_…`"
+
+
+class Callers:
+    """Sets `request.state.caller`; answers 401, 403 and 429."""
+
+    def __init__(
+        self, app: ASGIApp, sessions: sessionmaker[Session], *, require_keys: bool, requests_per_minute: int
+    ) -> None:
+        self._app = app
+        self._sessions = sessions
+        self._require_keys = require_keys
+        self._rates = Rates(requests_per_minute)
+
+    async def __call__(self, connection: Connection, receive: Receive, send: Send) -> None:
+        if connection["type"] != "http" or connection["path"] in PUBLIC:
+            await self._app(connection, receive, send)
+            return
+        request = Request(connection)
+        try:
+            caller = await run_in_threadpool(self._caller, request) if self._require_keys else ANYBODY
+        except DATABASE_DOWN as error:
+            await unavailable(error)(connection, receive, send)
+            return
+        address = request.client.host if request.client else ""
+        rate = self._rates.count(caller.key_id if caller and caller.key_id else address)
+
+        async def send_with_rate(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(rate.headers)
+            await send(message)
+
+        answer = self._app
+        needed = _needed(request)
+        if not rate.within:
+            answer = respond(HTTPStatus.TOO_MANY_REQUESTS, "too many requests", rate.retry_headers, code="rate_limited")
+        elif caller is None:
+            answer = respond(HTTPStatus.UNAUTHORIZED, UNKNOWN, {"WWW-Authenticate": "Bearer"})
+        elif needed not in caller.scopes:
+            answer = respond(HTTPStatus.FORBIDDEN, f"the key does not have the scope {needed}")
+        else:
+            connection.setdefault("state", {})["caller"] = caller
+        await answer(connection, receive, send_with_rate)
+
+    def _caller(self, request: Request) -> Caller | None:
+        """None for no key, and for one that is unknown, expired or revoked: which of these is nobody's business."""
+        scheme, _, text = request.headers.get("authorization", "").partition(" ")
+        presented = read_key(text.strip()) if scheme.lower() == "bearer" else None
+        if presented is None:
+            return None
+        with transaction(self._sessions) as session:
+            return KeyRepository(session).check(presented)
+
+
+def _needed(request: Request) -> Scope:
+    """The scope that a request needs, by its place and its method."""
+    if request.url.path.startswith(ADMIN):
+        return Scope.ADMIN
+    return Scope.JOBS_READ if request.method in {"GET", "HEAD"} else Scope.JOBS_WRITE

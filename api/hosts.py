@@ -1,0 +1,49 @@
+"""A service without keys on loopback is every local program's, but not every web page's.
+
+A page in a browser on the same machine can reach it in two ways: by a name of its own that it makes point to 127.0.0.1
+(DNS rebinding), and by a request across origins that needs no answer to do harm. The first has the page's name as
+`Host`, the second has the page's `Origin`.
+"""
+
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.problems import respond
+
+
+class AllowedHosts:
+    """ASGI middleware: 400 for a `Host` that is not allowed, and 403 for an `Origin` that is not the host."""
+
+    def __init__(self, app: ASGIApp, allowed_hosts: tuple[str, ...], *, same_origin: bool) -> None:
+        self._app = app
+        self._same_origin = same_origin
+        self._judge = TrustedHostMiddleware(_pass, allowed_hosts, www_redirect=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = self._app
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            origin = headers.get("origin")
+            if not await self._is_allowed(scope, receive):
+                answer = respond(HTTPStatus.BAD_REQUEST, "the API is not called by this host; see SGLP_ALLOWED_HOSTS")
+            elif self._same_origin and origin is not None and urlsplit(origin).netloc != headers["host"]:
+                answer = respond(HTTPStatus.FORBIDDEN, "without API keys, no page of another origin may call this")
+        await answer(scope, receive, send)
+
+    async def _is_allowed(self, scope: Scope, receive: Receive) -> bool:
+        """Starlette's own judgement, without its answer, which is no problem document."""
+        answered: list[Message] = []
+
+        async def note(message: Message) -> None:
+            answered.append(message)
+
+        await self._judge(scope, receive, note)
+        return not answered
+
+
+async def _pass(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """The application of the judge: whoever comes here is let through."""

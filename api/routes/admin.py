@@ -1,0 +1,123 @@
+"""What administrators do: tenants and their quotas, API keys, the audit trail. All of it needs the scope `admin`."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Response
+
+from api.administration import (
+    AuditPage,
+    KeyPage,
+    NewKey,
+    NewKeyView,
+    NewTenant,
+    QuotasView,
+    TenantPage,
+    TenantView,
+)
+from api.dependencies import BEARER, Sessions
+from api.problems import Problem
+from jobs.database import transaction
+from jobs.keys import TENANT_NAME
+from jobs.repository import AuditRepository, KeyRepository, TenantRepository
+
+router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(BEARER)])
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+After = Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before")]
+TenantName = Annotated[str, Path(max_length=64)]
+
+
+@router.post("/tenants", status_code=HTTPStatus.CREATED)
+def create_tenant(new: NewTenant, response: Response, sessions: Sessions) -> TenantView:
+    """Make a tenant; without quotas nothing limits it."""
+    with transaction(sessions) as session:
+        tenant = TenantRepository(session).create(new.name, new.quotas.read())
+    if tenant is None:
+        raise Problem(HTTPStatus.CONFLICT, f"there is a tenant {new.name} already")
+    response.headers["Location"] = f"/v1/admin/tenants/{tenant.name}"
+    return TenantView.of(tenant)
+
+
+@router.get("/tenants")
+def list_tenants(sessions: Sessions, limit: Limit = 20, after: After = None) -> TenantPage:
+    """Tenants by name."""
+    with transaction(sessions) as session:
+        return TenantPage.of(TenantRepository(session).page(limit=limit + 1, after=_cursor(after)), limit)
+
+
+@router.get("/tenants/{name}")
+def get_tenant(name: TenantName, sessions: Sessions) -> TenantView:
+    """One tenant."""
+    with transaction(sessions) as session:
+        tenant = TenantRepository(session).get(name) if "\0" not in name else None
+    if tenant is None:
+        raise Problem(HTTPStatus.NOT_FOUND, f"there is no tenant {name}")
+    return TenantView.of(tenant)
+
+
+@router.put("/tenants/{name}/quotas")
+def set_quotas(name: TenantName, quotas: QuotasView, sessions: Sessions) -> TenantView:
+    """Replace a tenant's quotas; one that is left out limits no more. Jobs that it has already stay."""
+    with transaction(sessions) as session:
+        tenant = TenantRepository(session).set_quotas(name, quotas.read()) if "\0" not in name else None
+    if tenant is None:
+        raise Problem(HTTPStatus.NOT_FOUND, f"there is no tenant {name}")
+    return TenantView.of(tenant)
+
+
+@router.post("/keys", status_code=HTTPStatus.CREATED)
+def create_key(new: NewKey, response: Response, sessions: Sessions) -> NewKeyView:
+    """Make an API key. Only this answer shows it."""
+    with transaction(sessions) as session:
+        if TenantRepository(session).get(new.tenant) is None:
+            errors = [{"pointer": "/tenant", "detail": f"there is no tenant {new.tenant}"}]
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"there is no tenant {new.tenant}", errors=errors)
+        key, row = KeyRepository(session).create(
+            new.tenant, new.name, new.scopes, expires_in_seconds=new.expires_in_seconds
+        )
+    response.headers["Location"] = f"/v1/admin/keys/{row.id}"
+    response.headers["Cache-Control"] = "no-store"
+    return NewKeyView.showing(key, row)
+
+
+@router.get("/keys")
+def list_keys(
+    sessions: Sessions,
+    limit: Limit = 20,
+    after: After = None,
+    tenant: Annotated[str | None, Query(pattern=f"^{TENANT_NAME}$")] = None,
+) -> KeyPage:
+    """API keys without their secrets, newest first."""
+    with transaction(sessions) as session:
+        return KeyPage.of(KeyRepository(session).page(limit=limit + 1, before=_cursor(after), tenant=tenant), limit)
+
+
+@router.delete("/keys/{key_id}", status_code=HTTPStatus.NO_CONTENT)
+def revoke_key(key_id: Annotated[str, Path(max_length=64)], sessions: Sessions) -> None:
+    """Revoke an API key: the next request with it is refused. Again is no error."""
+    with transaction(sessions) as session:
+        revoked = "\0" not in key_id and KeyRepository(session).revoke(key_id)
+    if not revoked:
+        raise Problem(HTTPStatus.NOT_FOUND, f"there is no key {key_id}")
+
+
+@router.get("/audit-events")
+def list_audit_events(
+    sessions: Sessions,
+    limit: Limit = 20,
+    after: After = None,
+    tenant: Annotated[str | None, Query(pattern=f"^{TENANT_NAME}$")] = None,
+    subject: Annotated[str | None, Query(pattern="^[a-z0-9_-]{1,64}$", description="a job, key or tenant")] = None,
+) -> AuditPage:
+    """Who did what, newest first."""
+    with transaction(sessions) as session:
+        events = AuditRepository(session).page(limit=limit + 1, before=_cursor(after), tenant=tenant, subject=subject)
+        return AuditPage.of(events, limit)
+
+
+def _cursor(after: str | None) -> str | None:
+    if after is not None and not after.isprintable():
+        errors = [{"parameter": "after", "detail": "not a cursor of this service"}]
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the cursor cannot be read", errors=errors)
+    return after

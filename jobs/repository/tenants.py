@@ -1,0 +1,113 @@
+"""Tenants, and the quotas that their jobs are held to.
+
+A check locks its tenant's row, so that of any number of requests at once no two count the same free place.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ScalarSelect, Select, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, aliased
+
+from jobs.clock import now
+from jobs.states import HELD, State
+from jobs.tables import Artifact, Job, Tenant
+
+
+class QuotaExceeded(Exception):
+    """A tenant has as much of `quota` as its `limit` allows; `use` is what it has."""
+
+    def __init__(self, quota: str, limit: int, use: int) -> None:
+        self.quota, self.limit, self.use = quota, limit, use
+        super().__init__(f"the quota {quota} of {limit} is used up: {use}")
+
+
+@dataclass(frozen=True)
+class Quotas:
+    """How much a tenant may have at a time; None does not limit."""
+
+    queued_jobs: int | None = None
+    running_jobs: int | None = None
+    stored_bytes: int | None = None
+
+
+class TenantRepository:
+    """All tenants; only administrators come here."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def create(self, name: str, quotas: Quotas) -> Tenant | None:
+        """A new tenant; None where the name is taken."""
+        tenant = Tenant(name=name, created_at=now(), **vars(quotas))
+        try:
+            with self._session.begin_nested():
+                self._session.add(tenant)
+        except IntegrityError:
+            return None
+        self._session.refresh(tenant)
+        return tenant
+
+    def ensure(self, name: str) -> None:
+        """Make the tenant where there is none of this name."""
+        self.create(name, Quotas())
+
+    def get(self, name: str) -> Tenant | None:
+        """The tenant of this name."""
+        return self._session.get(Tenant, name)
+
+    def page(self, *, limit: int, after: str | None) -> Sequence[Tenant]:
+        """Up to `limit` tenants by name, from those behind the name `after`."""
+        chosen = select(Tenant).order_by(Tenant.name).limit(limit)
+        return self._session.scalars(chosen if after is None else chosen.where(Tenant.name > after)).all()
+
+    def set_quotas(self, name: str, quotas: Quotas) -> Tenant | None:
+        """Replace all quotas of a tenant; jobs that it already has stay. None where there is no such tenant."""
+        changed = update(Tenant).where(Tenant.name == name).values(**vars(quotas)).returning(Tenant)
+        return self._session.scalars(changed.execution_options(populate_existing=True)).one_or_none()
+
+
+def check_submission(session: Session, tenant: str) -> None:
+    """Raises `QuotaExceeded` where the tenant may not have one more waiting job, or has stored enough."""
+    limited = or_(Tenant.queued_jobs.is_not(None), Tenant.stored_bytes.is_not(None))
+    row = session.scalar(_locked(select(Tenant).where(Tenant.name == tenant, limited)))
+    if row is None:
+        return
+    if row.queued_jobs is not None:
+        waiting = select(func.count()).select_from(Job).where(Job.tenant == tenant, Job.state == State.QUEUED)
+        _hold("queued_jobs", row.queued_jobs, session.scalar(waiting))
+    if row.stored_bytes is not None:
+        stored = select(func.coalesce(func.sum(Artifact.size_bytes), 0)).join(Job).where(Job.tenant == tenant)
+        _hold("stored_bytes", row.stored_bytes, session.scalar(stored))
+
+
+def may_run(session: Session, job_id: str) -> bool:
+    """Whether the job's tenant may have one more job running."""
+    owner = select(Job.tenant).where(Job.id == job_id).scalar_subquery()
+    limited = select(Tenant).where(Tenant.name == owner, Tenant.running_jobs.is_not(None))
+    row = session.scalar(_locked(limited))
+    return (
+        row is None or row.running_jobs is None or (session.scalar(select(_running(row.name))) or 0) < row.running_jobs
+    )
+
+
+def tenants_at_running_quota() -> Select[str]:
+    """Names of the tenants that may have no more jobs running now."""
+    return select(Tenant.name).where(Tenant.running_jobs <= _running(Tenant.name))
+
+
+def _running(tenant: object) -> ScalarSelect[int]:
+    held = aliased(Job)
+    counted = select(func.count()).select_from(held).where(held.tenant == tenant, held.state.in_(HELD))
+    return counted.scalar_subquery()
+
+
+def _locked(tenant: Select[Tenant]) -> Select[Tenant]:
+    # Keys that are made meanwhile refer to the row, and need not wait.
+    return tenant.with_for_update(key_share=True).execution_options(populate_existing=True)
+
+
+def _hold(quota: str, limit: int, use: int | None) -> None:
+    if (use or 0) >= limit:
+        raise QuotaExceeded(quota, limit, int(use or 0))
