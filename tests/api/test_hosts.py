@@ -8,10 +8,19 @@ from pathlib import Path
 import httpx
 import pytest
 
+from jobs.database import migrate
 from jobs.settings import Settings
 from tests.api.conftest import SPEC, serving
 from tests.api.keyed import assert_problem, with_keys
 from tests.services.processes import free_port, server_process
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """One way of running it is enough: no database decides this."""
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    migrate(url)
+    return Settings(database_url=url, artifact_url=(tmp_path / "artifacts").as_uri())
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.", ""])

@@ -1,11 +1,13 @@
 """Rate limits: per key, else per address, told in every answer."""
 
 import re
+from pathlib import Path
 
 import httpx
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
+from jobs.database import migrate
 from jobs.keys import Scope
 from jobs.settings import Settings
 from tests.api.conftest import serving
@@ -15,8 +17,12 @@ PER_MINUTE = 5
 
 
 @pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return with_keys(settings).model_copy(update={"requests_per_minute": PER_MINUTE})
+def settings(tmp_path: Path) -> Settings:
+    """One way of running it is enough: no database decides this."""
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    migrate(url)
+    artifacts = (tmp_path / "artifacts").as_uri()
+    return with_keys(Settings(database_url=url, artifact_url=artifacts, requests_per_minute=PER_MINUTE))
 
 
 def remaining(response: httpx.Response) -> int:
