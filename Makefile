@@ -14,13 +14,17 @@ BIN := .venv/bin
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps rxnfp==0.1.0
 	touch $@
 
-.PHONY: demo test lint
+.PHONY: demo test chaos lint
 demo: .venv/ready
 	@$(BIN)/sglp demo
 
 # One thread a process: the models of the tests are too small to share, and two processes of tests run at once.
 test: .venv/ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+
+# Ten minutes of random faults, then what is left of every promise.
+chaos: .venv/ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.chaos --minutes 10
 
 lint: .venv/ready-dev
 	$(BIN)/ruff format --check .

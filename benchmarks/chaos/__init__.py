@@ -1,0 +1,1 @@
+"""Jobs under random faults, and whether every promise was kept: `make chaos`."""

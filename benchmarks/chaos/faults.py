@@ -1,0 +1,165 @@
+"""Faults that can be undone: each is done, waited for, and healed."""
+
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import psutil
+from celery import Celery
+
+from tests.services.postgresql import PostgreSQL
+from tests.services.processes import wait_for_port
+from tests.services.redis import redis_command
+from tests.services.stack import LEASE_SECONDS, Stack, freeze, thaw
+from worker.celery_app import TASK, queue_of
+
+HANG_SECONDS = 3.0
+
+
+class Nothing(Enum):
+    """What a fault answers that found nothing to do."""
+
+    TO_BREAK = "nothing to break"
+
+
+class Redis:
+    """A server that can be killed and started again on its port."""
+
+    def __init__(self, directory: Path, port: int) -> None:
+        self._directory, self._port = directory, port
+        self._log = directory / "redis.log"
+        self.start()
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(redis_command(self._port, self._directory), stdout=log, stderr=log)
+        wait_for_port(self.process, self._port, self._log)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class Faults:
+    """Does one fault after the other; `counts` says how many of which. Workers are two, and each is replaced."""
+
+    def __init__(
+        self, stack: Stack, database: PostgreSQL, redis: Redis, s3_port: int, celery: Celery, seed: int
+    ) -> None:
+        self._stack, self._database, self._redis, self._s3_port, self._celery = stack, database, redis, s3_port, celery
+        self._random = random.Random(seed)
+        self.counts: Counter[str] = Counter()
+        self._api = stack.start_api()
+        self._scheduler = stack.start_scheduler()
+        self._workers = [stack.start_worker() for _ in range(2)]
+        self._kinds: dict[str, Callable[[], Nothing | None]] = {
+            "worker killed": self._kill_worker,
+            "worker frozen past its lease": self._freeze_worker,
+            "job's process killed": self._kill_child,
+            "scheduler killed": self._kill_scheduler,
+            "API killed": self._kill_api,
+            "Redis killed": self._kill_redis,
+            "Redis frozen": lambda: self._hang([psutil.Process(self._redis.process.pid)]),
+            "Redis flushed": self._flush_redis,
+            "PostgreSQL restarted at once": self._database.restart_at_once,
+            "PostgreSQL frozen": lambda: self._hang(self._database.processes),
+            "object store frozen": self._freeze_s3,
+            "hints repeated": self._repeat_hints,
+        }
+
+    def do_one(self, job_ids: list[str]) -> str:
+        """Do a random fault and heal it; returns what it was."""
+        kind = self._random.choice(list(self._kinds))
+        self._job_ids = job_ids
+        if self._kinds[kind]() is Nothing.TO_BREAK:
+            return f"{kind}: there was none"
+        self.counts[kind] += 1
+        return kind
+
+    def _kill_worker(self) -> None:
+        worker = self._workers.pop(self._random.randrange(len(self._workers)))
+        worker.kill()
+        worker.wait()
+        self._workers.append(self._stack.start_worker())
+
+    def _freeze_worker(self) -> None:
+        worker = self._random.choice(self._workers)
+        freeze(worker)
+        time.sleep(LEASE_SECONDS + 2)
+        thaw(worker)
+
+    def _kill_child(self) -> Nothing | None:
+        children = [child for worker in self._workers for child in psutil.Process(worker.pid).children()]
+        if not children:
+            return Nothing.TO_BREAK
+        with suppress(psutil.NoSuchProcess):
+            self._random.choice(children).kill()
+        return None
+
+    def _kill_scheduler(self) -> None:
+        self._scheduler.kill()
+        self._scheduler.wait()
+        self._scheduler = self._stack.start_scheduler()
+
+    def _kill_api(self) -> None:
+        self._api.kill()
+        self._api.wait()
+        self._api = self._stack.start_api()
+
+    def _kill_redis(self) -> None:
+        self._redis.kill()
+        time.sleep(self._random.uniform(0, HANG_SECONDS))
+        self._redis.start()
+
+    def _flush_redis(self) -> None:
+        with self._celery.connection_for_write() as connection:
+            connection.default_channel.client.flushall()
+
+    def _freeze_s3(self) -> None:
+        listening = [
+            process
+            for process in psutil.process_iter()
+            if any(
+                each.status == psutil.CONN_LISTEN and each.laddr.port == self._s3_port for each in _connections(process)
+            )
+        ]
+        self._hang(listening)
+
+    def _repeat_hints(self) -> Nothing | None:
+        if not self._job_ids:
+            return Nothing.TO_BREAK
+        with self._celery.connection_for_write() as connection, self._celery.amqp.Producer(connection) as producer:
+            for job_id in self._random.sample(self._job_ids, min(3, len(self._job_ids))):
+                self._celery.send_task(TASK, args=[job_id], queue=queue_of("default"), producer=producer)
+        return None
+
+    def _hang(self, processes: list[psutil.Process]) -> None:
+        with _stopped(processes):
+            time.sleep(HANG_SECONDS)
+
+
+@contextmanager
+def _stopped(processes: list[psutil.Process]) -> Iterator[None]:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
+
+
+def _connections(process: psutil.Process) -> list[Any]:
+    try:
+        return process.net_connections("tcp")
+    except (psutil.AccessDenied, psutil.NoSuchProcess):
+        return []
