@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -9,8 +10,10 @@ from fastapi import FastAPI
 from api import problems
 from api.audit import AuditTrail
 from api.callers import Callers
+from api.description import describe
 from api.hosts import AllowedHosts
 from api.limits import BodyLimit
+from api.metrics import make_registry
 from api.routes import admin, artifacts, findings, jobs, service, submissions, webhooks
 from api.watching import JobWatcher
 from jobs.artifacts import open_store
@@ -48,6 +51,8 @@ def make_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(AllowedHosts, allowed_hosts=settings.allowed_hosts, same_origin=not settings.require_keys)
     problems.install(app)
+    app.state.metrics = make_registry(app.state.sessions)
+    app.openapi = partial(describe, app)
     routes = (submissions, jobs, artifacts, findings, webhooks, admin, service)
     for router in (module.router for module in routes):
         app.include_router(router)

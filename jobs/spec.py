@@ -157,12 +157,25 @@ class HealingSpec(_Part):
     loss: Literal["distil", "plain"] = "distil"
 
 
+EXAMPLES: list[JsonValue] = [
+    {
+        "model": {"uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct"},
+        "target": {"kind": "parameters", "ratio": 0.25},
+        "metadata": {"pipeline": "nightly"},
+    },
+    {"mode": "analyze", "model": {"uri": "file:///models/mine"}, "calibration": {"source": "file:///models/text.txt"}},
+    {"mode": "estimate", "model": {"uri": "file:///models/mine"}},
+]
+
+
 class JobSpec(_Part):
     """A request for one job. Only `model.uri` and, to compress or sweep, `target` are required.
 
     `mode` says how far to go: `estimate` reads no weights and foretells what a job would take, `analyze` measures,
     `sweep` also judges a plan for each of several ratios, `compress` also removes, verifies and writes.
     """
+
+    model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})
 
     mode: Literal["compress", "analyze", "sweep", "estimate"] = "compress"
     model: ModelSource

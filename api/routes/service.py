@@ -5,7 +5,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import text
 
 from api.dependencies import Sessions
@@ -32,6 +33,12 @@ def readyz(sessions: Sessions) -> dict[str, str]:
     with transaction(sessions) as session:
         session.execute(text("SELECT 1"))
     return {"status": "ok"}
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def metrics(request: Request) -> Response:
+    """Counts of jobs and webhook deliveries for Prometheus; no tenant and no id is in them."""
+    return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
 
 
 @cache

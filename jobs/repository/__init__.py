@@ -4,6 +4,7 @@ from jobs.repository.audit import AuditRepository
 from jobs.repository.claims import Claim, ClaimRepository, PublishedArtifact, StoredAnalysis
 from jobs.repository.jobs import JobRepository
 from jobs.repository.keys import Caller, KeyRepository
+from jobs.repository.overview import OverviewRepository
 from jobs.repository.submissions import KeyReused, SubmissionRepository
 from jobs.repository.tenants import QuotaExceeded, Quotas, TenantRepository
 from jobs.repository.upkeep import UpkeepRepository
@@ -20,6 +21,7 @@ __all__ = [
     "JobRepository",
     "KeyRepository",
     "KeyReused",
+    "OverviewRepository",
     "PublishedArtifact",
     "QuotaExceeded",
     "Quotas",
