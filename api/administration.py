@@ -10,8 +10,8 @@ from jobs.keys import TENANT_NAME, Scope
 from jobs.repository import Quotas
 from jobs.tables import ApiKey, AuditEvent, Tenant
 
-Count = Annotated[int, Field(ge=0, lt=2**31)]
-Bytes = Annotated[int, Field(ge=0, lt=2**63)]
+Count = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+Bytes = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 TEN_YEARS_SECONDS = 10 * 366 * 86400
 
 
@@ -57,7 +57,7 @@ class NewKey(BaseModel):
     tenant: str = Field(pattern=f"^{TENANT_NAME}$")
     name: str = Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")
     scopes: list[Scope] = Field(min_length=1, max_length=len(Scope))
-    expires_in_seconds: int | None = Field(default=None, gt=0, le=TEN_YEARS_SECONDS)
+    expires_in_seconds: int | None = Field(default=None, gt=0, le=TEN_YEARS_SECONDS, strict=True)
 
 
 class KeyView(BaseModel):

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from jobs.artifacts import StorageUnavailable
 from jobs.database import DATABASE_DOWN
@@ -56,10 +57,23 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
         HTTPStatus.NOT_FOUND: f"there is nothing at {request.url.path}",
         HTTPStatus.METHOD_NOT_ALLOWED: f"{request.method} is not possible here",
     }
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(sorted(_allowed(request))) or headers["Allow"]
     # The framework's own errors only repeat the status in words.
     plain = error.detail == HTTPStatus(error.status_code).phrase
     detail = details.get(HTTPStatus(error.status_code), error.detail) if plain else error.detail
-    return respond(error.status_code, detail, dict(error.headers or {}), **getattr(error, "members", {}))
+    return respond(error.status_code, detail, headers, **getattr(error, "members", {}))
+
+
+def _allowed(request: Request) -> set[str]:
+    """The methods of every operation at this path; the framework names those of the first alone."""
+    return {
+        method.upper()
+        for template, operations in request.app.openapi()["paths"].items()
+        if compile_path(template)[0].match(request.url.path)
+        for method in operations
+    }
 
 
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:

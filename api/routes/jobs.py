@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BeforeValidator
 from starlette.concurrency import run_in_threadpool
 
 from api.conditional import etag_of, is_known, wanted_wait
@@ -23,6 +23,17 @@ from jobs.tables import Job
 
 EVENT_STREAM = "text/event-stream"
 METADATA = re.compile(r"metadata\[(.{1,200})\]")
+
+
+def _dated(text: object) -> object:
+    """Numbers would be read as seconds since 1970."""
+    if isinstance(text, str) and not re.match(r"\d{4}-\d\d-\d\d[Tt ]", text):
+        raise ValueError("must be a time such as 2026-11-24T12:00:00Z")
+    return text
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_dated)]
+
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
@@ -34,7 +45,7 @@ def listing(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before")] = None,
     status: State | None = None,
-    created_after: Annotated[AwareDatetime | None, Query(description="only jobs made after this time")] = None,
+    created_after: Annotated[Time | None, Query(description="only jobs made after this time")] = None,
 ) -> JobPage:
     """Jobs, newest first. `metadata[name]=text` chooses those with this text in their metadata, and may be repeated."""
     before = None if after is None else _read_cursor(after)

@@ -40,7 +40,7 @@ class EndpointChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     event_types: EventTypes | None = None
-    enabled: bool | None = None
+    enabled: Annotated[bool, Field(strict=True)] | None = None
 
 
 class EndpointView(BaseModel):
