@@ -13,13 +13,14 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.artifacts import ArtifactStore, open_store
 from jobs.database import make_engine, make_sessions, transaction
-from jobs.repository import UpkeepRepository
+from jobs.repository import BROKER, SCHEDULER, HealthRepository, UpkeepRepository
 from jobs.settings import Settings
 from worker.celery_app import TASK, make_app, queue_of
 from worker.sweeping import Sweeper
 from worker.webhooks import WebhookSender
 
 BATCH = 100
+BROKER_SECONDS = 5
 SWEEP_INTERVAL_SECONDS = 5.0
 MOST_WAITING_HINTS = 1000
 
@@ -58,8 +59,22 @@ class Scheduler:
                 self._sweeper.remove_leftovers,
                 self._sweeper.forget_keys,
                 self._webhooks.forget_old,
+                self.note_health,
             ):
                 self._try(duty)
+
+    def note_health(self) -> None:
+        """Tell the API, which speaks to no broker itself, whether hints can be sent."""
+        trouble = None
+        try:
+            with self._celery.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, timeout=BROKER_SECONDS)
+        except Exception as error:
+            trouble = f"does not answer the scheduler ({type(error).__name__})"
+        with transaction(self._sessions) as session:
+            health = HealthRepository(session)
+            health.note(SCHEDULER, None)
+            health.note(BROKER, trouble)
 
     def run_sending(self, stopping: threading.Event) -> None:
         """Deliver webhooks until told to stop, on a thread of its own: receivers may take their time."""

@@ -3,16 +3,24 @@
 import json
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from sqlalchemy import text
+from pydantic import BaseModel
 
 from api.dependencies import Sessions
 from jobs.database import transaction
+from jobs.repository import HealthRepository
 
 router = APIRouter(tags=["service"])
+
+
+class Readiness(BaseModel):
+    """`troubles` says what is wrong, by part."""
+
+    status: Literal["ok", "degraded"]
+    troubles: dict[str, str]
 
 
 @router.get("/v1/architectures")
@@ -28,11 +36,14 @@ def livez() -> dict[str, str]:
 
 
 @router.get("/readyz")
-def readyz(sessions: Sessions) -> dict[str, str]:
-    """Jobs can be taken; 503 where the database does not answer."""
+def readyz(sessions: Sessions) -> Readiness:
+    """Jobs can be taken; 503 where the database does not answer.
+
+    `degraded`: jobs are taken, and will wait, since the scheduler or the broker is in trouble.
+    """
     with transaction(sessions) as session:
-        session.execute(text("SELECT 1"))
-    return {"status": "ok"}
+        troubles = HealthRepository(session).troubles()
+    return Readiness(status="degraded" if troubles else "ok", troubles=troubles)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -2,6 +2,7 @@
 
 from jobs.repository.audit import AuditRepository
 from jobs.repository.claims import Claim, ClaimRepository, PublishedArtifact, StoredAnalysis
+from jobs.repository.health import BROKER, SCHEDULER, HealthRepository
 from jobs.repository.jobs import JobRepository
 from jobs.repository.keys import Caller, KeyRepository
 from jobs.repository.overview import OverviewRepository
@@ -12,12 +13,15 @@ from jobs.repository.watching import Standing, WatchRepository
 from jobs.repository.webhooks import DeliveryRepository, DueDelivery, WebhookRepository
 
 __all__ = [
+    "BROKER",
+    "SCHEDULER",
     "AuditRepository",
     "Caller",
     "Claim",
     "ClaimRepository",
     "DeliveryRepository",
     "DueDelivery",
+    "HealthRepository",
     "JobRepository",
     "KeyRepository",
     "KeyReused",

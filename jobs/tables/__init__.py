@@ -1,6 +1,7 @@
 """The tables. Everything that must never be otherwise is a constraint here, not only a rule in code."""
 
 from jobs.tables.base import Base
+from jobs.tables.health import Health
 from jobs.tables.jobs import Analysis, Artifact, Event, Job
 from jobs.tables.keys import ApiKey, AuditEvent, Tenant
 from jobs.tables.submissions import IdempotencyKey, Leftover
@@ -13,6 +14,7 @@ __all__ = [
     "AuditEvent",
     "Base",
     "Event",
+    "Health",
     "IdempotencyKey",
     "Job",
     "Leftover",

@@ -1,0 +1,32 @@
+"""What the parts of the service say of themselves, and what that makes of the whole."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from jobs.clock import now, seconds_until
+from jobs.tables import Health
+
+SILENT_SECONDS = 30
+SCHEDULER, BROKER = "scheduler", "broker"
+
+
+class HealthRepository:
+    """One row a part."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def note(self, part: str, trouble: str | None) -> None:
+        """Say that a part works, or what is wrong with it."""
+        self._session.merge(Health(part=part, trouble=trouble, seen_at=now()))
+
+    def troubles(self) -> dict[str, str]:
+        """What is wrong, by part; a part that was not heard of for `SILENT_SECONDS` is in trouble too."""
+        rows = self._session.execute(select(Health.part, Health.trouble, seconds_until(Health.seen_at)))
+        heard = {part: trouble if age > -SILENT_SECONDS else _silence(age) for part, trouble, age in rows}
+        parts = {part: heard.get(part, "was never heard of") for part in (SCHEDULER, BROKER)}
+        return {part: trouble for part, trouble in parts.items() if trouble}
+
+
+def _silence(age: float) -> str:
+    return f"was not heard of for {-age:.0f} s"
