@@ -1,0 +1,161 @@
+"""`python -m benchmarks.load`: submissions, polls, lists and event streams of one API process over PostgreSQL.
+
+Everything is a real process on loopback, the generator of the load too; on a machine of few cores they share them, so
+only ratios within one run say much. The bare endpoint (`bare.py`) shows what the framework and the database cost alone.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import text
+
+from jobs.database import open_engine
+from jobs.tables import Job
+from tests.services.postgresql import PostgreSQL, postgresql
+from tests.services.processes import free_port, wait_for_port
+from tests.services.stack import Stack
+
+SPEC = {"mode": "analyze", "model": {"uri": "hf://org/name"}}
+CLIENTS = (1, 16, 64)
+GOAL = 0.7
+console = Console(width=120)
+
+
+def main(
+    seconds: Annotated[float, typer.Option(help="How long each row is measured.")] = 5.0,
+    watchers: Annotated[int, typer.Option(help="Event streams at once.")] = 1000,
+    rows: Annotated[int, typer.Option(help="Jobs in the table for the list.")] = 100_000,
+) -> None:
+    """Print throughput beside the bare endpoint, then lists, then event streams."""
+    with tempfile.TemporaryDirectory(prefix="load-") as name:
+        directory = Path(name)
+        # The database server runs as a user of its own and must reach its folder.
+        directory.chmod(0o755)
+        for folder in ("postgresql", "stack"):
+            (directory / folder).mkdir()
+        with postgresql(directory / "postgresql") as database, _bare(database.empty_database(), directory) as bare:
+            settings = {
+                "database_url": database.database(),
+                "broker_url": "redis://127.0.0.1:1/0",
+                "artifact_url": (directory / "artifacts").as_uri(),
+                "requests_per_minute": 100_000_000,
+            }
+            stack = Stack(directory / "stack", settings)
+            try:
+                api = psutil.Process(stack.start_api().pid)
+                ours = f"http://127.0.0.1:{stack.port}/v1/jobs"
+                _throughput(ours, bare, seconds, api, database)
+                _watching(ours, watchers, api)
+                _listing(ours, settings["database_url"], rows, seconds)
+            finally:
+                stack.end()
+
+
+@contextmanager
+def _bare(url: str, directory: Path) -> Iterator[str]:
+    port = free_port()
+    with (directory / "bare.log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "benchmarks.load.bare", url, str(port)], stderr=log)
+    try:
+        wait_for_port(process, port, directory / "bare.log")
+        yield f"http://127.0.0.1:{port}/rows"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _throughput(ours: str, bare: str, seconds: float, api: psutil.Process, database: PostgreSQL) -> None:
+    job, row = (httpx.post(each, json=SPEC).json()["id"] for each in (ours, bare))
+    works = {
+        "submit": ({"method": "POST", "url": ours, "json": SPEC}, {"method": "POST", "url": bare, "json": SPEC}),
+        "poll": ({"method": "GET", "url": f"{ours}/{job}"}, {"method": "GET", "url": f"{bare}/{row}"}),
+    }
+    columns = ("", "clients", "per second", "p50 ms", "p95 ms", "p99 ms", "API CPU ms", "database CPU ms", "of bare")
+    table = Table(*columns, title=f"one API process, {seconds:g} s a row", caption=f"goal: {GOAL:.0%} of bare or more")
+    for name, (asked, bare_asked) in works.items():
+        for clients in CLIENTS:
+            before = _cpu([api]), _cpu(database.processes)
+            took = _order(do="hammer", request=asked, clients=clients, seconds=seconds)
+            after = _cpu([api]), _cpu(database.processes)
+            reference = _order(do="hammer", request=bare_asked, clients=clients, seconds=seconds)
+            p50, p95, p99 = (1000 * _quantile(took, share) for share in (0.50, 0.95, 0.99))
+            cpu = (f"{1000 * (b - a) / len(took):.2f}" for a, b in zip(before, after, strict=True))
+            table.add_row(
+                name,
+                str(clients),
+                f"{len(took) / seconds:.0f}",
+                *(f"{each:.1f}" for each in (p50, p95, p99)),
+                *cpu,
+                f"{len(took) / len(reference):.0%}",
+            )
+    console.print(table)
+
+
+def _watching(ours: str, watchers: int, api: psutil.Process) -> None:
+    job = httpx.post(ours, json=SPEC).json()["id"]
+    before = api.memory_info().rss
+    told = _order(do="watch", url=f"{ours}/{job}/events", watchers=watchers, end_of=f"{ours}/{job}/cancel")
+    grown = (api.memory_info().rss - before) / 1e6
+    console.print(
+        f"{len(told)} of {watchers} streams told of the end, {statistics.median(told):.2f} s (median), "
+        f"{_quantile(told, 0.95):.2f} s (p95; goal below 2) after it was asked for; "
+        f"the API process grew by {grown:.0f} MB"
+    )
+
+
+def _listing(ours: str, database_url: str, rows: int, seconds: float) -> None:
+    asked = {"method": "GET", "url": f"{ours}?status=failed&limit=20"}, {"method": "GET", "url": f"{ours}?limit=20"}
+    engine = open_engine(database_url)
+    with engine.begin() as connection:
+        # As few as a page shows, so that both lists are as long.
+        connection.execute(text("DELETE FROM jobs WHERE id NOT IN (SELECT id FROM jobs ORDER BY id LIMIT 20)"))
+    few = [_quantile(_order(do="hammer", request=each, clients=1, seconds=seconds), 0.95) for each in asked]
+    with engine.begin() as connection:
+        others = ", ".join(column.name for column in Job.__table__.columns if column.name != "id")
+        copied = (
+            f"INSERT INTO jobs (id, {others}) SELECT 'job_' || lpad(n::text, 26, '0'), {others} "
+            "FROM generate_series(1, :rows) n, (SELECT * FROM jobs LIMIT 1) j"
+        )
+        connection.execute(text(copied), {"rows": rows})
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ANALYZE jobs"))
+    many = [_quantile(_order(do="hammer", request=each, clients=1, seconds=seconds), 0.95) for each in asked]
+    engine.dispose()
+    for name, one, other in zip(("by a state that no job has", "the newest"), few, many, strict=True):
+        console.print(
+            f"list, {name}: p95 {1000 * one:.1f} ms with 20 jobs, {1000 * other:.1f} ms with {rows:,} more "
+            f"({other / one:.2f} times; goal below 2)"
+        )
+
+
+def _order(**order: Any) -> list[float]:
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.load.client", json.dumps(order)], check=True, stdout=subprocess.PIPE
+    )
+    found: list[float] = json.loads(run.stdout)
+    return found
+
+
+def _cpu(processes: list[psutil.Process]) -> float:
+    """CPU seconds so far of a server and what it has started, also of what has ended meanwhile."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes) + sum(processes[0].cpu_times()[2:4])
+
+
+def _quantile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,60 @@
+"""A process of its own that sends requests as fast as so many clients can: `python -m benchmarks.load.client`."""
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+import httpx
+
+
+async def hammer(request: dict[str, Any], clients: int, seconds: float) -> list[float]:
+    """Seconds each request took; any answer but a success ends the run."""
+    took: list[float] = []
+    end = time.perf_counter() + seconds
+
+    async def one(session: httpx.AsyncClient) -> None:
+        while (begin := time.perf_counter()) < end:
+            answer = await session.request(request["method"], request["url"], json=request.get("json"))
+            answer.raise_for_status()
+            took.append(time.perf_counter() - begin)
+
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+    async with httpx.AsyncClient(limits=limits, timeout=60) as session:
+        await asyncio.gather(*(one(session) for _ in range(clients)))
+    return took
+
+
+async def watch(url: str, watchers: int, end_of: str) -> list[float]:
+    """Opens so many event streams of one job; when all are open, does `end_of` (a POST) and returns how many seconds
+    after it each stream told of the job's end.
+    """
+    opened, told = asyncio.Event(), []
+    waiting = watchers
+    begin = 0.0
+
+    async def one(session: httpx.AsyncClient) -> None:
+        nonlocal waiting
+        async with session.stream("GET", url, headers={"Accept": "text/event-stream"}) as response:
+            waiting -= 1
+            if not waiting:
+                opened.set()
+            async for line in response.aiter_lines():
+                if line == "event: cancelled":
+                    told.append(time.perf_counter() - begin)
+
+    limits = httpx.Limits(max_connections=watchers + 1)
+    async with httpx.AsyncClient(limits=limits, timeout=120) as session:
+        tasks = [asyncio.create_task(one(session)) for _ in range(watchers)]
+        await opened.wait()
+        await asyncio.sleep(2)
+        begin = time.perf_counter()
+        (await session.post(end_of)).raise_for_status()
+        await asyncio.gather(*tasks)
+    return told
+
+
+if __name__ == "__main__":
+    order = json.loads(sys.argv[1])
+    print(json.dumps(asyncio.run({"hammer": hammer, "watch": watch}[order.pop("do")](**order))))
