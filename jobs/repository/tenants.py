@@ -78,7 +78,8 @@ def check_submission(session: Session, tenant: str) -> None:
         waiting = select(func.count()).select_from(Job).where(Job.tenant == tenant, Job.state == State.QUEUED)
         _hold("queued_jobs", row.queued_jobs, session.scalar(waiting))
     if row.stored_bytes is not None:
-        stored = select(func.coalesce(func.sum(Artifact.size_bytes), 0)).join(Job).where(Job.tenant == tenant)
+        kept = (Job.tenant == tenant, Artifact.removed_at.is_(None))
+        stored = select(func.coalesce(func.sum(Artifact.size_bytes), 0)).join(Job).where(*kept)
         _hold("stored_bytes", row.stored_bytes, session.scalar(stored))
 
 

@@ -6,14 +6,19 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
+from jobs.artifacts import ArtifactStore
+from jobs.clock import later
 from jobs.database import transaction
 from jobs.keys import Scope
 from jobs.repository import Quotas, TenantRepository
 from jobs.settings import Settings
+from jobs.tables import Artifact
 from tests.api.conftest import FILES, SPEC
 from tests.api.keyed import assert_problem, make_key, with_keys
+from worker.sweeping import Sweeper
 
 Sessions = sessionmaker[Session]
 BOTH = (Scope.JOBS_READ, Scope.JOBS_WRITE)
@@ -61,6 +66,19 @@ def test_who_has_stored_enough_submits_no_more(
     exceeded = {"code": "quota_exceeded", "quota": "stored_bytes", "limit": size_bytes, "use": size_bytes}
     assert told(client.post("/v1/jobs", json=SPEC, headers=key)) == exceeded
     limit(sessions, "full", stored_bytes=size_bytes + 1)
+    assert client.post("/v1/jobs", json=SPEC, headers=key).status_code == 202
+
+
+def test_files_that_are_gone_are_not_counted(
+    client: httpx.Client, sessions: Sessions, store: ArtifactStore, finish_for: Callable[[str, float], None]
+) -> None:
+    key = make_key(sessions, "full", *BOTH)
+    limit(sessions, "full", stored_bytes=1)
+    finish_for(client.post("/v1/jobs", json=SPEC, headers=key).json()["id"], 1)
+    assert client.post("/v1/jobs", json=SPEC, headers=key).status_code == 429
+    with transaction(sessions) as session:
+        session.execute(update(Artifact).values(expires_at=later(-1)))
+    Sweeper(sessions, store, 60).remove_expired()
     assert client.post("/v1/jobs", json=SPEC, headers=key).status_code == 202
 
 
