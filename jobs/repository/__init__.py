@@ -2,6 +2,7 @@
 
 from jobs.repository.audit import AuditRepository
 from jobs.repository.claims import Claim, ClaimRepository, PublishedArtifact, StoredAnalysis
+from jobs.repository.deliveries import DeliveryRepository, DueDelivery
 from jobs.repository.health import BROKER, SCHEDULER, HealthRepository
 from jobs.repository.jobs import JobRepository
 from jobs.repository.keys import Caller, KeyRepository
@@ -10,7 +11,7 @@ from jobs.repository.submissions import KeyReused, SubmissionRepository
 from jobs.repository.tenants import QuotaExceeded, Quotas, TenantRepository
 from jobs.repository.upkeep import UpkeepRepository
 from jobs.repository.watching import Standing, WatchRepository
-from jobs.repository.webhooks import DeliveryRepository, DueDelivery, WebhookRepository
+from jobs.repository.webhooks import WebhookRepository
 
 __all__ = [
     "BROKER",

@@ -1,0 +1,121 @@
+"""Webhook deliveries: written with the event they tell of, taken by senders when they are due."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+from ulid import ULID
+
+from jobs.clock import later, now
+from jobs.tables import WebhookDelivery, WebhookEndpoint
+
+KEPT_SECONDS = 30 * 24 * 3600
+
+
+@dataclass(frozen=True)
+class DueDelivery:
+    """What a sender needs to send; `attempt` counts from 1, and whoever has a later one writes."""
+
+    id: str
+    job_id: str
+    event_type: str
+    created_at: datetime
+    attempt: int
+    endpoint_id: str
+    url: str
+    secrets: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"DueDelivery({self.id}, attempt {self.attempt})"
+
+
+class DeliveryRepository:
+    """Deliveries of all tenants, for senders of which there may be several."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def take_due(self, limit: int, lease_seconds: float) -> list[DueDelivery]:
+        """Deliveries that are due. Unless the outcome is noted, they are due again after the lease."""
+        due = (
+            select(WebhookDelivery.id)
+            .join(WebhookEndpoint)
+            .where(WebhookDelivery.next_at <= now(), WebhookEndpoint.disabled_reason.is_(None))
+            .order_by(WebhookDelivery.next_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True, of=WebhookDelivery)
+        )
+        taken = (
+            update(WebhookDelivery)
+            .where(WebhookDelivery.id.in_(due))
+            .values(attempts=WebhookDelivery.attempts + 1, next_at=later(lease_seconds))
+            .returning(WebhookDelivery)
+            .execution_options(synchronize_session=False, populate_existing=True)
+        )
+        found = []
+        for row in self._session.scalars(taken).all():
+            endpoint = self._session.get_one(WebhookEndpoint, row.endpoint_id)
+            still = select(WebhookEndpoint.previous_secret).where(
+                WebhookEndpoint.id == endpoint.id, WebhookEndpoint.previous_until > now()
+            )
+            keys = (endpoint.secret, self._session.scalar(still))
+            found.append(
+                DueDelivery(
+                    row.id,
+                    row.job_id,
+                    row.event_type,
+                    row.created_at,
+                    row.attempts,
+                    endpoint.id,
+                    endpoint.url,
+                    tuple(key for key in keys if key),
+                )
+            )
+        return found
+
+    def delivered(self, due: DueDelivery, status: int) -> None:
+        """Note that the endpoint has taken it."""
+        self._note(due, {"delivered_at": now(), "next_at": None, "last_status": status, "last_error": None})
+
+    def failed(self, due: DueDelivery, status: int | None, error: str, retry_seconds: float | None) -> None:
+        """Note that it was not taken, and when to try again; None gives it up."""
+        next_at = None if retry_seconds is None else later(retry_seconds)
+        self._note(due, {"next_at": next_at, "last_status": status, "last_error": error})
+
+    def disable(self, endpoint_id: str, reason: str) -> None:
+        """Tell an endpoint nothing any more."""
+        mine = WebhookEndpoint.id == endpoint_id
+        self._session.execute(update(WebhookEndpoint).where(mine).values(disabled_reason=reason))
+
+    def forget_old(self) -> None:
+        """Delete deliveries that are over, after a month."""
+        over = (WebhookDelivery.next_at.is_(None), WebhookDelivery.created_at <= later(-KEPT_SECONDS))
+        self._session.execute(delete(WebhookDelivery).where(*over))
+
+    def _note(self, due: DueDelivery, values: dict[str, object]) -> None:
+        mine = (WebhookDelivery.id == due.id, WebhookDelivery.attempts == due.attempt)
+        self._session.execute(update(WebhookDelivery).where(*mine).values(**values))
+
+
+def write_deliveries(session: Session, tenant: str, job_id: str, event_type: str) -> None:
+    """A delivery of this event for every endpoint of the tenant that wants it, in the transaction of the event."""
+    wanting = select(WebhookEndpoint).where(WebhookEndpoint.tenant == tenant, WebhookEndpoint.disabled_reason.is_(None))
+    session.add_all(
+        WebhookDelivery(
+            id=new_id("msg"),
+            endpoint_id=endpoint.id,
+            job_id=job_id,
+            event_type=event_type,
+            created_at=now(),
+            attempts=0,
+            next_at=now(),
+        )
+        for endpoint in session.scalars(wanting)
+        if event_type in endpoint.event_types
+    )
+
+
+def new_id(kind: str) -> str:
+    """An id that sorts by time and cannot be guessed."""
+    return f"{kind}_{str(ULID()).lower()}"
