@@ -3,11 +3,9 @@
 from collections.abc import AsyncIterator
 
 from fastapi.responses import StreamingResponse
-from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
 
-from api.representations import EventView
 from api.watching import JobWatcher
-from jobs.states import TERMINAL
 
 KEEPALIVE_SECONDS = 15.0
 
@@ -29,7 +27,6 @@ async def _events(watcher: JobWatcher, job_id: str, after: int) -> AsyncIterator
             yield KEEPALIVE_COMMENT
         for event in events:
             after = event.seq
-            body = EventView.model_validate(event).model_dump_json()
-            yield format_sse_event(data_str=body, event=event.type, id=str(after))
-            if event.type in TERMINAL:
+            yield event.content
+            if event.is_last:
                 return

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
 
+from api.event_frames import EventFrame
 from jobs.database import DATABASE_DOWN, transaction
 from jobs.repository import Standing, WatchRepository
-from jobs.tables import Event
 
 ROUND_SECONDS = 0.5
 # A watcher who is further behind gets the rest in the next round.
@@ -26,7 +26,7 @@ class _Waiter:
     job_id: str
     wakes: Callable[[Standing | None], bool]
     after: int | None = None
-    events: Sequence[Event] = ()
+    events: Sequence[EventFrame] = ()
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -45,7 +45,7 @@ class JobWatcher:
         """Return once the job has another version or is gone, or the time is over."""
         await self._wait(_Waiter(job_id, lambda now: now is None or now.version != version), seconds)
 
-    async def events(self, job_id: str, after: int, seconds: float) -> Sequence[Event] | None:
+    async def events(self, job_id: str, after: int, seconds: float) -> Sequence[EventFrame] | None:
         """The events with numbers above `after`, once there are any; none when the time is over, and None for a job
         that is gone.
         """
@@ -95,7 +95,10 @@ class JobWatcher:
             for waiter in woken:
                 if waiter.after is not None:
                     behind[waiter.job_id] = min(waiter.after, behind.get(waiter.job_id, waiter.after))
-            events = {job_id: watch.events(job_id, after, MOST_EVENTS) for job_id, after in behind.items()}
+            events = {
+                job_id: [EventFrame.of(event) for event in watch.events(job_id, after, MOST_EVENTS)]
+                for job_id, after in behind.items()
+            }
         for waiter in woken:
             if waiter.after is not None:
                 # A job's events are numbered from 1 without gaps; one who is ahead of these waits for the next round.
