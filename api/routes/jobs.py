@@ -63,9 +63,7 @@ def listing(
 
 
 @router.get("/{job_id}", responses={304: {"description": "It has not changed"}}, response_model=JobView)
-async def get(
-    job_id: JobId, request: Request, response: Response, sessions: Sessions, tenant: Tenant, watcher: Watcher
-) -> Any:
+async def get(job_id: JobId, request: Request, sessions: Sessions, tenant: Tenant, watcher: Watcher) -> Response:
     """One job. `If-None-Match` asks only for news; `Prefer: wait=30` waits for it for up to 60 seconds."""
 
     def read() -> Job:
@@ -83,8 +81,8 @@ async def get(
         headers["Preference-Applied"] = f"wait={wait_seconds}"
     if is_known(request, job):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    response.headers.update(headers)
-    return JobView.of(job)
+    # Put into words here: the framework would check once more what was just made.
+    return Response(JobView.of(job).model_dump_json(), headers=headers, media_type="application/json")
 
 
 @router.delete("/{job_id}", status_code=HTTPStatus.NO_CONTENT)
