@@ -1,7 +1,4 @@
-"""What a job would take, foretold from configuration and tensor headers: reachable ratios, peak memory, seconds.
-
-`python -m benchmarks.estimates` compares it with real jobs.
-"""
+"""What a job would take, foretold from configuration and tensor headers: reachable ratios, peak memory, seconds."""
 
 import json
 from collections.abc import Sequence
