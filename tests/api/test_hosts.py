@@ -51,6 +51,10 @@ def test_a_body_that_a_page_may_send_unasked_is_refused(client: httpx.Client) ->
         assert_problem(response, 422)
 
 
+def test_a_service_without_keys_takes_no_notice_of_one(client: httpx.Client) -> None:
+    assert client.get("/v1/jobs", headers={"Authorization": "Bearer sglp_of_another_service"}).status_code == 200
+
+
 def test_with_keys_the_hosts_are_the_operators_choice(settings: Settings) -> None:
     with serving(with_keys(settings).model_copy(update={"allowed_hosts": ("*.example.org",)})) as client:
         assert client.get("/livez", headers={"Host": "sglp.example.org"}).status_code == 200

@@ -1,18 +1,21 @@
 """Which keys open the service, what for, and how they are made and revoked."""
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import httpx
 import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
+from client.sdk import SGLP
 from jobs.database import transaction
 from jobs.keys import Scope
 from jobs.settings import Settings
 from jobs.tables import ApiKey
-from tests.api.conftest import SPEC
+from tests.api.conftest import FILES, SPEC
 from tests.api.keyed import assert_problem, key_id_of, key_of, make_key, with_keys
 
 Sessions = sessionmaker[Session]
@@ -165,3 +168,15 @@ def test_revoking_again_changes_nothing(client: httpx.Client, sessions: Sessions
         rows.append(stored(sessions, key).revoked_at)
     assert rows[0] is not None
     assert rows[0] == rows[1]
+
+
+def test_a_download_that_is_sent_on_to_the_store_takes_no_key_along(
+    client: httpx.Client, sessions: Sessions, finish: Callable[[str], None], tmp_path: Path
+) -> None:
+    header = make_key(sessions, "a", Scope.JOBS_READ, Scope.JOBS_WRITE)
+    job_id = client.post("/v1/jobs", json=SPEC, headers=header).json()["id"]
+    finish(job_id)
+    # The S3 server refuses a request that brings a second proof of who it is beside the address's signature.
+    with SGLP(str(client.base_url), api_key=key_of(header)) as service:
+        directory = service.download(job_id, tmp_path / "out")
+    assert (directory / "report.json").read_bytes() == FILES["report.json"]

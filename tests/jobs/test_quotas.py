@@ -1,6 +1,6 @@
 """The quota of running jobs: a tenant that has reached it is passed over, and the jobs of others go on."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -46,6 +46,18 @@ def test_workers_that_claim_at_once_stay_within_the_quota(sessions: Sessions) ->
         claims = list(pool.map(lambda job_id: claim(sessions, job_id), ids))
     assert len([held for held in claims if held]) == 3
     assert claim(sessions, other) is not None
+
+
+def test_a_claim_waits_for_another_of_its_tenant_that_is_not_decided_yet(sessions: Sessions) -> None:
+    limit(sessions, "one", 1)
+    first, second = submit(sessions, "one"), submit(sessions, "one")
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(sessions) as session:
+            assert ClaimRepository(session).claim(first, worker="w", gpu_class="default", lease_seconds=60)
+            later = pool.submit(claim, sessions, second)
+            # Without a lock it would be through long before this, and would not see the first.
+            assert not wait([later], timeout=0.5).done
+        assert later.result() is None
 
 
 def test_a_job_that_was_passed_over_is_hinted_as_soon_as_one_has_ended(sessions: Sessions) -> None:
