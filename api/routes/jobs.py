@@ -108,7 +108,11 @@ def cancel(job_id: JobId, response: Response, sessions: Sessions, tenant: Tenant
     return JobView.of(job)
 
 
-@router.get("/{job_id}/events", response_model=EventPage, responses={200: {"content": {EVENT_STREAM: {}}}})
+@router.get(
+    "/{job_id}/events",
+    response_model=EventPage,
+    responses={200: {"content": {EVENT_STREAM: {}}}, 204: {"description": "All was told"}},
+)
 def events(
     job_id: JobId,
     request: Request,
@@ -122,14 +126,18 @@ def events(
     """What has happened to a job, in order: a page, or with `Accept: text/event-stream` everything as it happens.
 
     A stream begins behind `after`, or behind `Last-Event-ID` where a client comes back, and closes after the job's end.
+    A client that comes back after the end is answered 204, which tells a browser to stay away.
     """
     wanted = negotiate(request, ("application/json", EVENT_STREAM))
     with transaction(sessions) as session:
         jobs = JobRepository(session)
-        found(jobs.get(tenant, job_id), job_id)
+        job = found(jobs.get(tenant, job_id), job_id)
         page = jobs.events(tenant, job_id, after=after, limit=limit + 1)
     if wanted == EVENT_STREAM:
-        return stream_events(watcher, job_id, after if last_event_id is None else last_event_id)
+        seen = after if last_event_id is None else last_event_id
+        if job.state in TERMINAL and seen >= job.last_event_seq:
+            return Response(status_code=HTTPStatus.NO_CONTENT)
+        return stream_events(watcher, job_id, seen)
     return EventPage.of(page[:limit], has_more=len(page) > limit)
 
 
