@@ -3,13 +3,16 @@ connection goes to that very address.
 """
 
 import socket
+import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from typing import Any
 
 import httpcore
 
 from jobs.addresses import may_connect
+from worker.deadline import BoundedStream
 
 
 class AddressRefused(httpcore.ConnectError):
@@ -19,8 +22,9 @@ class AddressRefused(httpcore.ConnectError):
 class GuardedBackend(httpcore.SyncBackend):
     """Connects only where `may_connect` allows. The name stays in the Host header and in the TLS handshake."""
 
-    def __init__(self, allowed_networks: Sequence[str] = ()) -> None:
+    def __init__(self, allowed_networks: Sequence[str], total_seconds: float) -> None:
         self._allowed = [ip_network(network) for network in allowed_networks]
+        self._total_seconds = total_seconds
 
     def connect_tcp(
         self,
@@ -37,12 +41,21 @@ class GuardedBackend(httpcore.SyncBackend):
         addresses = list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
         if not all(may_connect(ip_address(address), self._allowed) for address in addresses):
             raise AddressRefused(f"{host} stands for an address that is not public")
-        return super().connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+        deadline = time.monotonic() + self._total_seconds
+        for address in addresses[:-1]:
+            # Names often have an IPv6 address that is of no use from here.
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return BoundedStream(
+                    super().connect_tcp(address, port, timeout, local_address, socket_options), deadline
+                )
+        last = super().connect_tcp(addresses[-1], port, timeout, local_address, socket_options)
+        return BoundedStream(last, deadline)
 
     def connect_unix_socket(self, *_args: Any, **_kwargs: Any) -> httpcore.NetworkStream:
         raise AddressRefused("a socket file is not on the network")
 
 
-def guarded_pool(allowed_networks: Sequence[str] = ()) -> httpcore.ConnectionPool:
-    """A pool of such connections; it follows no redirect and knows no proxy."""
-    return httpcore.ConnectionPool(network_backend=GuardedBackend(allowed_networks), max_keepalive_connections=0)
+def guarded_pool(allowed_networks: Sequence[str] = (), total_seconds: float = 60.0) -> httpcore.ConnectionPool:
+    """A pool of such connections, each open for so long at most; it follows no redirect and knows no proxy."""
+    backend = GuardedBackend(allowed_networks, total_seconds)
+    return httpcore.ConnectionPool(network_backend=backend, max_keepalive_connections=0)

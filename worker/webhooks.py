@@ -78,7 +78,7 @@ class WebhookSender:
         }
         limits = dict.fromkeys(("connect", "read", "write", "pool"), TIMEOUT_SECONDS)
         with (
-            guarded_pool(self._allowed) as pool,
+            guarded_pool(self._allowed, TIMEOUT_SECONDS) as pool,
             pool.stream("POST", due.url, headers=headers, content=body.encode(), extensions={"timeout": limits}) as got,
         ):
             received = 0

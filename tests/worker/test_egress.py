@@ -66,6 +66,16 @@ def test_a_name_that_changes_its_mind_is_asked_once(monkeypatch: pytest.MonkeyPa
     assert (connected, answers) == ([("8.8.8.8", 80)], ["127.0.0.1"])
 
 
+def test_the_next_address_is_tried_where_one_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    with receiver() as running:
+        port = int(running.url.split(":")[2].split("/")[0])
+        both = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("127.0.0.9", "127.0.0.1")]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: both)
+        with guarded_pool(["127.0.0.0/8"]) as pool:
+            answer = pool.request("POST", f"http://two.example:{port}/", headers={"Content-Length": "0"})
+    assert answer.status == 200
+
+
 def test_one_bad_address_among_good_ones_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     both = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in ("8.8.8.8", "10.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: both)

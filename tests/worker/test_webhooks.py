@@ -2,7 +2,10 @@
 
 import json
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -237,6 +240,42 @@ def test_a_receiver_that_is_not_there_or_never_answers_is_an_error_of_that_deliv
     assert len(hook.received) == 1
     errors = sorted(row.last_error or "" for row in rows(sessions))
     assert [error.partition(":")[0] for error in errors] == ["", "ConnectError", "ConnectError", "ReadTimeout"]
+
+
+@pytest.mark.parametrize(
+    "start", [b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"]
+)
+def test_a_receiver_that_drips_does_not_hold_the_others_up(
+    sessions: sessionmaker[Session],
+    hook: Receiver,
+    sender: WebhookSender,
+    monkeypatch: pytest.MonkeyPatch,
+    start: bytes,
+) -> None:
+    monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 1.0)
+    ended = threading.Event()
+
+    def drip(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.sendall(start)
+            while not ended.wait(0.1):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        dripping = threading.Thread(target=drip, args=[listening])
+        dripping.start()
+        add(sessions, f"http://127.0.0.1:{listening.getsockname()[1]}/")
+        cancel_a_job(sessions)
+        begin = time.monotonic()
+        sender.deliver_due()
+        took = time.monotonic() - begin
+        ended.set()
+        dripping.join()
+    assert took < 10
+    (row,) = rows(sessions)
+    assert (row.last_error or "").startswith("ReadTimeout")
+    assert row.delivered_at is None
 
 
 def test_what_is_over_is_forgotten_after_a_month(
