@@ -218,8 +218,11 @@ class SGLP:
             try:
                 return self._json("POST", path, headers=headers, **request)
             except (httpx.TransportError, httpx.HTTPStatusError, SGLPProblem) as error:
-                # A service that is not there at all is told at once; one that was may have made the job.
-                if isinstance(error, httpx.ConnectError) or _is_final(error) or time.monotonic() >= give_up:
+                # A service that is not there at all is told at once, and so is a quota; one that broke off may have
+                # made the job.
+                refused = isinstance(error, SGLPProblem) and error.status == httpx.codes.TOO_MANY_REQUESTS
+                gone = isinstance(error, httpx.ConnectError)
+                if refused or gone or _is_final(error) or time.monotonic() >= give_up:
                     raise
                 time.sleep(PAUSE_SECONDS)
 

@@ -157,3 +157,13 @@ def test_a_request_that_broke_off_is_sent_again_under_its_key(service: SGLP, pag
     assert first[1] != other[1]
     service.submit({}, idempotency_key="mine")
     assert Handler.posts[-1] == ("/v1/jobs", "mine")
+
+
+def test_a_quota_that_is_used_up_is_told_at_once(service: SGLP, pages: dict) -> None:
+    problem = {"status": 429, "title": "Too Many Requests", "detail": "the quota queued_jobs of 5 is used up"}
+    pages["/v1/jobs"] = (429, "application/problem+json", json.dumps(problem).encode())
+    # The first request of this path breaks off.
+    Handler.posts.clear()
+    with pytest.raises(SGLPProblem, match="queued_jobs"):
+        service.submit({})
+    assert len(Handler.posts) == 2
