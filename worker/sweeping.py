@@ -42,9 +42,9 @@ class Sweeper:
                 UpkeepRepository(session).mark_removed([artifact])
 
     def remove_leftovers(self) -> None:
-        """Delete all objects of deleted jobs."""
+        """Delete all objects of deleted jobs, once no attempt of theirs can be uploading any more."""
         with transaction(self._sessions) as session:
-            deleted = UpkeepRepository(session).leftovers(BATCH)
+            deleted = UpkeepRepository(session).leftovers(self._after_seconds, BATCH)
         for job_id in deleted:
             self._store.delete_prefix(f"jobs/{job_id}/")
             with transaction(self._sessions) as session:

@@ -100,9 +100,10 @@ class UpkeepRepository:
             mine = (Artifact.job_id == artifact.job_id, Artifact.name == artifact.name)
             self._session.execute(update(Artifact).where(*mine).values(removed_at=now()))
 
-    def leftovers(self, limit: int) -> Sequence[str]:
-        """Deleted jobs whose objects may still lie in the store."""
-        return self._session.scalars(select(Leftover.job_id).order_by(Leftover.created_at).limit(limit)).all()
+    def leftovers(self, after_seconds: float, limit: int) -> Sequence[str]:
+        """Jobs that were deleted so long ago and whose objects may still lie in the store."""
+        chosen = select(Leftover.job_id).where(Leftover.created_at <= later(-after_seconds))
+        return self._session.scalars(chosen.order_by(Leftover.created_at).limit(limit)).all()
 
     def forget_leftover(self, job_id: str) -> None:
         """Note that nothing of a deleted job is left."""
