@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -127,6 +128,31 @@ def test_a_stream_tells_every_event_once_and_closes_at_the_end(
 def end_cancelled(sessions: sessionmaker[Session], job_id: str, fence: int) -> None:
     with transaction(sessions) as session:
         assert ClaimRepository(session).cancelled(job_id, fence)
+
+
+def test_watchers_of_one_job_each_get_what_they_have_not_seen(
+    client: httpx.Client, submit: Submit, sessions: sessionmaker[Session]
+) -> None:
+    job_id = submit()
+    path, accept = f"/v1/jobs/{job_id}/events", {"Accept": "text/event-stream"}
+    with transaction(sessions) as session:
+        claim = ClaimRepository(session).claim(job_id, worker="w", gpu_class="default", lease_seconds=60)
+        assert claim
+    with ThreadPoolExecutor(3) as pool:
+
+        def watch(after: int) -> list[tuple[str, str]]:
+            with client.stream("GET", path, params={"after": after}, headers=accept, timeout=60) as response:
+                return read_stream(response)
+
+        # The second and third have seen all there is, and wait; the first is behind when the reader looks again.
+        behind, *others = [pool.submit(watch, after) for after in (0, 2, 2)]
+        time.sleep(1)
+        cancel(sessions, job_id)
+        end_cancelled(sessions, job_id, claim.fence)
+        late = watch(1)
+        assert [seq for seq, _ in behind.result()] == ["1", "2", "3", "4"]
+        assert [[seq for seq, _ in other.result()] for other in others] == [["3", "4"]] * 2
+    assert [seq for seq, _ in late] == ["2", "3", "4"]
 
 
 def test_a_stream_of_no_job_is_a_problem(client: httpx.Client) -> None:
