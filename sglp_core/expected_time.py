@@ -65,7 +65,7 @@ def expected_seconds(
     return {
         "calibrating": writing if calibration.source == "self" else 0.0,
         "measuring": ANALYSIS_PASSES * calibration.samples * window,
-        # Every trial leaves out layers and shares those before the first of them with the dense model.
+        # At most: a trial leaves out layers, and shares those before the first of them with the dense model.
         "planning": trials * part,
         "evaluating": variants * judged * window,
         "verifying": FRESH_PROCESSES * FRESH_PROCESS_SECONDS + 4 * outline.weight_bytes / speed.bytes_per_second,

@@ -22,6 +22,7 @@ from worker.webhooks import WebhookSender
 BATCH = 100
 BROKER_SECONDS = 5
 SWEEP_INTERVAL_SECONDS = 5.0
+HEALTH_INTERVAL_SECONDS = 5.0
 MOST_WAITING_HINTS = 1000
 
 log = logging.getLogger(__name__)
@@ -50,18 +51,29 @@ class Scheduler:
         for duty in (self._reap, self._expire, self._hint):
             self._try(duty)
 
-    def run_sweeping(self, stopping: threading.Event) -> None:
-        """Sweep until told to stop, on a thread of its own: a store that hangs must not keep jobs waiting."""
-        while not stopping.wait(SWEEP_INTERVAL_SECONDS):
-            for duty in (
-                self._sweeper.sweep_finished,
-                self._sweeper.remove_expired,
-                self._sweeper.remove_leftovers,
-                self._sweeper.forget_keys,
-                self._webhooks.forget_old,
-                self.note_health,
-            ):
-                self._try(duty)
+    def start_aside(self, stopping: threading.Event) -> None:
+        """Start, until told to stop, what may hang on a store, a broker or a receiver: on threads of their own, so that
+        none keeps jobs, or another of them, waiting.
+        """
+        sweeper, webhooks = self._sweeper, self._webhooks
+        sweeping = (
+            sweeper.sweep_finished,
+            sweeper.remove_expired,
+            sweeper.remove_leftovers,
+            sweeper.forget_keys,
+            webhooks.forget_old,
+        )
+        self._start(stopping, SWEEP_INTERVAL_SECONDS, *sweeping)
+        self._start(stopping, HEALTH_INTERVAL_SECONDS, self.note_health)
+        self._start(stopping, self._settings.scheduler_interval_seconds, webhooks.deliver_due)
+
+    def _start(self, stopping: threading.Event, interval_seconds: float, *duties: Callable[[], None]) -> None:
+        def repeat() -> None:
+            while not stopping.wait(interval_seconds):
+                for duty in duties:
+                    self._try(duty)
+
+        threading.Thread(target=repeat, daemon=True, name=duties[0].__name__).start()
 
     def note_health(self) -> None:
         """Tell the API, which speaks to no broker itself, whether hints can be sent."""
@@ -75,11 +87,6 @@ class Scheduler:
             health = HealthRepository(session)
             health.note(SCHEDULER, None)
             health.note(BROKER, trouble)
-
-    def run_sending(self, stopping: threading.Event) -> None:
-        """Deliver webhooks until told to stop, on a thread of its own: receivers may take their time."""
-        while not stopping.wait(self._settings.scheduler_interval_seconds):
-            self._try(self._webhooks.deliver_due)
 
     def _try(self, duty: Callable[[], None]) -> None:
         """A failure is logged when it starts and when it ends, not every half second in between."""
@@ -126,10 +133,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     scheduler = Scheduler(settings, make_sessions(make_engine(settings)), open_store(settings), make_app(settings))
-    sweeping = threading.Thread(target=scheduler.run_sweeping, args=[stopping], daemon=True, name="sweeping")
-    sweeping.start()
-    sending = threading.Thread(target=scheduler.run_sending, args=[stopping], daemon=True, name="sending")
-    sending.start()
+    scheduler.start_aside(stopping)
     scheduler.run(stopping)
 
 

@@ -41,4 +41,5 @@ def test_every_answer_is_as_documented(client: httpx.Client, sessions: sessionma
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
     generated = re.search(r"([\d,]+) generated", run.stdout)
     assert generated
+    print(generated[0])
     assert int(generated[1].replace(",", "")) > 300
