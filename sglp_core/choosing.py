@@ -11,6 +11,7 @@ from sglp_core.objectives import Batch
 from sglp_core.opening import Opened
 from sglp_core.planning import Plan, costs_of_layers, segment_ranks
 from sglp_core.proposals import Proposal, propose, refined_proposal, select
+from sglp_core.repair import estimates_batch_norms
 from sglp_core.target import Target
 
 # In forward passes over the calibration data: one forward, and a backward that costs two.
@@ -42,6 +43,7 @@ def choose_plan(
         batches,
         opened.task,
         lambda spent: tell(spent, max(spent, budget), "trials"),
+        estimated=estimates_batch_norms(opened.model, method.repair),
     )
     largest = max(len(each.removed_layers) for each in proposed.values())
     budget = search_budget(len(analysis.stack), largest, judge.parts)

@@ -3,6 +3,9 @@
 The harm of a set is KL(dense ‖ pruned) plus the rise of the loss, in nats a prediction. KL alone is blind to what the
 data says, and may prefer the model that is less like the text; the loss alone is the noisier of the two. On text the
 model wrote itself both estimate the same.
+
+Where batch norms will be estimated anew after the cut, a set is judged with the statistics of the part it is tried on:
+what harms least before that step is not what harms least after it (docs/images.md).
 """
 
 import math
@@ -12,8 +15,10 @@ from typing import Any
 
 from torch import nn
 
+from sglp_core.batch_norm import estimate_statistics
 from sglp_core.evaluation import Quality, evaluate
 from sglp_core.objectives import Batch, Task
+from sglp_core.weights import Changes
 
 Removed = tuple[int, ...]
 # Sets are compared on the same window, so one is enough to tell most apart and many sets can be asked about.
@@ -24,7 +29,8 @@ FINAL_PARTS = 6
 class Judge:
     """The harm of sets of removed layers, on one small part of the calibration data after the other.
 
-    A trial is one set on one part; `parts` trials cost as much as one pass over the calibration data.
+    A trial is one set on one part; `parts` trials cost as much as one pass over the calibration data, or two where
+    batch norms are `estimated` anew for each.
     """
 
     def __init__(
@@ -34,7 +40,10 @@ class Judge:
         batches: Sequence[Batch],
         task: Task,
         on_trial: Callable[[int], None] = lambda _spent: None,
+        *,
+        estimated: bool = False,
     ) -> None:
+        self._estimated = estimated
         self._model, self._layers, self._task, self._on_trial = model, layers, task, on_trial
         self._parts = [part for batch in batches for part in batch.split(_rows_at_once(task, batch))]
         self._next = count()
@@ -49,7 +58,9 @@ class Judge:
         for _ in range(parts):
             part = self._parts[next(self._next) % len(self._parts)]
             variants = {str(number): removed for number, removed in enumerate(sets)}
-            quality = evaluate(self._model, self._layers, [part], self._task, variants)
+            quality = evaluate(
+                self._model, self._layers, [part], self._task, variants, weights=self._weights(variants, part)
+            )
             for number, removed in enumerate(sets):
                 harm = _harm(quality["dense"], quality[str(number)])
                 found[removed] += harm / parts
@@ -58,6 +69,13 @@ class Judge:
             self.spent += len(sets)
             self._on_trial(self.spent)
         return found
+
+    def _weights(self, variants: dict[str, Removed], part: Batch) -> dict[str, Changes]:
+        if not self._estimated:
+            return {}
+        return {
+            name: estimate_statistics(self._model, self._layers, removed, [part]) for name, removed in variants.items()
+        }
 
     def mean(self, removed: Removed) -> float:
         """Mean harm over every part a set was tried on."""

@@ -70,15 +70,12 @@ def repair(
     if isinstance(model, StreamedModel):
         return _refused(runs, kind, "the model does not fit in memory")
     fitted, judged = split(batches)
-    estimates = kind == "batch_norm" or (kind == "auto" and has_batch_norms(model))
     reason = None
-    if isinstance(model, StreamedModel):
-        reason = "the model does not fit in memory"
-    elif not fitted:
+    if not fitted:
         reason = "one sample of calibration data cannot be both fitted and judged on"
-    elif estimates and not has_batch_norms(model):
+    elif kind == "batch_norm" and not has_batch_norms(model):
         reason = "the model has no batch norms"
-    elif estimates:
+    elif estimates_batch_norms(model, kind):
         changes, attempt = repair_batch_norms(model, layers_of(model, path), removed, fitted, judged, task)
         return Repaired(changes if attempt.accepted else {}, (attempt,), windows(fitted), windows(judged))
     elif not isinstance(path, str):
@@ -102,6 +99,11 @@ def repair(
         attempts += refused + judgements
         on_cut(number + 1, len(runs))
     return Repaired(folded, tuple(attempts), windows(fitted), windows(judged))
+
+
+def estimates_batch_norms(model: Any, kind: Repair) -> bool:
+    """Whether this repair of this model is new statistics for its batch norms."""
+    return kind in {"batch_norm", "auto"} and not isinstance(model, StreamedModel) and has_batch_norms(model)
 
 
 def _refused(runs: Sequence[tuple[int, int]], kind: Repair, reason: str | None) -> Repaired:

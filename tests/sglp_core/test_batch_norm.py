@@ -127,3 +127,16 @@ def test_a_staged_network_is_compressed_and_reloads_with_its_new_statistics(tmp_
     assert report["repair"]["attempts"][0]["accepted"]
     card = (tmp_path / "out/model/README.md").read_text()
     assert "import sglp_core.architectures" in card
+
+    unrepaired = compress(
+        str(tmp_path / "model"),
+        Target("layers", 2 / 7),
+        tmp_path / "unrepaired",
+        method=Method(segments=1, protected=(0, 3, 4, 5, 6), repair="none"),
+        calibration=Calibration(str(images), samples=48, batch_size=12),
+        evaluation=Evaluation(samples=12),
+        cache=tmp_path / "cache",
+    )
+    assert unrepaired["plan"] == report["plan"]
+    # What is proposed is judged as it will be used.
+    assert report["proposals"][0]["harm"] < unrepaired["proposals"][0]["harm"]

@@ -1,3 +1,4 @@
+import copy
 import itertools
 import math
 
@@ -6,13 +7,15 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
 from sglp_core.evaluation import evaluate
 from sglp_core.judging import Judge
+from sglp_core.layers import find_stack, layers_of
 from sglp_core.objectives import Batch
 from sglp_core.planning import Plan
 from sglp_core.proposals import select
 from sglp_core.refining import refine
-from sglp_core.surgery import bypassed
+from sglp_core.surgery import bypassed, remove_layers
 from sglp_core.target import Target
 
 LAYERS = 8
@@ -73,6 +76,36 @@ def test_harm_is_divergence_plus_rise_of_the_loss_over_the_windows_tried(
     assert harms == pytest.approx(expected)
     assert judge.mean((2, 4)) == pytest.approx(np.mean(expected))
     assert (judge.spent, judge.parts) == (3, 12)
+
+
+def test_where_batch_norms_are_estimated_anew_a_set_is_judged_with_the_statistics_of_its_part() -> None:
+    torch.manual_seed(0)
+    model = CifarResNetForImageClassification(CifarResNetConfig(depths=[4], hidden_sizes=[4], num_labels=3)).eval()
+    torch.nn.init.normal_(model.linear.weight)
+    path = find_stack(model)
+    images = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    batch = Batch({"pixel_values": images}, torch.arange(12) % 3)
+    estimated = Judge(model, layers_of(model, path), [batch], "classification", estimated=True)([(1, 2)])[1, 2]
+
+    pruned = copy.deepcopy(model)
+    remove_layers(pruned, path, (1, 2))
+    for module in pruned.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+            module.train()
+    pruned(images)
+    with torch.no_grad():
+        dense, after = model(images).logits, pruned.eval()(images).logits
+    divergence = torch.nn.functional.kl_div(
+        after.log_softmax(-1), dense.log_softmax(-1), log_target=True, reduction="batchmean"
+    )
+    rise = torch.nn.functional.cross_entropy(after, batch.labels) - torch.nn.functional.cross_entropy(
+        dense, batch.labels
+    )
+    assert estimated == pytest.approx(float(divergence + rise), abs=1e-5)
+    as_they_were = Judge(model, layers_of(model, path), [batch], "classification")([(1, 2)])[1, 2]
+    assert as_they_were != pytest.approx(estimated, abs=1e-3)
 
 
 def test_the_proposal_that_harms_least_is_first(model: LlamaForCausalLM, batches: list[Batch]) -> None:
