@@ -1,7 +1,7 @@
 """The largest removal that stays inside a budget of lost quality, by bisection over one analysis.
 
-Plans are chosen on one half of the calibration samples and judged on the other, so the choice does not flatter itself;
-what the held-out data says of the plan that is found is reported beside it and changes nothing.
+Plans are chosen and repaired on one half of the calibration samples and judged on the other, so the choice does not
+flatter itself; what the held-out data says of the plan that is found is reported beside it and changes nothing.
 """
 
 import math
@@ -20,6 +20,7 @@ from sglp_core.opening import Opened
 from sglp_core.planning import Plan
 from sglp_core.preparing import Data
 from sglp_core.proposals import Proposal
+from sglp_core.repair import repair
 from sglp_core.target import QualityTarget, Target
 
 
@@ -61,10 +62,10 @@ def search(
     seed: int,
     tell: Callable[[int, int, str], None],
 ) -> Search:
-    """Find the largest removal within the budget, before any repair.
+    """Find the largest removal within the budget, each plan judged with the method's repair.
 
-    Costs about log₂ L choices of a plan and no backward pass. Raises `TargetUnreachable`, naming the smallest loss that
-    was found, where no removal stays inside.
+    Costs about log₂ L choices of a plan, each with its repair, and no backward pass. Raises `TargetUnreachable`, naming
+    the smallest loss that was found, where no removal stays inside.
     """
     count = len(analysis.stack)
     half = len(data.measured) // 2
@@ -83,7 +84,16 @@ def search(
             )
         except TargetUnreachable:
             return False
-        quality = evaluate(opened.model, layers, judged_on, opened.task, {"pruned": plan.removed_layers})
+        removal = plan.removed_layers
+        repaired = repair(opened.model, opened.stack.path, chosen_on, opened.task, removal, method.repair)
+        quality = evaluate(
+            opened.model,
+            layers,
+            judged_on,
+            opened.task,
+            {"pruned": removal},
+            weights={"pruned": repaired.changes},
+        )
         dense, pruned = (getattr(quality[name], target.metric) for name in ("dense", "pruned"))
         tried[removed] = Trial(plan, proposals, dense, pruned, target.drop(dense, pruned))
         tell(len(tried), max(expected, len(tried)), "plans")

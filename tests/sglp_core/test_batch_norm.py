@@ -10,12 +10,12 @@ from PIL import Image
 from torch import nn
 from transformers import AutoImageProcessor, ViTForImageClassification
 
-from sglp_core import Calibration, Evaluation, Method, Target, compress
+from sglp_core import Calibration, Evaluation, Method, QualityTarget, Target, compress
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
 from sglp_core.batch_norm import estimate_statistics, repair_batch_norms
 from sglp_core.layers import find_stack, layers_of
 from sglp_core.objectives import Batch
-from sglp_core.repair import repair
+from sglp_core.repair import Repair, repair
 from sglp_core.surgery import remove_layers
 from tests.sglp_core.tiny_images import CLASSES, write_images, write_tiny_vit
 
@@ -95,7 +95,8 @@ def test_models_without_batch_norms_say_so(tmp_path: Path) -> None:
     assert (found.changes, found.attempts[0].reason) == ({}, "the model has no batch norms")
 
 
-def test_a_staged_network_is_compressed_and_reloads_with_its_new_statistics(tmp_path: Path) -> None:
+def write_network(directory: Path) -> Path:
+    """A trained-looking network of three stages in `model`; returns the folder of the images it has seen."""
     torch.manual_seed(0)
     config = CifarResNetConfig(
         depths=[4, 3, 2],
@@ -103,40 +104,57 @@ def test_a_staged_network_is_compressed_and_reloads_with_its_new_statistics(tmp_
         id2label=dict(enumerate(CLASSES)),
         label2id={name: number for number, name in enumerate(CLASSES)},
     )
-    write_tiny_vit(tmp_path / "model")
+    write_tiny_vit(directory / "model")
     # Without class folders, so that what is aimed at is what the dense model says.
-    images = write_images(tmp_path / "images", (".",), each=64)
+    images = write_images(directory / "images", (".",), each=64)
     dense = CifarResNetForImageClassification(config)
-    processor = AutoImageProcessor.from_pretrained(tmp_path / "model")
+    processor = AutoImageProcessor.from_pretrained(directory / "model")
     seen = [processor(Image.open(file), return_tensors="pt")["pixel_values"] for file in sorted(images.iterdir())]
-    as_after_training(dense, torch.cat(seen)).save_pretrained(tmp_path / "model")
-    report = compress(
-        str(tmp_path / "model"),
-        Target("layers", 2 / 7),
-        tmp_path / "out",
-        method=Method(segments=1, protected=(0, 3, 4, 5, 6), repair="batch_norm"),
+    as_after_training(dense, torch.cat(seen)).save_pretrained(directory / "model")
+    return images
+
+
+def compressed(directory: Path, images: Path, target: Target | QualityTarget, repair: Repair) -> dict[str, Any]:
+    return compress(
+        str(directory / "model"),
+        target,
+        directory / repair,
+        method=Method(segments=1, protected=(0, 3, 4, 5, 6), repair=repair),
         calibration=Calibration(str(images), samples=48, batch_size=12),
         evaluation=Evaluation(samples=12),
-        cache=tmp_path / "cache",
+        cache=directory / "cache",
     )
+
+
+def test_a_staged_network_is_compressed_and_reloads_with_its_new_statistics(tmp_path: Path) -> None:
+    images = write_network(tmp_path)
+    report = compressed(tmp_path, images, Target("layers", 2 / 7), "batch_norm")
     assert report["verification"]["passed"]
     # Four, two and one layer that keep their shape; one segment was asked for, but none goes across a border.
     assert report["analysis"]["segments"] == [[0, 3], [4, 5], [6, 6]]
     assert report["plan"]["removed_layers"] == [1, 2]
     assert [attempt["kind"] for attempt in report["repair"]["attempts"]] == ["batch_norm"]
     assert report["repair"]["attempts"][0]["accepted"]
-    card = (tmp_path / "out/model/README.md").read_text()
+    card = (tmp_path / "batch_norm/model/README.md").read_text()
     assert "import sglp_core.architectures" in card
 
-    unrepaired = compress(
-        str(tmp_path / "model"),
-        Target("layers", 2 / 7),
-        tmp_path / "unrepaired",
-        method=Method(segments=1, protected=(0, 3, 4, 5, 6), repair="none"),
-        calibration=Calibration(str(images), samples=48, batch_size=12),
-        evaluation=Evaluation(samples=12),
-        cache=tmp_path / "cache",
-    )
+    unrepaired = compressed(tmp_path, images, Target("layers", 2 / 7), "none")
     assert unrepaired["plan"] == report["plan"]
     # What is proposed is judged as it will be used.
     assert report["proposals"][0]["harm"] < unrepaired["proposals"][0]["harm"]
+
+
+def test_a_budget_of_lost_quality_is_asked_of_the_repaired_network(tmp_path: Path) -> None:
+    images = write_network(tmp_path)
+    anything = QualityTarget("perplexity", 1e6)
+    drops = {
+        kind: {
+            trial["layers_removed"]: trial["drop"]
+            for trial in compressed(tmp_path, images, anything, kind)["quality_target"]["tried"]
+        }
+        for kind in ("none", "batch_norm")
+    }
+    assert drops["none"].keys() == drops["batch_norm"].keys() == {1, 2}
+    # New statistics help after two removals; after one they do not, and are not taken.
+    assert drops["batch_norm"][2] < drops["none"][2] / 2
+    assert drops["batch_norm"][1] == drops["none"][1]
