@@ -105,7 +105,7 @@ def _choices(
     found = {}
     for name, importance in ((SGLP, PROPOSALS), (PAPER, "grad_norm")):
         method = Method(importance=importance)
-        plan, _ = choose_plan(opened, analysis, target, method, batches, calibration.seed, lambda *_: None)
+        plan = choose_plan(opened, analysis, target, method, batches, calibration.seed, lambda *_: None).plan
         found[name] = plan.removed_layers
     task = progress.add_task(f"subsets for {count}", total=None)
     found[PUBLISHED] = subset_grad_norm(

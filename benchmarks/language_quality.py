@@ -40,10 +40,11 @@ RANDOM_SEEDS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A set of layers to remove, and the forward passes it took to find it."""
+    """A set of layers to remove, the forward passes it took to find it, and its repair where that was made for it."""
 
     removed: tuple[int, ...]
     passes: float
+    changes: Changes = dataclasses.field(default_factory=dict)
 
 
 def main(
@@ -56,7 +57,10 @@ def main(
     slow: Annotated[bool, typer.Option(help="Also leave-one-out and greedy, which need hundreds of passes.")] = True,
     kinds: Annotated[
         list[str],
-        typer.Option("--repair", help="Judge every plan but the random ones with this repair too, or none."),
+        typer.Option(
+            "--repair",
+            help="Judge plans with this repair too, and what SGLP chooses with it; or none.",
+        ),
     ] = ["compensate", "least_squares", "auto"],  # noqa: B006
     bfloat16: Annotated[
         bool, typer.Option(help="Run the model in bfloat16, which is faster where it is native.")
@@ -73,12 +77,12 @@ def main(
     sentences = blimp.read_pairs(data / "blimp", pairs)
 
     with Progress(console=Console(stderr=True)) as progress:
-        choices = _choices(opened, given, calibration, layers, slow, progress)
+        choices = _choices(opened, given, calibration, layers, slow, kinds, progress)
         stack = layers_of(opened.model, opened.stack.path)
         judge = list(batches(test, opened.task, opened.processor, 4, 0))
         for count in layers:
             sets = {name: choice.removed for name, choice in choices[count].items()}
-            weights: dict[str, Changes] = {}
+            weights = {name: choice.changes for name, choice in choices[count].items() if choice.changes}
             _repair_each(opened, given, kinds, sets, weights, progress)
             quality = evaluate(opened.model, stack, judge, opened.task, sets, weights=weights)
             grammar = {}
@@ -97,7 +101,7 @@ def _repair_each(
     progress: Progress,
 ) -> None:
     """Add a variant for each plan and repair where the repair was accepted somewhere."""
-    plans = {name: removed for name, removed in sets.items() if not name.startswith("random")}
+    plans = {n: removed for n, removed in sets.items() if not n.startswith(("random", "SGLP (chosen with"))}
     task = progress.add_task("repairs", total=len(plans) * len(kinds))
     for name, removed in plans.items():
         for kind in kinds:
@@ -112,7 +116,13 @@ def _repair_each(
 
 
 def _choices(
-    opened: Opened, given: Data, calibration: Calibration, counts: list[int], slow: bool, progress: Progress
+    opened: Opened,
+    given: Data,
+    calibration: Calibration,
+    counts: list[int],
+    slow: bool,
+    kinds: list[str],
+    progress: Progress,
 ) -> dict[int, dict[str, Choice]]:
     stack = layers_of(opened.model, opened.stack.path)
     batch_list = given.calibration(opened)
@@ -130,19 +140,20 @@ def _choices(
     for count in counts:
         target = Target("layers", count / total)
 
-        def by(importance: str, given_analysis: Analysis, target: Target = target) -> Choice:
+        def by(importance: str, given_analysis: Analysis, target: Target = target, repaired: Repair = "none") -> Choice:
             trials = [0]
-            plan, _ = choose_plan(
+            chosen = choose_plan(
                 opened,
                 given_analysis,
                 target,
-                Method(importance=importance),
+                Method(importance=importance, repair=repaired),
                 batch_list,
                 calibration.seed,
-                lambda done, _total, _unit: trials.append(done),
+                lambda done, _total, unit: trials.append(done) if unit == "trials" else None,
             )
             # A trial is one window.
-            return Choice(plan.removed_layers, ANALYSIS_PASSES + trials[-1] / len(given.measured))
+            passes = ANALYSIS_PASSES + trials[-1] / len(given.measured)
+            return Choice(chosen.plan.removed_layers, passes, chosen.repaired.changes if chosen.repaired else {})
 
         rows = {
             "SGLP (proposals)": by(PROPOSALS, analysis),
@@ -157,6 +168,9 @@ def _choices(
             cheapest = sorted(range(total), key=lambda i: float(single[i]))[:count]
             rows["leave_one_out"] = Choice(tuple(sorted(cheapest)), total)
             rows["greedy"] = Choice(tuple(sorted(order[:count])), rivals.greedy_passes(total, count))
+        for kind in set(kinds) - {"none"}:
+            # Which plan is chosen hangs on the repair, which is part of it.
+            rows[f"SGLP (chosen with {kind})"] = by(PROPOSALS, analysis, repaired=cast(Repair, kind))
         for number in range(RANDOM_SEEDS):
             control = control_plans(analysis, count, method, number)["random"]
             rows[f"random {number}"] = Choice(control.removed_layers, 0)

@@ -1,6 +1,7 @@
 """From an analysis to the plan of a job, and to the controls it is compared with."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from sglp_core.analysis import Analysis
 from sglp_core.judging import Judge
@@ -11,13 +12,25 @@ from sglp_core.objectives import Batch
 from sglp_core.opening import Opened
 from sglp_core.planning import Plan, costs_of_layers, segment_ranks
 from sglp_core.proposals import Proposal, propose, refined_proposal, select
-from sglp_core.repair import estimates_batch_norms
+from sglp_core.repair import Repaired, estimates_batch_norms, folds
+from sglp_core.repaired_choice import choose_repaired
 from sglp_core.target import Target
 
 # In forward passes over the calibration data: one forward, and a backward that costs two.
 ANALYSIS_PASSES = 3
 TRIALS_A_LAYER = 10
 CONTROLS = ("last_layers", "random", "block_influence")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan, the `proposals` it was chosen from, best first (none for one criterion), and its repair where choosing
+    among the repaired has already made it.
+    """
+
+    plan: Plan
+    proposals: list[Proposal]
+    repaired: Repaired | None = None
 
 
 def choose_plan(
@@ -28,14 +41,16 @@ def choose_plan(
     batches: Sequence[Batch],
     seed: int,
     tell: Callable[[int, int, str], None],
-) -> tuple[Plan, list[Proposal]]:
-    """The plan by the wanted importance, and the proposals it was chosen from, best first (none for one criterion).
+) -> Choice:
+    """The plan by the wanted importance; where it will be repaired, the one that harms least after that.
 
     Raises `TargetUnreachable`.
     """
     protected = method.protected_in(len(analysis.stack))
     if method.importance != PROPOSALS:
-        return _planned(analysis, target, method.importance, analysis.segmentation.segments, protected, seed), []
+        return Choice(
+            _planned(analysis, target, method.importance, analysis.segmentation.segments, protected, seed), []
+        )
     proposed = propose(analysis, target, protected)
     judge = Judge(
         opened.model,
@@ -50,7 +65,13 @@ def choose_plan(
     tell(0, budget, "trials")
     proposals = select(judge, proposed)
     refined = refined_proposal(judge, proposals[0], analysis, target, protected, budget)
-    return refined.plan, [refined, *proposals]
+    proposals = [refined, *proposals]
+    if not folds(opened.model, opened.stack.path, method.repair):
+        return Choice(refined.plan, proposals)
+    proposals, repaired = choose_repaired(
+        opened, batches, method.repair, proposals, lambda done, count: tell(done, count, "repairs")
+    )
+    return Choice(proposals[0].plan, proposals, repaired)
 
 
 def search_budget(layers: int, removed: int, parts: int) -> int:

@@ -62,7 +62,7 @@ class Judge:
                 self._model, self._layers, [part], self._task, variants, weights=self._weights(variants, part)
             )
             for number, removed in enumerate(sets):
-                harm = _harm(quality["dense"], quality[str(number)])
+                harm = harm_of(quality["dense"], quality[str(number)])
                 found[removed] += harm / parts
                 self.sums[removed] = self.sums.get(removed, 0.0) + harm
                 self.trials[removed] = self.trials.get(removed, 0) + 1
@@ -100,7 +100,8 @@ class Judge:
         return alive[0]
 
 
-def _harm(dense: Quality, pruned: Quality) -> float:
+def harm_of(dense: Quality, pruned: Quality) -> float:
+    """KL(dense ‖ pruned) plus the rise of the loss, in nats a prediction; infinite where the model is destroyed."""
     harm = pruned.kl + math.log(pruned.perplexity / dense.perplexity)
     return harm if math.isfinite(harm) else math.inf
 

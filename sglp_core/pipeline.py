@@ -11,7 +11,7 @@ from sglp_core import export, quality_report, quality_search, report, sweep_repo
 from sglp_core.analysis import Analysis
 from sglp_core.analysis_cache import find_or_measure
 from sglp_core.calibration import Calibration
-from sglp_core.choosing import choose_plan, control_plans
+from sglp_core.choosing import Choice, choose_plan, control_plans
 from sglp_core.errors import OutOfMemory
 from sglp_core.evaluation import Evaluation, evaluate
 from sglp_core.fetching import DEFAULT_CACHE
@@ -23,9 +23,7 @@ from sglp_core.memory import Memory
 from sglp_core.method import Method
 from sglp_core.observing import Observer, Progress, Silent, counter, phase, reporter
 from sglp_core.opening import Opened, open_model
-from sglp_core.planning import Plan
 from sglp_core.preparing import Data, prepare
-from sglp_core.proposals import Proposal
 from sglp_core.pruning import prune
 from sglp_core.repair import repair
 from sglp_core.results import write_results
@@ -88,9 +86,10 @@ def compress(
     )
 
     with phase(observer, "planning"):
-        chosen, proposals, within = _choose(
+        choice, within = _choose(
             opened, analysis, target, method, data, calibration.seed, reporter(observer, "planning")
         )
+        chosen, proposals = choice.plan, choice.proposals
         plans = {"sglp": chosen}
         if evaluation.controls:
             plans |= control_plans(analysis, len(chosen.removed_layers), method, calibration.seed)
@@ -98,7 +97,7 @@ def compress(
 
     layers = layers_of(opened.model, opened.stack.path)
     tell = reporter(observer, "repairing")
-    repaired = repair(
+    repaired = choice.repaired or repair(
         opened.model,
         opened.stack.path,
         data.calibration(opened),
@@ -211,7 +210,7 @@ def sweep(
     count = partial(counter, observer)
     plans, unreachable = sweeping.plans_of(
         target,
-        lambda each: _choose(opened, analysis, each, method, data, calibration.seed, lambda *_: None)[0],
+        lambda each: _choose(opened, analysis, each, method, data, calibration.seed, lambda *_: None)[0].plan,
         count,
     )
     points = sweeping.judge(opened, plans, data, method.repair, calibration.sequence_length, count)
@@ -234,12 +233,12 @@ def _choose(
     data: Data,
     seed: int,
     tell: Any,
-) -> tuple[Plan, list[Proposal], quality_search.Search | None]:
+) -> tuple[Choice, quality_search.Search | None]:
     if isinstance(target, QualityTarget):
         within = quality_search.search(opened, analysis, target, method, data, seed, tell)
-        return within.found.plan, within.found.proposals, within
-    chosen, proposals = choose_plan(opened, analysis, target, method, data.calibration(opened), seed, tell)
-    return chosen, proposals, None
+        # Repaired again on all of the calibration data: the search has used but half of it.
+        return Choice(within.found.plan, within.found.proposals), within
+    return choose_plan(opened, analysis, target, method, data.calibration(opened), seed, tell), None
 
 
 def _open(

@@ -17,24 +17,32 @@ from sglp_core.planning import SLACK, Plan, costs_of_layers, segment_ranks
 from sglp_core.refining import refine
 from sglp_core.target import Target
 
+# How many plans of one cut are proposed.
+SINGLE_CUTS = 4
+
 
 @dataclass(frozen=True)
 class Proposal:
     """One plan and who proposed it; `harm` is KL(dense ‖ pruned) plus the rise of the loss, mean over its `trials`.
 
-    Each trial is on a few other windows, and a proposal has more of them the better it does.
+    Each trial is on a few other windows, and a proposal has more of them the better it does. `repaired_harm` is the
+    same after the wanted repair, where that was asked (`repaired_choice.py`).
     """
 
     proposed_by: tuple[str, ...]
     plan: Plan
     harm: float
     trials: int
+    repaired_harm: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "proposed_by": list(self.proposed_by),
             "removed_layers": list(self.plan.removed_layers),
             "harm": self.harm if math.isfinite(self.harm) else None,
+            "repaired_harm": self.repaired_harm
+            if self.repaired_harm is not None and math.isfinite(self.repaired_harm)
+            else None,
             "trials": self.trials,
         }
 
@@ -60,7 +68,32 @@ def propose(analysis: Analysis, target: Target, protected: set[int]) -> dict[tup
                 break
             plans.setdefault(found.removed_layers, found)
             names.setdefault(found.removed_layers, []).append(f"{name}/{where}")
+    anywhere = next(iter(plans.values()))
+    for removed, achieved in _single_cuts(analysis, target, protected).items():
+        plans.setdefault(removed, replace(anywhere, removed_layers=removed, achieved=achieved))
+        names.setdefault(removed, []).append("similarity/single_cut")
     return {tuple(names[removed]): found for removed, found in plans.items()}
+
+
+def _single_cuts(analysis: Analysis, target: Target, protected: set[int]) -> dict[tuple[int, ...], float]:
+    """Runs of neighbours just long enough, whose two ends are most similar, with what each removes of the whole.
+
+    What goes into a run and what comes out of it are alike where one linear map nearly makes the one from the other,
+    which is what a repair needs.
+    """
+    stack = analysis.stack
+    sizes, total = stack.sizes(target.kind)
+    needed = target.ratio * total * SLACK
+    found = []
+    for start in range(1, len(sizes)):
+        for end in range(start + 1, len(sizes) + 1):
+            removed = tuple(range(start, end))
+            if protected & set(removed):
+                break
+            if sum(sizes[start:end]) >= needed and stack.can_remove(removed):
+                found.append((-float(analysis.similarity[start - 1, end - 1]), removed))
+                break
+    return {removed: sum(sizes[layer] for layer in removed) / total for _, removed in sorted(found)[:SINGLE_CUTS]}
 
 
 def select(judge: Judge, plans: Mapping[tuple[str, ...], Plan]) -> list[Proposal]:

@@ -79,13 +79,15 @@ def search(
     @cache
     def within(removed: int) -> bool:
         try:
-            plan, proposals = choose_plan(
+            chosen = choose_plan(
                 opened, analysis, Target("layers", removed / count), method, chosen_on, seed, lambda *_: None
             )
         except TargetUnreachable:
             return False
-        removal = plan.removed_layers
-        repaired = repair(opened.model, opened.stack.path, chosen_on, opened.task, removal, method.repair)
+        removal = chosen.plan.removed_layers
+        repaired = chosen.repaired or repair(
+            opened.model, opened.stack.path, chosen_on, opened.task, removal, method.repair
+        )
         quality = evaluate(
             opened.model,
             layers,
@@ -95,7 +97,7 @@ def search(
             weights={"pruned": repaired.changes},
         )
         dense, pruned = (getattr(quality[name], target.metric) for name in ("dense", "pruned"))
-        tried[removed] = Trial(plan, proposals, dense, pruned, target.drop(dense, pruned))
+        tried[removed] = Trial(chosen.plan, chosen.proposals, dense, pruned, target.drop(dense, pruned))
         tell(len(tried), max(expected, len(tried)), "plans")
         return tried[removed].drop <= target.max_drop
 

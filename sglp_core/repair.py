@@ -101,6 +101,12 @@ def repair(
     return Repaired(folded, tuple(attempts), windows(fitted), windows(judged))
 
 
+def folds(model: Any, path: StackPath, kind: Repair) -> bool:
+    """Whether this repair of this model goes cut by cut into weights that stay."""
+    possible = isinstance(path, str) and not isinstance(model, StreamedModel)
+    return possible and kind not in {"none", "batch_norm"} and not estimates_batch_norms(model, kind)
+
+
 def estimates_batch_norms(model: Any, kind: Repair) -> bool:
     """Whether this repair of this model is new statistics for its batch norms."""
     return kind in {"batch_norm", "auto"} and not isinstance(model, StreamedModel) and has_batch_norms(model)

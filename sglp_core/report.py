@@ -73,13 +73,14 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         ]
     if report.get("proposals"):
         lines += [
-            "Proposed plans, best first; harm is KL(dense ‖ pruned) plus the rise of the loss on calibration data:",
+            "Proposed plans, best first; harm is KL(dense ‖ pruned) plus the rise of the loss on calibration data, "
+            "after repair on a part of it that no repair was fitted on:",
             "",
-            "| proposed by | removed layers | harm | trials |",
-            "|---|---|---:|---:|",
+            "| proposed by | removed layers | harm | trials | harm after repair |",
+            "|---|---|---:|---:|---:|",
             *(
                 f"| {', '.join(p['proposed_by'])} | {', '.join(map(str, p['removed_layers']))} | {cell(p['harm'])} "
-                f"| {p['trials']} |"
+                f"| {p['trials']} | {'' if p['repaired_harm'] is None else cell(p['repaired_harm'])} |"
                 for p in report["proposals"]
             ),
             "",

@@ -26,9 +26,12 @@ def analysis(segments: tuple[tuple[int, int], ...] = ((0, 2), (3, 5))) -> Analys
     runs = np.triu(np.ones((7, 7)), 1) * 10
     # Only together do layers 2 and 3 cost nothing, and they lie in two segments.
     runs[2, 4] = 0
+    similarity = np.eye(6)
+    # The stream is most alike before and after layers 3 and 4, then 1 and 2, then 2 and 3.
+    similarity[2, 4], similarity[0, 2], similarity[1, 3] = 0.9, 0.8, 0.7
     return Analysis(
         stack=measure_stack(CONFIG, 16),
-        similarity=np.eye(6),
+        similarity=similarity,
         segmentation=Segmentation(segments, (1.0,) * 6),
         importance={"rising": np.arange(6.0), "falling": np.arange(6.0)[::-1], "random": rng.random(6)},
         run_importance={"pair": runs},
@@ -51,13 +54,24 @@ def test_every_criterion_proposes_inside_the_segments_and_over_the_stack() -> No
     assert found["rising/segments"] == (1, 3)
     assert set(found) == {
         f"{n}/{w}" for n in ("rising", "falling", "random", "pair_of_runs") for w in ("stack", "segments")
-    }
+    } | {"similarity/single_cut"}
+
+
+def test_cuts_between_ends_that_are_alike_are_proposed_and_none_with_a_protected_layer() -> None:
+    def cuts(count: int, protected: set[int]) -> list[tuple[int, ...]]:
+        found = propose(analysis(), Target("layers", count / 6), protected)
+        return [plan.removed_layers for names, plan in found.items() if "similarity/single_cut" in names]
+
+    assert sorted(cuts(2, {0, 5})) == [(1, 2), (2, 3), (3, 4)]
+    assert sorted(cuts(2, {0, 3, 5})) == [(1, 2)]
+    # Of five, the one that is least alike is left out.
+    assert len(cuts(1, {0})) == 4
 
 
 def test_the_stack_still_proposes_where_the_segments_leave_too_little() -> None:
     single = tuple((i, i) for i in range(6))
     found = propose(analysis(single), Target("layers", 2 / 6), {0, 5})
-    assert all(name.endswith("/stack") for names in found for name in names)
+    assert not any(name.endswith("/segments") for names in found for name in names)
     with pytest.raises(TargetUnreachable, match=r"largest reachable ratio is 0\.6667"):
         propose(analysis(), Target("layers", 5 / 6), {0, 5})
 

@@ -18,7 +18,7 @@ def test_a_job_writes_the_repaired_model_and_reports_both(repair: str, tmp_path:
         model.as_uri(),
         Target("layers", 0.34),
         tmp_path / "out",
-        method=Method(repair=repair),
+        method=Method(protected=(0, 3, 5), repair=repair),
         calibration=Calibration(str(text), samples=16, sequence_length=16, batch_size=4),
         evaluation=Evaluation(samples=4, controls=False),
         cache=tmp_path / "cache",

@@ -1,0 +1,111 @@
+"""Which plan is best once it is repaired, against repairing and judging every candidate here."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sglp_core import Calibration, Evaluation, Method, Target, compress
+from sglp_core.choosing import Choice, choose_plan
+from sglp_core.evaluation import evaluate
+from sglp_core.judging import harm_of
+from sglp_core.layers import layers_of
+from sglp_core.measuring import measure
+from sglp_core.objectives import Batch
+from sglp_core.opening import Opened, open_model
+from sglp_core.planning import Plan
+from sglp_core.preparing import Data, prepare
+from sglp_core.proposals import Proposal
+from sglp_core.repair import Repair, repair, split
+from sglp_core.repaired_choice import finalists
+from tests.worker.tiny_model import write_text, write_tiny_model
+
+CALIBRATION = {"samples": 12, "sequence_length": 16, "batch_size": 4}
+TARGET = Target("layers", 2 / 6)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    return write_text(tmp_path / "text.txt")
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Opened:
+    model = write_tiny_model(tmp_path / "model")
+    return open_model(str(model), None, 16, tmp_path / "cache", None, lambda _phase: None)
+
+
+def chosen(opened: Opened, data: Data, text: Path, kind: Repair) -> Choice:
+    method = Method(repair=kind)
+    analysis = measure(opened, data, method, Calibration(str(text), **CALIBRATION))
+    return choose_plan(opened, analysis, TARGET, method, data.calibration(opened), 0, lambda *_: None)
+
+
+def test_the_plan_that_harms_least_after_its_repair_is_taken_with_that_repair(
+    opened: Opened, text: Path, tmp_path: Path
+) -> None:
+    data = prepare(opened, Calibration(str(text), **CALIBRATION), None, None, tmp_path, lambda *_: None)
+    found = chosen(opened, data, text, "least_squares")
+    batches: Sequence[Batch] = data.calibration(opened)
+    layers = layers_of(opened.model, opened.stack.path)
+    harms = {}
+    for proposal in found.proposals:
+        removed = proposal.plan.removed_layers
+        if proposal.repaired_harm is None:
+            continue
+        repaired = repair(opened.model, opened.stack.path, batches, opened.task, removed, "least_squares")
+        quality = evaluate(
+            opened.model, layers, split(batches)[1], opened.task, {"it": removed}, weights={"it": repaired.changes}
+        )
+        harms[removed] = harm_of(quality["dense"], quality["it"])
+        assert proposal.repaired_harm == pytest.approx(harms[removed], rel=1e-4)
+    assert len(harms) > 1
+    assert found.plan.removed_layers == min(harms, key=harms.__getitem__)
+    expected = repair(opened.model, opened.stack.path, batches, opened.task, found.plan.removed_layers, "least_squares")
+    assert found.repaired is not None
+    assert found.repaired.changes.keys() == expected.changes.keys()
+    # What comes first without repair is asked about too.
+    unrepaired = chosen(opened, data, text, "none")
+    assert unrepaired.repaired is None
+    assert unrepaired.plan.removed_layers in harms
+    assert all(proposal.repaired_harm is None for proposal in unrepaired.proposals)
+
+
+def test_among_the_finalists_are_the_best_and_the_best_of_one_cut() -> None:
+    def proposal(harm: float, *removed: int) -> Proposal:
+        return Proposal(("it",), Plan(TARGET, removed, 1 / 3, 1, 1 / 3), harm, 1)
+
+    proposals = [
+        proposal(1.0, 1, 4),
+        proposal(1.0, 1, 4),
+        proposal(1.1, 2, 4),
+        proposal(1.2, 1, 3),
+        proposal(1.6, 5, 6),
+        proposal(1.7, 8, 9),
+        proposal(1.9, 10, 11),
+        proposal(1.8, 9, 10),
+        proposal(1.3, 3, 4),
+        proposal(1.5, 7, 8),
+        proposal(1.4, 4, 5),
+    ]
+    found = [each.plan.removed_layers for each in finalists(proposals)]
+    assert found == [(1, 4), (2, 4), (3, 4), (4, 5), (7, 8), (5, 6), (8, 9)]
+
+
+def test_the_report_says_how_repaired_plans_did(opened: Opened, text: Path, tmp_path: Path) -> None:
+    report: dict[str, Any] = compress(
+        str(opened.source.directory),
+        TARGET,
+        tmp_path / "out",
+        method=Method(repair="auto"),
+        calibration=Calibration(str(text), **CALIBRATION),
+        evaluation=Evaluation(samples=4, controls=False),
+        cache=tmp_path / "cache",
+    )
+    first, *others = report["proposals"]
+    assert first["removed_layers"] == report["plan"]["removed_layers"]
+    asked = [each["repaired_harm"] for each in others if each["repaired_harm"] is not None]
+    assert asked
+    assert first["repaired_harm"] <= min(asked)
+    assert "harm after repair" in (tmp_path / "out/report.md").read_text()
