@@ -117,7 +117,7 @@ class MethodSpec(_Part):
     importance: Importance = "proposals"
     estimator: Literal["unbiased", "biased"] = "unbiased"
     kernel: Literal["linear", "rbf"] = "linear"
-    repair: Literal["none", "compensate", "least_squares", "batch_norm", "auto"] = "auto"
+    repair: Literal["none", "compensate", "least_squares", "refit", "batch_norm", "auto"] = "auto"
     protected: Annotated[tuple[Annotated[int, Field(strict=True)], ...], Field(max_length=1000)] | None = None
 
 

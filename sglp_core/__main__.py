@@ -38,7 +38,7 @@ Out = Annotated[Path, typer.Option(help="A new directory for what is written")]
 Of = Annotated[TargetKind, typer.Option(help="What the fraction is of")]
 Importance = Annotated[str, typer.Option(help="`proposals`, or one criterion inside the segments")]
 Repair = Annotated[
-    Literal["none", "compensate", "least_squares", "batch_norm", "auto"],
+    Literal["none", "compensate", "least_squares", "refit", "batch_norm", "auto"],
     typer.Option(help="Make up for the removed layers in weights that stay, without training"),
 ]
 Source = Annotated[

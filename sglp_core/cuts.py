@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +10,12 @@ from torch import Tensor, nn
 from sglp_core.attempts import Attempt, Built
 from sglp_core.compensate import Growth, fold_growth, scaled
 from sglp_core.evaluation import Quality, evaluate
-from sglp_core.folding import fold, has_shift
+from sglp_core.folding import fold, fold_change, has_shift
 from sglp_core.forms import Forms
 from sglp_core.least_squares import ElementwiseFit, LinearFit
 from sglp_core.objectives import Batch, Task
-from sglp_core.residual import NoForm, Write, Writes
+from sglp_core.refitting import Refit
+from sglp_core.residual import NoForm, Writes
 from sglp_core.streams import cut_streams
 from sglp_core.surgery import bypassed
 from sglp_core.verification import TOLERANCES, difference, probe_logits
@@ -36,28 +36,32 @@ class Cut:
     changes: Changes
     grown: float
 
-    def build(self, kinds: Sequence[str], batches: Sequence[Batch]) -> tuple[dict[str, Built], list[Attempt]]:
-        """Each kind of repair, fitted on the batches, and a refusal for each that cannot be folded here."""
+    def build(
+        self, kinds: Sequence[str], batches: Sequence[Batch], held_out: Sequence[Batch]
+    ) -> tuple[dict[str, Built], list[Attempt]]:
+        """Each kind of repair, fitted on the batches, and a refusal for each that cannot be folded here.
+
+        What is fitted closely is also held against batches that are `held_out`.
+        """
         before = self._writes_before()
-        write = before.modules[0] if isinstance(before, Writes) else None
-        with swapped(self.forms.model, self.changes):
-            fit = _fit_for(self.forms.model, write) if write else None
-        growth = Growth()
+        fits = self._fits(before, wants_refit=any("refit" in kind for kind in kinds))
         built: dict[str, Built] = {}
         refused: list[Attempt] = []
         try:
             for batch in batches:
-                self._measure(batch, write, growth, fit)
+                self._measure(batch, before, fits, held_out=False)
+            for batch in held_out if isinstance(fits.refit, Refit) else ():
+                self._measure(batch, before, fits, held_out=True)
         except NoForm as reason:
             return {}, [Attempt(self.run, kind, False, str(reason)) for kind in kinds]
         for kind in kinds:
             try:
                 if kind == "compensate":
-                    built[kind] = self._compensate(growth.alpha(), before)
-                elif kind == "least_squares":
-                    built[kind] = self._least_squares(before, fit, Built({}))
-                else:
-                    built[kind] = self._least_squares(before, fit, built.get("compensate"))
+                    built[kind] = self._compensate(fits.growth.alpha(), before)
+                    continue
+                factor, _, fitted = kind.rpartition(" + ")
+                size = built.get(factor) if factor else Built({})
+                built[kind] = self._fitted(fitted, before, fits, size)
             except (NoForm, OverflowError, torch.linalg.LinAlgError) as reason:  # type: ignore[attr-defined]
                 refused.append(Attempt(self.run, kind, False, str(reason)))
         return built, refused
@@ -99,14 +103,37 @@ class Cut:
             )
         return attempts
 
-    def _measure(self, batch: Batch, write: Write | None, growth: Growth, fit: "Fit | None") -> None:
+    def _fits(self, before: "Writes | NoForm", *, wants_refit: bool) -> "Fits":
+        if isinstance(before, NoForm):
+            return Fits(Growth(), None, before)
+        write = before.modules[0]
+        module: nn.Module = self.forms.model.get_submodule(write.module)
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        shift = has_shift(self.forms.model, write)
+        if write.form == "norm":
+            reason = NoForm(f"{write.module} is a norm, and mixes no channels")
+            return Fits(Growth(), ElementwiseFit(len(weight), shift), reason)
+        size, features = weight.shape[::-1] if write.form == "conv1d" else weight.shape
+        refit: Refit | NoForm | None = None
+        if wants_refit:
+            try:
+                refit = Refit(features, size, shift)
+            except NoForm as reason:
+                refit = reason
+        return Fits(Growth(), LinearFit(size, size, shift), refit)
+
+    def _measure(self, batch: Batch, before: "Writes | NoForm", fits: "Fits", *, held_out: bool) -> None:
         forms = self.forms
+        write = before.modules[0] if isinstance(before, Writes) else None
         streams = cut_streams(forms.model, forms.layers, batch, self.removed, self.run, self.changes, write)
         wanted = streams.wanted.double() / self.grown
-        # The first position's massive activation says nothing of the others, and it is one factor for all.
-        growth.add(streams.given[~streams.first], wanted[~streams.first])
-        if fit and streams.written is not None:
-            fit.add(streams.written, streams.given, wanted)
+        if not held_out:
+            # The first position's massive activation says nothing of the others, and it is one factor for all.
+            fits.growth.add(streams.given[~streams.first], wanted[~streams.first])
+            if fits.map and streams.written is not None:
+                fits.map.add(streams.written, streams.given, wanted)
+        if isinstance(fits.refit, Refit) and streams.entered is not None:
+            fits.refit.add(streams.entered, streams.given, wanted, held_out=held_out)
 
     def _compensate(self, alpha: float, before: "Writes | NoForm") -> Built:
         forms = self.forms
@@ -124,18 +151,28 @@ class Cut:
         # A post-norm stream has its size from its norms alone, wherever a factor went.
         return Built(new, alpha, 1.0 if any(writes.whole for writes in behind) else alpha)
 
-    def _least_squares(self, before: "Writes | NoForm", fit: "Fit | None", size: Built | None) -> Built:
-        """The map alone, or on top of a factor: then it aims at the stream without its growth."""
+    def _fitted(self, kind: str, before: "Writes | NoForm", fits: "Fits", size: Built | None) -> Built:
+        """A fit alone, or on top of a factor: then it aims at the stream without its growth."""
         if isinstance(before, NoForm):
             raise before
-        assert fit is not None
         if size is None:
             raise NoForm("compensate cannot be folded here")
         if size.changes and before.whole:
             raise NoForm("factor and map would go into the same norm")
-        with swapped(self.forms.model, self.changes):
-            mapped = fold(self.forms.model, before.modules[0], *fit.solve(alpha=size.shrinks))
-        return replace(size, changes={**size.changes, **mapped})
+        model, write = self.forms.model, before.modules[0]
+        with swapped(model, self.changes):
+            if kind == "refit":
+                if isinstance(fits.refit, NoForm):
+                    raise fits.refit
+                assert fits.refit is not None
+                changes = fold_change(model, write, *fits.refit.solve(size.shrinks))
+            elif isinstance(fits.map, ElementwiseFit):
+                changes = fold(model, write, *fits.map.solve(alpha=size.shrinks))
+            else:
+                assert fits.map is not None
+                change, shift = fits.map.solve(alpha=size.shrinks)
+                changes = fold(model, write, torch.eye(len(change), dtype=change.dtype) + change, shift)
+        return replace(size, changes={**size.changes, **changes})
 
     def _writes_before(self) -> "Writes | NoForm":
         if self.run[0] == 0:
@@ -146,14 +183,13 @@ class Cut:
             return reason
 
 
-Fit = LinearFit | ElementwiseFit
+@dataclass(frozen=True)
+class Fits:
+    """What is measured at a cut: the growth, the map of what is written, and the weights of the write or why not."""
 
-
-def _fit_for(model: Any, write: Write) -> Fit:
-    module: nn.Module = model.get_submodule(write.module)
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    size = weight.shape[1] if write.form == "conv1d" else weight.shape[0]
-    return (ElementwiseFit if write.form == "norm" else LinearFit)(size, has_shift(model, write))
+    growth: Growth
+    map: LinearFit | ElementwiseFit | None
+    refit: Refit | NoForm | None
 
 
 def _loss(quality: Quality) -> float:

@@ -21,10 +21,7 @@ def fold(model: Any, write: Write, scale: Tensor, shift: Tensor | None = None) -
     `scale` is a number, one a channel `[D]`, or, where the form is not a norm, a matrix `[D, D]`; `shift` is `[D]` and
     needs a bias. Computed in float64. Raises `NoForm` where other modules use the same parameters.
     """
-    module = model.get_submodule(write.module)
-    for name, parameter in module.named_parameters():
-        if owners(model, parameter) > 1:
-            raise NoForm(f"{write.module}.{name} is shared with another module")
+    module = _owned(model, write)
     weight, bias = module.weight.detach().double(), getattr(module, "bias", None)
     scale = scale.to(weight.device, torch.float64)
     matrix = scale.ndim == 2
@@ -45,3 +42,34 @@ def fold(model: Any, write: Write, scale: Tensor, shift: Tensor | None = None) -
     else:
         assert shift is None
     return new
+
+
+@torch.no_grad()
+def fold_change(model: Any, write: Write, change: Tensor, shift: Tensor | None = None) -> dict[str, Tensor]:
+    """New parameters with which the module writes `A · change + shift` more, A being what enters it.
+
+    `change` is `[F, D]` and `shift` `[D]`. Computed in float64. Raises `NoForm` where other modules use the same
+    parameters, and for a norm, which does not mix what enters.
+    """
+    module = _owned(model, write)
+    if write.form == "norm":
+        raise NoForm(f"{write.module} is a norm, and mixes no channels")
+    moved = (change if write.form == "conv1d" else change.T) / write.gain
+    new = {
+        f"{write.module}.weight": in_type_of(
+            module.weight, module.weight.detach().double() + moved.to(module.weight.device)
+        )
+    }
+    if shift is not None:
+        new[f"{write.module}.bias"] = in_type_of(
+            module.bias, module.bias.detach().double() + shift.to(module.bias.device) / write.gain
+        )
+    return new
+
+
+def _owned(model: Any, write: Write) -> Any:
+    module = model.get_submodule(write.module)
+    for name, parameter in module.named_parameters():
+        if owners(model, parameter) > 1:
+            raise NoForm(f"{write.module}.{name} is shared with another module")
+    return module

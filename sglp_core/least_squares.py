@@ -1,12 +1,15 @@
 """The linear map that makes the layer before a cut write what the removed layers would have added.
 
-T = argmin Σ w ‖M·T + c − (y − h + M)‖² + λ‖T − I‖², over the positions of the calibration data, with M what the last
-write of that layer adds to the residual stream, h that layer's output, and y what the removed run would have handed on
-(ReplaceMe, arXiv 2505.02819). c is there only where the module has a bias to hold it.
+Δ, c = argmin Σ w ‖M·Δ + c − (y − h)‖² + λ‖Δ‖², over the positions of the calibration data, with h that layer's output,
+y what the removed run would have handed on, and M features of the layer's last write. With what the write adds to the
+residual stream as M, T = I + Δ is the map of ReplaceMe (arXiv 2505.02819), and with what enters the write, Δ is a
+change of its weights (`refitting.py`). c is there only where the module has a bias to hold it.
 
 Weights w = 1/‖y‖² make the error relative, as every later norm sees it: the massive activation of a first position then
 counts like any other position, and is still carried. Leaving it out destroys models.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,19 +18,19 @@ RIDGE = 0.1
 
 
 class LinearFit:
-    """A full map `[D, D]`: normal equations in float64, batch by batch, so nothing else is kept."""
+    """A full map `[F, D]`: normal equations in float64, batch by batch, so nothing else is kept."""
 
-    def __init__(self, size: int, shift: bool) -> None:
-        self._shift = shift
-        columns = size + shift
+    def __init__(self, features: int, size: int, shift: bool) -> None:
+        self._features, self._shift = features, shift
+        columns = features + shift
         self._squares = torch.zeros(columns, columns, dtype=torch.float64)
         # Of the features with y and with h, apart because the size that y should have may be known only at the end.
         self._wanted, self._had = (torch.zeros(columns, size, dtype=torch.float64) for _ in range(2))
 
-    def add(self, written: Tensor, handed_on: Tensor, wanted: Tensor) -> None:
-        """M, h and y of N positions, `[N, D]` each."""
+    def add(self, features: Tensor, handed_on: Tensor, wanted: Tensor) -> None:
+        """M `[N, F]`, h and y `[N, D]` of N positions."""
         weight = _weights(wanted)
-        features = written.double()
+        features = features.double()
         if self._shift:
             features = torch.cat([features, torch.ones_like(features[:, :1])], 1)
         weighted = (features * weight[:, None]).T
@@ -36,15 +39,26 @@ class LinearFit:
         self._had += (weighted @ handed_on.double()).cpu()
 
     def solve(self, ridge: float = RIDGE, alpha: float = 1.0) -> tuple[Tensor, Tensor | None]:
-        """T and c for y / `alpha`; `ridge` is λ relative to the mean square of M.
+        """Δ and c for y / `alpha`; `ridge` is λ relative to the mean square of M.
 
-        Raises `torch.linalg.LinAlgError`, a `RuntimeError`, where nothing was written.
+        Raises `torch.linalg.LinAlgError`, a `RuntimeError`, where there is nothing to fit.
         """
-        size = self._had.shape[1]
+        solved = self._solved(ridge, alpha)
+        return solved[: self._features], solved[self._features] if self._shift else None
+
+    def best_ridge(self, ridges: Sequence[float], judge: "LinearFit", alpha: float = 1.0) -> float:
+        """The one whose map has the least weighted squared error on what `judge` has seen."""
+        return min(ridges, key=lambda ridge: judge._error(self._solved(ridge, alpha), alpha))
+
+    def _solved(self, ridge: float, alpha: float) -> Tensor:
         penalty = torch.zeros(len(self._squares), dtype=torch.float64)
-        penalty[:size] = ridge * self._squares.diagonal()[:size].mean()
-        solved = torch.linalg.solve(self._squares + penalty.diag(), self._wanted / alpha - self._had)
-        return torch.eye(size, dtype=torch.float64) + solved[:size], solved[size] if self._shift else None
+        penalty[: self._features] = ridge * self._squares.diagonal()[: self._features].mean()
+        solved: Tensor = torch.linalg.solve(self._squares + penalty.diag(), self._wanted / alpha - self._had)
+        return solved
+
+    def _error(self, solved: Tensor, alpha: float) -> float:
+        """But for what no map can change."""
+        return float((solved * (self._squares @ solved - 2 * (self._wanted / alpha - self._had))).sum())
 
 
 class ElementwiseFit:

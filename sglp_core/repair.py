@@ -20,12 +20,13 @@ from sglp_core.objectives import Batch, Task
 from sglp_core.streamed_model import StreamedModel
 from sglp_core.weights import Changes
 
-Repair = Literal["none", "compensate", "least_squares", "batch_norm", "auto"]
+Repair = Literal["none", "compensate", "least_squares", "refit", "batch_norm", "auto"]
 KINDS: dict[str, tuple[str, ...]] = {
     "compensate": ("compensate",),
     "least_squares": ("least_squares",),
+    "refit": ("refit",),
     "batch_norm": ("batch_norm",),
-    "auto": ("compensate", "least_squares", "both"),
+    "auto": ("compensate", "least_squares", "refit", "compensate + least_squares", "compensate + refit"),
 }
 # One in this many of the calibration windows judges; the others are fitted on.
 JUDGED_SHARE = 4
@@ -60,9 +61,9 @@ def repair(
 ) -> Repaired:
     """Repair the dense `model` as it is with the layers `removed` from the stack at `path`; nothing is changed yet.
 
-    With `auto` each folded repair is tried at every cut, and both together (the map then aims at the stream without its
-    growth); the one with the least held-out KL is kept. A model with batch norms has their statistics estimated anew
-    instead, once for all cuts.
+    With `auto` each folded repair is tried at every cut, and `compensate` together with each of the others (which then
+    aim at the stream without its growth); the one with the least held-out KL is kept. A model with batch norms has
+    their statistics estimated anew instead, once for all cuts.
     """
     if kind == "none":
         return Repaired({}, (), 0, 0)
@@ -90,7 +91,7 @@ def repair(
     grown = 1.0
     for number, run in enumerate(runs):
         cut = Cut(forms, tuple(removed), run, dict(folded), grown)
-        built, refused = cut.build(KINDS[kind], fitted)
+        built, refused = cut.build(KINDS[kind], fitted, judged)
         judgements = cut.judge(built, judged, task)
         for attempt in judgements:
             if attempt.accepted:

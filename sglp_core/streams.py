@@ -24,13 +24,14 @@ class CutStreams:
     """One batch at a cut, a row `[N, D]` for every position that is not padding.
 
     `wanted` is what the dense model hands on behind the cut, `given` what enters the cut in the pruned model, and
-    `written` what the layer before the cut added last (None where no write was named). `first` marks the first
-    position of each text.
+    `written` what the layer before the cut added last, made from what `entered` that write, `[N, F]` (both None where
+    no write was named). `first` marks the first position of each text.
     """
 
     wanted: Tensor
     given: Tensor
     written: Tensor | None
+    entered: Tensor | None
     first: Tensor
 
 
@@ -60,8 +61,8 @@ def cut_streams(
         if not same:
             raise _Reached
 
-    def wrote(_module: nn.Module, _args: Any, output: Tensor) -> None:
-        kept["written"] = output
+    def wrote(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        kept["entered"], kept["written"] = args[0], output
 
     def at_the_start() -> list[Any]:
         handles = [layers[run[0]].register_forward_pre_hook(enter, with_kwargs=True)]
@@ -83,6 +84,7 @@ def cut_streams(
         wanted=kept["wanted"][counted],
         given=given[counted],
         written=kept["written"].reshape(given.shape)[counted] * write.gain if write else None,
+        entered=kept["entered"].reshape(*given.shape[:2], -1)[counted] if write else None,
         first=first[counted],
     )
 

@@ -86,7 +86,7 @@ def test_a_uri_of_another_form_is_refused(uri: str) -> None:
         JobSpec.model_validate({**SMALLEST, "model": {"uri": uri}})
 
 
-@pytest.mark.parametrize("kind", ["none", "compensate", "least_squares", "batch_norm", "auto"])
+@pytest.mark.parametrize("kind", ["none", "compensate", "least_squares", "refit", "batch_norm", "auto"])
 def test_a_kind_of_repair_travels(kind: str) -> None:
     assert JobSpec.model_validate({**SMALLEST, "method": {"repair": kind}}).method.repair == kind
 

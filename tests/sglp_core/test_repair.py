@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from sglp_core.compensate import fold_growth, scaled
 from sglp_core.evaluation import evaluate
-from sglp_core.folding import fold
+from sglp_core.folding import fold, fold_change
 from sglp_core.forms import Forms
 from sglp_core.layers import find_stack, layers_of
 from sglp_core.least_squares import ElementwiseFit, LinearFit
 from sglp_core.objectives import Batch
-from sglp_core.repair import repair, runs_of, split
+from sglp_core.refitting import MOST_FEATURES, RIDGES, Refit
+from sglp_core.repair import KINDS, repair, runs_of, split
 from sglp_core.residual import NoForm, find_writes
 from sglp_core.streams import calls_of, cut_streams
 from sglp_core.surgery import bypassed
@@ -195,10 +196,11 @@ def test_least_squares_equals_weighted_ridge_regression_on_all_rows_at_once(shif
     generator = np.random.default_rng(0)
     written, handed_on, wanted = (generator.normal(size=(300, 8)) for _ in range(3))
     wanted[0] *= 1e4
-    fit = LinearFit(8, shift)
+    fit = LinearFit(8, 8, shift)
     for rows in np.array_split(np.arange(300), 7):
         fit.add(*(torch.from_numpy(each[rows]) for each in (written, handed_on, wanted)))
-    found, constant = fit.solve(0.1, alpha)
+    change, constant = fit.solve(0.1, alpha)
+    found = np.eye(8) + change.numpy()
 
     root = 1 / np.linalg.norm(wanted, axis=1, keepdims=True)
     penalty = 0.1 * np.mean(np.sum((root * written) ** 2, 0))
@@ -212,6 +214,69 @@ def test_least_squares_equals_weighted_ridge_regression_on_all_rows_at_once(shif
     assert (constant is None) == (not shift)
     if shift:
         np.testing.assert_allclose(constant, expected[8], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("noise", [0.01, 20.0])
+def test_the_ridge_of_a_refit_is_the_one_that_errs_least_on_what_was_not_fitted(noise: float) -> None:
+    generator = np.random.default_rng(0)
+    truth = generator.normal(size=(12, 5))
+    parts = []
+    for rows in (30, 40):
+        entered, handed_on = generator.normal(size=(rows, 12)), generator.normal(size=(rows, 5))
+        parts.append((entered, handed_on, handed_on + entered @ truth + noise * generator.normal(size=(rows, 5))))
+    refit = Refit(12, 5, shift=False)
+    for part, held_out in zip(parts, (False, True), strict=True):
+        refit.add(*(torch.from_numpy(each) for each in part), held_out=held_out)
+    found, _ = refit.solve()
+
+    def fitted(ridge: float) -> np.ndarray:
+        entered, handed_on, wanted = parts[0]
+        root = 1 / np.linalg.norm(wanted, axis=1, keepdims=True)
+        penalty = np.sqrt(ridge * np.mean(np.sum((root * entered) ** 2, 0)))
+        left = np.vstack([root * entered, penalty * np.eye(12)])
+        right = np.vstack([root * (wanted - handed_on), np.zeros((12, 5))])
+        return np.linalg.lstsq(left, right, rcond=None)[0]
+
+    def error(change: np.ndarray) -> float:
+        entered, handed_on, wanted = parts[1]
+        return float(np.sum(np.sum((handed_on + entered @ change - wanted) ** 2, 1) / np.sum(wanted**2, 1)))
+
+    best = min(RIDGES, key=lambda ridge: error(fitted(ridge)))
+    assert best == (RIDGES[0] if noise < 1 else RIDGES[-1])
+    np.testing.assert_allclose(found, fitted(best), rtol=1e-7, atol=1e-9)
+
+
+def test_a_write_of_too_many_channels_is_not_fitted_anew() -> None:
+    with pytest.raises(NoForm, match="channels enter"):
+        Refit(MOST_FEATURES + 1, 8, shift=False)
+
+
+@pytest.mark.parametrize("name", PRE_NORM)
+def test_a_changed_weight_adds_what_was_fitted(name: str) -> None:
+    model = build(name)
+    path = find_stack(model)
+    batch = batches(1)[0]
+    write = Forms(model, path, batch).writes(2).modules[0]
+    module = model.get_submodule(write.module)
+    if write.form == "norm":
+        with pytest.raises(NoForm, match="mixes no channels"):
+            fold_change(model, write, torch.zeros(32, 32))
+        return
+    features = module.weight.numel() // 32
+    change = torch.randn(features, 32, dtype=torch.float64)
+    shift = torch.randn(32, dtype=torch.float64) if getattr(module, "bias", None) is not None else None
+
+    def more(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        added = args[0] @ change
+        return output + (added if shift is None else added + shift) / write.gain
+
+    handle = module.register_forward_hook(more)
+    expected = logits(model, batch)
+    handle.remove()
+    with swapped(model, fold_change(model, write, change, shift)):
+        found = logits(model, batch)
+    assert apart(logits(model, batch), expected) > 1e-3
+    assert apart(found, expected) < 1e-6
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.7])
@@ -271,7 +336,7 @@ def test_every_accepted_repair_lowers_held_out_divergence_and_raises_no_loss(nam
     found = repair(model, path, batches(8), task, (2, 4), "auto")
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
     assert {(a.cut, a.kind) for a in found.attempts} == {
-        (cut, kind) for cut in ((2, 2), (4, 4)) for kind in ("compensate", "least_squares", "both")
+        (cut, kind) for cut in ((2, 2), (4, 4)) for kind in KINDS["auto"]
     }
     assert (found.fitted_windows, found.judged_windows) == (24, 8)
     judged = batches(8)[6:]
@@ -291,8 +356,14 @@ def test_every_accepted_repair_lowers_held_out_divergence_and_raises_no_loss(nam
         assert quality["repaired"].kl < quality["pruned"].kl
     first = next(attempt for attempt in found.attempts if attempt.loss_before is not None)
     assert np.log(quality["pruned"].perplexity) == pytest.approx(first.loss_before)
-    refused = {attempt.reason for attempt in found.attempts if attempt.loss_before is None}
-    assert refused == ({"factor and map would go into the same norm"} if name in POST_NORM else set())
+    refused = {(a.kind, (a.reason or "").split(" is a norm, ")[-1]) for a in found.attempts if a.loss_before is None}
+    same, mixes = "factor and map would go into the same norm", "and mixes no channels"
+    if name in POST_NORM:
+        assert refused == {("refit", mixes), ("compensate + least_squares", same), ("compensate + refit", same)}
+    elif name.startswith("gemma"):
+        assert refused == {("refit", mixes), ("compensate + refit", mixes)}
+    else:
+        assert not refused
 
 
 def test_least_squares_undoes_a_removal_that_is_linear_in_what_the_layer_before_writes() -> None:
@@ -311,6 +382,25 @@ def test_least_squares_undoes_a_removal_that_is_linear_in_what_the_layer_before_
     assert found.attempts[0].kl_after < 1e-3 * found.attempts[0].kl_before
 
 
+def test_a_refit_undoes_a_removal_that_is_linear_in_what_enters_the_write_and_not_in_what_it_writes() -> None:
+    model = build("llama")
+    layers = model.model.layers
+    before, removed = layers[2], layers[3]
+    with torch.no_grad():
+        # Both read the same, as neither attends; the layer before writes nothing at all, so that no map of it helps.
+        for layer in (before, removed):
+            layer.self_attn.o_proj.weight.zero_()
+        before.mlp.down_proj.weight.zero_()
+        for name in ("gate_proj", "up_proj"):
+            getattr(removed.mlp, name).weight.copy_(getattr(before.mlp, name).weight)
+        removed.post_attention_layernorm.weight.copy_(before.post_attention_layernorm.weight)
+    mapped = repair(model, "model.layers", batches(32), "causal_lm", (3,), "least_squares")
+    assert not mapped.attempts[0].accepted
+    found = repair(model, "model.layers", batches(32), "causal_lm", (3,), "refit")
+    assert found.attempts[0].accepted
+    assert found.attempts[0].kl_after < 0.01 * found.attempts[0].kl_before
+
+
 def test_a_repair_that_harms_is_refused() -> None:
     model = build("llama")
     with torch.no_grad():
@@ -319,7 +409,7 @@ def test_a_repair_that_harms_is_refused() -> None:
         model.model.layers[3].mlp.down_proj.weight.zero_()
     found = repair(model, "model.layers", batches(8), "causal_lm", (3,), "auto")
     # Nothing was lost, so nothing can be better.
-    assert [attempt.accepted for attempt in found.attempts] == [False, False, False]
+    assert [attempt.accepted for attempt in found.attempts] == [False] * 5
     assert found.changes == {}
 
 
