@@ -9,8 +9,9 @@ import transformers
 from torch import Tensor
 
 from sglp_core.evaluation import evaluate
-from sglp_core.healing import Healing, heal, trained_names
+from sglp_core.healing import Healing, heal
 from sglp_core.layers import find_stack, layers_of
+from sglp_core.neighbours import trained_names
 from sglp_core.objectives import Batch, logits_of, loss_of
 from sglp_core.repair import split
 from sglp_core.surgery import remove_layers
