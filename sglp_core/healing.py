@@ -32,33 +32,40 @@ HealingLoss = Literal["distil", "plain"]
 JUDGEMENTS = 8
 PATIENCE = 3
 WARM_UP = 0.1
+# Updates of low rank start from nothing and bear larger steps than the weights themselves.
+LEARNING_RATES = {"neighbours": 3e-4, "lora": 1e-3}
 # Where judgements are further apart than this, the state is kept in between too.
 KEPT_EVERY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Healing:
-    """`steps` optimiser steps (0: none) of one calibration batch each, at most `learning_rate`.
+    """`steps` optimiser steps (0: none) of one calibration batch each.
 
-    `trained` are the layers next to the cuts and what follows the stack (`neighbours`), or an update of low rank for
-    every linear layer that stays (`lora`). `distil` follows the dense model's distribution (KL), `plain` the text
-    itself (cross-entropy).
+    `learning_rate` is the highest, by default that of `LEARNING_RATES`. `trained` are the layers next to the cuts and
+    what follows the stack (`neighbours`), or an update of low rank for every linear layer that stays (`lora`). `distil`
+    follows the dense model's distribution (KL), `plain` the text itself (cross-entropy).
     """
 
     steps: int = 0
-    learning_rate: float = 1e-4
+    learning_rate: float | None = None
     loss: HealingLoss = "distil"
     trained: Trained = "neighbours"
 
     def __post_init__(self) -> None:
         if self.steps < 0:
             raise ValueError(f"healing steps must not be negative, not {self.steps}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+        if self.learning_rate is not None and not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"the learning rate must be a positive number, not {self.learning_rate}")
         if self.loss not in get_args(HealingLoss):
             raise ValueError(f"healing loss must be one of {', '.join(get_args(HealingLoss))}, not {self.loss!r}")
         if self.trained not in get_args(Trained):
             raise ValueError(f"trained must be one of {', '.join(get_args(Trained))}, not {self.trained!r}")
+
+    @property
+    def highest_rate(self) -> float:
+        """The learning rate between warm-up and decay."""
+        return LEARNING_RATES[self.trained] if self.learning_rate is None else self.learning_rate
 
     def require(self, model: Any, path: StackPath) -> None:
         """Raise `UnsupportedArchitecture` where the model has nothing to train in this way."""
@@ -140,7 +147,7 @@ def heal(
             if healing.trained == "lora"
             else Neighbours(model, path, removed, changes, trained_on[0])
         )
-        optimizer = torch.optim.AdamW(trainable.tensors.values(), lr=healing.learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(trainable.tensors.values(), lr=healing.highest_rate, weight_decay=0.0)
         resumed_from_step, best, curve = _resumed(trainable, optimizer, kept)
         if curve:
             on_step(resumed_from_step)
@@ -152,7 +159,7 @@ def heal(
             if _is_over(curve, healing):
                 break
             for group in optimizer.param_groups:
-                group["lr"] = healing.learning_rate * _rate(step - 1, healing.steps)
+                group["lr"] = healing.highest_rate * _rate(step - 1, healing.steps)
             batch = next(order).to(model.device)
             _loss(model, layers, batch, task, removed, trainable, healing.loss).backward()
             nn.utils.clip_grad_norm_(trainable.tensors.values(), 1.0)

@@ -164,7 +164,7 @@ def compress(
         "table": report.before_after(remaining, (quality["dense"], quality["sglp"]), (dense_cost, pruned_cost)),
         "stages": report.stages({n: quality[n] for n in ("dense", *earlier)} | {last: quality["sglp"]}),
         "repair": repaired.to_dict(),
-        "healing": {**asdict(healing), **healed.to_dict()},
+        "healing": {**asdict(healing), "learning_rate": healing.highest_rate, **healed.to_dict()},
         "controls": report.controls(quality, {n: p.removed_layers for n, p in plans.items()}),
         "evaluation": {**asdict(evaluation), "description": data.description, "digest": data.evaluation_digest},
         "verification": proof.to_dict(),
