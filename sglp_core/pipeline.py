@@ -1,7 +1,7 @@
 """The whole story on one screen: open, calibrate, measure, plan, remove, verify, evaluate, write."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from sglp_core.evaluation import Evaluation, evaluate
 from sglp_core.fetching import DEFAULT_CACHE
 from sglp_core.footprint import measure_footprint, weigh
 from sglp_core.healing import Healed, Healing, heal
-from sglp_core.healing_state import KeptState, kept_state
+from sglp_core.healing_state import kept_state
 from sglp_core.layers import layers_of
 from sglp_core.measuring import measure
 from sglp_core.memory import Memory
@@ -111,7 +111,9 @@ def compress(
         lambda done, total: tell(done, total, "cuts"),
     )
 
-    healed, kept = _heal(opened, data, chosen, repaired.changes, healing, cache, reporter(observer, "healing"))
+    healed, forget_healing = _heal(
+        opened, data, chosen, repaired.changes, healing, cache, reporter(observer, "healing")
+    )
     stages = {"pruned": {}, "repaired": repaired.changes, "healed": healed.changes if healed.step else {}}
     *earlier, last = [name for name, changes in stages.items() if changes or name == "pruned"]
 
@@ -174,7 +176,7 @@ def compress(
     with phase(observer, "publishing"):
         result = write_results(output, opened, analysis, origin, method, calibration, plan=chosen, why=why, extra=extra)
     # Only now: an attempt that fails after its last step need not heal again.
-    kept.drop()
+    forget_healing()
     return result
 
 
@@ -239,8 +241,9 @@ def _choose(
 
 def _heal(
     opened: Opened, data: Data, plan: Plan, changes: Changes, healing: Healing, cache: Path, tell: Any
-) -> tuple[Healed, KeptState]:
-    kept = kept_state(opened, data, plan.removed_layers, changes, healing, cache)
+) -> tuple[Healed, Callable[[], None]]:
+    """What came of healing, and how its kept state is removed once the job has ended."""
+    kept = kept_state(opened, data, plan.removed_layers, changes, healing, cache) if healing.steps else None
     healed = heal(
         opened.model,
         opened.stack.path,
@@ -253,7 +256,7 @@ def _heal(
         lambda done: tell(done, healing.steps, "steps"),
         kept,
     )
-    return healed, kept
+    return healed, kept.drop if kept else lambda: None
 
 
 def _open(

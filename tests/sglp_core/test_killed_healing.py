@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import IO, cast
 
+import pytest
 import torch
 
 from sglp_core import Calibration, Healing
@@ -41,7 +42,7 @@ def healed(directory: Path, cache: str) -> Healed:
     )
 
 
-def test_a_killed_healing_is_resumed_to_the_same_end(tmp_path: Path) -> None:
+def test_a_killed_healing_is_resumed_to_the_same_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tiny_model(tmp_path / "model")
     write_text(tmp_path / "text.txt")
     program = (
@@ -56,7 +57,10 @@ def test_a_killed_healing_is_resumed_to_the_same_end(tmp_path: Path) -> None:
     process.communicate()
     assert process.returncode == -signal.SIGKILL
 
-    found, expected = healed(tmp_path, "cache"), healed(tmp_path, "another cache")
+    found = healed(tmp_path, "cache")
+    told = [int(line) for line in capsys.readouterr().out.splitlines()]
+    assert told == list(range(found.resumed_from_step, HEALING.steps + 1))
+    expected = healed(tmp_path, "another cache")
     assert found.resumed_from_step % JUDGED_EVERY == 0
     assert KILLED_FROM - JUDGED_EVERY <= found.resumed_from_step < HEALING.steps
     assert (found.step, found.curve) == (expected.step, expected.curve)
