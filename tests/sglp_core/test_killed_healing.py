@@ -17,7 +17,7 @@ from sglp_core.preparing import prepare
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 REMOVED = (2, 3)
-HEALING = Healing(160, 1e-3, "plain", "lora")
+HEALING = Healing(160, 1e-5, "plain", "lora")
 JUDGED_EVERY, KILLED_FROM = 20, 70
 
 
