@@ -102,6 +102,14 @@ def test_no_trace_of_it_is_left_in_the_dense_model(name: str, changes: dict[str,
     assert all(torch.equal(tensor, values[n]) for n, tensor in model.state_dict().items())
 
 
+def test_adapters_of_a_model_in_half_precision_are_in_single() -> None:
+    model = build().bfloat16()
+    with frozen(model):
+        adapters = Adapters(model, "model.layers", (2, 3), {}, seed=0)
+        assert {tensor.dtype for tensor in adapters.tensors.values()} == {torch.float32}
+        assert {tensor.dtype for tensor in adapters.changes().values()} == {torch.bfloat16}
+
+
 def test_a_step_that_fails_leaves_the_dense_model_as_it_was() -> None:
     model = build()
     before = everything_about(model)
