@@ -21,7 +21,6 @@ from sglp_core.objectives import Batch
 from sglp_core.opening import Opened, open_model
 from sglp_core.repair import Repaired, repair
 
-HEALING_RATE = 3e-4
 CACHE = Path("~/.cache/sglp").expanduser()
 
 
@@ -113,7 +112,7 @@ def _healed(
 ) -> Quality:
     path = opened.stack.path
     begun = time.monotonic()
-    healed = heal(opened.model, path, calibration, opened.task, removed, repaired.changes, Healing(steps, HEALING_RATE))
+    healed = heal(opened.model, path, calibration, opened.task, removed, repaired.changes, Healing(steps))
     curve = ", ".join(f"{point.step}: {point.loss:.3f} / {point.kl:.3f}" for point in healed.curve)
     console.print(f"healing, {time.monotonic() - begun:.0f} s; held-out loss / KL by step: {curve}")
     layers = layers_of(opened.model, path)

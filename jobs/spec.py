@@ -148,13 +148,16 @@ class EvaluationSpec(_Part):
 class HealingSpec(_Part):
     """A short fine-tuning after the cut: `steps` of one calibration batch each (0: none).
 
-    `distil` follows the dense model's distribution, `plain` the calibration text. What makes held-out calibration data
-    worse is not kept.
+    `trained` are the layers next to the cuts and what follows the stack (`neighbours`), or an update of low rank for
+    every linear layer that stays, merged into it at the end (`lora`). `distil` follows the dense model's distribution,
+    `plain` the calibration text. `learning_rate` is by default one that suits what is trained. What makes held-out
+    calibration data worse is not kept.
     """
 
     steps: Annotated[int, Field(ge=0, le=100_000, strict=True)] = 0
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     loss: Literal["distil", "plain"] = "distil"
+    trained: Literal["neighbours", "lora"] = "neighbours"
 
 
 EXAMPLES: list[JsonValue] = [

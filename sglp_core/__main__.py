@@ -25,6 +25,7 @@ from sglp_core import (
     quality_report,
     sweep_report,
 )
+from sglp_core.healing import HealingLoss, Trained
 from sglp_core.method import PROPOSALS
 from sglp_core.report import cell
 from sglp_core.target import Metric, TargetKind
@@ -99,6 +100,10 @@ def compress(
     importance: Importance = PROPOSALS,
     repair: Repair = "auto",
     heal: Annotated[int, typer.Option(min=0, help="Training steps after the cut; 0 for none")] = 0,
+    heal_with: Annotated[Trained, typer.Option(help="Train the layers next to the cuts, or LoRA on all that stay")] = (
+        "neighbours"
+    ),
+    heal_loss: Annotated[HealingLoss, typer.Option(help="Follow the dense model, or the plain text")] = "distil",
     calibration: Source = "self",
     samples: Count = 64,
     sequence_length: Length = 256,
@@ -116,7 +121,7 @@ def compress(
             method=Method(importance=importance, repair=repair),
             calibration=Calibration(calibration, samples, sequence_length, seed=seed),
             evaluation=Evaluation(evaluation, evaluation_samples),
-            healing=Healing(heal),
+            healing=Healing(heal, loss=heal_loss, trained=heal_with),
             memory=memory,
             observer=bars,
         )

@@ -53,7 +53,12 @@ class Cache:
         return entry
 
     def keep(self, key: Key, entry: Entry) -> None:
-        """Write an entry, then make room. Where the disk does not take it, only the next job takes longer."""
+        """Write an entry, then make room. Where the disk does not take it, only the next job takes longer.
+
+        One that is larger than the limit by itself is not written at all.
+        """
+        if sum(array.nbytes for array in entry.arrays.values()) > self.limit_bytes:
+            return
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as file:
@@ -66,6 +71,11 @@ class Cache:
                     Path(file.name).unlink(missing_ok=True)
                     raise
             self._make_room()
+
+    def drop(self, key: Key) -> None:
+        """Remove the entry of a key, if there is one."""
+        with suppress(OSError):
+            self._path(key).unlink(missing_ok=True)
 
     def _path(self, key: Key) -> Path:
         return self.folder / f"{name_of(key)}.npz"

@@ -1,61 +1,89 @@
-"""A short fine-tuning after the cut: the layers next to it and what follows the stack learn to do without.
+"""A short fine-tuning after the cut: a few tensors, or updates of low rank, learn to do without the removed layers.
 
 Teacher and student share one copy of the weights. The dense model is the model itself; the pruned one is the same
-modules with the removed layers bypassed and copies of the trained tensors in place of the originals, so only those few
-are held twice.
+modules with the removed layers bypassed and what is trained in place of the originals, so only that is held twice.
 """
 
+import itertools
 import math
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 
+from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.evaluation import evaluate
-from sglp_core.layers import StackPath, layer_names, layer_output, layers_of
+from sglp_core.healing_state import Judgement, KeptState, State
+from sglp_core.layers import StackPath, layers_of
+from sglp_core.lora import Adapters, linear_layers
+from sglp_core.neighbours import Neighbours
 from sglp_core.objectives import Batch, Task, aligned, logits_of
-from sglp_core.repair import runs_of, split, windows
+from sglp_core.repair import split, windows
 from sglp_core.surgery import bypassed
-from sglp_core.weights import Changes, owners
+from sglp_core.weights import Changes, frozen
 
+Trained = Literal["neighbours", "lora"]
 HealingLoss = Literal["distil", "plain"]
 # How often held-out data is asked, and after how many answers without progress it is over.
 JUDGEMENTS = 8
 PATIENCE = 3
 WARM_UP = 0.1
+# Updates of low rank start from nothing and bear larger steps than the weights themselves.
+LEARNING_RATES = {"neighbours": 3e-4, "lora": 1e-3}
+# Where judgements are further apart than this, the state is kept in between too.
+KEPT_EVERY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Healing:
-    """`steps` optimiser steps (0: none) of one calibration batch each, at most `learning_rate`.
+    """`steps` optimiser steps (0: none) of one calibration batch each.
 
-    `distil` follows the dense model's distribution (KL), `plain` the text itself (cross-entropy).
+    `learning_rate` is the highest, by default that of `LEARNING_RATES`. `trained` are the layers next to the cuts and
+    what follows the stack (`neighbours`), or an update of low rank for every linear layer that stays (`lora`). `distil`
+    follows the dense model's distribution (KL), `plain` the text itself (cross-entropy).
     """
 
     steps: int = 0
-    learning_rate: float = 1e-4
+    learning_rate: float | None = None
     loss: HealingLoss = "distil"
+    trained: Trained = "neighbours"
 
     def __post_init__(self) -> None:
         if self.steps < 0:
             raise ValueError(f"healing steps must not be negative, not {self.steps}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+        if self.learning_rate is not None and not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"the learning rate must be a positive number, not {self.learning_rate}")
         if self.loss not in get_args(HealingLoss):
             raise ValueError(f"healing loss must be one of {', '.join(get_args(HealingLoss))}, not {self.loss!r}")
+        if self.trained not in get_args(Trained):
+            raise ValueError(f"trained must be one of {', '.join(get_args(Trained))}, not {self.trained!r}")
+
+    @property
+    def highest_rate(self) -> float:
+        """The learning rate between warm-up and decay."""
+        return LEARNING_RATES[self.trained] if self.learning_rate is None else self.learning_rate
+
+    def require(self, model: Any, path: StackPath) -> None:
+        """Raise `UnsupportedArchitecture` where the model has nothing to train in this way."""
+        if self.steps and self.trained == "lora" and not linear_layers(model, path):
+            raise UnsupportedArchitecture(
+                f"the layers of {type(model).__name__} have no linear layers of their own, which is what LoRA adapts; "
+                "heal the neighbours of the cuts instead"
+            )
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What held-out windows say after a number of steps; loss and KL in nats a position."""
+class Trainable(Protocol):
+    """What is trained of a pruned model: leaf `tensors` in float32, and how they become weights called `names`."""
 
-    step: int
-    loss: float
-    kl: float
+    names: tuple[str, ...]
+    tensors: dict[str, Tensor]
+
+    def logits(self, batch: Batch) -> Tensor: ...
+    def changes(self) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -63,6 +91,7 @@ class Healed:
     """The weights to change (those of the repair too), which tensors were trained, and how it went.
 
     `step` is the one whose weights were kept; 0 where training made nothing better, and the weights are those given.
+    `resumed_from_step` is where an earlier process was stopped, 0 where there was none.
     """
 
     changes: Changes
@@ -71,6 +100,7 @@ class Healed:
     curve: tuple[Judgement, ...]
     trained_windows: int
     judged_windows: int
+    resumed_from_step: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         curve = [{n: v if math.isfinite(v) else None for n, v in asdict(point).items()} for point in self.curve]
@@ -79,6 +109,7 @@ class Healed:
             "judged_windows": self.judged_windows,
             "trained_tensors": list(self.trained_tensors),
             "kept_step": self.step,
+            "resumed_from_step": self.resumed_from_step,
             "curve": curve,
         }
 
@@ -93,93 +124,106 @@ def heal(
     healing: Healing,
     seed: int = 0,
     on_step: Callable[[int], None] = lambda _done: None,
+    kept: KeptState | None = None,
 ) -> Healed:
-    """Train copies of a few tensors on most of the batches; the dense `model` itself stays as it is.
+    """Train on most of the batches; the dense `model` itself stays as it is.
 
-    Starts from the pruned model with `changes`, and gives back the weights that did best on the batches not trained on
-    (by KL when distilling, else by loss), which are the given ones where nothing did better.
+    Starts from the pruned model with `changes`, or where the state `kept` says that an earlier process got to, and
+    gives back the weights that did best on the batches not trained on (by KL when distilling, else by loss), which are
+    the given ones where nothing did better.
     """
     trained_on, judged = split(batches)
     if not healing.steps or not trained_on:
         return Healed(changes, (), 0, (), 0, 0)
     layers = layers_of(model, path)
-    names = trained_names(model, path, removed, trained_on[0])
 
     def judge(step: int, weights: Changes) -> Judgement:
         found = evaluate(model, layers, judged, task, {"healed": removed}, weights={"healed": weights})["healed"]
         return Judgement(step, math.log(found.perplexity), found.kl)
 
-    def figure(judgement: Judgement) -> float:
-        return judgement.kl if healing.loss == "distil" else judgement.loss
-
-    curve = [judge(0, changes)]
-    best, kept = curve[0], changes
-    # Optimiser steps are lost in half precision, so what is trained is held in float32.
-    masters = {n: changes.get(n, model.get_parameter(n).data).detach().float().clone().requires_grad_() for n in names}
-    optimizer = torch.optim.AdamW(masters.values(), lr=healing.learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, healing.steps))
-    order = _shuffled(trained_on, seed)
-    with _nothing_else_trained(model):
-        for step in range(1, healing.steps + 1):
+    with frozen(model):
+        trainable: Trainable = (
+            Adapters(model, path, removed, changes, seed)
+            if healing.trained == "lora"
+            else Neighbours(model, path, removed, changes, trained_on[0])
+        )
+        optimizer = torch.optim.AdamW(trainable.tensors.values(), lr=healing.highest_rate, weight_decay=0.0)
+        resumed_from_step, best, curve = _resumed(trainable, optimizer, kept)
+        if curve:
+            on_step(resumed_from_step)
+        else:
+            curve = [judge(0, changes)]
+        order = itertools.islice(_shuffled(trained_on, seed), resumed_from_step, None)
+        kept_at = time.monotonic()
+        for step in range(resumed_from_step + 1, healing.steps + 1):
+            if _is_over(curve, healing):
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = healing.highest_rate * _rate(step - 1, healing.steps)
             batch = next(order).to(model.device)
-            current = {n: master.to(model.get_parameter(n).dtype) for n, master in masters.items()}
-            _loss(model, layers, batch, task, removed, {**changes, **current}, healing.loss).backward()
-            nn.utils.clip_grad_norm_(masters.values(), 1.0)
+            _loss(model, layers, batch, task, removed, trainable, healing.loss).backward()
+            nn.utils.clip_grad_norm_(trainable.tensors.values(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            schedule.step()
             on_step(step)
-            if step % max(1, healing.steps // JUDGEMENTS) and step != healing.steps:
-                continue
-            now = {
-                **changes,
-                **{n: master.detach().to(model.get_parameter(n).dtype, copy=True) for n, master in masters.items()},
-            }
-            curve.append(judge(step, now))
-            if figure(curve[-1]) < figure(best):
-                best, kept = curve[-1], now
-            elif len(curve) - 1 - curve.index(best) >= PATIENCE:
-                break
-    return Healed(kept, names, best.step, tuple(curve), windows(trained_on), windows(judged))
-
-
-def trained_names(model: Any, path: StackPath, removed: Sequence[int], batch: Batch) -> tuple[str, ...]:
-    """Parameters of the kept layers next to a cut, and of whatever follows the stack (last norm, head).
-
-    A head that is tied to the embeddings stays as it is.
-    """
-    layers = layer_names(model, path)
-    gone = set(removed)
-    near = {side for first, last in runs_of(removed) for side in (first - 1, last + 1)} & set(range(len(layers))) - gone
-    prefixes = tuple(f"{layers[index]}." for index in sorted(near))
-    behind = _behind_the_stack(model, path, batch)
-    return tuple(
-        name
-        for name, parameter in model.named_parameters()
-        if (name.startswith(prefixes) or name in behind) and owners(model, parameter) == 1
+            judging = step % max(1, healing.steps // JUDGEMENTS) == 0 or step == healing.steps
+            if judging:
+                curve.append(judge(step, _detached(trainable.changes())))
+                if _best(curve, healing) is curve[-1]:
+                    best = {name: tensor.detach().clone() for name, tensor in trainable.tensors.items()}
+            if kept and (judging or time.monotonic() - kept_at >= KEPT_EVERY_SECONDS):
+                kept.keep(State(step, trainable.tensors, optimizer.state_dict()["state"], best, tuple(curve)))
+                kept_at = time.monotonic()
+        if best:
+            _fill(trainable, best)
+            changes = _detached(trainable.changes())
+    return Healed(
+        changes,
+        trainable.names,
+        _best(curve, healing).step,
+        tuple(curve),
+        windows(trained_on),
+        windows(judged),
+        resumed_from_step,
     )
 
 
-def _behind_the_stack(model: Any, path: StackPath, batch: Batch) -> set[str]:
-    """The parameters that still have a gradient when the last layer's output is cut off from what made it."""
+def _resumed(
+    trainable: Trainable, optimizer: torch.optim.Optimizer, kept: KeptState | None
+) -> tuple[int, Mapping[str, Tensor], list[Judgement]]:
+    """Go to where an earlier process got, if there was one; returns its step, its best tensors and its curve."""
+    state = kept.find() if kept else None
+    if state is None:
+        return 0, {}, []
+    _fill(trainable, state.tensors)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state.optimizer})
+    return state.step, state.best, list(state.curve)
 
-    def cut_off(_module: nn.Module, _args: Any, output: Any) -> Any:
-        hidden = layer_output(output).detach()
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-    layers = layers_of(model, path)
-    inside = tuple(f"{name}." for name in layer_names(model, path))
-    outside = {n: p for n, p in model.named_parameters() if not n.startswith(inside)}
-    handle = layers[-1].register_forward_hook(cut_off)
-    try:
-        with _nothing_else_trained(model):
-            for parameter in outside.values():
-                parameter.requires_grad_(True)
-            logits = logits_of(model, batch.rows(0, 1).to(model.device))
-            gradients = torch.autograd.grad(logits.float().sum(), list(outside.values()), allow_unused=True)
-    finally:
-        handle.remove()
-    return {name for name, gradient in zip(outside, gradients, strict=True) if gradient is not None}
+def _best(curve: Sequence[Judgement], healing: Healing) -> Judgement:
+    """The first of the best; what is no number is never better."""
+    best = curve[0]
+    for point in curve[1:]:
+        if _figure(point, healing) < _figure(best, healing):
+            best = point
+    return best
+
+
+def _figure(judgement: Judgement, healing: Healing) -> float:
+    return judgement.kl if healing.loss == "distil" else judgement.loss
+
+
+def _is_over(curve: Sequence[Judgement], healing: Healing) -> bool:
+    return len(curve) - 1 - curve.index(_best(curve, healing)) >= PATIENCE
+
+
+def _detached(changes: Changes) -> Changes:
+    return {name: tensor.detach() for name, tensor in changes.items()}
+
+
+def _fill(trainable: Trainable, values: Mapping[str, Tensor]) -> None:
+    for name, tensor in trainable.tensors.items():
+        tensor.data.copy_(values[name])
 
 
 def _loss(
@@ -188,11 +232,11 @@ def _loss(
     batch: Batch,
     task: Task,
     removed: Sequence[int],
-    weights: Mapping[str, Tensor],
+    trainable: Trainable,
     kind: HealingLoss,
 ) -> Tensor:
     with bypassed(layers, removed):
-        rows, labels = aligned(logits_of(model, batch, weights), batch.labels, task)
+        rows, labels = aligned(trainable.logits(batch), batch.labels, task)
     if kind == "plain":
         return nn.functional.cross_entropy(rows.float(), labels)
     with torch.no_grad():
@@ -200,18 +244,6 @@ def _loss(
     return nn.functional.kl_div(
         rows.float().log_softmax(-1), wanted.float().log_softmax(-1), log_target=True, reduction="batchmean"
     )
-
-
-@contextmanager
-def _nothing_else_trained(model: nn.Module) -> Iterator[None]:
-    """No gradients for the model's own parameters; everything is put back afterwards."""
-    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    model.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, wanted in before.items():
-            parameter.requires_grad_(wanted)
 
 
 def _shuffled(batches: Sequence[Batch], seed: int) -> Iterator[Batch]:

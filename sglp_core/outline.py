@@ -16,7 +16,7 @@ from sglp_core.images import image_shape
 from sglp_core.layers import LayerStack, measure_stack, model_class
 from sglp_core.objectives import Task, task_of
 from sglp_core.opening import processor_of, read_config
-from sglp_core.sources import SAFETENSORS_BITS, refuse_custom_code, require_gguf
+from sglp_core.sources import SAFETENSORS_BITS, refuse_adapters, refuse_custom_code, require_gguf
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 
@@ -52,6 +52,7 @@ def read_outline(
     """Read what can be known without weights. Raises the errors of `fetch`, `measure_stack` and the checks of files."""
     found = fetch_outline(uri, revision, cache, roots)
     path = found.fetched.path
+    refuse_adapters(path)
     if path.is_file():
         require_gguf(path)
         check_gguf(path)

@@ -1,7 +1,7 @@
 """The whole story on one screen: open, calibrate, measure, plan, remove, verify, evaluate, write."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,15 @@ from sglp_core.errors import OutOfMemory
 from sglp_core.evaluation import Evaluation, evaluate
 from sglp_core.fetching import DEFAULT_CACHE
 from sglp_core.footprint import measure_footprint, weigh
-from sglp_core.healing import Healing, heal
+from sglp_core.healing import Healed, Healing, heal
+from sglp_core.healing_state import kept_state
 from sglp_core.layers import layers_of
 from sglp_core.measuring import measure
 from sglp_core.memory import Memory
 from sglp_core.method import Method
 from sglp_core.observing import Observer, Progress, Silent, counter, phase, reporter
 from sglp_core.opening import Opened, open_model
+from sglp_core.planning import Plan
 from sglp_core.preparing import Data, prepare
 from sglp_core.pruning import prune
 from sglp_core.repair import repair
@@ -31,6 +33,7 @@ from sglp_core.streamed_model import StreamedModel
 from sglp_core.sweep_figure import draw_sweep
 from sglp_core.target import QualityTarget, SweepTarget, Target
 from sglp_core.verification import require, verify
+from sglp_core.weights import Changes
 
 
 def analyze(
@@ -80,6 +83,7 @@ def compress(
     opened = _open(model_uri, revision, calibration, roots, cache, memory, observer)
     if isinstance(opened.model, StreamedModel) and (method.repair not in {"none", "auto"} or healing.steps):
         raise OutOfMemory("the model does not fit in memory, and repair and healing need it there; leave them out")
+    healing.require(opened.model, opened.stack.path)
     data = prepare(opened, calibration, evaluation, roots, cache, reporter(observer, "calibrating"))
     analysis, origin = find_or_measure(
         opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
@@ -107,17 +111,8 @@ def compress(
         lambda done, total: tell(done, total, "cuts"),
     )
 
-    tell = reporter(observer, "healing")
-    healed = heal(
-        opened.model,
-        opened.stack.path,
-        data.calibration(opened),
-        opened.task,
-        chosen.removed_layers,
-        repaired.changes,
-        healing,
-        calibration.seed,
-        lambda done: tell(done, healing.steps, "steps"),
+    healed, forget_healing = _heal(
+        opened, data, chosen, repaired.changes, healing, cache, reporter(observer, "healing")
     )
     stages = {"pruned": {}, "repaired": repaired.changes, "healed": healed.changes if healed.step else {}}
     *earlier, last = [name for name, changes in stages.items() if changes or name == "pruned"]
@@ -171,7 +166,7 @@ def compress(
         "table": report.before_after(remaining, (quality["dense"], quality["sglp"]), (dense_cost, pruned_cost)),
         "stages": report.stages({n: quality[n] for n in ("dense", *earlier)} | {last: quality["sglp"]}),
         "repair": repaired.to_dict(),
-        "healing": {**asdict(healing), **healed.to_dict()},
+        "healing": {**asdict(healing), "learning_rate": healing.highest_rate, **healed.to_dict()},
         "controls": report.controls(quality, {n: p.removed_layers for n, p in plans.items()}),
         "evaluation": {**asdict(evaluation), "description": data.description, "digest": data.evaluation_digest},
         "verification": proof.to_dict(),
@@ -179,7 +174,10 @@ def compress(
         **({"quality_target": quality_report.summary(within, quality["dense"], quality["sglp"])} if within else {}),
     }
     with phase(observer, "publishing"):
-        return write_results(output, opened, analysis, origin, method, calibration, plan=chosen, why=why, extra=extra)
+        result = write_results(output, opened, analysis, origin, method, calibration, plan=chosen, why=why, extra=extra)
+    # Only now: an attempt that fails after its last step need not heal again.
+    forget_healing()
+    return result
 
 
 def sweep(
@@ -239,6 +237,26 @@ def _choose(
         # Repaired again on all of the calibration data: the search has used but half of it.
         return Choice(within.found.plan, within.found.proposals), within
     return choose_plan(opened, analysis, target, method, data.calibration(opened), seed, tell), None
+
+
+def _heal(
+    opened: Opened, data: Data, plan: Plan, changes: Changes, healing: Healing, cache: Path, tell: Any
+) -> tuple[Healed, Callable[[], None]]:
+    """What came of healing, and how its kept state is removed once the job has ended."""
+    kept = kept_state(opened, data, plan.removed_layers, changes, healing, cache) if healing.steps else None
+    healed = heal(
+        opened.model,
+        opened.stack.path,
+        data.calibration(opened),
+        opened.task,
+        plan.removed_layers,
+        changes,
+        healing,
+        data.seed,
+        lambda done: tell(done, healing.steps, "steps"),
+        kept,
+    )
+    return healed, kept.drop if kept else lambda: None
 
 
 def _open(

@@ -159,8 +159,9 @@ def _repair(repair: Mapping[str, Any]) -> list[str]:
 
 def _healing(healing: Mapping[str, Any]) -> list[str]:
     return [
-        f"Healing ({healing['loss']}) trained {len(healing['trained_tensors'])} tensors on "
+        f"Healing ({healing['trained']}, {healing['loss']}) trained {len(healing['trained_tensors'])} tensors on "
         f"{healing['trained_windows']} calibration windows, judged on {healing['judged_windows']} others; "
+        + (f"resumed from step {healing['resumed_from_step']}; " if healing["resumed_from_step"] else "")
         + (
             f"kept step {healing['kept_step']}:"
             if healing["kept_step"]

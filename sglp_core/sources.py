@@ -45,6 +45,7 @@ def open_source(path: Path, cache: Path, roots: Sequence[Path] | None = None) ->
     Raises `ModelNotFound`, `SourceForbidden` (a link leads out of `roots`), `UnsafeFormat`, `InsufficientStorage`.
     """
     path = within(path, roots)
+    refuse_adapters(path)
     if path.is_file():
         return _open_gguf(path, cache)
     return _open_directory(path, roots)
@@ -142,6 +143,18 @@ def refuse_custom_code(directory: Path) -> None:
                 f"{name} has an auto_map: it wants its own code to run, and code from a model is never run here; "
                 "only architectures that transformers itself contains can be pruned"
             )
+
+
+def refuse_adapters(path: Path) -> None:
+    """Refuse a model that has adapters of peft in its folder; raises `UnsafeFormat`.
+
+    transformers puts them on top of the weights that were checked, or takes the model from where they say it is.
+    """
+    folder = path.parent if path.is_file() else path
+    if (folder / "adapter_config.json").exists():
+        raise UnsafeFormat(
+            "there is an adapter_config.json beside the weights; merge the adapter into them first, or take it away"
+        )
 
 
 def require_space(directory: Path, needed_bytes: int, what: str) -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # New values by the name of a parameter or buffer, in its own type and on its device.
 Changes = Mapping[str, Tensor]
@@ -33,6 +33,18 @@ def apply(model: Any, changes: Changes) -> None:
 def owners(model: Any, parameter: Tensor) -> int:
     """How many places of the model use this very parameter."""
     return sum(p is parameter for _name, p in model.named_parameters(remove_duplicate=False))
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No gradients for the model's own parameters; everything is put back afterwards."""
+    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, wanted in before.items():
+            parameter.requires_grad_(wanted)
 
 
 def in_type_of(parameter: Tensor, value: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ SMALLEST: dict[str, Any] = {"model": {"uri": "hf://org/name"}, "target": {"kind"
 def test_only_model_and_target_are_required() -> None:
     spec = JobSpec.model_validate(SMALLEST)
     assert (spec.mode, spec.method.segments, spec.method.importance) == ("compress", "auto", "proposals")
-    assert (spec.method.repair, spec.healing.steps) == ("auto", 0)
+    assert (spec.method.repair, spec.healing.steps, spec.healing.trained) == ("auto", 0, "neighbours")
     assert (spec.calibration.source, spec.evaluation.source, spec.deadline_seconds) == ("self", "held_out", 86400)
 
 
@@ -109,6 +109,7 @@ def test_a_kind_of_repair_travels(kind: str) -> None:
         {"healing": {"steps": 5}, "mode": "analyze", "target": None},
         {"healing": {"learning_rate": 0}},
         {"healing": {"loss": "magic"}},
+        {"healing": {"trained": "all"}},
         {"calibration": {"samples": 0}},
         {"calibration": {"source": "hf://org/name"}},
         {"calibration": {"seed": -1}},

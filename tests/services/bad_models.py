@@ -101,6 +101,13 @@ def auto_map(good: Path, folder: Path) -> Path:
     return model
 
 
+def adapter_beside(good: Path, folder: Path) -> Path:
+    """A good model with an adapter of peft beside it, which transformers would load unasked."""
+    model = _copy(good, folder / "adapter-beside")
+    (model / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/etc", "peft_type": "LORA"}))
+    return model
+
+
 def unknown_type(good: Path, folder: Path) -> Path:
     model = _copy(good, folder / "unknown-type")
     config = json.loads((model / "config.json").read_text())

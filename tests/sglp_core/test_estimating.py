@@ -81,6 +81,7 @@ def test_calibration_text_that_is_given_takes_no_time_to_write(model: Path, tmp_
         (bad_models.lying_header, "unsafe_format"),
         (bad_models.truncated_weights, "unsafe_format"),
         (bad_models.auto_map, "unsafe_format"),
+        (bad_models.adapter_beside, "unsafe_format"),
         (bad_models.unknown_type, "unsupported_architecture"),
         (lambda good, folder: bad_models.pickle_named_safetensors(good, folder, folder / "run"), "unsafe_format"),
         (lambda _good, folder: bad_models.pickle_named_gguf(folder, folder / "run"), "unsafe_format"),

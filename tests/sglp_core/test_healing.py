@@ -5,35 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from torch import Tensor
 
 from sglp_core.evaluation import evaluate
-from sglp_core.healing import Healing, heal, trained_names
+from sglp_core.healing import Healing, heal
 from sglp_core.layers import find_stack, layers_of
-from sglp_core.objectives import Batch, logits_of, loss_of
+from sglp_core.neighbours import trained_names
+from sglp_core.objectives import logits_of, loss_of
 from sglp_core.repair import split
 from sglp_core.surgery import remove_layers
 from sglp_core.weights import swapped
-
-SMALL = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4}
-
-
-def build(name: str = "LlamaForCausalLM", **changes: Any) -> Any:
-    torch.manual_seed(0)
-    stock = getattr(transformers, name)
-    model = stock(stock.config_class(**{**SMALL, **changes})).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(4)
-    return model
-
-
-def batches(count: int = 8) -> list[Batch]:
-    generator = torch.Generator().manual_seed(1)
-    drawn = [torch.randint(5, 60, (4, 16), generator=generator) for _ in range(count)]
-    return [Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ids) for ids in drawn]
+from tests.sglp_core.small_models import batches, build
 
 
 def weights_of(model: Any) -> dict[str, Tensor]:
@@ -102,12 +84,15 @@ def test_one_step_is_that_of_adamw_on_the_model_with_its_layers_really_removed()
     assert all(not torch.equal(healed.changes[name], parameter) for name, parameter in trained.items())
 
 
+@pytest.mark.parametrize("trained", ["neighbours", "lora"])
 @pytest.mark.parametrize("loss", ["distil", "plain"])
-def test_healing_makes_the_pruned_model_better_and_leaves_the_dense_one_as_it_was(loss: Any) -> None:
+def test_healing_makes_the_pruned_model_better_and_leaves_the_dense_one_as_it_was(loss: Any, trained: Any) -> None:
     model, data = build(), batches(16)
     before = weights_of(model)
     told: list[int] = []
-    healed = heal(model, "model.layers", data, "causal_lm", (2, 3), {}, Healing(24, 3e-3, loss), 0, told.append)
+    healed = heal(
+        model, "model.layers", data, "causal_lm", (2, 3), {}, Healing(24, 3e-3, loss, trained), 0, told.append
+    )
     assert all(torch.equal(p, before[n]) and p.requires_grad and p.grad is None for n, p in model.named_parameters())
     assert told == list(range(1, len(told) + 1))
     figures = [point.kl if loss == "distil" else point.loss for point in healed.curve]
@@ -122,10 +107,11 @@ def test_healing_makes_the_pruned_model_better_and_leaves_the_dense_one_as_it_wa
     assert quality.kl == pytest.approx(next(p.kl for p in healed.curve if p.step == healed.step))
 
 
-def test_training_that_only_harms_ends_early_and_gives_back_what_was_given() -> None:
+@pytest.mark.parametrize("trained", ["neighbours", "lora"])
+def test_training_that_only_harms_ends_early_and_gives_back_what_was_given(trained: Any) -> None:
     model = build()
     given = {"model.norm.weight": torch.full((32,), 1.01)}
-    healed = heal(model, "model.layers", batches(), "causal_lm", (2, 3), given, Healing(80, 10.0))
+    healed = heal(model, "model.layers", batches(), "causal_lm", (2, 3), given, Healing(80, 10.0, trained=trained))
     assert healed.changes is given
     assert healed.step == 0
     assert [point.step for point in healed.curve] == [0, 10, 20, 30]
@@ -138,16 +124,22 @@ def test_no_steps_and_no_second_window_train_nothing() -> None:
     assert heal(model, "model.layers", one, "causal_lm", (2,), given, Healing(5)).changes is given
 
 
-def test_half_precision_is_trained_in_single_and_handed_back_in_half() -> None:
+@pytest.mark.parametrize("trained", ["neighbours", "lora"])
+def test_half_precision_is_trained_in_single_and_handed_back_in_half(trained: Any) -> None:
     model = build().bfloat16()
-    healed = heal(model, "model.layers", batches(), "causal_lm", (2, 3), {}, Healing(16, 3e-3))
+    healed = heal(model, "model.layers", batches(), "causal_lm", (2, 3), {}, Healing(16, 3e-3, trained=trained))
     assert healed.step > 0
     assert {tensor.dtype for tensor in healed.changes.values()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"steps": -1}, "steps"), ({"learning_rate": 0.0}, "rate"), ({"loss": "magic"}, "must be one of distil, plain")],
+    [
+        ({"steps": -1}, "steps"),
+        ({"learning_rate": 0.0}, "rate"),
+        ({"loss": "magic"}, "must be one of distil, plain"),
+        ({"trained": "all"}, "must be one of neighbours, lora"),
+    ],
 )
 def test_what_cannot_be_meant_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

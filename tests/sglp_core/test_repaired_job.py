@@ -1,6 +1,7 @@
 """A whole job with repairs or healing: what is written is the changed model, and the report has every step."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,8 @@ def test_a_job_writes_the_repaired_model_and_reports_both(repair: str, tmp_path:
     assert ("| repaired |" in page) == (repair == "auto")
 
 
-def test_a_job_writes_the_healed_model_and_reports_every_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trained", ["neighbours", "lora"])
+def test_a_job_writes_the_healed_model_and_reports_every_step(trained: Any, tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "dense")
     report = compress(
         model.as_uri(),
@@ -50,19 +52,28 @@ def test_a_job_writes_the_healed_model_and_reports_every_step(tmp_path: Path) ->
         method=Method(repair="none"),
         calibration=Calibration(str(write_text(tmp_path / "text.txt")), samples=16, sequence_length=16, batch_size=4),
         evaluation=Evaluation(samples=4, controls=False),
-        healing=Healing(steps=24, learning_rate=1e-3, loss="plain"),
+        healing=Healing(steps=24, learning_rate=1e-3, loss="plain", trained=trained),
         cache=tmp_path / "cache",
     )
     assert report["verification"]["passed"]
     assert report["healing"]["kept_step"] > 0
+    assert report["healing"]["trained"] == trained
+    assert (report["healing"]["learning_rate"], report["healing"]["resumed_from_step"]) == (1e-3, 0)
     losses = [point["loss"] for point in report["healing"]["curve"]]
     assert min(losses) < losses[0]
     assert [stage["stage"] for stage in report["stages"]] == ["dense", "pruned", "healed"]
     assert report["stages"][2]["perplexity"] < report["stages"][1]["perplexity"]
     dense, written = (load_file(d / "model.safetensors") for d in (model, tmp_path / "out/model"))
+    kept_layers = {name.split(".")[2] for name in written if ".layers." in name}
+    assert written.keys() == {n for n in dense if ".layers." not in n or n.split(".")[2] in kept_layers}
     for name in report["healing"]["trained_tensors"]:
         parts = name.split(".")
         if parts[1] == "layers":
             parts[2] = str(report["layer_map"][parts[2]])
         assert not torch.equal(written[".".join(parts)], dense[name])
-    assert "| healed |" in (tmp_path / "out/report.md").read_text()
+    page = (tmp_path / "out/report.md").read_text()
+    assert "| healed |" in page
+    assert f"Healing ({trained}, plain) trained" in page
+    assert "resumed" not in page
+    # What has ended is forgotten.
+    assert list((tmp_path / "cache/healings").iterdir()) == []

@@ -73,10 +73,12 @@ def test_a_job_no_worker_takes_ends_at_its_deadline(stack: Stack) -> None:
     assert (job["status"], job["error"]["code"]) == ("failed", "queue_deadline_exceeded")
 
 
-def test_a_killed_workers_job_succeeds_on_another(stack: Stack, models: Path) -> None:
+def test_a_killed_workers_job_goes_on_and_succeeds_on_another(stack: Stack, models: Path) -> None:
     first = stack.start_worker()
-    job_id = stack.client.submit(tiny_spec(models / "model", models / "text.txt"))["id"]
-    stack.wait_for(job_id, lambda job: job["phase"] == "verifying")
+    healing = {"steps": 800, "learning_rate": 1e-5, "loss": "plain", "trained": "lora"}
+    job_id = stack.client.submit(tiny_spec(models / "model", models / "text.txt", healing=healing))["id"]
+    # Held-out data is asked, and the state kept, at every hundredth step.
+    stack.wait_for(job_id, lambda job: job["phase"] == "healing" and job["progress"]["done"] > 100)
     children = psutil.Process(first.pid).children(recursive=True)
     first.kill()
     killed = time.monotonic()
@@ -86,6 +88,9 @@ def test_a_killed_workers_job_succeeds_on_another(stack: Stack, models: Path) ->
     job = stack.wait_for_end(job_id)
     assert (job["status"], job["attempt"], ends(stack, job_id)) == ("succeeded", 2, ["succeeded"]), stack.logs()
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    healed = stack.client.report(job_id)["healing"]
+    assert healed["resumed_from_step"] >= 100
+    assert (healed["trained"], healed["curve"][-1]["step"]) == ("lora", 800)
     # The folder of the killed attempt went when the next job began on that disk.
     assert stack.work_files() == []
 

@@ -27,7 +27,7 @@ DEFAULTS: dict[str, Any] = {
         "protected": None,
         "repair": "none",
     },
-    "healing": {"steps": 0, "learning_rate": 1e-4, "loss": "distil"},
+    "healing": {"steps": 0, "learning_rate": None, "loss": "distil", "trained": "neighbours"},
     "evaluation": {"source": "held_out", "samples": 4, "controls": True},
 }
 

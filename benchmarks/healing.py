@@ -1,0 +1,136 @@
+"""What healing gives back on a real language model, against steps: both ways of training, both losses, and controls.
+
+    python -m benchmarks.healing --data ../shared/data
+
+The plan is the one SGLP chooses; the controls' plans are repaired and healed in the same way. The curves are judged on
+calibration windows that were not trained on, as in a job; dense, pruned, repaired and healed on WikiText-2 test.
+"""
+
+import itertools
+import time
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from client.demo import find_model
+from sglp_core.calibration import Calibration, batches, text_windows
+from sglp_core.choosing import choose_plan, control_plans
+from sglp_core.evaluation import Quality, evaluate
+from sglp_core.healing import Healed, Healing, HealingLoss, Trained, heal
+from sglp_core.layers import layers_of
+from sglp_core.measuring import measure
+from sglp_core.method import Method
+from sglp_core.objectives import Batch
+from sglp_core.opening import Opened, open_model
+from sglp_core.preparing import Data
+from sglp_core.repair import repair
+from sglp_core.target import Target
+from sglp_core.weights import Changes
+
+CACHE = Path("~/.cache/sglp").expanduser()
+PLANNING_WINDOWS = 8
+CONTROLS = ("block_influence", "random")
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with wikitext-2/.", exists=True)],
+    layers: Annotated[int, typer.Option(min=1, help="How many layers to remove.")] = 6,
+    steps: Annotated[int, typer.Option(min=1, help="Healing steps.")] = 24,
+    windows: Annotated[
+        int, typer.Option(min=8, help="Windows of 256 tokens to heal on, a quarter of them judges.")
+    ] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows a step.")] = 2,
+    judged: Annotated[int, typer.Option(min=1, help="Test windows of 256 tokens.")] = 16,
+    seed: Annotated[int, typer.Option(help="Draws the calibration windows and LoRA's first values.")] = 0,
+    bfloat16: Annotated[bool, typer.Option(help="Round the model to bfloat16 first.")] = False,
+) -> None:
+    """Print quality on test text of each model, and how each healing run went."""
+    console = Console(width=140)
+    calibration = Calibration(str(data / "wikitext-2/valid.txt"), windows, 256, batch_size, seed)
+    opened = open_model(find_model().as_uri(), None, 256, CACHE, None, lambda _phase: None)
+    if bfloat16:
+        opened.model.bfloat16()
+    given = text_windows(calibration.source, opened.processor, windows, 256, seed)
+    test = text_windows(str(data / "wikitext-2/test.txt"), opened.processor, judged, 256, 0)
+    healed_on = list(batches(given, opened.task, opened.processor, batch_size, seed))
+    judge = list(batches(test, opened.task, opened.processor, 4, 0))
+
+    begun = time.monotonic()
+    plans = _plans(opened, given, calibration, layers)
+    console.print(f"plans, {time.monotonic() - begun:.0f} s: {plans}")
+    quality = Table("", "perplexity", "agreement", "KL", title=f"{layers} layers removed, WikiText-2 test")
+    curves = Table(
+        "", "s a step", "kept step", "KL / loss on held-out calibration windows by step", title="healing runs"
+    )
+    variants: dict[str, tuple[tuple[int, ...], Changes]] = {}
+    for name, removed in plans.items():
+        repaired = repair(opened.model, opened.stack.path, healed_on, opened.task, removed, "auto").changes
+        variants |= {f"{name}, pruned": (removed, {}), f"{name}, repaired": (removed, repaired)}
+        for trained in get_args(Trained):
+            # What the controls are for is told by one loss.
+            for loss in get_args(HealingLoss) if name.startswith("sglp") else ("distil",):
+                healing = Healing(steps, loss=loss, trained=trained)
+                healed, seconds = _timed(opened, healed_on, removed, repaired, healing, seed)
+                variants[f"{name}, {trained}, {loss}"] = (removed, healed.changes)
+                points = ", ".join(f"{point.step}: {point.kl:.3f} / {point.loss:.3f}" for point in healed.curve)
+                curves.add_row(f"{name}, {trained}, {loss}", f"{seconds:.1f}", str(healed.step), points)
+                console.print(f"{name}, {trained}, {loss}, {seconds:.1f} s a step: {points}")
+    for name, found in _judge(opened, judge, variants).items():
+        quality.add_row(name, f"{found.perplexity:.4g}", f"{found.agreement:.3f}", f"{found.kl:.3f}")
+    console.print(quality, curves, f"{time.monotonic() - begun:.0f} s in all")
+
+
+def _plans(opened: Opened, given: Any, calibration: Calibration, count: int) -> dict[str, tuple[int, ...]]:
+    """The layers that SGLP and the controls remove, chosen on a few of the windows."""
+    measured, _ = given.split(PLANNING_WINDOWS)
+    few = Data(measured, None, calibration.batch_size, calibration.seed, "")
+    method = Method(repair="none")
+    analysis = measure(opened, few, method, calibration)
+    target = Target("layers", count / len(opened.stack))
+    chosen = choose_plan(opened, analysis, target, method, few.calibration(opened), calibration.seed, lambda *_: None)
+    others = control_plans(analysis, count, method, calibration.seed)
+    by_plan = {chosen.plan.removed_layers: ["sglp"]}
+    for name in CONTROLS:
+        # What removes the same layers is healed once.
+        by_plan.setdefault(others[name].removed_layers, []).append(name)
+    return {" = ".join(names): removed for removed, names in by_plan.items()}
+
+
+def _timed(
+    opened: Opened,
+    healed_on: list[Batch],
+    removed: tuple[int, ...],
+    repaired: Changes,
+    healing: Healing,
+    seed: int,
+) -> tuple[Healed, float]:
+    """What came of healing, and the seconds of a step without the judgements between them."""
+    times = [0.0]
+    begun = time.monotonic()
+
+    def on_step(_done: int) -> None:
+        times.append(time.monotonic() - begun)
+
+    healed = heal(opened.model, opened.stack.path, healed_on, opened.task, removed, repaired, healing, seed, on_step)
+    spans = sorted(after - before for before, after in itertools.pairwise(times))
+    return healed, spans[len(spans) // 2]
+
+
+def _judge(
+    opened: Opened, judge: list[Batch], variants: dict[str, tuple[tuple[int, ...], Changes]]
+) -> dict[str, Quality]:
+    return evaluate(
+        opened.model,
+        layers_of(opened.model, opened.stack.path),
+        judge,
+        opened.task,
+        {name: removed for name, (removed, _) in variants.items()},
+        weights={name: changes for name, (_, changes) in variants.items()},
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,117 @@
+"""Where a healing run stands, kept on disk: one whose process was killed goes on there, to the very same end."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sglp_core.cache import Cache, Entry, Key
+from sglp_core.cache_key import common_key
+from sglp_core.opening import Opened
+from sglp_core.preparing import Data
+from sglp_core.weights import Changes
+
+# A state has four float32 numbers for each that is trained: this is enough for half a billion of them.
+LIMIT_BYTES = 8 << 30
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What held-out windows say after a number of steps; loss and KL in nats a position."""
+
+    step: int
+    loss: float
+    kl: float
+
+
+@dataclass(frozen=True)
+class State:
+    """After `step` steps: the trained tensors, what the optimiser holds of each by its number, and the curve.
+
+    `best` are the tensors that did best so far, none where nothing did better than what was given. The order of the
+    data and the learning rate follow from the step.
+    """
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    optimizer: Mapping[int, Mapping[str, Tensor]]
+    best: Mapping[str, Tensor]
+    curve: tuple[Judgement, ...]
+
+
+@dataclass(frozen=True)
+class KeptState:
+    """The place of one run's state. Runs of the same key may share it: they go the same way."""
+
+    cache: Cache
+    key: Key
+
+    def find(self) -> State | None:
+        """The state that was kept last, on the CPU, or None where there is none that can be read."""
+        entry = self.cache.find(self.key)
+        return None if entry is None else _state(entry)
+
+    def keep(self, state: State) -> None:
+        """Put this state in the place of the one before."""
+        self.cache.keep(self.key, _entry(state))
+
+    def drop(self) -> None:
+        """Forget the run, which has ended."""
+        self.cache.drop(self.key)
+
+
+def kept_state(
+    opened: Opened, data: Data, removed: Sequence[int], changes: Changes, settings: Any, folder: Path
+) -> KeptState:
+    """The place below `folder` of a run with these `settings` on this model, this data, this plan and this repair."""
+    key = common_key(opened) | {
+        "calibration": data.calibration_digest,
+        "batch_size": data.batch_size,
+        "seed": data.seed,
+        "removed_layers": list(removed),
+        "changes": _digest(changes),
+        "healing": asdict(settings),
+    }
+    return KeptState(Cache(folder / "healings", LIMIT_BYTES), key)
+
+
+def _digest(changes: Changes) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(changes.items()):
+        # As bytes, because numpy does not know bfloat16.
+        content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\0".encode())
+    return digest.hexdigest()
+
+
+def _entry(state: State) -> Entry:
+    arrays = {f"tensors/{name}": tensor for name, tensor in state.tensors.items()}
+    arrays |= {f"best/{name}": tensor for name, tensor in state.best.items()}
+    for number, held in state.optimizer.items():
+        arrays |= {f"optimizer/{number}/{name}": tensor for name, tensor in held.items()}
+    facts = {"step": state.step, "curve": [asdict(point) for point in state.curve]}
+    return Entry({name: tensor.detach().cpu().numpy() for name, tensor in arrays.items()}, facts)
+
+
+def _state(entry: Entry) -> State:
+    tensors: dict[str, Tensor] = {}
+    best: dict[str, Tensor] = {}
+    optimizer: dict[int, dict[str, Tensor]] = {}
+    for name, array in entry.arrays.items():
+        group, _, own = name.partition("/")
+        if group == "optimizer":
+            number, _, own = own.partition("/")
+            optimizer.setdefault(int(number), {})[own] = _tensor(array)
+        else:
+            (best if group == "best" else tensors)[own] = _tensor(array)
+    curve = tuple(Judgement(**point) for point in entry.facts["curve"])
+    return State(entry.facts["step"], tensors, optimizer, best, curve)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array)

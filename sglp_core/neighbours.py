@@ -1,0 +1,73 @@
+"""What healing trains by default: the kept layers next to a cut, and what follows the stack."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sglp_core.layers import StackPath, layer_names, layer_output, layers_of
+from sglp_core.objectives import Batch, logits_of
+from sglp_core.repair import runs_of
+from sglp_core.weights import Changes, frozen, owners
+
+
+class Neighbours:
+    """Copies of a few parameters, in float32 because optimiser steps are lost in half precision."""
+
+    def __init__(self, model: Any, path: StackPath, removed: Sequence[int], given: Changes, batch: Batch) -> None:
+        """Start from the `model` with the weights `given`; any `batch` shows what follows the stack."""
+        self.names = trained_names(model, path, removed, batch)
+        self._model, self._given = model, given
+        self.tensors = {
+            name: given.get(name, model.get_parameter(name).data).detach().float().clone().requires_grad_()
+            for name in self.names
+        }
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Of the model with the tensors as they are, with gradients."""
+        return logits_of(self._model, batch, self.changes())
+
+    def changes(self) -> dict[str, Tensor]:
+        """What the model's weights would be, those given included."""
+        trained = {name: tensor.to(self._model.get_parameter(name).dtype) for name, tensor in self.tensors.items()}
+        return {**self._given, **trained}
+
+
+def trained_names(model: Any, path: StackPath, removed: Sequence[int], batch: Batch) -> tuple[str, ...]:
+    """Parameters of the kept layers next to a cut, and of whatever follows the stack (last norm, head).
+
+    A head that is tied to the embeddings stays as it is.
+    """
+    layers = layer_names(model, path)
+    gone = set(removed)
+    near = {side for first, last in runs_of(removed) for side in (first - 1, last + 1)} & set(range(len(layers))) - gone
+    prefixes = tuple(f"{layers[index]}." for index in sorted(near))
+    behind = _behind_the_stack(model, path, batch)
+    return tuple(
+        name
+        for name, parameter in model.named_parameters()
+        if (name.startswith(prefixes) or name in behind) and owners(model, parameter) == 1
+    )
+
+
+def _behind_the_stack(model: Any, path: StackPath, batch: Batch) -> set[str]:
+    """The parameters that still have a gradient when the last layer's output is cut off from what made it."""
+
+    def cut_off(_module: nn.Module, _args: Any, output: Any) -> Any:
+        hidden = layer_output(output).detach()
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    layers = layers_of(model, path)
+    inside = tuple(f"{name}." for name in layer_names(model, path))
+    outside = {n: p for n, p in model.named_parameters() if not n.startswith(inside)}
+    handle = layers[-1].register_forward_hook(cut_off)
+    try:
+        with frozen(model):
+            for parameter in outside.values():
+                parameter.requires_grad_(True)
+            logits = logits_of(model, batch.rows(0, 1).to(model.device))
+            gradients = torch.autograd.grad(logits.float().sum(), list(outside.values()), allow_unused=True)
+    finally:
+        handle.remove()
+    return {name for name, gradient in zip(outside, gradients, strict=True) if gradient is not None}

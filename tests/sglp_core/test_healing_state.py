@@ -1,0 +1,204 @@
+"""A healing run that was stopped goes on where it was, to the same end, whatever was left on the disk."""
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sglp_core import Calibration
+from sglp_core import healing as healing_module
+from sglp_core.cache import Cache, Entry, name_of
+from sglp_core.healing import Healed, Healing, heal
+from sglp_core.healing_state import Judgement, KeptState, State, kept_state
+from sglp_core.opening import open_model
+from sglp_core.preparing import Data, prepare
+from tests.sglp_core.small_models import batches, build
+from tests.worker.tiny_model import write_text, write_tiny_model
+
+WAYS = [("neighbours", "distil"), ("neighbours", "plain"), ("lora", "distil"), ("lora", "plain")]
+
+
+class Killed(BaseException):
+    """What no step of healing would catch, as it would not catch a SIGKILL."""
+
+
+def place(directory: Path) -> KeptState:
+    return KeptState(Cache(directory), {"run": 1})
+
+
+def run(
+    healing: Healing,
+    kept: KeptState | None = None,
+    kill_at: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    model: Any = None,
+) -> Healed:
+    """Heal a new copy of the same model, as a new process would; the process ends as step `kill_at` is told."""
+
+    def on_step(step: int) -> None:
+        if step == kill_at:
+            raise Killed
+
+    model, given = (model or build()).to(dtype), {"model.norm.weight": torch.full((32,), 1.01, dtype=dtype)}
+    return heal(model, "model.layers", batches(), "causal_lm", (2, 3), given, healing, 3, on_step, kept)
+
+
+def assert_same(found: Healed, expected: Healed) -> None:
+    assert (found.step, found.curve, found.trained_tensors) == (expected.step, expected.curve, expected.trained_tensors)
+    assert found.changes.keys() == expected.changes.keys()
+    assert all(torch.equal(tensor, expected.changes[name]) for name, tensor in found.changes.items())
+
+
+@pytest.mark.parametrize(("trained", "loss"), WAYS)
+def test_a_run_that_is_stopped_again_and_again_ends_like_one_that_is_not(
+    trained: Any, loss: Any, tmp_path: Path
+) -> None:
+    healing = Healing(24, 3e-3, loss, trained)
+    expected = run(healing)
+    assert expected.resumed_from_step == 0
+    kept = place(tmp_path)
+    # Judged, and so kept, at every third step: before the first, right at one, behind one, and at the last.
+    for kill_at, reached in ((2, 0), (9, 6), (14, 12), (24, 21)):
+        with pytest.raises(Killed):
+            run(healing, kept, kill_at)
+        state = kept.find()
+        assert (state.step if state else 0) == reached
+    found = run(healing, kept)
+    assert found.resumed_from_step == 21
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("trained", ["neighbours", "lora"])
+def test_best_weights_and_patience_are_not_forgotten(trained: Any, tmp_path: Path) -> None:
+    # The rate is such that the run gets better, then worse, then ends before its time.
+    healing = Healing(64, 0.05 if trained == "lora" else 0.02, "plain", trained)
+    expected = run(healing)
+    last = expected.curve[-1].step
+    assert 0 < expected.step < last < healing.steps
+    kept = place(tmp_path)
+    with pytest.raises(Killed):
+        run(healing, kept, last - 1)
+    found = run(healing, kept)
+    assert found.resumed_from_step == last - 8
+    assert_same(found, expected)
+    # What has ended is not trained again: it gives the same although no further step would be survived.
+    again = run(healing, kept, last + 1)
+    assert again.resumed_from_step == last
+    assert_same(again, expected)
+
+
+def test_with_long_ways_between_judgements_it_is_kept_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(healing_module, "KEPT_EVERY_SECONDS", 0.0)
+    healing = Healing(24, 3e-3)
+    kept = place(tmp_path)
+    with pytest.raises(Killed):
+        run(healing, kept, 12)
+    found = run(healing, kept)
+    assert found.resumed_from_step == 11
+    assert_same(found, run(healing))
+
+
+@pytest.mark.parametrize("trained", ["neighbours", "lora"])
+def test_half_precision_is_resumed_bit_for_bit(trained: Any, tmp_path: Path) -> None:
+    healing = Healing(16, 3e-3, trained=trained)
+    with pytest.raises(Killed):
+        run(healing, place(tmp_path), 9, torch.bfloat16)
+    found = run(healing, place(tmp_path), dtype=torch.bfloat16)
+    assert found.resumed_from_step == 8
+    assert_same(found, run(healing, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:0],
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:],
+    ],
+)
+def test_a_damaged_state_is_as_none(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    healing = Healing(16, 3e-3)
+    kept = place(tmp_path)
+    with pytest.raises(Killed):
+        run(healing, kept, 9)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(damage(file.read_bytes()))
+    found = run(healing, kept)
+    assert found.resumed_from_step == 0
+    assert_same(found, run(healing))
+
+
+def test_a_state_comes_back_as_it_was_kept(tmp_path: Path) -> None:
+    optimizer = {0: {"step": torch.tensor(3.0), "exp_avg": torch.randn(2, 3)}, 5: {"step": torch.tensor(2.0)}}
+    curve = (Judgement(0, 0.1, math.inf), Judgement(3, 1 / 3, 1e-17))
+    tensors = {"a.weight": torch.randn(2, 3), "best/b.weight": torch.randn(4)}
+    state = State(3, tensors, optimizer, {"a.weight": torch.randn(2, 3)}, curve)
+    place(tmp_path).keep(state)
+    found = place(tmp_path).find()
+    assert found is not None
+    assert (found.step, found.curve) == (3, curve)
+    for group in ("tensors", "best"):
+        assert getattr(found, group).keys() == getattr(state, group).keys()
+        assert all(torch.equal(t, getattr(state, group)[n]) for n, t in getattr(found, group).items())
+    assert {(n, k): v.tolist() for n, held in found.optimizer.items() for k, v in held.items()} == {
+        (n, k): v.tolist() for n, held in optimizer.items() for k, v in held.items()
+    }
+    place(tmp_path).drop()
+    assert place(tmp_path).find() is None
+    place(tmp_path).drop()
+
+
+def test_a_state_too_large_to_keep_is_not_written(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, limit_bytes=1000)
+    cache.keep({"n": 0}, Entry({"small": np.zeros(10)}, {}))
+    cache.keep({"n": 1}, Entry({"large": np.zeros(1000)}, {}))
+    assert cache.find({"n": 0}) is not None
+    assert cache.find({"n": 1}) is None
+
+
+def test_two_at_once_end_the_same(tmp_path: Path) -> None:
+    healing = Healing(24, 3e-3)
+    kept = place(tmp_path)
+    with pytest.raises(Killed):
+        run(healing, kept, 9)
+    # Built here, because building draws from the one generator of the process.
+    models = [build() for _ in range(2)]
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda model: run(healing, kept, model=model), models))
+    expected = run(healing)
+    for found in both:
+        assert_same(found, expected)
+
+
+def test_another_plan_repair_data_or_setting_is_another_run(tmp_path: Path) -> None:
+    opened = open_model(str(write_tiny_model(tmp_path / "model")), None, 16, tmp_path, None, lambda _phase: None)
+    text = str(write_text(tmp_path / "text.txt"))
+
+    def data(**changes: Any) -> Data:
+        calibration = Calibration(text, **{"samples": 8, "sequence_length": 16, "batch_size": 4, **changes})
+        return prepare(opened, calibration, None, None, tmp_path, lambda *_: None)
+
+    ones = {"model.norm.weight": torch.ones(32, dtype=torch.bfloat16)}
+    places = [
+        (data(), (2, 3), ones, Healing(5)),
+        (data(samples=9), (2, 3), ones, Healing(5)),
+        (data(batch_size=2), (2, 3), ones, Healing(5)),
+        (data(seed=1), (2, 3), ones, Healing(5)),
+        (data(), (2, 4), ones, Healing(5)),
+        (data(), (2, 3), {}, Healing(5)),
+        (data(), (2, 3), {"model.norm.weight": torch.full((32,), 2.0, dtype=torch.bfloat16)}, Healing(5)),
+        (data(), (2, 3), ones, Healing(6)),
+        (data(), (2, 3), ones, Healing(5, trained="lora")),
+        (data(), (2, 3), ones, Healing(5, loss="plain")),
+    ]
+    names = [name_of(kept_state(opened, *place, tmp_path).key) for place in places]
+    assert len(set(names)) == len(places)
+    again = {name: tensor.clone() for name, tensor in ones.items()}
+    assert name_of(kept_state(opened, data(), (2, 3), again, Healing(5), tmp_path).key) == names[0]
