@@ -140,12 +140,11 @@ def find_stack(model: Any, image_shape: Sequence[int] | None = None) -> StackPat
 
 
 def layers_of(model: nn.Module, path: StackPath) -> nn.ModuleList:
-    """The layers of a path in order; with stages a new list of the model's own modules."""
+    """The layers of a path in order; a new list of the model's own modules, where it has no such list itself."""
     if not isinstance(path, str):
         return nn.ModuleList(model.get_submodule(name) for name in path)
     stack = model.get_submodule(path)
-    assert isinstance(stack, nn.ModuleList)
-    return stack
+    return stack if isinstance(stack, nn.ModuleList) else nn.ModuleList(stack.children())
 
 
 def layer_names(model: nn.Module, path: StackPath) -> tuple[str, ...]:

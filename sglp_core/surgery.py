@@ -40,8 +40,9 @@ def remove_layers(model: Any, path: StackPath, removed: Sequence[int]) -> dict[i
             for name in INDEX_ATTRIBUTES:
                 if vars(module).get(name) == old:
                     setattr(module, name, new)
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, nn.ModuleList([layers[old] for old in kept]))
+    stack = model.get_submodule(path)
+    for number in sorted(removed, reverse=True):
+        del stack[number]
     return kept
 
 
