@@ -4,8 +4,6 @@ the `depths` of its stages.
 A block that begins a stage changes the shape or has a projection of its own, and stays; the blocks after it are layers.
 """
 
-import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 from torch import nn
 
 from sglp_core.errors import UnsupportedArchitecture
+from sglp_core.module_lists import rows_in
 
 # Attributes that a stock class sets by a block's position in its stage.
 POSITIONAL = ("shift_size",)
@@ -28,24 +27,14 @@ def stage_lists(model: Any) -> list[str]:
     They are the outermost lists whose names differ in one number alone and whose lengths are the `depths` of the
     configuration. Raises `UnsupportedArchitecture` where there are none.
     """
-    groups: dict[tuple[str, str], dict[int, tuple[str, int]]] = defaultdict(dict)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList | nn.Sequential):
-            for number in re.finditer(r"\d+", name):
-                around = (name[: number.start()], name[number.end() :])
-                groups[around][int(number.group())] = (name, len(module))
     depths = list(model.config.depths)
-    found = []
-    for group in groups.values():
-        in_order = [group[number] for number in sorted(group)]
-        if [length for _, length in in_order] == depths:
-            found.append([name for name, _ in in_order])
-    if not found:
-        raise UnsupportedArchitecture(
-            f"{type(model).__name__} has stages of {depths} blocks by its configuration; looked for lists of modules "
-            "of these lengths whose names differ in one number alone, and found none"
-        )
-    return min(found, key=lambda names: names[0].count("."))
+    for row in rows_in(model):
+        if list(row.values()) == depths:
+            return list(row)
+    raise UnsupportedArchitecture(
+        f"{type(model).__name__} has stages of {depths} blocks by its configuration; looked for lists of modules of "
+        "these lengths whose names differ in one number alone, and found none"
+    )
 
 
 def blocks_of_stages(model: Any) -> list[list[str]]:
@@ -102,15 +91,11 @@ def removable_runs(stages: Sequence[tuple[int, int]], forms: Sequence[str]) -> n
 def remove_blocks(model: Any, names: Sequence[str]) -> None:
     """Delete blocks by name and shorten the `depths` of the configuration; what is behind them moves up."""
     lists = stage_lists(model)
-    depths = list(model.config.depths)
-    for name in names:
-        parent, _, _ = name.rpartition(".")
-        depths[lists.index(parent)] -= 1
     for name in sorted(names, key=lambda n: int(n.rpartition(".")[2]), reverse=True):
         parent, _, position = name.rpartition(".")
         blocks: Any = model.get_submodule(parent)
         del blocks[int(position)]
-    model.config.depths = depths
+    model.config.depths = [len(model.get_submodule(name)) for name in lists]
 
 
 def _parameter_shapes(block: nn.Module) -> dict[str, torch.Size]:
