@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 
 from sglp_core.errors import UnsupportedArchitecture
 
@@ -17,3 +18,5 @@ def read_config(directory: Path, **options: Any) -> transformers.PretrainedConfi
             f"transformers {transformers.__version__} does not know this model: looked for its model_type among the "
             f"architectures it contains ({error})"
         ) from error
+    except StrictDataclassError as error:
+        raise UnsupportedArchitecture(f"config.json has a value that its model cannot have: {error}") from error

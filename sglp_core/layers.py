@@ -272,11 +272,15 @@ def layer_output(output: Any) -> Tensor:
 
 
 def untrained(
-    config: transformers.PretrainedConfig, device: str, attention: str = "eager", dtype: torch.dtype | None = None
+    config: transformers.PretrainedConfig,
+    device: str,
+    attention: str | None = "eager",
+    dtype: torch.dtype | None = None,
 ) -> transformers.PreTrainedModel:
     """The stock model with weights that mean nothing. Raises `UnsupportedArchitecture` where it cannot be built.
 
     Eager attention and batched experts: every counter sees their FLOPs, and they need no data to know their shapes.
+    With None the attention is the one that a loaded model has.
     """
     stock = model_class(config)
     try:
