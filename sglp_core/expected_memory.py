@@ -31,7 +31,7 @@ def peak_bytes(outline: Outline, batch_size: int) -> int | None:
 
 def saved_for_backward(outline: Outline, batch_size: int) -> tuple[int, int]:
     """Bytes that one batch's forward pass keeps for the backward pass of the layers, and bytes of its logits."""
-    # Built before, as some models (of timm) compute with the values of tensors while they are built.
+    # Built before, as some models compute with the values of tensors while they are built.
     model = untrained(outline.config, "meta", attention=None, dtype=outline.torch_dtype)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")

@@ -13,6 +13,7 @@ from torch import nn
 
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.module_lists import rows_in
+from sglp_core.timm_models import find_depth, is_timm, say_depth
 
 # Attributes that a stock class sets by a block's position in its stage.
 POSITIONAL = ("shift_size",)
@@ -25,8 +26,11 @@ def stage_lists(model: Any) -> list[str]:
     """The names of the lists that hold the blocks of each stage, in order.
 
     They are the outermost lists whose names differ in one number alone and whose lengths are the `depths` of the
-    configuration. Raises `UnsupportedArchitecture` where there are none.
+    configuration; of a timm model, the lists that an argument of timm gives the lengths of. Raises
+    `UnsupportedArchitecture` where there are none.
     """
+    if is_timm(model.config):
+        return list(find_depth(model.config).lists)
     depths = list(model.config.depths)
     for row in rows_in(model):
         if list(row.values()) == depths:
@@ -37,9 +41,9 @@ def stage_lists(model: Any) -> list[str]:
     )
 
 
-def blocks_of_stages(model: Any) -> list[list[str]]:
-    """The names of all blocks, stage by stage. Raises `UnsupportedArchitecture`."""
-    return [[f"{name}.{i}" for i in range(len(model.get_submodule(name)))] for name in stage_lists(model)]
+def blocks_of_stages(model: Any, lists: Sequence[str]) -> list[list[str]]:
+    """The names of all blocks, stage by stage."""
+    return [[f"{name}.{i}" for i in range(len(model.get_submodule(name)))] for name in lists]
 
 
 def removable_blocks(model: nn.Module, stages: Sequence[Sequence[str]], shapes: Mapping[str, Shapes]) -> list[str]:
@@ -62,6 +66,12 @@ def removable_blocks(model: nn.Module, stages: Sequence[Sequence[str]], shapes: 
             "nothing can be removed"
         )
     return found
+
+
+def alike(model: nn.Module, names: Sequence[str]) -> bool:
+    """Whether the blocks of these names all have the same parameters, by name and shape."""
+    first, *others = (_parameter_shapes(model.get_submodule(name)) for name in names)
+    return all(other == first for other in others)
 
 
 def form_of(block: nn.Module) -> str:
@@ -89,13 +99,17 @@ def removable_runs(stages: Sequence[tuple[int, int]], forms: Sequence[str]) -> n
 
 
 def remove_blocks(model: Any, names: Sequence[str]) -> None:
-    """Delete blocks by name and shorten the `depths` of the configuration; what is behind them moves up."""
+    """Delete blocks by name and lower the depths in the configuration; what is behind them moves up."""
     lists = stage_lists(model)
     for name in sorted(names, key=lambda n: int(n.rpartition(".")[2]), reverse=True):
         parent, _, position = name.rpartition(".")
         blocks: Any = model.get_submodule(parent)
         del blocks[int(position)]
-    model.config.depths = [len(model.get_submodule(name)) for name in lists]
+    depths = [len(model.get_submodule(name)) for name in lists]
+    if is_timm(model.config):
+        say_depth(model.config, depths)
+    else:
+        model.config.depths = depths
 
 
 def _parameter_shapes(block: nn.Module) -> dict[str, torch.Size]:

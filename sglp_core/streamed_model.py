@@ -24,6 +24,7 @@ from sglp_core.configuration import read_config
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.layers import find_stack, layer_input, layer_output, layers_of, model_class
 from sglp_core.objectives import Batch, logits_of
+from sglp_core.timm_models import is_timm
 
 TORCH_TYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
@@ -65,6 +66,8 @@ class StreamedModel:
 
     def __init__(self, directory: Path, scratch: Path) -> None:
         config = read_config(directory)
+        if is_timm(config):
+            raise UnsupportedArchitecture("transformers runs a timm model only with all its weights in memory")
         tensors = stored_tensors(directory)
         kinds = (TORCH_TYPES.get(tensor.dtype) for tensor in tensors)
         dtype = config.dtype or next(kind for kind in kinds if kind and kind.is_floating_point)
