@@ -15,7 +15,7 @@ TIMM := .venv/timm
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --disable-pip-version-check --group dev --constraint constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps rxnfp==0.1.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TIMM) torchvision==0.28.0 timm==1.0.31
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TIMM) --constraint constraints.txt torchvision timm
 	touch $@
 
 .PHONY: demo test chaos lint

@@ -11,6 +11,7 @@ from PIL import Image
 from sglp_core import Calibration, Evaluation, Method, Target, compress, estimate
 from sglp_core.errors import SGLPError
 from sglp_core.opening import open_model
+from sglp_core.surgery import remove_layers
 from tests.sglp_core.tiny_images import CLASSES, write_images
 from tests.timm_models.tiny_timm import CONVNEXT, RESNET, SIZE, VIT, read_tiny_timm, timm, write_tiny_timm
 
@@ -32,10 +33,12 @@ def compressed(model: Path, images: Path, output: Path, **settings: Any) -> dict
     )
 
 
-def test_a_vit_is_compressed_and_timm_reads_the_result(images: Path, tmp_path: Path) -> None:
+def test_a_vit_is_compressed_and_repaired_and_timm_reads_the_result(images: Path, tmp_path: Path) -> None:
     dense = write_tiny_timm(tmp_path / "model", "vit_tiny_patch16_224", VIT)
-    report = compressed(dense, images, tmp_path / "out")
+    report = compressed(dense, images, tmp_path / "out", method=Method(repair="least_squares"))
     assert report["verification"]["passed"]
+    assert report["repair"]["attempts"]
+    assert all(attempt["built"] for attempt in report["repair"]["attempts"])
     assert report["analysis"]["sample_unit"] == "image"
     rows = {row["metric"]: row for row in report["table"]}
     assert (rows["layers"]["before"], rows["layers"]["after"]) == (6, 3)
@@ -47,19 +50,12 @@ def test_a_vit_is_compressed_and_timm_reads_the_result(images: Path, tmp_path: P
     assert json.loads((tmp_path / "out/manifest.json").read_text())["versions"]["timm"] == timm.__version__
 
 
-def test_names_of_classes_stay_where_there_are_as_many_as_layers(images: Path, tmp_path: Path) -> None:
-    dense = write_tiny_timm(tmp_path / "model", "vit_tiny_patch16_224", {**VIT, "depth": len(CLASSES)})
-    compressed(dense, images, tmp_path / "out", method=Method(protected=()))
-    config = json.loads((tmp_path / "out/model/config.json").read_text())
-    assert config["model_args"]["depth"] < len(CLASSES)
-    assert config["label_names"] == list(CLASSES)
-
-
-def test_the_cut_of_a_vit_is_repaired(images: Path, tmp_path: Path) -> None:
-    dense = write_tiny_timm(tmp_path / "model", "vit_tiny_patch16_224", VIT)
-    report = compressed(dense, images, tmp_path / "out", method=Method(repair="least_squares"))
-    assert all("loss_after" in attempt for attempt in report["repair"]["attempts"])
-    assert report["verification"]["passed"]
+def test_names_of_classes_stay_where_there_are_as_many_as_layers(tmp_path: Path) -> None:
+    model = opened(write_tiny_timm(tmp_path / "m", "vit_tiny_patch16_224", {**VIT, "depth": len(CLASSES)}), tmp_path)
+    remove_layers(model.model, model.stack.path, (1,))
+    written = model.model.config.to_dict()
+    assert written["model_args"]["depth"] == len(CLASSES) - 1
+    assert written["label_names"] == list(CLASSES)
 
 
 def test_a_resnet_is_compressed_with_its_batch_norms_estimated_anew(images: Path, tmp_path: Path) -> None:

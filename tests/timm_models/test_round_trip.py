@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from sglp_core.layers import layers_of
+from sglp_core.configuration import read_config
+from sglp_core.layers import layers_of, measure_stack
 from sglp_core.opening import Opened, open_model
 from sglp_core.surgery import bypassed, remove_layers
 from sglp_core.verification import Written, difference, probe_logits, verify
@@ -59,8 +60,8 @@ def test_a_pruned_timm_model_reloads_as_planned(architecture: str, tmp_path: Pat
         model.save_pretrained(directory)
         written.append(Written(directory, "classification", probe, probe_logits(model, probe), expected))
 
-        assert model.config.model_args == {**opened_model(dense).model.config.model_args, argument: said}
-        smaller = opened_model(directory).stack
+        assert model.config.model_args == {**read_config(dense).model_args, argument: said}
+        smaller = measure_stack(read_config(directory), 1, (3, SIZE, SIZE))
         left = [layer for layer in stack.layers if layer.index not in removed]
         assert smaller.total_parameters == stack.total_parameters - sum(stack.layers[i].parameters for i in removed)
         assert [layer.parameters for layer in smaller.layers] == [layer.parameters for layer in left]
