@@ -99,6 +99,8 @@ def test_an_estimate_needs_no_weights(architecture: str, arguments: dict[str, An
     [
         ({"architecture": "efficientnet_b0"}, "unsupported_architecture", "looked for one of depth, depths, layers"),
         ({"architecture": "poolformer_s12"}, "unsupported_architecture", "how many blocks poolformer_s12 has"),
+        # It takes `depths`, but the last block of a stage is an attention, so that fewer blocks are other blocks.
+        ({"architecture": "edgenext_xx_small"}, "unsupported_architecture", "how many blocks edgenext_xx_small has"),
         ({"architecture": "no_such_net"}, "unsupported_architecture", "has no model 'no_such_net'"),
         ({"architecture": "local-dir:/"}, "unsupported_architecture", "has no model 'local-dir:/'"),
         ({"architecture": "hf-hub:an/other"}, "unsupported_architecture", "has no model 'hf-hub:an/other'"),
