@@ -1,6 +1,9 @@
 # `make demo` and `make test` are all a newcomer needs; both set up what they use.
 PYTHON ?= python3
 BIN := .venv/bin
+# Beside the environment: torchvision's wheel is not made for the CPU's torch, and where transformers finds a torchvision
+# that cannot be imported, nothing of it can be.
+TIMM := .venv/timm
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -12,6 +15,7 @@ BIN := .venv/bin
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --disable-pip-version-check --group dev --constraint constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps rxnfp==0.1.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TIMM) --constraint constraints.txt torchvision timm
 	touch $@
 
 .PHONY: demo test chaos lint
@@ -21,6 +25,8 @@ demo: .venv/ready
 # One thread a process: the models of the tests are too small to share, and two processes of tests run at once.
 test: .venv/ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+	PYTHONPATH=$(CURDIR)/tests/timm_models/path:$(CURDIR)/$(TIMM) OMP_NUM_THREADS=1 \
+		$(BIN)/pytest --numprocesses 2 --dist loadfile tests/timm_models
 
 # Ten minutes of random faults, then what is left of every promise.
 chaos: .venv/ready-dev

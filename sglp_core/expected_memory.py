@@ -31,8 +31,10 @@ def peak_bytes(outline: Outline, batch_size: int) -> int | None:
 
 def saved_for_backward(outline: Outline, batch_size: int) -> tuple[int, int]:
     """Bytes that one batch's forward pass keeps for the backward pass of the layers, and bytes of its logits."""
-    with FakeTensorMode():
-        model = untrained(outline.config, "cpu", attention="sdpa", dtype=outline.torch_dtype)
+    # Built before, as some models compute with the values of tensors while they are built.
+    model = untrained(outline.config, "meta", attention=None, dtype=outline.torch_dtype)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
         layers_of(model, outline.stack.path).requires_grad_(True)
         own = {tensor.untyped_storage()._cdata for tensor in model.state_dict().values()}
         kept: dict[int, int] = {}

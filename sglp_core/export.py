@@ -4,6 +4,7 @@ import json
 import mimetypes
 import platform
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy
 import safetensors
 import torch
 import transformers
+from transformers.utils import is_timm_available
 
 from sglp_core.architectures import IMAGE_CLASSIFIERS
 from sglp_core.fetching import Fetched
@@ -90,4 +92,5 @@ def versions() -> dict[str, str]:
         "transformers": transformers.__version__,
         "safetensors": safetensors.__version__,
         "numpy": numpy.__version__,
+        **({"timm": version("timm")} if is_timm_available() else {}),
     }

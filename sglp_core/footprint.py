@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import transformers
 
+from sglp_core.configuration import read_config
 from sglp_core.fresh_process import call, serve
 from sglp_core.images import image_shape
 from sglp_core.latency import measure_latency
@@ -66,8 +67,8 @@ def _weight_bytes(directory: Path) -> int:
 def _handle(request: dict[str, Any]) -> dict[str, Any]:
     directory = Path(request["directory"])
     begin = time.perf_counter()
-    config = transformers.AutoConfig.from_pretrained(directory)
-    model = model_class(config).from_pretrained(directory, dtype="auto")
+    config = read_config(directory)
+    model = model_class(config).from_pretrained(directory, config=config, dtype="auto")
     model.eval()
     if torch.cuda.is_available():
         model.cuda()

@@ -1,8 +1,8 @@
 """Find the stack of removable layers in a model, and what each of them weighs in parameters and FLOPs.
 
 The rule is structural: the stack is the one outermost `ModuleList` with as many entries as the configuration has
-layers, or the blocks of its stages (`stages.py`). Everything here works on the meta device, from the configuration
-alone.
+layers, or the blocks of its stages (`stages.py`), or of a timm model the blocks that timm can leave out
+(`timm_models.py`). Everything here works on the meta device, from the configuration alone.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sglp_core.architectures import IMAGE_CLASSIFIERS
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.stages import Shapes, blocks_of_stages, form_of, removable_blocks, removable_runs
+from sglp_core.stages import Shapes, alike, blocks_of_stages, form_of, removable_blocks, removable_runs, stage_lists
+from sglp_core.timm_models import is_timm
 
 StackPath = str | tuple[str, ...]
 
@@ -41,7 +42,7 @@ class Layer:
 class LayerStack:
     """The layers of a model in order.
 
-    `path` is the name of the `ModuleList` that holds them, or, where they stand in several stages, all their names.
+    `path` is the name of the list of modules that holds them, or, where they stand in several stages, all their names.
     `stages` are inclusive (first, last) layer indices; the hidden states change their shape between two stages.
     """
 
@@ -105,12 +106,15 @@ def model_class(config: transformers.PretrainedConfig) -> type[transformers.PreT
 
 
 def find_stack(model: Any, image_shape: Sequence[int] | None = None) -> StackPath:
-    """The name of the `ModuleList` that holds the model's repeated layers, or the names of its layers in stages.
+    """The name of the list that holds the model's repeated layers, or the names of its layers in stages.
 
     Raises `UnsupportedArchitecture`, saying what was looked for, where there is none or more than one.
     """
-    if hasattr(model.config, "depths"):
-        stages = blocks_of_stages(model)
+    if is_timm(model.config) or hasattr(model.config, "depths"):
+        lists = stage_lists(model)
+        stages = blocks_of_stages(model, lists)
+        if is_timm(model.config) and len(lists) == 1 and alike(model, stages[0]):
+            return lists[0]
         calls = _shapes(model, list(chain(*stages)), example_inputs(model, 1, image_shape))
         return tuple(removable_blocks(model, stages, {name: shapes[0] for name, shapes in calls.items()}))
     expected = getattr(model.config.get_text_config(), "num_hidden_layers", None)
@@ -140,12 +144,11 @@ def find_stack(model: Any, image_shape: Sequence[int] | None = None) -> StackPat
 
 
 def layers_of(model: nn.Module, path: StackPath) -> nn.ModuleList:
-    """The layers of a path in order; with stages a new list of the model's own modules."""
+    """The layers of a path in order; a new list of the model's own modules, where it has no such list itself."""
     if not isinstance(path, str):
         return nn.ModuleList(model.get_submodule(name) for name in path)
     stack = model.get_submodule(path)
-    assert isinstance(stack, nn.ModuleList)
-    return stack
+    return stack if isinstance(stack, nn.ModuleList) else nn.ModuleList(stack.children())
 
 
 def layer_names(model: nn.Module, path: StackPath) -> tuple[str, ...]:
@@ -273,11 +276,15 @@ def layer_output(output: Any) -> Tensor:
 
 
 def untrained(
-    config: transformers.PretrainedConfig, device: str, attention: str = "eager", dtype: torch.dtype | None = None
+    config: transformers.PretrainedConfig,
+    device: str,
+    attention: str | None = "eager",
+    dtype: torch.dtype | None = None,
 ) -> transformers.PreTrainedModel:
     """The stock model with weights that mean nothing. Raises `UnsupportedArchitecture` where it cannot be built.
 
     Eager attention and batched experts: every counter sees their FLOPs, and they need no data to know their shapes.
+    With None the attention is the one that a loaded model has.
     """
     stock = model_class(config)
     try:

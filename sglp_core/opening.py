@@ -10,7 +10,8 @@ import transformers
 
 # Imported for what they add to `evaluate` and `trace`: how either is done on a streamed model.
 from sglp_core import streamed_evaluation, streamed_tracing  # noqa: F401
-from sglp_core.errors import ModelNotFound, UnsupportedArchitecture
+from sglp_core.configuration import read_config
+from sglp_core.errors import ModelNotFound
 from sglp_core.fetching import Fetched, fetch
 from sglp_core.images import image_shape
 from sglp_core.layers import LayerStack, measure_stack, model_class
@@ -69,21 +70,12 @@ def open_model(
         cache.mkdir(parents=True, exist_ok=True)
         opened.model = StreamedModel(source.directory, cache)
         return opened
-    opened.model = stock.from_pretrained(source.directory, dtype="auto").eval()
+    # Read anew: measuring has set the other one to the attention that shows its FLOPs.
+    fresh = read_config(source.directory)
+    opened.model = stock.from_pretrained(source.directory, config=fresh, dtype="auto").eval()
     if torch.cuda.is_available():
         opened.model.cuda()
     return opened
-
-
-def read_config(directory: Path, **options: Any) -> transformers.PretrainedConfig:
-    """The configuration of a model directory; raises `UnsupportedArchitecture` for one transformers does not know."""
-    try:
-        return transformers.AutoConfig.from_pretrained(directory, **options)
-    except (ValueError, KeyError) as error:
-        raise UnsupportedArchitecture(
-            f"transformers {transformers.__version__} does not know this model: looked for its model_type among the "
-            f"architectures it contains ({error})"
-        ) from error
 
 
 def processor_of(task: Task, directory: Path) -> Any:

@@ -9,13 +9,14 @@ import torch
 import transformers
 
 from sglp_core.checkpoint import stored_tensors
+from sglp_core.configuration import read_config
 from sglp_core.errors import ModelNotFound, UnsupportedArchitecture
 from sglp_core.fetching import fetch_outline
 from sglp_core.gguf_conversion import check_gguf
 from sglp_core.images import image_shape
 from sglp_core.layers import LayerStack, measure_stack, model_class
 from sglp_core.objectives import Task, task_of
-from sglp_core.opening import processor_of, read_config
+from sglp_core.opening import processor_of
 from sglp_core.sources import SAFETENSORS_BITS, refuse_adapters, refuse_custom_code, require_gguf
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}

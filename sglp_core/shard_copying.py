@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 
-import transformers
-
 from sglp_core.checkpoint import StoredTensor, layer_number, stack_prefix, stored_tensors
+from sglp_core.configuration import read_config
 from sglp_core.layers import model_class
 from sglp_core.sources import SAFETENSORS_BITS, require_space
 from sglp_core.surgery import renumber_config
@@ -43,7 +42,7 @@ def copy_kept_layers(
     directory.mkdir(parents=True, exist_ok=True)
     require_space(directory, int(sum(tensor.size_bytes for _, tensor in named) * 1.02), "the compressed model")
     _write_shards(named, directory, shard_bytes)
-    config = transformers.AutoConfig.from_pretrained(source)
+    config = read_config(source)
     renumber_config(config.get_text_config(), count, kept)
     config.architectures = [model_class(config).__name__]
     config.save_pretrained(directory)

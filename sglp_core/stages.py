@@ -4,8 +4,6 @@ the `depths` of its stages.
 A block that begins a stage changes the shape or has a projection of its own, and stays; the blocks after it are layers.
 """
 
-import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +12,8 @@ import torch
 from torch import nn
 
 from sglp_core.errors import UnsupportedArchitecture
+from sglp_core.module_lists import rows_in
+from sglp_core.timm_models import find_depth, is_timm, say_depth
 
 # Attributes that a stock class sets by a block's position in its stage.
 POSITIONAL = ("shift_size",)
@@ -26,31 +26,24 @@ def stage_lists(model: Any) -> list[str]:
     """The names of the lists that hold the blocks of each stage, in order.
 
     They are the outermost lists whose names differ in one number alone and whose lengths are the `depths` of the
-    configuration. Raises `UnsupportedArchitecture` where there are none.
+    configuration; of a timm model, the lists that an argument of timm gives the lengths of. Raises
+    `UnsupportedArchitecture` where there are none.
     """
-    groups: dict[tuple[str, str], dict[int, tuple[str, int]]] = defaultdict(dict)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList | nn.Sequential):
-            for number in re.finditer(r"\d+", name):
-                around = (name[: number.start()], name[number.end() :])
-                groups[around][int(number.group())] = (name, len(module))
+    if is_timm(model.config):
+        return list(find_depth(model.config).lists)
     depths = list(model.config.depths)
-    found = []
-    for group in groups.values():
-        in_order = [group[number] for number in sorted(group)]
-        if [length for _, length in in_order] == depths:
-            found.append([name for name, _ in in_order])
-    if not found:
-        raise UnsupportedArchitecture(
-            f"{type(model).__name__} has stages of {depths} blocks by its configuration; looked for lists of modules "
-            "of these lengths whose names differ in one number alone, and found none"
-        )
-    return min(found, key=lambda names: names[0].count("."))
+    for row in rows_in(model):
+        if list(row.values()) == depths:
+            return list(row)
+    raise UnsupportedArchitecture(
+        f"{type(model).__name__} has stages of {depths} blocks by its configuration; looked for lists of modules of "
+        "these lengths whose names differ in one number alone, and found none"
+    )
 
 
-def blocks_of_stages(model: Any) -> list[list[str]]:
-    """The names of all blocks, stage by stage. Raises `UnsupportedArchitecture`."""
-    return [[f"{name}.{i}" for i in range(len(model.get_submodule(name)))] for name in stage_lists(model)]
+def blocks_of_stages(model: Any, lists: Sequence[str]) -> list[list[str]]:
+    """The names of all blocks, stage by stage."""
+    return [[f"{name}.{i}" for i in range(len(model.get_submodule(name)))] for name in lists]
 
 
 def removable_blocks(model: nn.Module, stages: Sequence[Sequence[str]], shapes: Mapping[str, Shapes]) -> list[str]:
@@ -73,6 +66,12 @@ def removable_blocks(model: nn.Module, stages: Sequence[Sequence[str]], shapes: 
             "nothing can be removed"
         )
     return found
+
+
+def alike(model: nn.Module, names: Sequence[str]) -> bool:
+    """Whether the blocks of these names all have the same parameters, by name and shape."""
+    first, *others = (_parameter_shapes(model.get_submodule(name)) for name in names)
+    return all(other == first for other in others)
 
 
 def form_of(block: nn.Module) -> str:
@@ -100,17 +99,17 @@ def removable_runs(stages: Sequence[tuple[int, int]], forms: Sequence[str]) -> n
 
 
 def remove_blocks(model: Any, names: Sequence[str]) -> None:
-    """Delete blocks by name and shorten the `depths` of the configuration; what is behind them moves up."""
+    """Delete blocks by name and lower the depths in the configuration; what is behind them moves up."""
     lists = stage_lists(model)
-    depths = list(model.config.depths)
-    for name in names:
-        parent, _, _ = name.rpartition(".")
-        depths[lists.index(parent)] -= 1
     for name in sorted(names, key=lambda n: int(n.rpartition(".")[2]), reverse=True):
         parent, _, position = name.rpartition(".")
         blocks: Any = model.get_submodule(parent)
         del blocks[int(position)]
-    model.config.depths = depths
+    depths = [len(model.get_submodule(name)) for name in lists]
+    if is_timm(model.config):
+        say_depth(model.config, depths)
+    else:
+        model.config.depths = depths
 
 
 def _parameter_shapes(block: nn.Module) -> dict[str, torch.Size]:

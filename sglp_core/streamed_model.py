@@ -12,7 +12,6 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
-import transformers
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -21,9 +20,11 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging
 
 from sglp_core.checkpoint import StoredTensor, layer_number, stack_prefix, stored_tensors
+from sglp_core.configuration import read_config
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.layers import find_stack, layer_input, layer_output, layers_of, model_class
 from sglp_core.objectives import Batch, logits_of
+from sglp_core.timm_models import is_timm
 
 TORCH_TYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
@@ -64,7 +65,9 @@ class StreamedModel:
     """
 
     def __init__(self, directory: Path, scratch: Path) -> None:
-        config = transformers.AutoConfig.from_pretrained(directory)
+        config = read_config(directory)
+        if is_timm(config):
+            raise UnsupportedArchitecture("transformers runs a timm model only with all its weights in memory")
         tensors = stored_tensors(directory)
         kinds = (TORCH_TYPES.get(tensor.dtype) for tensor in tensors)
         dtype = config.dtype or next(kind for kind in kinds if kind and kind.is_floating_point)

@@ -11,6 +11,7 @@ from torch import nn
 
 from sglp_core.layers import StackPath, layer_input, layers_of
 from sglp_core.stages import remove_blocks
+from sglp_core.timm_models import is_timm, say_depth
 
 # Lists of layer numbers, where others are lists with one entry a layer.
 INDEX_LISTS = (
@@ -34,14 +35,18 @@ def remove_layers(model: Any, path: StackPath, removed: Sequence[int]) -> dict[i
     if not isinstance(path, str):
         remove_blocks(model, [path[number] for number in removed])
         return kept
-    renumber_config(model.config.get_text_config(), len(layers), kept)
+    if is_timm(model.config):
+        say_depth(model.config, [len(kept)])
+    else:
+        renumber_config(model.config.get_text_config(), len(layers), kept)
     for old, new in kept.items():
         for module in layers[old].modules():
             for name in INDEX_ATTRIBUTES:
                 if vars(module).get(name) == old:
                     setattr(module, name, new)
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, nn.ModuleList([layers[old] for old in kept]))
+    stack = model.get_submodule(path)
+    for number in sorted(removed, reverse=True):
+        del stack[number]
     return kept
 
 

@@ -115,6 +115,14 @@ def unknown_type(good: Path, folder: Path) -> Path:
     return model
 
 
+def value_of_another_type(good: Path, folder: Path) -> Path:
+    """Its configuration has words where a number belongs."""
+    copy = _copy(good, folder / "value-of-another-type")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "hidden_size": "a few"}))
+    return copy
+
+
 def without_a_stack(folder: Path) -> Path:
     """A convolutional network: known to transformers, without one repeated stack."""
     model = folder / "without-a-stack"

@@ -6,16 +6,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+import transformers
+from transformers import LlamaConfig, ViTImageProcessor
 
 from sglp_core import Calibration, SGLPError, Target, estimate
 from sglp_core.expected_memory import saved_for_backward
-from sglp_core.layers import find_stack, layers_of, measure_stack
+from sglp_core.layers import example_inputs, find_stack, layers_of, measure_stack
 from sglp_core.outline import read_outline
+from tests.round_trip.test_round_trip import CASES, STAGED_CASES
 from tests.services import bad_models
 from tests.worker.tiny_model import LAYERS, write_tiny_model
 
 TOKENS = 16
+SIZE = 16
+# Families with and without torch's own attention, and one that computes with values while it is built.
+FAMILIES = {
+    **{name: CASES[name] for name in ("LlamaForCausalLM", "Gemma2ForCausalLM", "ViTForImageClassification")},
+    "ResNetForImageClassification": STAGED_CASES["ResNetForImageClassification"][0],
+}
 
 
 @pytest.fixture
@@ -49,10 +57,14 @@ def test_a_target_beyond_every_plan_is_said_to_be(model: Path, tmp_path: Path) -
     assert found["target"]["reachable"] is False
 
 
-def test_what_the_backward_pass_keeps_is_what_it_keeps_with_weights(model: Path, tmp_path: Path) -> None:
-    outline = read_outline(str(model), None, TOKENS, tmp_path, None)
-    real = LlamaForCausalLM.from_pretrained(model).eval().requires_grad_(False)
-    layers_of(real, find_stack(real)).requires_grad_(True)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_the_backward_pass_keeps_is_what_it_keeps_with_weights(name: str, tmp_path: Path) -> None:
+    stock = getattr(transformers, name)
+    stock(stock.config_class(**FAMILIES[name])).save_pretrained(tmp_path / "model")
+    ViTImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(tmp_path / "model")
+    outline = read_outline(str(tmp_path / "model"), None, TOKENS, tmp_path, None)
+    real = stock.from_pretrained(tmp_path / "model").eval().requires_grad_(False)
+    layers_of(real, find_stack(real, outline.image_shape)).requires_grad_(True)
     own = {tensor.data_ptr() for tensor in real.state_dict().values()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -63,7 +75,7 @@ def test_what_the_backward_pass_keeps_is_what_it_keeps_with_weights(model: Path,
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = real(torch.zeros(1, TOKENS, dtype=torch.long)).logits
+        logits = real(**example_inputs(real, TOKENS, outline.image_shape)).logits
     foretold, logit_bytes = saved_for_backward(outline, batch_size=1)
     assert logit_bytes == logits.numel() * 4
     assert foretold == sum(storage.nbytes() for storage in kept.values())
@@ -83,6 +95,7 @@ def test_calibration_text_that_is_given_takes_no_time_to_write(model: Path, tmp_
         (bad_models.auto_map, "unsafe_format"),
         (bad_models.adapter_beside, "unsafe_format"),
         (bad_models.unknown_type, "unsupported_architecture"),
+        (bad_models.value_of_another_type, "unsupported_architecture"),
         (lambda good, folder: bad_models.pickle_named_safetensors(good, folder, folder / "run"), "unsafe_format"),
         (lambda _good, folder: bad_models.pickle_named_gguf(folder, folder / "run"), "unsafe_format"),
         (lambda _good, folder: bad_models.without_a_stack(folder), "unsupported_architecture"),

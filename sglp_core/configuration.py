@@ -1,0 +1,33 @@
+"""Read the configuration of a model directory."""
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+
+from sglp_core.errors import UnsupportedArchitecture
+from sglp_core.timm_models import NEEDED, is_timm, make_loadable
+
+
+def read_config(directory: Path, **options: Any) -> transformers.PretrainedConfig:
+    """The configuration of a model directory, with the class that it is loaded as.
+
+    Raises `UnsupportedArchitecture` for one that transformers does not know or timm is needed for, and the errors of
+    `timm_models.make_loadable`.
+    """
+    try:
+        config = transformers.AutoConfig.from_pretrained(directory, **options)
+    except ImportError as error:
+        # Only the configuration of a timm model needs a library of its own: for the names of its classes.
+        raise UnsupportedArchitecture(NEEDED) from error
+    except (ValueError, KeyError) as error:
+        raise UnsupportedArchitecture(
+            f"transformers {transformers.__version__} does not know this model: looked for its model_type among the "
+            f"architectures it contains ({error})"
+        ) from error
+    except StrictDataclassError as error:
+        raise UnsupportedArchitecture(f"config.json has a value that its model cannot have: {error}") from error
+    if is_timm(config):
+        make_loadable(config)
+    return config
