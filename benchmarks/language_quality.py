@@ -27,7 +27,9 @@ from sglp_core.measuring import measure
 from sglp_core.method import PROPOSALS, Method
 from sglp_core.opening import Opened, open_model
 from sglp_core.preparing import Data
+from sglp_core.proposals import Proposal
 from sglp_core.repair import Repair, repair
+from sglp_core.repaired_choice import choose_repaired
 from sglp_core.segmentation import Segmentation
 from sglp_core.surgery import bypassed
 from sglp_core.target import Target
@@ -140,28 +142,29 @@ def _choices(
     for count in counts:
         target = Target("layers", count / total)
 
-        def by(importance: str, given_analysis: Analysis, target: Target = target, repaired: Repair = "none") -> Choice:
+        def by(importance: str, given_analysis: Analysis, target: Target = target) -> tuple[Choice, list[Proposal]]:
             trials = [0]
             chosen = choose_plan(
                 opened,
                 given_analysis,
                 target,
-                Method(importance=importance, repair=repaired),
+                Method(importance=importance, repair="none"),
                 batch_list,
                 calibration.seed,
                 lambda done, _total, unit: trials.append(done) if unit == "trials" else None,
             )
             # A trial is one window.
             passes = ANALYSIS_PASSES + trials[-1] / len(given.measured)
-            return Choice(chosen.plan.removed_layers, passes, chosen.repaired.changes if chosen.repaired else {})
+            return Choice(chosen.plan.removed_layers, passes), chosen.proposals
 
+        searched, proposals = by(PROPOSALS, analysis)
         rows = {
-            "SGLP (proposals)": by(PROPOSALS, analysis),
-            "SGLP (paper: grad_norm)": by("grad_norm", analysis),
-            "block_influence": dataclasses.replace(by("block_influence", whole), passes=1),
+            "SGLP (proposals)": searched,
+            "SGLP (paper: grad_norm)": by("grad_norm", analysis)[0],
+            "block_influence": dataclasses.replace(by("block_influence", whole)[0], passes=1),
             "angular block": Choice(blocks[count], 1),
-            "taylor": by("taylor", whole),
-            "first_order": by("first_order", whole),
+            "taylor": by("taylor", whole)[0],
+            "first_order": by("first_order", whole)[0],
             "last_layers": Choice(tuple(range(total - count, total)), 0),
         }
         if slow:
@@ -169,8 +172,9 @@ def _choices(
             rows["leave_one_out"] = Choice(tuple(sorted(cheapest)), total)
             rows["greedy"] = Choice(tuple(sorted(order[:count])), rivals.greedy_passes(total, count))
         for kind in set(kinds) - {"none"}:
-            # Which plan is chosen hangs on the repair, which is part of it.
-            rows[f"SGLP (chosen with {kind})"] = by(PROPOSALS, analysis, repaired=cast(Repair, kind))
+            # Which of the proposals is chosen hangs on the repair, which is part of it.
+            best, repaired = choose_repaired(opened, batch_list, cast(Repair, kind), proposals, lambda *_: None)
+            rows[f"SGLP (chosen with {kind})"] = Choice(best[0].plan.removed_layers, searched.passes, repaired.changes)
         for number in range(RANDOM_SEEDS):
             control = control_plans(analysis, count, method, number)["random"]
             rows[f"random {number}"] = Choice(control.removed_layers, 0)
