@@ -4,8 +4,9 @@ The harm of a set is KL(dense ‖ pruned) plus the rise of the loss, in nats a p
 data says, and may prefer the model that is less like the text; the loss alone is the noisier of the two. On text the
 model wrote itself both estimate the same.
 
-Where batch norms will be estimated anew after the cut, a set is judged with the statistics of the part it is tried on:
-what harms least before that step is not what harms least after it (docs/images.md).
+Where batch norms may be estimated anew after the cut, a set is judged with the dense model's statistics and with those
+of the part it is tried on, and the better of the two counts, as it will in the end: what harms least before that step
+is not what harms least after it (docs/images.md).
 """
 
 import math
@@ -17,19 +18,22 @@ from torch import nn
 
 from sglp_core.batch_norm import estimate_statistics
 from sglp_core.evaluation import Quality, evaluate
-from sglp_core.objectives import Batch, Task
+from sglp_core.objectives import Batch, Task, together
 from sglp_core.weights import Changes
 
 Removed = tuple[int, ...]
 # Sets are compared on the same window, so one is enough to tell most apart and many sets can be asked about.
 WINDOWS_AT_ONCE = 1
+# A window has hundreds of predictions, an image one.
+IMAGES_AT_ONCE = 64
 FINAL_PARTS = 6
+ANEW = ", batch norms anew"
 
 
 class Judge:
     """The harm of sets of removed layers, on one small part of the calibration data after the other.
 
-    A trial is one set on one part; `parts` trials cost as much as one pass over the calibration data, or two where
+    A trial is one set on one part; `parts` trials cost as much as one pass over the calibration data, or three where
     batch norms are `estimated` anew for each.
     """
 
@@ -45,7 +49,7 @@ class Judge:
     ) -> None:
         self._estimated = estimated
         self._model, self._layers, self._task, self._on_trial = model, layers, task, on_trial
-        self._parts = [part for batch in batches for part in batch.split(_rows_at_once(task, batch))]
+        self._parts = _parts_of(batches, task)
         self._next = count()
         self.parts = len(self._parts)
         self.spent = 0
@@ -58,11 +62,12 @@ class Judge:
         for _ in range(parts):
             part = self._parts[next(self._next) % len(self._parts)]
             variants = {str(number): removed for number, removed in enumerate(sets)}
-            quality = evaluate(
-                self._model, self._layers, [part], self._task, variants, weights=self._weights(variants, part)
-            )
+            anew = self._anew(variants, part)
+            variants |= {name: variants[name.removesuffix(ANEW)] for name in anew}
+            quality = evaluate(self._model, self._layers, [part], self._task, variants, weights=anew)
             for number, removed in enumerate(sets):
-                harm = harm_of(quality["dense"], quality[str(number)])
+                names = variants.keys() & {str(number), f"{number}{ANEW}"}
+                harm = min(harm_of(quality["dense"], quality[name]) for name in names)
                 found[removed] += harm / parts
                 self.sums[removed] = self.sums.get(removed, 0.0) + harm
                 self.trials[removed] = self.trials.get(removed, 0) + 1
@@ -70,11 +75,12 @@ class Judge:
             self._on_trial(self.spent)
         return found
 
-    def _weights(self, variants: dict[str, Removed], part: Batch) -> dict[str, Changes]:
+    def _anew(self, variants: dict[str, Removed], part: Batch) -> dict[str, Changes]:
         if not self._estimated:
             return {}
         return {
-            name: estimate_statistics(self._model, self._layers, removed, [part]) for name, removed in variants.items()
+            f"{name}{ANEW}": estimate_statistics(self._model, self._layers, removed, [part])
+            for name, removed in variants.items()
         }
 
     def mean(self, removed: Removed) -> float:
@@ -106,6 +112,7 @@ def harm_of(dense: Quality, pruned: Quality) -> float:
     return harm if math.isfinite(harm) else math.inf
 
 
-def _rows_at_once(task: Task, batch: Batch) -> int:
-    """A window has hundreds of predictions, an image one."""
-    return len(batch.labels) if task == "classification" else WINDOWS_AT_ONCE
+def _parts_of(batches: Sequence[Batch], task: Task) -> list[Batch]:
+    if task == "classification":
+        return list(together(batches, IMAGES_AT_ONCE))
+    return [part for batch in batches for part in batch.split(WINDOWS_AT_ONCE)]

@@ -3,7 +3,7 @@
 The loss is what GradNorm differentiates and what perplexity is made of.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +42,12 @@ class Batch:
         for first in range(0, len(self.labels), rows):
             part = slice(first, first + rows)
             yield Batch({name: tensor[part] for name, tensor in self.inputs.items()}, self.labels[part])
+
+
+def together(batches: Sequence[Batch], rows: int) -> Iterator[Batch]:
+    """The same samples in the same order, `rows` at a time and what is left at the end. All must have one shape."""
+    inputs = {name: torch.cat([batch.inputs[name] for batch in batches]) for name in batches[0].inputs}
+    yield from Batch(inputs, torch.cat([batch.labels for batch in batches])).split(rows)
 
 
 def task_of(model_class: type[transformers.PreTrainedModel]) -> Task:

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
 from sglp_core.evaluation import evaluate
-from sglp_core.judging import Judge
+from sglp_core.judging import IMAGES_AT_ONCE, Judge, harm_of
 from sglp_core.layers import find_stack, layers_of
 from sglp_core.objectives import Batch
 from sglp_core.planning import Plan
@@ -78,12 +78,13 @@ def test_harm_is_divergence_plus_rise_of_the_loss_over_the_windows_tried(
     assert (judge.spent, judge.parts) == (3, 12)
 
 
-def test_where_batch_norms_are_estimated_anew_a_set_is_judged_with_the_statistics_of_its_part() -> None:
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+def test_where_batch_norms_may_be_estimated_anew_the_better_statistics_of_a_set_count(scale: float) -> None:
     torch.manual_seed(0)
     model = CifarResNetForImageClassification(CifarResNetConfig(depths=[4], hidden_sizes=[4], num_labels=3)).eval()
     torch.nn.init.normal_(model.linear.weight)
     path = find_stack(model)
-    images = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    images = scale * torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     batch = Batch({"pixel_values": images}, torch.arange(12) % 3)
     estimated = Judge(model, layers_of(model, path), [batch], "classification", estimated=True)([(1, 2)])[1, 2]
 
@@ -103,9 +104,22 @@ def test_where_batch_norms_are_estimated_anew_a_set_is_judged_with_the_statistic
     rise = torch.nn.functional.cross_entropy(after, batch.labels) - torch.nn.functional.cross_entropy(
         dense, batch.labels
     )
-    assert estimated == pytest.approx(float(divergence + rise), abs=1e-5)
+    anew = float(divergence + rise)
     as_they_were = Judge(model, layers_of(model, path), [batch], "classification")([(1, 2)])[1, 2]
-    assert as_they_were != pytest.approx(estimated, abs=1e-3)
+    assert as_they_were != pytest.approx(anew, abs=1e-3)
+    assert estimated == pytest.approx(min(anew, as_they_were), abs=1e-5)
+
+
+def test_images_are_judged_many_at_once_and_windows_one_at_a_time() -> None:
+    torch.manual_seed(0)
+    model = CifarResNetForImageClassification(CifarResNetConfig(depths=[4], hidden_sizes=[4], num_labels=3)).eval()
+    images = torch.randn(150, 3, 8, 8)
+    parts = [Batch({"pixel_values": some}, torch.zeros(len(some), dtype=torch.long)) for some in images.split(8)]
+    judge = Judge(model, layers_of(model, find_stack(model)), parts, "classification")
+    assert judge.parts == math.ceil(150 / IMAGES_AT_ONCE)
+    # Every image is judged once: the mean over all parts of equal size is that of all images together.
+    whole = evaluate(model, layers_of(model, find_stack(model)), parts[:16], "classification", {"it": (1,)})
+    assert judge([(1,)], 2)[1,] == pytest.approx(harm_of(whole["dense"], whole["it"]), abs=1e-6)
 
 
 def test_the_proposal_that_harms_least_is_first(model: LlamaForCausalLM, batches: list[Batch]) -> None:
