@@ -18,6 +18,7 @@ from sglp_core.refitting import Refit
 from sglp_core.residual import NoForm, Writes
 from sglp_core.streams import cut_streams
 from sglp_core.surgery import bypassed
+from sglp_core.through_norms import RefitThroughNorm
 from sglp_core.verification import TOLERANCES, difference, probe_logits
 from sglp_core.weights import Changes, swapped
 
@@ -50,7 +51,7 @@ class Cut:
         try:
             for batch in batches:
                 self._measure(batch, before, fits, held_out=False)
-            for batch in held_out if isinstance(fits.refit, Refit) else ():
+            for batch in () if fits.refit is None or isinstance(fits.refit, NoForm) else held_out:
                 self._measure(batch, before, fits, held_out=True)
         except NoForm as reason:
             return {}, [Attempt(self.run, kind, False, str(reason)) for kind in kinds]
@@ -110,17 +111,21 @@ class Cut:
         module: nn.Module = self.forms.model.get_submodule(write.module)
         weight: Tensor = module.weight  # type: ignore[assignment]
         shift = has_shift(self.forms.model, write)
-        if write.form == "norm":
-            reason = NoForm(f"{write.module} is a norm, and mixes no channels")
-            return Fits(Growth(), ElementwiseFit(len(weight), shift), reason)
-        size, features = weight.shape[::-1] if write.form == "conv1d" else weight.shape
-        refit: Refit | NoForm | None = None
+        size, features = len(weight), weight.shape[-1]
+        if write.form == "conv1d":
+            size, features = features, size
+        refit: Refit | RefitThroughNorm | NoForm | None = None
         if wants_refit:
             try:
-                refit = Refit(features, size, shift)
+                if write.form == "norm":
+                    refit = RefitThroughNorm(self.forms.model, write, self.forms.inside(self.run[0] - 1, write))
+                else:
+                    refit = Refit(features, size, shift)
             except NoForm as reason:
                 refit = reason
-        return Fits(Growth(), LinearFit(size, size, shift), refit)
+        return Fits(
+            Growth(), ElementwiseFit(size, shift) if write.form == "norm" else LinearFit(size, size, shift), refit
+        )
 
     def _measure(self, batch: Batch, before: "Writes | NoForm", fits: "Fits", *, held_out: bool) -> None:
         forms = self.forms
@@ -132,8 +137,16 @@ class Cut:
             fits.growth.add(streams.given[~streams.first], wanted[~streams.first])
             if fits.map and streams.written is not None:
                 fits.map.add(streams.written, streams.given, wanted)
-        if isinstance(fits.refit, Refit) and streams.entered is not None:
+        if streams.entered is None or streams.written is None:
+            return
+        if isinstance(fits.refit, Refit):
             fits.refit.add(streams.entered, streams.given, wanted, held_out=held_out)
+        elif isinstance(fits.refit, RefitThroughNorm):
+            inner = cut_streams(
+                forms.model, forms.layers, batch, self.removed, self.run, self.changes, fits.refit.inner
+            )
+            assert inner.entered is not None
+            fits.refit.add(inner.entered, streams.entered, streams.written, streams.given, wanted, held_out=held_out)
 
     def _compensate(self, alpha: float, before: "Writes | NoForm") -> Built:
         forms = self.forms
@@ -165,7 +178,12 @@ class Cut:
                 if isinstance(fits.refit, NoForm):
                     raise fits.refit
                 assert fits.refit is not None
-                changes = fold_change(model, write, *fits.refit.solve(size.shrinks))
+                if isinstance(fits.refit, Refit):
+                    changes = fold_change(model, write, *fits.refit.solve(size.shrinks))
+                elif size.changes:
+                    raise NoForm(f"{write.module} is a norm, and has its length from itself")
+                else:
+                    changes = fits.refit.changes()
             elif isinstance(fits.map, ElementwiseFit):
                 changes = fold(model, write, *fits.map.solve(alpha=size.shrinks))
             else:
@@ -189,7 +207,7 @@ class Fits:
 
     growth: Growth
     map: LinearFit | ElementwiseFit | None
-    refit: Refit | NoForm | None
+    refit: Refit | RefitThroughNorm | NoForm | None
 
 
 def _loss(quality: Quality) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 from sglp_core.layers import layers_of
 from sglp_core.objectives import Batch
-from sglp_core.residual import Writes, find_writes
+from sglp_core.residual import Write, Writes, find_inside, find_writes
 from sglp_core.streams import calls_of
 
 PROBE_ROWS, PROBE_TOKENS = 2, 16
@@ -27,3 +27,8 @@ class Forms:
         if index not in self._found:
             self._found[index] = find_writes(self.layers[index], f"{self.path}.{index}", self._calls[index])
         return self._found[index]
+
+    def inside(self, index: int, norm: Write) -> Write:
+        """The projection that goes into that norm. Raises `NoForm`."""
+        name = f"{self.path}.{index}"
+        return find_inside(self.layers[index], name, self._calls[index], norm.module.removeprefix(f"{name}."))

@@ -89,6 +89,26 @@ def find_writes(layer: nn.Module, name: str, call: Call) -> Writes:
     return Writes(tuple(found), whole=False)
 
 
+@torch.no_grad()
+def find_inside(layer: nn.Module, name: str, call: Call, norm: str) -> Write:
+    """The projection whose output that norm of the layer takes: the layer's last write if the norm let all through.
+
+    Raises `NoForm` where there is none, or where it is no projection.
+    """
+    probe = copy.deepcopy(layer).double()
+    args, kwargs = pytree.tree_map(_doubled, (call.args, call.kwargs))
+    call = Call(args, kwargs)
+    probe.set_submodule(norm, nn.Identity())
+    for module, seen in reversed(_candidates(probe, call, _output(probe, call))):
+        gain = _gain(probe, module, call)
+        if gain:
+            found = _described(probe.get_submodule(module), f"{name}.{module}", gain, seen)
+            if found.form == "norm":
+                break
+            return found
+    raise NoForm(f"no projection of {name} goes straight into {norm}")
+
+
 def _candidates(layer: nn.Module, call: Call, after: Tensor) -> list[tuple[str, Tensor]]:
     """Leaf modules with weights whose output has the form of the layer's, with their input, in the order they run."""
     ran: list[tuple[str, Tensor]] = []

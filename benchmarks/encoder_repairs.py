@@ -1,0 +1,81 @@
+"""What repairs give back on a trained post-norm encoder, for given sets of removed layers, on text it wrote itself.
+
+    python -m benchmarks.encoder_repairs
+
+The encoder is the BERT of reaction SMILES that the package `rxnfp` ships (installed with `--no-deps`).
+"""
+
+import importlib.util
+import tempfile
+from pathlib import Path
+from typing import Annotated, cast
+
+import torch
+import transformers
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sglp_core.calibration import Calibration
+from sglp_core.evaluation import Evaluation, evaluate
+from sglp_core.layers import layers_of
+from sglp_core.opening import open_model
+from sglp_core.preparing import prepare
+from sglp_core.repair import Repair, repair
+
+KINDS = ("compensate", "least_squares", "refit", "auto")
+SETS = ["4,5", "3,4,5,6", "2,5,8"]
+
+
+def main(
+    removed: Annotated[list[str], typer.Option(help="Layers, by commas; may be repeated.")] = SETS,
+    windows: Annotated[int, typer.Option(min=4, help="Calibration windows of 128 tokens.")] = 48,
+    judged: Annotated[int, typer.Option(min=1, help="Held-out windows of 128 tokens.")] = 24,
+    seed: Annotated[int, typer.Option(help="Draws what the model writes.")] = 0,
+) -> None:
+    """Print a row for every set of layers and repair."""
+    table = Table("removed", "repair", "perplexity", "agreement", "KL")
+    with tempfile.TemporaryDirectory() as name:
+        cache = Path(name) / "cache"
+        opened = open_model(str(_converted(Path(name) / "bert")), None, 128, cache, None, lambda _phase: None)
+        calibration = Calibration("self", windows, 128, 8, seed)
+        data = prepare(opened, calibration, Evaluation(samples=judged), None, cache, lambda *_: None)
+        for each in removed:
+            layers = tuple(int(number) for number in each.split(","))
+            found = {
+                kind: repair(
+                    opened.model, opened.stack.path, data.calibration(opened), opened.task, layers, cast(Repair, kind)
+                ).changes
+                for kind in KINDS
+            }
+            quality = evaluate(
+                opened.model,
+                layers_of(opened.model, opened.stack.path),
+                data.evaluation(opened),
+                opened.task,
+                dict.fromkeys(("none", *KINDS), layers),
+                weights=found,
+            )
+            for kind, figures in quality.items():
+                repaired = kind if kind in {"dense", "none"} or found[kind] else f"{kind} (nothing accepted)"
+                numbers = (f"{figures.perplexity:.3f}", f"{figures.agreement:.3f}", f"{figures.kl:.3f}")
+                table.add_row(each, repaired, *numbers)
+    Console(width=100).print(table)
+
+
+def _converted(directory: Path) -> Path:
+    """The shipped weights, a pickle, as a safetensors directory."""
+    spec = importlib.util.find_spec("rxnfp")
+    if spec is None or spec.origin is None:
+        raise typer.BadParameter("rxnfp is not installed: pip install --no-deps rxnfp==0.1.0")
+    source = Path(spec.origin).parent / "models/transformers/bert_pretrained"
+    model = transformers.BertForMaskedLM(transformers.BertConfig.from_pretrained(source))
+    model.load_state_dict(torch.load(source / "pytorch_model.bin", weights_only=True, map_location="cpu"), strict=False)
+    model.tie_weights()
+    model.save_pretrained(directory)
+    transformers.BertTokenizer(str(source / "vocab.txt")).save_pretrained(directory)
+    return directory
+
+
+if __name__ == "__main__":
+    typer.run(main)
