@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from sglp_core.errors import InsufficientStorage, ModelNotFound, SourceForbidden, UnsafeFormat
 
 # https://github.com/huggingface/safetensors#format
@@ -22,6 +24,9 @@ SAFETENSORS_BITS = {
     "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F4": 4,
 }  # fmt: skip
 MAX_HEADER_BYTES = 100_000_000
+MAX_DIMENSIONS = 32
+# Beyond it no tensor can be made, not even an empty one, whose strides are products of its sides.
+MAX_ELEMENTS = 2**63 - 1
 MAX_JSON_BYTES = 64_000_000
 PICKLE_MAGIC = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"\x1f\x8b", b"BZh")
 
@@ -62,7 +67,11 @@ def within(path: Path, roots: Sequence[Path] | None) -> Path:
 
 
 def check_safetensors(path: Path) -> dict[str, Any]:
-    """Read and check a safetensors header: length, types, bounds, no overlap, no gap. Returns the header."""
+    """Read and check a safetensors header: length, types, bounds, no overlap, no gap. Returns the header.
+
+    What passes is opened with the safetensors library too, which reads the same text by stricter rules of its own; a
+    key that appears twice it would take.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -77,10 +86,11 @@ def check_safetensors(path: Path) -> dict[str, Any]:
         if not fits:
             raise UnsafeFormat(f"{path.name}: the header claims {length} bytes, the file has {size}")
     try:
-        header = json.loads(text, object_pairs_hook=_unique_keys)
+        # As text: from bytes, Python would guess an encoding that the format does not allow.
+        header: dict[str, Any] = json.loads(text.decode(), object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         raise UnsafeFormat(f"{path.name}: the safetensors header is not valid JSON: {error}") from error
-    if not isinstance(header, dict):
+    if not text.startswith(b"{"):
         raise UnsafeFormat(f"{path.name}: the safetensors header is not an object")
     spans = sorted(
         _checked_span(path, name, entry, size - 8 - length) for name, entry in header.items() if name != "__metadata__"
@@ -94,6 +104,11 @@ def check_safetensors(path: Path) -> dict[str, Any]:
         raise UnsafeFormat(
             f"{path.name}: the header describes {end} bytes of tensors, the file holds {size - 8 - length}"
         )
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except SafetensorError as error:
+        raise UnsafeFormat(f"{path.name}: the safetensors library refuses the header: {error}") from error
     return header
 
 
@@ -211,7 +226,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _checked_span(path: Path, name: str, entry: Any, limit: int) -> tuple[int, int]:
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]} if (
-            dtype in SAFETENSORS_BITS and all(isinstance(n, int) and n >= 0 for n in shape)
+            dtype in SAFETENSORS_BITS
+            and len(shape) <= MAX_DIMENSIONS
+            and all(isinstance(n, int) and n >= 0 for n in shape)
+            and math.prod(max(n, 1) for n in shape) <= MAX_ELEMENTS
         ):
             bits = math.prod(shape) * SAFETENSORS_BITS[dtype]
             if 0 <= begin <= end <= limit and (end - begin) * 8 == bits:
