@@ -19,15 +19,21 @@ if TYPE_CHECKING:
 DEFAULT_CACHE = Path("~/.cache/sglp")
 DESCRIPTIONS = ("*.json", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*")
 HUB_FILES = ("*.safetensors", *DESCRIPTIONS)
+# The hub's credential: None is the one this machine's user has stored, False none at all.
+Token = str | bool | None
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """Local files of a model; `revision` is the commit of a hub model; `origin` is what people call it."""
+    """Local files of a model; `revision` is the commit of a hub model; `origin` is what people call it.
+
+    `downloaded` files lie in a cache of ours, where links are how it works, and not below the configured roots.
+    """
 
     path: Path
     origin: str
     revision: str | None
+    downloaded: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,41 +44,48 @@ class Outlined:
     values: dict[str, int]
 
 
-def fetch(uri: str, revision: str | None, cache: Path, roots: Sequence[Path] | None) -> Fetched:
+def fetch(uri: str, revision: str | None, cache: Path, roots: Sequence[Path] | None, token: Token = None) -> Fetched:
     """Make a model's files local. Raises `ModelNotFound`, `SourceForbidden`, `SourceUnreachable`, `UnsafeFormat`."""
     parts = urlsplit(uri)
     if parts.scheme == "hf":
-        return _from_hub(f"{parts.netloc}{parts.path}".strip("/"), revision, cache)
+        return _from_hub(*_on_hub(uri, revision), cache, token)
     if parts.scheme not in {"", "file"}:
         raise SourceForbidden(f"{parts.scheme}:// is not a known model scheme; use file:// or hf://")
     path = within(Path(unquote(parts.path)) if parts.scheme else Path(uri), roots)
     return Fetched(path, path.name, None)
 
 
-def fetch_outline(uri: str, revision: str | None, cache: Path, roots: Sequence[Path] | None) -> Outlined:
+def fetch_outline(
+    uri: str, revision: str | None, cache: Path, roots: Sequence[Path] | None, token: Token = None
+) -> Outlined:
     """As `fetch`, but of a model on a hub only what describes it, and the headers of its weights."""
-    parts = urlsplit(uri)
-    if parts.scheme != "hf":
+    if urlsplit(uri).scheme != "hf":
         return Outlined(fetch(uri, revision, cache, roots), {})
-    return _outlined(f"{parts.netloc}{parts.path}".strip("/"), revision, cache)
+    return _outlined(*_on_hub(uri, revision), cache, token)
 
 
-def _from_hub(repository: str, revision: str | None, cache: Path) -> Fetched:
+def _on_hub(uri: str, revision: str | None) -> tuple[str, str | None]:
+    """Repository and revision of `hf://org/name` or `hf://org/name@revision`."""
+    repository, _, named = uri.removeprefix("hf://").partition("@")
+    return repository.strip("/"), named or revision
+
+
+def _from_hub(repository: str, revision: str | None, cache: Path, token: Token) -> Fetched:
     from huggingface_hub import HfApi
 
     with _hub_errors(repository, revision):
-        api = HfApi()
+        api = HfApi(token=token)
         commit, weights = _weights_on_hub(api, repository, revision)
         cache.mkdir(parents=True, exist_ok=True)
         require_space(cache, sum(weights.values()), f"the download of {repository}")
         return _snapshot(api, repository, commit, cache, HUB_FILES)
 
 
-def _outlined(repository: str, revision: str | None, cache: Path) -> Outlined:
+def _outlined(repository: str, revision: str | None, cache: Path, token: Token) -> Outlined:
     from huggingface_hub import HfApi
 
     with _hub_errors(repository, revision):
-        api = HfApi()
+        api = HfApi(token=token)
         commit, _ = _weights_on_hub(api, repository, revision)
         headers = api.get_safetensors_metadata(repository, revision=commit)
         return Outlined(
@@ -96,7 +109,7 @@ def _snapshot(api: "HfApi", repository: str, commit: str, cache: Path, patterns:
     directory = api.snapshot_download(
         repository, revision=commit, cache_dir=cache / "hub", allow_patterns=list(patterns), max_workers=2
     )
-    return Fetched(Path(directory), repository, commit)
+    return Fetched(Path(directory), repository, commit, downloaded=True)
 
 
 @contextmanager
@@ -109,11 +122,19 @@ def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
 
     try:
         yield
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.GatedRepoError) as error:
+    except errors.GatedRepoError as error:
+        raise SourceForbidden(
+            f"{repository} is gated: its terms must be accepted on the hub, and the token of who did so stored"
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise ModelNotFound(f"the hub has no model {repository} at {revision or 'main'} that may be read") from error
     except errors.HFValidationError as error:
         raise ModelNotFound(f"{repository!r} is not a hub model name (org/name)") from error
     except (errors.NotASafetensorsRepoError, errors.SafetensorsParsingError) as error:
         raise UnsafeFormat(f"the weights of {repository} are not sound safetensors files: {error}") from error
-    except (httpx.HTTPError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+    except errors.HfHubHTTPError as error:
+        if error.response.status_code in {401, 403}:
+            raise SourceForbidden(f"the hub refuses the token it was given for {repository}; check it") from error
+        raise SourceUnreachable(f"the hub could not be reached for {repository}: {type(error).__name__}") from error
+    except (httpx.HTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         raise SourceUnreachable(f"the hub could not be reached for {repository}: {type(error).__name__}") from error
