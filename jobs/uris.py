@@ -50,9 +50,9 @@ def check_form(uri: str, schemes: Sequence[str]) -> str:
 
 def is_plain_path(path: str) -> bool:
     """Whether a path stays what it is whoever normalises it: no `.`, `..`, empty or encoded separator inside."""
-    inner = path.strip("/").split("/")
-    decoded = [unquote(segment) for segment in inner]
-    return path.strip("/") == "" or all(
+    inner = path.removeprefix("/").removesuffix("/")
+    decoded = [unquote(segment) for segment in inner.split("/")]
+    return inner == "" or all(
         segment not in {"", ".", ".."} and "/" not in segment and "\\" not in segment and segment.isprintable()
         for segment in decoded
     )

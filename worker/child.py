@@ -140,6 +140,7 @@ def _run_on(
         )
         named = {part: spec[part].get("source", "self") for part in ("calibration", "evaluation")}
         common["local"] = {source: sources.data(source, part) for part, source in named.items() if is_remote(source)}
+    sources.close()
     observer.sources = sources.facts
     if spec["mode"] == "analyze":
         analyze(model, output, **common)

@@ -9,6 +9,7 @@ import re
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,12 @@ class Sources:
         self._places, self._networks, self._tell = places, networks, tell
         self._cache = DownloadCache(cache, limits.cache_bytes)
         self._deadline = time.monotonic() + limits.seconds
+        self._open = ExitStack()
         self.facts: list[dict[str, Any]] = []
+
+    def close(self) -> None:
+        """Close what connections are left; the files stay."""
+        self._open.close()
 
     def model(self, uri: str) -> Path:
         """A model's folder, or its GGUF file, as a whole."""
@@ -253,7 +259,9 @@ class Sources:
         options = self._options[place]
         if urlsplit(uri).scheme == "https":
             own = (place, options.get("authorization"))
-            return Website(folder, own, self._places, self._networks, self._deadline)
+            website = Website(folder, own, self._places, self._networks, self._deadline)
+            self._open.callback(website.close)
+            return website
         return Bucket(folder, options)
 
     def _too_many(self, uri: str) -> SourceError:

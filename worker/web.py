@@ -38,8 +38,11 @@ class Website:
         self._uri = uri
         self._place, self._authorization = own
         self._places = places
-        self._networks, self._deadline = networks, deadline
-        self._tls = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
+        tls = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
+        self._pool = guarded_pool(networks, deadline - time.monotonic(), tls, idle_connections=1)
+
+    def close(self) -> None:
+        self._pool.close()
 
     def find(self, name: str) -> RemoteFile | None:
         uri = f"{self._uri}/{quote(name)}"
@@ -118,12 +121,8 @@ class Website:
     @contextmanager
     def _exchange(self, method: str, url: str, asked: str, headers: dict[str, str]) -> Iterator[httpcore.Response]:
         limits = dict.fromkeys(("connect", "read", "write", "pool"), SILENT_SECONDS)
-        seconds = self._deadline - time.monotonic()
         try:
-            with (
-                guarded_pool(self._networks, seconds, self._tls) as pool,
-                pool.stream(method, url, headers=headers, extensions={"timeout": limits}) as got,
-            ):
+            with self._pool.stream(method, url, headers=headers, extensions={"timeout": limits}) as got:
                 yield got
         except AddressRefused:
             raise SourceError(

@@ -1,7 +1,6 @@
 """Models and data from buckets and web servers, through the child process, against real servers."""
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
