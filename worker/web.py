@@ -98,6 +98,9 @@ class Website:
             if self._authorization is not None and place == self._place:
                 sent["Authorization"] = self._authorization
             with self._exchange(method, url, uri, sent) as got:
+                if method == "HEAD":
+                    # There is no body to come, but a response that was not read costs its connection.
+                    got.read()
                 if got.status not in REDIRECTS:
                     if (_header(got, b"content-encoding") or "identity").lower() != "identity":
                         raise SourceError("unsafe_format", f"{uri} comes compressed in transit, which is not undone")

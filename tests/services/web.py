@@ -65,6 +65,7 @@ class Handler(BaseHTTPRequestHandler):
     """Serves a file, whole or the rest of it, as any web server does."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: _Server
 
     @property
