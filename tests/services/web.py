@@ -48,7 +48,7 @@ def web(directory: Path) -> Iterator[Web]:
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         offered = Web(server.server_port, certificate)
         server.web = offered
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield offered
         server.shutdown()
 
