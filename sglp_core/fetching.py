@@ -1,16 +1,16 @@
-"""From a model URI to local files: a path, `file://`, or `hf://org/name` from any hub that speaks the HTTP API.
+"""From a model URI to local files: a path, `file://`, or `hf://org/name@revision` from any hub with the same HTTP API.
 
 Only configuration, tokenizer and safetensors files are downloaded; the revision is resolved to a commit first.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from sglp_core.errors import ModelNotFound, SourceForbidden, SourceUnreachable, UnsafeFormat
+from sglp_core.errors import InsufficientStorage, ModelNotFound, SourceForbidden, SourceUnreachable, UnsafeFormat
 from sglp_core.sources import require_space, within
 
 if TYPE_CHECKING:
@@ -19,8 +19,18 @@ if TYPE_CHECKING:
 DEFAULT_CACHE = Path("~/.cache/sglp")
 DESCRIPTIONS = ("*.json", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*")
 HUB_FILES = ("*.safetensors", *DESCRIPTIONS)
-# The hub's credential: None is the one this machine's user has stored, False none at all.
-Token = str | bool | None
+
+
+@dataclass(frozen=True)
+class HubAccess:
+    """How the hub is asked, and how much may be downloaded of one model (None: anything).
+
+    A `token` of None is the one that this machine's user has stored, False is none at all.
+    """
+
+    token: str | bool | None = field(default=None, repr=False)
+    max_bytes: int | None = None
+    max_files: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,11 +54,13 @@ class Outlined:
     values: dict[str, int]
 
 
-def fetch(uri: str, revision: str | None, cache: Path, roots: Sequence[Path] | None, token: Token = None) -> Fetched:
+def fetch(
+    uri: str, revision: str | None, cache: Path, roots: Sequence[Path] | None, access: HubAccess = HubAccess()
+) -> Fetched:
     """Make a model's files local. Raises `ModelNotFound`, `SourceForbidden`, `SourceUnreachable`, `UnsafeFormat`."""
     parts = urlsplit(uri)
     if parts.scheme == "hf":
-        return _from_hub(*_on_hub(uri, revision), cache, token)
+        return _from_hub(*_on_hub(uri, revision), cache, access)
     if parts.scheme not in {"", "file"}:
         raise SourceForbidden(f"{parts.scheme}:// is not a known model scheme; use file:// or hf://")
     path = within(Path(unquote(parts.path)) if parts.scheme else Path(uri), roots)
@@ -56,12 +68,12 @@ def fetch(uri: str, revision: str | None, cache: Path, roots: Sequence[Path] | N
 
 
 def fetch_outline(
-    uri: str, revision: str | None, cache: Path, roots: Sequence[Path] | None, token: Token = None
+    uri: str, revision: str | None, cache: Path, roots: Sequence[Path] | None, access: HubAccess = HubAccess()
 ) -> Outlined:
     """As `fetch`, but of a model on a hub only what describes it, and the headers of its weights."""
     if urlsplit(uri).scheme != "hf":
         return Outlined(fetch(uri, revision, cache, roots), {})
-    return _outlined(*_on_hub(uri, revision), cache, token)
+    return _outlined(*_on_hub(uri, revision), cache, access)
 
 
 def _on_hub(uri: str, revision: str | None) -> tuple[str, str | None]:
@@ -70,22 +82,23 @@ def _on_hub(uri: str, revision: str | None) -> tuple[str, str | None]:
     return repository.strip("/"), named or revision
 
 
-def _from_hub(repository: str, revision: str | None, cache: Path, token: Token) -> Fetched:
+def _from_hub(repository: str, revision: str | None, cache: Path, access: HubAccess) -> Fetched:
     from huggingface_hub import HfApi
 
     with _hub_errors(repository, revision):
-        api = HfApi(token=token)
+        api = HfApi(token=access.token)
         commit, weights = _weights_on_hub(api, repository, revision)
+        _require_allowed(access, repository, weights)
         cache.mkdir(parents=True, exist_ok=True)
         require_space(cache, sum(weights.values()), f"the download of {repository}")
         return _snapshot(api, repository, commit, cache, HUB_FILES)
 
 
-def _outlined(repository: str, revision: str | None, cache: Path, token: Token) -> Outlined:
+def _outlined(repository: str, revision: str | None, cache: Path, access: HubAccess) -> Outlined:
     from huggingface_hub import HfApi
 
     with _hub_errors(repository, revision):
-        api = HfApi(token=token)
+        api = HfApi(token=access.token)
         commit, _ = _weights_on_hub(api, repository, revision)
         headers = api.get_safetensors_metadata(repository, revision=commit)
         return Outlined(
@@ -103,6 +116,14 @@ def _weights_on_hub(api: "HfApi", repository: str, revision: str | None) -> tupl
         raise UnsafeFormat(f"{repository} has no safetensors weights; pickle weights are never loaded")
     assert info.sha is not None
     return info.sha, weights
+
+
+def _require_allowed(access: HubAccess, repository: str, weights: dict[str, int]) -> None:
+    total = sum(weights.values())
+    if access.max_bytes is not None and total > access.max_bytes:
+        raise InsufficientStorage(f"{repository} has {total:,} bytes of weights, more than may be downloaded here")
+    if access.max_files is not None and len(weights) > access.max_files:
+        raise InsufficientStorage(f"{repository} has {len(weights)} files of weights, more than may be downloaded here")
 
 
 def _snapshot(api: "HfApi", repository: str, commit: str, cache: Path, patterns: Sequence[str]) -> Fetched:

@@ -110,7 +110,7 @@ def _run_on(
         estimate,
         sweep,
     )
-    from sglp_core.fetching import Fetched, Outlined, fetch, fetch_outline
+    from sglp_core.fetching import Fetched, HubAccess, Outlined, fetch, fetch_outline
 
     spec = request["spec"]
     uri, revision, method = spec["model"]["uri"], spec["model"]["revision"], spec["method"]
@@ -118,6 +118,7 @@ def _run_on(
     roots, cache = [Path(root) for root in request["roots"]], Path(request["cache"])
     # Never a token that lies on this machine for somebody else's use.
     token = credentials.get(place_of(uri, credentials) or "", {}).get("token", False)
+    access = HubAccess(token, request["limits"]["max_bytes"], request["limits"]["max_files"])
     common: dict[str, Any] = {
         "method": Method(**{**method, "protected": None if protected is None else tuple(protected)}),
         "calibration": Calibration(**spec["calibration"]),
@@ -130,13 +131,13 @@ def _run_on(
         outlined = (
             Outlined(Fetched(sources.outline(uri), uri, None, downloaded=True), {})
             if is_remote(uri)
-            else fetch_outline(uri, revision, cache, roots, token)
+            else fetch_outline(uri, revision, cache, roots, access)
         )
     else:
         model = (
             Fetched(sources.model(uri), uri, None, downloaded=True)
             if is_remote(uri)
-            else fetch(uri, revision, cache, roots, token)
+            else fetch(uri, revision, cache, roots, access)
         )
         named = {part: spec[part].get("source", "self") for part in ("calibration", "evaluation")}
         common["local"] = {source: sources.data(source, part) for part, source in named.items() if is_remote(source)}
