@@ -2,9 +2,20 @@
 
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from jobs.uris import PLACE_SCHEMES
+
+SOURCE_SCHEMES = ("hf", *PLACE_SCHEMES)
+
+
+def _known_schemes(sources: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    if any(place.partition("://")[0] not in SOURCE_SCHEMES or "@" in place for place in sources):
+        raise ValueError(f"every place must start with one of {', '.join(f'{each}://' for each in SOURCE_SCHEMES)}")
+    return sources
 
 
 class Settings(BaseSettings):
@@ -38,6 +49,28 @@ class Settings(BaseSettings):
     model_roots: tuple[Path, ...] = ()
     """Folders below which `file://` URIs may point; as a JSON list. Without any, no file is read."""
 
+    sources: Annotated[dict[str, dict[str, str]], AfterValidator(_known_schemes)] = Field(
+        default_factory=dict, repr=False
+    )
+    """The places that models and data may come from, each with its options, as JSON: `{"s3://bucket/prefix": {…}}`.
+
+    The longest place that a URI lies in counts. Options of `s3://`, `gs://` and `az://` are obstore's (`endpoint`,
+    `access_key_id`, …), `https://` takes `authorization` (the header's value) and `hf://` takes `token`. What is not
+    named is not read, except `hf://`, which is then read without a token. Every tenant may read every place.
+    """
+
+    source_max_bytes: PositiveInt = 200 << 30
+    """Most bytes that one model, or one file of data, may have to be downloaded."""
+
+    source_max_files: PositiveInt = 1000
+    """Most files that one model may have to be downloaded."""
+
+    source_seconds: PositiveFloat = 4 * 3600
+    """How long the downloads of one job may take."""
+
+    source_cache_bytes: PositiveInt = 400 << 30
+    """How much of what was downloaded a worker's disk keeps; files that were not used for longest go first."""
+
     cache_dir: Path = Field(default_factory=lambda data: data["state_dir"] / "cache")
     """Where workers keep downloaded and converted models."""
 
@@ -70,7 +103,8 @@ class Settings(BaseSettings):
     """Time between two rounds of the scheduler."""
 
     egress_allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
-    """Networks that webhooks may reach although they are not public, and then by `http://` too; as a JSON list."""
+    """Networks that webhooks and `https://` sources may reach although they are not public, webhooks then by
+    `http://` too; as a JSON list."""
 
     host: str = "127.0.0.1"
     """Address the API listens on."""

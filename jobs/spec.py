@@ -61,10 +61,20 @@ class _Part(BaseModel):
 
 
 class ModelSource(_Part):
-    """Where the model comes from: `file://` below the service's roots, or `hf://organisation/name`."""
+    """Where the model comes from: `hf://organisation/name@revision`, `file://` below the service's roots, or `s3://`,
+    `gs://`, `az://` or `https://` in one of the service's places.
+
+    It names a folder of the Hugging Face form (config.json, safetensors weights, tokenizer), or one `.gguf` file.
+    """
 
     uri: ModelURI
     revision: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w./-]+$")] | None = None
+
+    @model_validator(mode="after")
+    def _one_revision_of_a_hub_model(self) -> Self:
+        if self.revision is not None and (not self.uri.startswith("hf://") or "@" in self.uri):
+            raise ValueError("revision goes with hf://organisation/name that names none itself")
+        return self
 
 
 class RatioTargetSpec(_Part):
@@ -122,7 +132,7 @@ class MethodSpec(_Part):
 
 
 class CalibrationSpec(_Part):
-    """What the method measures on: text the model writes itself (`self`), or a file or folder.
+    """What the method measures on: text the model writes itself (`self`), a file or folder, or one file elsewhere.
 
     Language models take `samples` windows of `sequence_length` tokens of a `.txt`, `.jsonl` or `.parquet` file; image
     classifiers `samples` images of a folder of class folders, a `.zip` of one, or a `.parquet` file.

@@ -4,12 +4,14 @@ A worker checks again what the path resolves to: links are only known on its dis
 """
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-MODEL_SCHEMES = ("file", "hf")
-DATA_SCHEMES = ("file",)
+# What is read only from places that the operator names.
+PLACE_SCHEMES = ("s3", "gs", "az", "https")
+MODEL_SCHEMES = ("file", "hf", *PLACE_SCHEMES)
+DATA_SCHEMES = ("file", *PLACE_SCHEMES)
 
 
 class BadURI(ValueError):
@@ -37,9 +39,23 @@ def check_form(uri: str, schemes: Sequence[str]) -> str:
         path = unquote(parts.path)
         if parts.netloc or not path.startswith("/") or not path.isprintable():
             raise BadURI("must be file:/// followed by an absolute path")
-    elif parts.scheme == "hf" and len([part for part in f"{parts.netloc}{parts.path}".split("/") if part]) != 2:
-        raise BadURI("must be hf://organisation/name")
+    elif parts.scheme == "hf":
+        name, at, revision = f"{parts.netloc}{parts.path}".partition("@")
+        if len([part for part in name.split("/") if part]) != 2 or (at and not revision):
+            raise BadURI("must be hf://organisation/name or hf://organisation/name@revision")
+    elif parts.scheme in PLACE_SCHEMES and not (parts.netloc and is_plain_path(parts.path)):
+        raise BadURI(f"must be {parts.scheme}:// followed by a bucket or host, and a path without dot segments")
     return uri
+
+
+def is_plain_path(path: str) -> bool:
+    """Whether a path stays what it is whoever normalises it: no `.`, `..`, empty or encoded separator inside."""
+    inner = path.removeprefix("/").removesuffix("/")
+    decoded = [unquote(segment) for segment in inner.split("/")]
+    return inner == "" or all(
+        segment not in {"", ".", ".."} and "/" not in segment and "\\" not in segment and segment.isprintable()
+        for segment in decoded
+    )
 
 
 def check_root(pointer: str, uri: str, roots: Sequence[Path]) -> None:
@@ -50,3 +66,16 @@ def check_root(pointer: str, uri: str, roots: Sequence[Path]) -> None:
     path = PurePosixPath(posixpath.normpath(unquote(parts.path)))
     if not any(path.is_relative_to(root.absolute()) for root in roots):
         raise ForbiddenURI(pointer, f"{path} does not lie below one of the service's model roots")
+
+
+def place_of(uri: str, places: Iterable[str]) -> str | None:
+    """The longest of `places` (URI prefixes that end where a segment does) that a URI lies in, or None."""
+    uri = uri.partition("@")[0] if uri.startswith("hf://") else uri
+    within = [place for place in places if f"{uri}/".startswith(place if place.endswith("/") else f"{place}/")]
+    return max(within, key=len, default=None)
+
+
+def check_place(pointer: str, uri: str, places: Iterable[str]) -> None:
+    """Raises `ForbiddenURI` for a bucket or host that is not one of the service's places."""
+    if urlsplit(uri).scheme in PLACE_SCHEMES and place_of(uri, places) is None:
+        raise ForbiddenURI(pointer, f"{uri} does not lie in one of the places this service reads from (SGLP_SOURCES)")

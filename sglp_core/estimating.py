@@ -11,7 +11,7 @@ from sglp_core.estimate_report import to_markdown
 from sglp_core.evaluation import Evaluation
 from sglp_core.expected_memory import peak_bytes
 from sglp_core.expected_time import Speed, expected_seconds, measure_speed
-from sglp_core.fetching import DEFAULT_CACHE
+from sglp_core.fetching import DEFAULT_CACHE, Outlined
 from sglp_core.memory import WEIGHTS_SHARE, available_bytes
 from sglp_core.method import Method
 from sglp_core.observing import Observer, Silent, phase
@@ -25,7 +25,7 @@ USUAL_RATIO = 0.25
 
 
 def estimate(
-    model_uri: str,
+    model: str | Outlined,
     output: Path,
     *,
     revision: str | None = None,
@@ -43,7 +43,7 @@ def estimate(
     """
     cache = (cache or DEFAULT_CACHE).expanduser()
     with phase(observer, "fetching"):
-        outline = read_outline(model_uri, revision, calibration.sequence_length, cache, roots)
+        outline = read_outline(model, revision, calibration.sequence_length, cache, roots)
     with phase(observer, "planning"):
         content = {
             "model": {

@@ -42,7 +42,7 @@ class Opened:
 
 
 def open_model(
-    uri: str,
+    model: str | Fetched,
     revision: str | None,
     sequence_length: int,
     cache: Path,
@@ -54,11 +54,13 @@ def open_model(
 
     Raises the errors of `fetch`, `open_source`, `measure_stack` and `StreamedModel`.
     """
-    on_phase("fetching")
-    fetched = fetch(uri, revision, cache, roots)
+    if isinstance(model, Fetched):
+        fetched = model
+    else:
+        on_phase("fetching")
+        fetched = fetch(model, revision, cache, roots)
     on_phase("opening")
-    # A hub download lies in our own cache, where links between its folders are how the cache works.
-    source = open_source(fetched.path, cache, roots if fetched.revision is None else None)
+    source = open_source(fetched.path, cache, None if fetched.downloaded else roots)
     config = read_config(source.directory)
     stock = model_class(config)
     task = task_of(stock)

@@ -11,7 +11,7 @@ import transformers
 from sglp_core.checkpoint import stored_tensors
 from sglp_core.configuration import read_config
 from sglp_core.errors import ModelNotFound, UnsupportedArchitecture
-from sglp_core.fetching import fetch_outline
+from sglp_core.fetching import Outlined, fetch_outline
 from sglp_core.gguf_conversion import check_gguf
 from sglp_core.images import image_shape
 from sglp_core.layers import LayerStack, measure_stack, model_class
@@ -48,10 +48,10 @@ class Outline:
 
 
 def read_outline(
-    uri: str, revision: str | None, sequence_length: int, cache: Path, roots: Sequence[Path] | None
+    model: str | Outlined, revision: str | None, sequence_length: int, cache: Path, roots: Sequence[Path] | None
 ) -> Outline:
     """Read what can be known without weights. Raises the errors of `fetch`, `measure_stack` and the checks of files."""
-    found = fetch_outline(uri, revision, cache, roots)
+    found = model if isinstance(model, Outlined) else fetch_outline(model, revision, cache, roots)
     path = found.fetched.path
     refuse_adapters(path)
     if path.is_file():

@@ -1,10 +1,11 @@
 """The whole story on one screen: open, calibrate, measure, plan, remove, verify, evaluate, write."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sglp_core import export, quality_report, quality_search, report, sweep_report, sweeping
@@ -14,7 +15,7 @@ from sglp_core.calibration import Calibration
 from sglp_core.choosing import Choice, choose_plan, control_plans
 from sglp_core.errors import OutOfMemory
 from sglp_core.evaluation import Evaluation, evaluate
-from sglp_core.fetching import DEFAULT_CACHE
+from sglp_core.fetching import DEFAULT_CACHE, Fetched
 from sglp_core.footprint import measure_footprint, weigh
 from sglp_core.healing import Healed, Healing, heal
 from sglp_core.healing_state import kept_state
@@ -37,21 +38,25 @@ from sglp_core.weights import Changes
 
 
 def analyze(
-    model_uri: str,
+    model: str | Fetched,
     output: Path,
     *,
     revision: str | None = None,
     method: Method = Method(),
     calibration: Calibration = Calibration(),
     roots: Sequence[Path] | None = None,
+    local: Mapping[str, Path] = MappingProxyType({}),
     cache: Path | None = None,
     memory: Memory = "auto",
     observer: Observer = Silent(),
 ) -> dict[str, Any]:
-    """Measure a model and remove nothing; writes matrix, table and report to `output` and returns the report."""
+    """Measure a model and remove nothing; writes matrix, table and report to `output` and returns the report.
+
+    `local` has the files of calibration and evaluation sources that the caller fetched, by what the source is called.
+    """
     cache = (cache or DEFAULT_CACHE).expanduser()
-    opened = _open(model_uri, revision, calibration, roots, cache, memory, observer)
-    data = prepare(opened, calibration, None, roots, cache, reporter(observer, "calibrating"))
+    opened = _open(model, revision, calibration, roots, cache, memory, observer)
+    data = prepare(opened, calibration, None, roots, cache, reporter(observer, "calibrating"), local)
     analysis, origin = find_or_measure(
         opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
     )
@@ -61,7 +66,7 @@ def analyze(
 
 
 def compress(
-    model_uri: str,
+    model: str | Fetched,
     target: Target | QualityTarget,
     output: Path,
     *,
@@ -71,6 +76,7 @@ def compress(
     evaluation: Evaluation = Evaluation(),
     healing: Healing = Healing(),
     roots: Sequence[Path] | None = None,
+    local: Mapping[str, Path] = MappingProxyType({}),
     cache: Path | None = None,
     memory: Memory = "auto",
     observer: Observer = Silent(),
@@ -80,11 +86,11 @@ def compress(
     Raises a subclass of `SGLPError` for everything that can go wrong with the input, the target or the result.
     """
     cache = (cache or DEFAULT_CACHE).expanduser()
-    opened = _open(model_uri, revision, calibration, roots, cache, memory, observer)
+    opened = _open(model, revision, calibration, roots, cache, memory, observer)
     if isinstance(opened.model, StreamedModel) and (method.repair not in {"none", "auto"} or healing.steps):
         raise OutOfMemory("the model does not fit in memory, and repair and healing need it there; leave them out")
     healing.require(opened.model, opened.stack.path)
-    data = prepare(opened, calibration, evaluation, roots, cache, reporter(observer, "calibrating"))
+    data = prepare(opened, calibration, evaluation, roots, cache, reporter(observer, "calibrating"), local)
     analysis, origin = find_or_measure(
         opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
     )
@@ -181,7 +187,7 @@ def compress(
 
 
 def sweep(
-    model_uri: str,
+    model: str | Fetched,
     target: SweepTarget,
     output: Path,
     *,
@@ -190,6 +196,7 @@ def sweep(
     calibration: Calibration = Calibration(),
     evaluation: Evaluation = Evaluation(),
     roots: Sequence[Path] | None = None,
+    local: Mapping[str, Path] = MappingProxyType({}),
     cache: Path | None = None,
     observer: Observer = Silent(),
 ) -> dict[str, Any]:
@@ -198,10 +205,10 @@ def sweep(
     Ratios that cannot be reached are named in the report. Raises `TargetUnreachable` where none can.
     """
     cache = (cache or DEFAULT_CACHE).expanduser()
-    opened = _open(model_uri, revision, calibration, roots, cache, "auto", observer)
+    opened = _open(model, revision, calibration, roots, cache, "auto", observer)
     if isinstance(opened.model, StreamedModel):
         raise OutOfMemory("the model does not fit in memory, and a sweep times it there; compress it at single ratios")
-    data = prepare(opened, calibration, evaluation, roots, cache, reporter(observer, "calibrating"))
+    data = prepare(opened, calibration, evaluation, roots, cache, reporter(observer, "calibrating"), local)
     analysis, origin = find_or_measure(
         opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
     )
@@ -260,7 +267,7 @@ def _heal(
 
 
 def _open(
-    uri: str,
+    model: str | Fetched,
     revision: str | None,
     calibration: Calibration,
     roots: Sequence[Path] | None,
@@ -269,7 +276,7 @@ def _open(
     observer: Observer,
 ) -> Opened:
     opened = open_model(
-        uri,
+        model,
         revision,
         calibration.sequence_length,
         cache,

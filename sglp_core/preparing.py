@@ -1,8 +1,9 @@
 """Calibration and held-out data for one job: which samples the plan may see, and which it never sees."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, Self
 
 from torch import Tensor
@@ -69,13 +70,17 @@ def prepare(
     roots: Sequence[Path] | None,
     cache: Path,
     report: Any,
+    local: Mapping[str, Path] = MappingProxyType({}),
 ) -> Data:
     """Calibration samples, and held-out ones where an evaluation is wanted. Raises `BadCalibration`.
 
-    What the model writes itself is kept in `cache` and found there again.
+    `local` has the files of sources that the caller fetched. What the model writes itself is kept in `cache` and found
+    there again.
     """
     wanted = evaluation.samples if evaluation and evaluation.source == "held_out" else 0
-    samples = _samples(opened, calibration, calibration.source, calibration.samples + wanted, roots, cache, report)
+    samples = _samples(
+        opened, calibration, calibration.source, calibration.samples + wanted, roots, cache, report, local
+    )
     if len(samples) <= wanted:
         # A short source still leaves half of its samples to judge on.
         wanted = len(samples) // 2
@@ -84,7 +89,7 @@ def prepare(
     if evaluation and evaluation.source == "self":
         raise BadCalibration("a model is not judged on what it wrote itself; give a file, or 'held_out'")
     if evaluation and evaluation.source != "held_out":
-        held_out = _samples(opened, calibration, evaluation.source, evaluation.samples, roots, cache, report)
+        held_out = _samples(opened, calibration, evaluation.source, evaluation.samples, roots, cache, report, local)
         description = f"{len(held_out)} {held_out.noun} of {Path(evaluation.source).name}"
     if not len(measured) or (evaluation and not len(held_out)):
         raise BadCalibration("the calibration data is too little for both measuring and judging; give more")
@@ -99,8 +104,11 @@ def _samples(
     roots: Sequence[Path] | None,
     cache: Path,
     report: Any,
+    local: Mapping[str, Path] = MappingProxyType({}),
 ) -> Samples:
     samples: Samples
+    if source in local:
+        source, roots = str(local[source]), None
     if opened.task == "classification":
         if source == "self":
             raise BadCalibration(

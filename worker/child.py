@@ -1,7 +1,8 @@
 """The process that runs one job's method: a spec file in, JSON lines up a pipe, files out. It knows no database.
 
-`python -m worker.child SPEC OUTPUT PIPE PARENT`, started by `worker.process`. The spec file holds the job's spec and
-the `roots` and `cache` folders of the worker. The lines are one of `{"progress": …}`, `{"resolved": …}`,
+`python -m worker.child SPEC OUTPUT PIPE PARENT`, started by `worker.process`. The spec file holds the job's spec, the
+`roots` and `cache` folders of the worker, and how much may be downloaded from where; the options of the places that the
+job reads, which may be secrets, come on standard input. The lines are one of `{"progress": …}`, `{"resolved": …}`,
 `{"plan": …}`, and at the end `{"error": {code, message}}` or `{"finished": true}`.
 """
 
@@ -16,6 +17,11 @@ from typing import Any, TextIO
 
 import pyprctl
 
+from jobs.uris import place_of
+from worker.remote import SourceError
+from worker.sources import Limits, Sources, is_remote
+from worker.workspace import remove_abandoned, workspace
+
 
 def main(spec: Path, output: Path, pipe: int, parent: int) -> None:
     """Run the job and report how it ended; the exit status is 0 only after `finished`."""
@@ -24,9 +30,12 @@ def main(spec: Path, output: Path, pipe: int, parent: int) -> None:
         # The supervisor died before the line above took effect, so nobody will ever kill this process.
         sys.exit(1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    credentials = json.load(sys.stdin)
+    # What the job starts inherits nothing that was said here.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     with open(pipe, "w", buffering=1, encoding="utf-8") as lines:
         try:
-            _run(json.loads(spec.read_text()), output, _Observer(lines))
+            _run(json.loads(spec.read_text()), output, _Observer(lines), credentials)
         except Exception as error:
             traceback.print_exc()
             _send(lines, {"error": _describe(error)})
@@ -39,6 +48,10 @@ class _Observer:
 
     def __init__(self, lines: TextIO) -> None:
         self._lines = lines
+        self.sources: list[dict[str, Any]] = []
+
+    def fetched(self, done: int, total: int) -> None:
+        _send(self._lines, {"progress": {"phase": "fetching", "done": done, "total": total, "unit": "bytes"}})
 
     def progress(self, progress: Any) -> None:
         _send(
@@ -54,13 +67,35 @@ class _Observer:
         )
 
     def resolved(self, facts: dict[str, Any]) -> None:
-        _send(self._lines, {"resolved": facts})
+        _send(self._lines, {"resolved": {**facts, "sources": self.sources} if self.sources else facts})
 
     def planned(self, plan: dict[str, Any]) -> None:
         _send(self._lines, {"plan": plan})
 
 
-def _run(request: dict[str, Any], output: Path, observer: _Observer) -> None:
+def _run(request: dict[str, Any], output: Path, observer: _Observer, credentials: dict[str, dict[str, str]]) -> None:
+    cache = Path(request["cache"]) / "sources"
+    remove_abandoned(cache / "in_use")
+    with workspace(cache / "in_use", "job") as folder:
+        sources = Sources(
+            folder,
+            cache / "files",
+            Limits(**request["limits"]),
+            credentials,
+            request["hosts"],
+            request["networks"],
+            observer.fetched,
+        )
+        _run_on(sources, request, output, observer, credentials)
+
+
+def _run_on(
+    sources: Sources,
+    request: dict[str, Any],
+    output: Path,
+    observer: _Observer,
+    credentials: dict[str, dict[str, str]],
+) -> None:
     # Importing torch takes seconds, and the parent-death signal must be in place before.
     from sglp_core import (
         Calibration,
@@ -75,38 +110,61 @@ def _run(request: dict[str, Any], output: Path, observer: _Observer) -> None:
         estimate,
         sweep,
     )
+    from sglp_core.fetching import Fetched, HubAccess, Outlined, fetch, fetch_outline
 
     spec = request["spec"]
-    model, method = spec["model"], spec["method"]
+    uri, revision, method = spec["model"]["uri"], spec["model"]["revision"], spec["method"]
     protected = method["protected"]
+    roots, cache = [Path(root) for root in request["roots"]], Path(request["cache"])
+    # Never a token that lies on this machine for somebody else's use.
+    token = credentials.get(place_of(uri, credentials) or "", {}).get("token", False)
+    access = HubAccess(token, request["limits"]["max_bytes"], request["limits"]["max_files"])
     common: dict[str, Any] = {
-        "revision": model["revision"],
         "method": Method(**{**method, "protected": None if protected is None else tuple(protected)}),
         "calibration": Calibration(**spec["calibration"]),
-        "roots": [Path(root) for root in request["roots"]],
-        "cache": Path(request["cache"]),
+        "roots": roots,
+        "cache": cache,
         "observer": observer,
     }
+    observer.fetched(0, 1)
+    if spec["mode"] == "estimate":
+        outlined = (
+            Outlined(Fetched(sources.outline(uri), uri, None, downloaded=True), {})
+            if is_remote(uri)
+            else fetch_outline(uri, revision, cache, roots, access)
+        )
+    else:
+        model = (
+            Fetched(sources.model(uri), uri, None, downloaded=True)
+            if is_remote(uri)
+            else fetch(uri, revision, cache, roots, access)
+        )
+        named = {part: spec[part].get("source", "self") for part in ("calibration", "evaluation")}
+        common["local"] = {source: sources.data(source, part) for part, source in named.items() if is_remote(source)}
+    sources.close()
+    observer.sources = sources.facts
     if spec["mode"] == "analyze":
-        analyze(model["uri"], output, **common)
+        analyze(model, output, **common)
         return
     common["evaluation"] = Evaluation(**spec["evaluation"])
     target = dict(spec["target"] or {"kind": None})
     kind = target.pop("kind")
     if spec["mode"] == "estimate":
-        estimate(model["uri"], output, target=Target(kind, **target) if kind else None, **common)
+        estimate(outlined, output, target=Target(kind, **target) if kind else None, **common)
         return
     if kind == "sweep":
-        sweep(model["uri"], SweepTarget(target["of"], tuple(target["ratios"])), output, **common)
+        sweep(model, SweepTarget(target["of"], tuple(target["ratios"])), output, **common)
     else:
         wanted = QualityTarget(**target) if kind == "quality" else Target(kind, **target)
-        compress(model["uri"], wanted, output, healing=Healing(**spec["healing"]), **common)
+        compress(model, wanted, output, healing=Healing(**spec["healing"]), **common)
 
 
 def _describe(error: Exception) -> dict[str, str]:
     """The error as the job will carry it. What we did not foresee is told in the worker's log, not to the user."""
     from sglp_core.errors import SGLPError
 
+    if isinstance(error, SourceError):
+        return {"code": error.code, "message": str(error)}
     if isinstance(error, SGLPError) and error.code != SGLPError.code:
         return {"code": error.code, "message": str(error)}
     if type(error).__name__ == "OutOfMemoryError":

@@ -3,6 +3,7 @@ connection goes to that very address.
 """
 
 import socket
+import ssl
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -55,7 +56,12 @@ class GuardedBackend(httpcore.SyncBackend):
         raise AddressRefused("a socket file is not on the network")
 
 
-def guarded_pool(allowed_networks: Sequence[str] = (), total_seconds: float = 60.0) -> httpcore.ConnectionPool:
+def guarded_pool(
+    allowed_networks: Sequence[str] = (),
+    total_seconds: float = 60.0,
+    ssl_context: ssl.SSLContext | None = None,
+    idle_connections: int = 0,
+) -> httpcore.ConnectionPool:
     """A pool of such connections, each open for so long at most; it follows no redirect and knows no proxy."""
     backend = GuardedBackend(allowed_networks, total_seconds)
-    return httpcore.ConnectionPool(network_backend=backend, max_keepalive_connections=0)
+    return httpcore.ConnectionPool(ssl_context, network_backend=backend, max_keepalive_connections=idle_connections)

@@ -8,23 +8,33 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-# Nothing of the service (database, broker, store, keys) is on this list; the model hub's own variables are.
+# Nothing of the service (database, broker, store, keys) is on this list; the model hub's own variables are, but not its
+# token: what credential a job needs, and no other, comes over a pipe.
 KEPT_ENVIRONMENT = (
     "PATH", "HOME", "LANG", "LC_*", "TZ", "LD_LIBRARY_PATH", "CUDA*", "NVIDIA_*", "OMP_*", "MKL_*", "PYTORCH_*", "HF_*",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
     "http_proxy", "https_proxy", "no_proxy",
 )  # fmt: skip
+DROPPED_ENVIRONMENT = ("HF_TOKEN",)
 LOG_TAIL_BYTES = 4000
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class ChildProcess:
     """A running `worker.child`. The caller reads `messages` until `ended`, may stop it, and always calls `close`."""
 
-    def __init__(self, request: Mapping[str, Any], directory: Path) -> None:
-        """Start it on a job; everything it writes lies below `directory`, its files in `output`."""
+    def __init__(
+        self, request: Mapping[str, Any], directory: Path, credentials: Mapping[str, Mapping[str, str]] = EMPTY
+    ) -> None:
+        """Start it on a job; everything it writes lies below `directory`, its files in `output`.
+
+        `credentials` are the options of the places the job reads; they go through a pipe and stand nowhere.
+        """
         self.output = directory / "output"
         self._log = directory / "child.log"
         spec, temporary = directory / "spec.json", directory / "tmp"
@@ -35,7 +45,7 @@ class ChildProcess:
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "worker.child", spec, self.output, str(writer), str(os.getpid())],
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
                     cwd=directory,
@@ -48,6 +58,10 @@ class ChildProcess:
             raise
         finally:
             os.close(writer)
+        assert self._process.stdin is not None
+        # A child that has died already is noticed where its messages are read.
+        with suppress(BrokenPipeError), self._process.stdin as pipe:
+            pipe.write(json.dumps(credentials, default=dict).encode())
         os.set_blocking(reader, False)
         self._pipe = reader
         self._unread = b""
@@ -102,5 +116,5 @@ def _scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in KEPT_ENVIRONMENT)
+        if name not in DROPPED_ENVIRONMENT and any(fnmatch.fnmatchcase(name, pattern) for pattern in KEPT_ENVIRONMENT)
     }

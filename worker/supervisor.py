@@ -19,6 +19,7 @@ from jobs.database import transaction
 from jobs.errors import JobError
 from jobs.repository import Claim, ClaimRepository
 from jobs.settings import Settings
+from jobs.uris import place_of
 from worker.lease import Lease, Stop
 from worker.process import ChildProcess
 from worker.publishing import Publication, read_analysis
@@ -77,12 +78,7 @@ class Supervisor:
 
     def _supervise(self, lease: Lease, directory: Path) -> Ending | None:
         """How the job ended, to be written after `directory` is gone; None where it is not ours to write."""
-        request = {
-            "spec": lease.claim.spec.model_dump(mode="json"),
-            "roots": [str(root) for root in self._settings.model_roots],
-            "cache": str(self._settings.cache_dir),
-        }
-        child = ChildProcess(request, directory)
+        child = ChildProcess(self._request(lease), directory, self._credentials(lease))
         try:
             last = self._watch(child, lease)
         finally:
@@ -100,6 +96,28 @@ class Supervisor:
         if status == -9:
             return _failed(lease, "out_of_memory", "the job's process was killed, most likely for want of memory")
         return _failed(lease, "internal", f"the job's process ended unexpectedly with status {status}")
+
+    def _request(self, lease: Lease) -> dict[str, Any]:
+        """What the child is told of the job; no secret is in it."""
+        settings = self._settings
+        return {
+            "spec": lease.claim.spec.model_dump(mode="json"),
+            "roots": [str(root) for root in settings.model_roots],
+            "cache": str(settings.cache_dir.absolute()),
+            "limits": {
+                "max_bytes": settings.source_max_bytes,
+                "max_files": settings.source_max_files,
+                "seconds": settings.source_seconds,
+                "cache_bytes": settings.source_cache_bytes,
+            },
+            "hosts": [place for place in settings.sources if place.startswith("https://")],
+            "networks": [str(network) for network in settings.egress_allowed_networks],
+        }
+
+    def _credentials(self, lease: Lease) -> dict[str, dict[str, str]]:
+        """The options of the places that this job reads, and of no other."""
+        places = (place_of(uri, self._settings.sources) for uri in lease.claim.spec.uris().values())
+        return {place: self._settings.sources[place] for place in places if place}
 
     def _watch(self, child: ChildProcess, lease: Lease) -> dict[str, Any]:
         """Follow the child to its end, ending it where it must stop; returns the last thing it said."""

@@ -15,7 +15,7 @@ from jobs.repository import JobRepository, KeyReused, SubmissionRepository
 from jobs.settings import Settings
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL
-from jobs.uris import check_root
+from jobs.uris import check_place, check_root
 
 IdempotencyKey = Annotated[
     str | None, Header(pattern=r"^[\x21-\x7e]{1,255}$", description="Makes it safe to send the request again")
@@ -69,6 +69,7 @@ def _submit(
 ) -> JobView:
     for pointer, uri in spec.uris().items():
         check_root(pointer, uri, settings.model_roots)
+        check_place(pointer, uri, settings.sources)
     asked = f"{retry_of}\n{spec.model_dump_json()}"
     fingerprint = hashlib.sha256(asked.encode()).hexdigest()
     try:

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from jobs.settings import Settings
 from jobs.spec import JobSpec
-from jobs.uris import ForbiddenURI, check_root
+from jobs.uris import ForbiddenURI, check_place, check_root, place_of
 
 SMALLEST: dict[str, Any] = {"model": {"uri": "hf://org/name"}, "target": {"kind": "parameters", "ratio": 0.25}}
 
@@ -68,7 +69,14 @@ def test_a_quality_target_names_a_metric_and_what_may_be_lost_of_it(metric: str,
         "",
         "/etc/passwd",
         "ftp://host/x",
-        "https://host/x",
+        "https:///x",
+        "https://user:secret@host/x",
+        "https://host/x?token=secret",
+        "https://host/a/../b",
+        "https://host/a/%2e%2e/b",
+        "https://host/a%2fb",
+        "s3://bucket//x",
+        "s3://",
         "file://host/etc/passwd",
         "file:relative",
         "file:///a%00b",
@@ -76,6 +84,7 @@ def test_a_quality_target_names_a_metric_and_what_may_be_lost_of_it(metric: str,
         "file:///a#b",
         "hf://name",
         "hf://a/b/c",
+        "hf://a/b@",
         "hf://user:secret@org/name",
         "hf://",
         "x" * 3000,
@@ -218,3 +227,59 @@ def test_an_estimate_takes_a_ratio_or_no_target(target: Any, allowed: bool) -> N
     else:
         with pytest.raises(ValidationError):
             JobSpec.model_validate(spec)
+
+
+PLACES = ["s3://bucket/models", "https://host.example/", "gs://"]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["s3://bucket/models", "s3://bucket/models/a", "https://host.example/a", "gs://any/a", "file:///a", "hf://a/b"],
+)
+def test_a_uri_in_a_named_place_is_allowed(uri: str) -> None:
+    check_place("/model/uri", uri, PLACES)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://bucket/models-of-others",
+        "s3://bucket",
+        "s3://bucket-of-others/models",
+        "https://host.example.org/a",
+        "https://host.example:8443/a",
+        "az://any/a",
+    ],
+)
+def test_a_uri_in_another_place_is_refused(uri: str) -> None:
+    with pytest.raises(ForbiddenURI):
+        check_place("/model/uri", uri, PLACES)
+
+
+def test_the_longest_place_counts() -> None:
+    assert place_of("s3://a/b/c", ["s3://a", "s3://a/b", "s3://"]) == "s3://a/b"
+    assert place_of("hf://org/name@branch", ["hf://", "hf://org/name"]) == "hf://org/name"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"uri": "hf://org/name@branch", "revision": "main"},
+        {"uri": "s3://bucket/a", "revision": "main"},
+        {"uri": "file:///data", "revision": "main"},
+    ],
+)
+def test_a_revision_belongs_to_one_hub_model(model: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="revision"):
+        JobSpec.model_validate({**SMALLEST, "model": model})
+
+
+@pytest.mark.parametrize("place", ["ftp://host", "bucket", "https://user:word@host"])
+def test_a_place_of_another_form_is_refused(place: str) -> None:
+    with pytest.raises(ValidationError, match="every place") as refused:
+        Settings(sources={place: {"secret": "canary"}})
+    assert "canary" not in str(refused.value)
+
+
+def test_what_a_place_needs_is_not_shown() -> None:
+    assert "canary" not in repr(Settings(sources={"s3://bucket": {"secret_access_key": "canary"}}))

@@ -13,12 +13,17 @@ COMMIT = hashlib.sha1(b"the only commit").hexdigest()
 
 
 class Hub:
-    """`models` maps org/name to a folder; `requested` lists the files that were downloaded."""
+    """`models` maps org/name to a folder; `requested` lists the files that were downloaded.
+
+    Models in `gated` are for whoever sends the `token`; another token is refused wherever it is sent.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.models: dict[str, Path] = {}
         self.requested: list[str] = []
+        self.gated: set[str] = set()
+        self.token = "hub-token"
 
 
 @contextmanager
@@ -58,7 +63,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self._file(offered, offered.models[f"{org}/{name}"], "/".join(file), with_body=with_body)
 
     def _known(self, offered: Hub, org: str, name: str, revision: str) -> bool:
-        if f"{org}/{name}" not in offered.models:
+        sent = self.headers["Authorization"]
+        if sent not in {None, f"Bearer {offered.token}"}:
+            self._missing(None, 401)
+        elif sent is None and f"{org}/{name}" in offered.gated:
+            self._missing("GatedRepo", 401)
+        elif f"{org}/{name}" not in offered.models:
             self._missing("RepoNotFound")
         elif revision not in {"main", COMMIT}:
             self._missing("RevisionNotFound")
@@ -77,9 +87,10 @@ class _Handler(BaseHTTPRequestHandler):
             offered.requested.append(name)
             self.wfile.write(content)
 
-    def _missing(self, code: str) -> None:
-        self.send_response(404)
-        self.send_header("X-Error-Code", code)
+    def _missing(self, code: str | None, status: int = 404) -> None:
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

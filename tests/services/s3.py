@@ -36,7 +36,7 @@ def s3(directory: Path) -> Iterator[S3]:
     )
     command = [
         program, "gateway", *quiet, "--no-usage-report", "--no-banner", "--cache-dir", f"{directory}/cache",
-        "--cache-size", "0", metadata, f"127.0.0.1:{port}",
+        "--cache-size", "0", "--keep-etag", metadata, f"127.0.0.1:{port}",
     ]  # fmt: skip
     environment = {**os.environ, "MINIO_ROOT_USER": key, "MINIO_ROOT_PASSWORD": secret, "HOME": str(directory)}
     options = {

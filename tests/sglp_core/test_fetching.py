@@ -20,11 +20,11 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from sglp_core.errors import SGLPError
-from sglp_core.fetching import fetch, fetch_outline
+from sglp_core.fetching import HubAccess, fetch, fetch_outline
 for line in sys.stdin:
-    uri, revision, cache, outline = json.loads(line)
+    uri, revision, cache, outline, access = json.loads(line)
     try:
-        asked = (uri, revision, Path(cache), [])
+        asked = (uri, revision, Path(cache), [], HubAccess(**access))
         outlined = fetch_outline(*asked) if outline else None
         found = outlined.fetched if outlined else fetch(*asked)
         files = sorted(file.name for file in found.path.iterdir())
@@ -33,6 +33,7 @@ for line in sys.stdin:
             said["values"] = outlined.values
     except SGLPError as error:
         said = {"error": error.code}
+        assert "canary" not in str(error)
     print(json.dumps(said), flush=True)
 """
 Fetch = Callable[..., dict[str, Any]]
@@ -56,10 +57,10 @@ def process(server: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
 @pytest.fixture
 def fetch(process: subprocess.Popen[str], tmp_path: Path) -> Fetch:
-    def ask(uri: str, revision: str | None = None, *, outline: bool = False) -> dict[str, Any]:
+    def ask(uri: str, revision: str | None = None, *, outline: bool = False, **access: Any) -> dict[str, Any]:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps([uri, revision, str(tmp_path / "cache"), outline]) + "\n")
+        process.stdin.write(json.dumps([uri, revision, str(tmp_path / "cache"), outline, access]) + "\n")
         process.stdin.flush()
         said: dict[str, Any] = json.loads(process.stdout.readline())
         return said
@@ -129,3 +130,27 @@ def test_a_model_with_pickles_only_is_refused_before_any_download(server: Hub, m
 def test_a_hub_that_breaks_off(server: Hub, fetch: Fetch) -> None:
     server.models["org/broken"] = Path("/nowhere")
     assert fetch("hf://org/broken") == {"error": "source_unreachable"}
+
+
+@pytest.mark.parametrize("outline", [False, True])
+def test_a_gated_model_needs_the_token(server: Hub, model: Path, fetch: Fetch, outline: bool) -> None:
+    server.gated.add("org/name")
+    try:
+        assert fetch("hf://org/name", outline=outline, token=False) == {"error": "source_forbidden"}
+        assert fetch("hf://org/name", outline=outline, token="canary") == {"error": "source_forbidden"}
+        assert fetch("hf://org/name", outline=outline, token=server.token)["revision"] == COMMIT
+    finally:
+        server.gated.clear()
+
+
+def test_a_revision_may_stand_in_the_uri(server: Hub, model: Path, fetch: Fetch) -> None:
+    assert fetch(f"hf://org/name@{COMMIT}")["revision"] == COMMIT
+    assert fetch("hf://org/name@no-such-branch") == {"error": "model_not_found"}
+
+
+@pytest.mark.parametrize("limit", [{"max_bytes": 1000}, {"max_files": 0}])
+def test_a_model_beyond_the_limits_is_not_downloaded(
+    server: Hub, model: Path, fetch: Fetch, limit: dict[str, int]
+) -> None:
+    assert fetch("hf://org/name", **limit) == {"error": "insufficient_storage"}
+    assert server.requested == []

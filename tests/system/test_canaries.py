@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import obstore
 import pytest
 import redis as redis_client
+from obstore.store import from_url
 from sqlalchemy import create_engine, make_url, select
 
 from client.sdk import SGLP
@@ -31,6 +33,8 @@ SECRETS = {
     "database password": "canary-of-the-database-5d1c",
     "broker password": "canary-of-the-broker-90ae",
     "artifact store": "canary-of-the-store-77b2",
+    "hub token": "canary-of-the-hub-41f0",
+    "authorization of a host": "canary-of-a-host-c3d9",
 }
 WAIT_SECONDS = 60
 
@@ -70,6 +74,11 @@ def settings(
             "artifact_url": f"{s3_server.url}/{directory.name}",
             "artifact_options": s3_server.options,
             "model_roots": [str(models)],
+            "sources": {
+                s3_server.url: s3_server.options,
+                "hf://": {"token": SECRETS["hub token"]},
+                "https://nowhere.example/": {"authorization": SECRETS["authorization of a host"]},
+            },
             "require_keys": True,
             "presign_seconds": 0,
         }
@@ -81,6 +90,14 @@ def first_key(settings: dict[str, Any]) -> str:
     for scope in ("admin", "jobs:read", "jobs:write"):
         command += ["--scope", scope]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def uploaded(server: S3, model: Path) -> str:
+    """The URI of a model in the bucket."""
+    bucket = from_url(server.url, config=server.options, client_options={"allow_http": True})
+    for file in model.iterdir():
+        obstore.put(bucket, f"models/canary/{file.name}", file)
+    return f"{server.url}/models/canary"
 
 
 def wait_until(true: Callable[[], object], logs: Callable[[], str]) -> None:
@@ -108,7 +125,9 @@ def messages(url: str) -> str:
         return repr([broker.lrange(key, 0, -1) for key in lists]) if lists else ""
 
 
-def test_a_job_from_start_to_end_shows_no_secret(settings: dict[str, Any], models: Path, tmp_path: Path) -> None:
+def test_a_job_from_start_to_end_shows_no_secret(
+    settings: dict[str, Any], s3_server: S3, models: Path, tmp_path: Path
+) -> None:
     places = Places()
     places.secrets["artifact store"] = settings["artifact_options"]["secret_access_key"]
     key = first_key(settings)
@@ -119,14 +138,16 @@ def test_a_job_from_start_to_end_shows_no_secret(settings: dict[str, Any], model
     try:
         stack.start_api()
         stack.start_scheduler()
-        job_id = stack.client.submit(tiny_spec(models / "model", models / "text.txt", mode="analyze", target=None))[
-            "id"
-        ]
+        spec = tiny_spec(models / "model", models / "text.txt", mode="analyze", target=None)
+        # Read with the same secret as the store's.
+        spec["model"]["uri"] = uploaded(s3_server, models / "model")
+        job_id = stack.client.submit(spec)["id"]
         wait_until(lambda: messages(settings["broker_url"]), stack.logs)
         places.add("broker", messages(settings["broker_url"]))
         stack.start_worker()
         job = stack.wait_for_end(job_id)
         assert job["status"] == "succeeded", stack.logs()
+        assert f"{spec['model']['uri']}/config.json" in {each["uri"] for each in job["resolved"]["sources"]}
         stack.client.download(job_id, tmp_path / "out")
         places.add("job", json.dumps(job))
         places.add("events", json.dumps(list(stack.client.events(job_id))))
@@ -183,6 +204,8 @@ def test_servers_that_cannot_be_reached_are_told_of_without_secrets(settings: di
     [
         ("ARTIFACT_OPTIONS", '{"secret_access_key": "<secret>"', "artifact_options"),
         ("ARTIFACT_OPTIONS", '{"secret_access_key": ["<secret>"]}', "artifact_options"),
+        ("SOURCES", '{"s3://bucket": {"secret_access_key": ["<secret>"]}}', "sources"),
+        ("SOURCES", '{"ftp://bucket": {"secret_access_key": "<secret>"}}', "every place"),
         ("DATABASE_URL", "no-scheme:<secret>", "URL"),
         ("DATABASE_URL", "nothing://u:<secret>@h/d", "nothing"),
         ("DATABASE_URL", "postgresql+psycopg://u:<secret>@h:port/d", "port"),

@@ -42,7 +42,14 @@ def silent_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def request(spec: dict[str, Any], root: Path) -> dict[str, Any]:
-    return {"spec": {**DEFAULTS, **spec}, "roots": [str(root)], "cache": str(root / "cache")}
+    return {
+        "spec": {**DEFAULTS, **spec},
+        "roots": [str(root)],
+        "cache": str(root / "cache"),
+        "limits": {"max_bytes": 1 << 30, "max_files": 100, "seconds": 60, "cache_bytes": 1 << 30},
+        "hosts": [],
+        "networks": [],
+    }
 
 
 def waiting_request(root: Path) -> dict[str, Any]:
