@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     artifact_retention_days: float = Field(default=30, ge=0)
     """How long the files of a finished job are kept; 0 keeps them for ever."""
 
+    audit_retention_days: float = Field(default=400, ge=0)
+    """How long audit events are kept; 0 keeps them for ever."""
+
     model_roots: tuple[Path, ...] = ()
     """Folders below which `file://` URIs may point; as a JSON list. Without any, no file is read."""
 

@@ -1,11 +1,11 @@
 """The worker's hold on one claimed job: renewed by heartbeats that carry the news, and lost when they fail too long."""
 
-import logging
 import time
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
+import structlog
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.database import DATABASE_DOWN, transaction
@@ -15,7 +15,7 @@ from jobs.states import State
 BEATS_PER_LEASE = 4
 SECONDS_BETWEEN_NEWS = 1.0
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class Stop(Enum):
@@ -92,7 +92,7 @@ class Lease:
                     **self._new_facts,
                 )
         except DATABASE_DOWN as error:
-            log.warning("heartbeat of %s failed: %s", self.claim.job_id, error)
+            log.warning("a heartbeat failed", error=str(error))
             self._beat_at = self._news_at
             return
         self._beat_at = now + self._lease_seconds / BEATS_PER_LEASE
@@ -112,11 +112,11 @@ class Lease:
                 with transaction(self._sessions) as session:
                     written = ending(ClaimRepository(session))
             except DATABASE_DOWN as error:
-                log.warning("the end of %s could not be written: %s", self.claim.job_id, error)
+                log.warning("the end could not be written", error=str(error))
                 if time.monotonic() >= give_up:
                     return
                 time.sleep(SECONDS_BETWEEN_NEWS)
             else:
                 if not written:
-                    log.warning("%s was not ours any more; nothing was written", self.claim.job_id)
+                    log.warning("the job was not ours any more; nothing was written")
                 return

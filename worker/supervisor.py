@@ -4,7 +4,6 @@ Database transactions are short, and none is open across a process or network ca
 """
 
 import json
-import logging
 import os
 import socket
 import time
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import structlog
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.artifacts import ArtifactStore, InsufficientStorage, StorageUnavailable
@@ -28,7 +28,7 @@ TICK_SECONDS = 0.25
 # What the job itself shows of the report; the rest is an artifact.
 SUMMARY = ("table", "controls", "verification", "evaluation", "quality_target", "sweep", "estimate")
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 Ending = Callable[[ClaimRepository], bool]
 
 
@@ -52,19 +52,23 @@ class Supervisor:
         claim = None if self._shutting_down else self._claim(job_id)
         if claim is None:
             return
-        log.info("%s: attempt %d starts", job_id, claim.attempt)
+        with structlog.contextvars.bound_contextvars(job_id=job_id, attempt=claim.attempt, fence=claim.fence):
+            self._run(claim)
+
+    def _run(self, claim: Claim) -> None:
+        log.info("an attempt starts", gpu_class=self._settings.gpu_class)
         lease = Lease(self._sessions, claim, self._settings.lease_seconds)
         try:
-            with workspace(self._settings.work_dir, job_id) as directory:
+            with workspace(self._settings.work_dir, claim.job_id) as directory:
                 ending = self._supervise(lease, directory)
                 if ending is None:
-                    log.warning("%s: the lease was lost; nothing is written", job_id)
+                    log.warning("the lease was lost; nothing is written")
                 else:
                     # While the folder is still there: removing it may take longer than the lease lasts.
                     lease.write(ending)
         except Exception:
             # Most likely this machine is at fault, not the job: its lease runs out, and another worker may do better.
-            log.exception("%s: supervision failed", job_id)
+            log.exception("supervision failed")
 
     def _claim(self, job_id: str) -> Claim | None:
         with transaction(self._sessions) as session:
@@ -87,12 +91,12 @@ class Supervisor:
             last = self._watch(child, lease)
         finally:
             status = child.close()
-        log.info("%s: the child ended with status %d", lease.claim.job_id, status)
+        log.info("the child ended", status=status)
         if lease.stop:
             return _stopped(lease)
         if "finished" in last and status == 0:
             return self._publish(lease, child.output)
-        log.warning("%s: the end of the child's log:\n%s", lease.claim.job_id, child.log_tail())
+        log.warning("the end of the child's log", text=child.log_tail())
         if "error" in last:
             return _failed(lease, **last["error"])
         if self._shutting_down:

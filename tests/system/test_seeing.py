@@ -1,0 +1,58 @@
+"""What operators see of one job: logs, the audit trail, metrics."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.services.stack import Stack
+from tests.worker.tiny_model import tiny_spec
+
+REQUEST_ID = "pipeline-4711"
+
+
+@pytest.fixture(scope="module")
+def job(stack: Stack, models: Path) -> dict[str, Any]:
+    """A job that has ended, submitted under a request id of the client's."""
+    stack.start_worker()
+    answer = httpx.post(
+        f"http://127.0.0.1:{stack.port}/v1/jobs",
+        json=tiny_spec(models / "model", models / "text.txt"),
+        headers={"X-Request-Id": REQUEST_ID},
+    )
+    job = stack.wait_for_end(answer.raise_for_status().json()["id"])
+    assert job["status"] == "succeeded", stack.logs()
+    return job
+
+
+def lines(stack: Stack) -> list[dict[str, Any]]:
+    """Every line of every log; one that is no JSON fails here."""
+    return [json.loads(line) for line in stack.logs().splitlines() if not line.startswith("== ")]
+
+
+def test_every_line_is_an_event_and_says_whose_it_is(stack: Stack, job: dict[str, Any]) -> None:
+    told = lines(stack)
+    assert {line["service"] for line in told} == {"api", "scheduler", "worker"}
+    assert all(line["timestamp"].endswith("Z") and line["level"] and line["event"] for line in told)
+    # Libraries' own records come in the same form.
+    assert {line["logger"].partition(".")[0] for line in told} >= {"api", "worker", "uvicorn", "celery"}
+    attempt = [line for line in told if line.get("job_id") == job["id"]]
+    assert [line["event"] for line in attempt][:2] == ["an attempt starts", "the child ended"]
+    assert {(line["attempt"], line["fence"]) for line in attempt} == {(1, 1)}
+
+
+def test_a_request_is_told_by_its_route(stack: Stack, job: dict[str, Any]) -> None:
+    requests = [line for line in lines(stack) if line["event"] == "request"]
+    (submitted,) = [line for line in requests if line["request_id"] == REQUEST_ID]
+    assert 0 < submitted.pop("duration_seconds") < 60
+    assert {name: submitted[name] for name in ("method", "route", "status", "tenant", "subject")} == {
+        "method": "POST",
+        "route": "/v1/jobs",
+        "status": 202,
+        "tenant": "default",
+        "subject": job["id"],
+    }
+    assert {line["route"] for line in requests} >= {"/v1/jobs/{job_id}"}
+    assert len({line["request_id"] for line in requests}) == len(requests)
