@@ -12,7 +12,7 @@ from api.callers import Callers
 from api.description import describe
 from api.hosts import AllowedHosts
 from api.limits import BodyLimit
-from api.metrics import make_registry
+from api.metrics import RequestMetrics, make_registry
 from api.requests import Requests
 from api.routes import admin, artifacts, findings, jobs, service, submissions, webhooks
 from api.watching import JobWatcher
@@ -49,9 +49,9 @@ def make_app(settings: Settings) -> FastAPI:
         requests_per_minute=settings.requests_per_minute,
     )
     app.add_middleware(AllowedHosts, allowed_hosts=settings.allowed_hosts, same_origin=not settings.require_keys)
-    app.add_middleware(Requests)
-    problems.install(app)
     app.state.metrics = make_registry(app.state.sessions)
+    app.add_middleware(Requests, metrics=RequestMetrics(app.state.metrics))
+    problems.install(app)
     app.openapi = partial(describe, app)
     routes = (submissions, jobs, artifacts, findings, webhooks, admin, service)
     for router in (module.router for module in routes):

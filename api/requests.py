@@ -1,5 +1,5 @@
-"""What every request leaves behind: an id, which its answer, its log lines and the audit trail share, and one line of
-access log.
+"""What every request leaves behind: an id, which its answer, its log lines and the audit trail share, one line of
+access log, and its part in the metrics.
 """
 
 import re
@@ -10,6 +10,8 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
+
+from api.metrics import RequestMetrics
 
 HEADER = "X-Request-Id"
 # What a client or a proxy may call its request; anything else, such as a line break for the log, is not taken over.
@@ -23,8 +25,9 @@ log = structlog.get_logger(__name__)
 class Requests:
     """ASGI middleware, the outermost: sets `request.state.request_id` and logs the end of the answer."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -37,20 +40,24 @@ class Requests:
         # The server has made a context for this request; bound to the end, so that what it logs has the id too.
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        status = 500
+        status, sent_bytes = 500, 0
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, sent_bytes
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)[HEADER] = request_id
+            else:
+                sent_bytes += len(message.get("body", b""))
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         finally:
+            seconds = time.perf_counter() - begin
+            self._metrics.count(scope["method"], route_of(scope), status, seconds, sent_bytes)
             if scope["path"] not in UNTOLD:
-                _tell(Request(scope), status, time.perf_counter() - begin)
+                _tell(Request(scope), status, seconds)
 
 
 def _tell(request: Request, status: int, seconds: float) -> None:

@@ -1,16 +1,20 @@
-"""`python -m benchmarks.load`: submissions, polls, lists and event streams of one API process over PostgreSQL.
+"""`python -m benchmarks.load`: submissions, polls, lists and event streams of one API process over PostgreSQL, and how
+soon an idle worker starts a job.
 
 Everything is a real process on loopback, the generator of the load too; on a machine of few cores they share them, so
 only ratios within one run say much. The bare endpoint (`bare.py`) shows what the framework and the database cost alone.
 """
 
 import json
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,10 +26,12 @@ from rich.table import Table
 from sqlalchemy import text
 
 from jobs.database import open_engine
+from jobs.settings import Settings
 from jobs.tables import Job
 from tests.services.postgresql import PostgreSQL, postgresql
 from tests.services.processes import free_port, wait_for_port
-from tests.services.stack import Stack
+from tests.services.redis import redis
+from tests.services.stack import Stack, running_stack
 
 SPEC = {"mode": "analyze", "model": {"uri": "hf://org/name"}}
 CLIENTS = (1, 16, 64)
@@ -37,13 +43,14 @@ def main(
     seconds: Annotated[float, typer.Option(help="How long each row is measured.")] = 5.0,
     watchers: Annotated[int, typer.Option(help="Event streams at once.")] = 1000,
     rows: Annotated[int, typer.Option(help="Jobs in the table for the list.")] = 100_000,
+    starts: Annotated[int, typer.Option(help="Jobs for an idle worker to start, one after the other.")] = 40,
 ) -> None:
-    """Print throughput beside the bare endpoint, then lists, then event streams."""
+    """Print throughput beside the bare endpoint, then event streams, then lists, then how soon jobs start."""
     with tempfile.TemporaryDirectory(prefix="load-") as name:
         directory = Path(name)
         # The database server runs as a user of its own and must reach its folder.
         directory.chmod(0o755)
-        for folder in ("postgresql", "stack"):
+        for folder in ("postgresql", "stack", "whole"):
             (directory / folder).mkdir()
         with postgresql(directory / "postgresql") as database, _bare(database.empty_database(), directory) as bare:
             settings = {
@@ -61,6 +68,10 @@ def main(
                 _listing(ours, settings["database_url"], rows, seconds)
             finally:
                 stack.end()
+            if starts:
+                with redis(directory) as broker_url:
+                    changed = {"broker_url": broker_url, "database_url": database.database()}
+                    _starting(directory, settings | changed, starts)
 
 
 @contextmanager
@@ -138,6 +149,29 @@ def _listing(ours: str, database_url: str, rows: int, seconds: float) -> None:
             f"list, {name}: p95 {1000 * one:.1f} ms with 20 jobs, {1000 * other:.1f} ms with {rows:,} more "
             f"({other / one:.2f} times; goal below 2)"
         )
+
+
+def _starting(directory: Path, settings: dict[str, Any], starts: int) -> None:
+    """Every process of the service, with the scheduler as it is set by default; times are the database's."""
+    interval = Settings().scheduler_interval_seconds
+    with running_stack(directory / "whole", **settings, scheduler_interval_seconds=interval) as stack:
+        stack.start_worker()
+        took = []
+        for number in range(starts + 1):
+            # Submissions must not fall into step with the scheduler's rounds.
+            time.sleep(random.uniform(0, 2 * interval))
+            job_id = stack.client.submit(SPEC)["id"]
+            job = stack.wait_for(job_id, lambda job: job["started_at"] is not None)
+            stack.client.cancel(job_id)
+            stack.wait_for_end(job_id)
+            # The first waits for the worker's own start.
+            if number:
+                began, ended = (datetime.fromisoformat(job[name]) for name in ("created_at", "started_at"))
+                took.append((ended - began).total_seconds())
+    console.print(
+        f"{starts} jobs from submission to start with an idle worker: {statistics.median(took):.2f} s (median), "
+        f"{_quantile(took, 0.95):.2f} s (p95; goal below 1), {max(took):.2f} s at most"
+    )
 
 
 def _order(**order: Any) -> list[float]:

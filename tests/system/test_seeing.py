@@ -1,11 +1,13 @@
 """What operators see of one job: logs, the audit trail, metrics."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.services.stack import Stack
 from tests.worker.tiny_model import tiny_spec
@@ -19,7 +21,7 @@ def job(stack: Stack, models: Path) -> dict[str, Any]:
     stack.start_worker()
     answer = httpx.post(
         f"http://127.0.0.1:{stack.port}/v1/jobs",
-        json=tiny_spec(models / "model", models / "text.txt"),
+        json=tiny_spec(models / "model", models / "text.txt", mode="analyze", target=None),
         headers={"X-Request-Id": REQUEST_ID},
     )
     job = stack.wait_for_end(answer.raise_for_status().json()["id"])
@@ -29,7 +31,9 @@ def job(stack: Stack, models: Path) -> dict[str, Any]:
 
 def lines(stack: Stack) -> list[dict[str, Any]]:
     """Every line of every log; one that is no JSON fails here."""
-    return [json.loads(line) for line in stack.logs().splitlines() if not line.startswith("== ")]
+    text = [line for line in stack.logs().splitlines() if line.strip() and not line.startswith("== ")]
+    assert [line for line in text if not line.startswith("{")] == []
+    return [json.loads(line) for line in text]
 
 
 def test_every_line_is_an_event_and_says_whose_it_is(stack: Stack, job: dict[str, Any]) -> None:
@@ -41,6 +45,23 @@ def test_every_line_is_an_event_and_says_whose_it_is(stack: Stack, job: dict[str
     attempt = [line for line in told if line.get("job_id") == job["id"]]
     assert [line["event"] for line in attempt][:2] == ["an attempt starts", "the child ended"]
     assert {(line["attempt"], line["fence"]) for line in attempt} == {(1, 1)}
+
+
+def test_metrics_say_what_the_job_did(stack: Stack, job: dict[str, Any]) -> None:
+    text = httpx.get(f"http://127.0.0.1:{stack.port}/metrics").text
+    values = {(s.name, *s.labels.values()): s.value for f in text_string_to_metric_families(text) for s in f.samples}
+    events = list(stack.client.events(job["id"]))
+    phases = [event["data"]["phase"] for event in events if event["type"] == "phase"]
+    counted = {key[1]: value for key, value in values.items() if key[0] == "sglp_phase_duration_seconds_count"}
+    assert counted == dict.fromkeys(phases, 1)
+    took = sum(value for key, value in values.items() if key[0] == "sglp_phase_duration_seconds_sum")
+    running = datetime.fromisoformat(job["finished_at"]) - datetime.fromisoformat(job["started_at"])
+    # Before the first phase, the job's process starts and imports its libraries.
+    assert 0 < took <= running.total_seconds()
+    assert values["sglp_jobs_ended_total", "succeeded"] == 1
+    stored = sum(artifact["size_bytes"] for artifact in stack.client.artifacts(job["id"]))
+    assert values["sglp_artifact_stored_bytes_total",] == values["sglp_artifact_kept_bytes",] == stored
+    assert values["sglp_http_requests_total", "POST", "/v1/jobs", "202"] == 1
 
 
 def test_a_request_is_told_by_its_route(stack: Stack, job: dict[str, Any]) -> None:
