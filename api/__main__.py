@@ -9,6 +9,7 @@ import uvicorn
 from api.app import make_app
 from jobs.logs import configure_logs
 from jobs.settings import Settings, is_loopback
+from jobs.tracing import configure_tracing
 
 OPEN = (
     "There are no API keys: every program on this machine can use this service, see all jobs, and administer it. "
@@ -34,6 +35,7 @@ class Server(uvicorn.Server):
 def main() -> None:
     configure_logs("api")
     settings = Settings()
+    configure_tracing(settings.otlp_endpoint, "api")
     if not settings.require_keys:
         if not is_loopback(settings.host):
             sys.exit(REFUSED.format(host=settings.host))

@@ -19,6 +19,9 @@ class ActionOfRequest:
         self.subject: str | None = next(iter(request.path_params.values()), None)
         """The job, key, tenant or endpoint that it is done to; a route that makes one says which."""
 
+        self.traceparent: str | None = request.state.traceparent
+        """Where in a trace the request is; None without traces."""
+
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """One transaction, noted at its end."""

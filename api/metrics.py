@@ -5,15 +5,18 @@ forgets it; of requests what this process has answered. See docs/decisions/metri
 from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPMethod
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.database import transaction
-from jobs.repository import OverviewRepository, tallies
-from jobs.states import State
+from jobs.repository import BROKER, SCHEDULER, HealthRepository, OverviewRepository, tallies
+from jobs.states import TERMINAL, State
+
+# When each counter began, as a series of its own for each: Prometheus has no use for it.
+disable_created_metrics()
 
 METHODS = frozenset(HTTPMethod)
 DOWNLOADS = frozenset({"/v1/jobs/{job_id}/artifacts/{name:path}", "/v1/jobs/{job_id}/artifacts.tar"})
@@ -38,6 +41,9 @@ class RequestMetrics:
             ["way"],
             registry=registry,
         )
+        for way in ("direct", "redirect"):
+            # With a zero for what has not happened yet, so that the first time is an increase too.
+            self._downloads.labels(way)
         self._served = Counter("sglp_artifact_served_bytes", "Bytes of downloads that were sent.", registry=registry)
 
     def count(self, method: str, route: str | None, status: int, seconds: float, sent_bytes: int) -> None:
@@ -59,7 +65,14 @@ class _JobsCollector(Collector):
             states, ages = overview.jobs_by_state(), overview.queue_ages()
             failures, deliveries = overview.failures(), overview.deliveries()
             kept_bytes, counted = overview.kept_bytes(), overview.tallies()
+            troubles = HealthRepository(session).troubles()
         yield _gauge("jobs", "Jobs that are there, by state.", "state", {s: states.get(s, 0) for s in State})
+        yield _gauge(
+            "part_healthy",
+            "Whether scheduler and broker work: 1, or 0 where /readyz says degraded.",
+            "part",
+            {part: float(part not in troubles) for part in (SCHEDULER, BROKER)},
+        )
         yield _gauge(
             "queue_age_seconds",
             "How long the job that has waited longest waits.",
@@ -71,8 +84,7 @@ class _JobsCollector(Collector):
             "webhook_deliveries", "Webhook deliveries that are there, by what came of them.", "outcome", deliveries
         )
         yield GaugeMetricFamily("sglp_artifact_kept_bytes", "Published files in the store.", kept_bytes)
-        ends = [state for state in State if state not in {State.QUEUED, State.RUNNING, State.CANCELLING}]
-        yield _counter("jobs_ended", "Jobs that have ended.", "state", ends, counted.get(tallies.JOBS_ENDED, {}))
+        yield _counter("jobs_ended", "Jobs that have ended.", "state", TERMINAL, counted.get(tallies.JOBS_ENDED, {}))
         yield _counter(
             "leases_expired",
             "Jobs taken from workers that were not heard of for a lease, by where they went.",

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ulid import ULID
 
 from api.metrics import RequestMetrics
+from jobs.tracing import begin_span
 
 HEADER = "X-Request-Id"
 # What a client or a proxy may call its request; anything else, such as a line break for the log, is not taken over.
@@ -39,7 +40,10 @@ class Requests:
         scope.setdefault("state", {})["request_id"] = request_id
         # The server has made a context for this request; bound to the end, so that what it logs has the id too.
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        span = begin_span("request", Headers(scope=scope).get("traceparent"), request_id=request_id)
+        scope["state"]["traceparent"] = span.traceparent
+        names = {"request_id": request_id, "trace_id": span.trace_id}
+        structlog.contextvars.bind_contextvars(**{name: value for name, value in names.items() if value})
         status, sent_bytes = 500, 0
 
         async def send_with_id(message: Message) -> None:
@@ -55,7 +59,11 @@ class Requests:
             await self._app(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - begin
-            self._metrics.count(scope["method"], route_of(scope), status, seconds, sent_bytes)
+            route = route_of(scope)
+            self._metrics.count(scope["method"], route, status, seconds, sent_bytes)
+            facts = {"http.request.method": scope["method"], "http.route": route, "http.response.status_code": status}
+            span.tell(facts, name=f"{scope['method']} {route}" if route else None, failed=status >= 500)
+            span.end()
             if scope["path"] not in UNTOLD:
                 _tell(Request(scope), status, seconds)
 

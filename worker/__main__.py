@@ -6,6 +6,7 @@ from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions
 from jobs.logs import configure_logs
 from jobs.settings import Settings
+from jobs.tracing import configure_tracing
 from worker.celery_app import TASK, make_app, queue_of
 from worker.supervisor import Supervisor
 
@@ -14,6 +15,7 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     configure_logs("worker")
     settings = Settings()
+    configure_tracing(settings.otlp_endpoint, "worker")
     app = make_app(settings)
     supervisor = Supervisor(settings, make_sessions(make_engine(settings)), open_store(settings))
 

@@ -1,8 +1,8 @@
 """The process that runs one job's method: a spec file in, JSON lines up a pipe, files out. It knows no database.
 
-`python -m worker.child SPEC OUTPUT PIPE PARENT`, started by `worker.process`. The spec file holds the job's spec and
-the `roots` and `cache` folders of the worker. The lines are one of `{"progress": …}`, `{"resolved": …}`,
-`{"plan": …}`, and at the end `{"error": {code, message}}` or `{"finished": true}`.
+`python -m worker.child SPEC OUTPUT PIPE PARENT`, started by `worker.process`. The spec file holds the job's spec, the
+`roots` and `cache` folders of the worker, and where its `trace` goes on. The lines are one of `{"progress": …}`,
+`{"resolved": …}`, `{"plan": …}`, and at the end `{"error": {code, message}}` or `{"finished": true}`.
 """
 
 import errno
@@ -16,6 +16,8 @@ from typing import Any, TextIO
 
 import pyprctl
 
+from jobs.tracing import Span, begin_span, configure_tracing, span_of
+
 
 def main(spec: Path, output: Path, pipe: int, parent: int) -> None:
     """Run the job and report how it ended; the exit status is 0 only after `finished`."""
@@ -26,7 +28,12 @@ def main(spec: Path, output: Path, pipe: int, parent: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with open(pipe, "w", buffering=1, encoding="utf-8") as lines:
         try:
-            _run(json.loads(spec.read_text()), output, _Observer(lines))
+            request = json.loads(spec.read_text())
+            configure_tracing(request["trace"]["endpoint"], "job")
+            with span_of(request["spec"]["mode"], request["trace"]["parent"]) as span:
+                observer = _Observer(lines, span)
+                _run(request, output, observer)
+                observer.phase.end()
         except Exception as error:
             traceback.print_exc()
             _send(lines, {"error": _describe(error)})
@@ -37,10 +44,17 @@ def main(spec: Path, output: Path, pipe: int, parent: int) -> None:
 class _Observer:
     """Passes what the method tells to the supervisor."""
 
-    def __init__(self, lines: TextIO) -> None:
+    def __init__(self, lines: TextIO, span: Span) -> None:
         self._lines = lines
+        self._span = span
+        self._name = "starting"
+        self.phase = begin_span(self._name, span.traceparent)
 
     def progress(self, progress: Any) -> None:
+        if progress.phase != self._name:
+            self.phase.end()
+            self._name = progress.phase
+            self.phase = begin_span(self._name, self._span.traceparent)
         _send(
             self._lines,
             {

@@ -135,8 +135,10 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     scheduler = Scheduler(settings, make_sessions(make_engine(settings)), open_store(settings), make_app(settings))
+    log.info("the scheduler starts", interval_seconds=settings.scheduler_interval_seconds)
     scheduler.start_aside(stopping)
     scheduler.run(stopping)
+    log.info("the scheduler ends")
 
 
 if __name__ == "__main__":

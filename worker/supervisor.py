@@ -19,6 +19,7 @@ from jobs.database import transaction
 from jobs.errors import JobError
 from jobs.repository import Claim, ClaimRepository
 from jobs.settings import Settings
+from jobs.tracing import Span, span_of
 from worker.lease import Lease, Stop
 from worker.process import ChildProcess
 from worker.publishing import Publication, read_analysis
@@ -52,15 +53,19 @@ class Supervisor:
         claim = None if self._shutting_down else self._claim(job_id)
         if claim is None:
             return
-        with structlog.contextvars.bound_contextvars(job_id=job_id, attempt=claim.attempt, fence=claim.fence):
-            self._run(claim)
+        names = {"job_id": job_id, "attempt": claim.attempt, "fence": claim.fence}
+        with span_of("attempt", claim.traceparent, **names) as span:
+            if span.trace_id:
+                names["trace_id"] = span.trace_id
+            with structlog.contextvars.bound_contextvars(**names):
+                self._run(claim, span)
 
-    def _run(self, claim: Claim) -> None:
+    def _run(self, claim: Claim, span: Span) -> None:
         log.info("an attempt starts", gpu_class=self._settings.gpu_class)
         lease = Lease(self._sessions, claim, self._settings.lease_seconds)
         try:
             with workspace(self._settings.work_dir, claim.job_id) as directory:
-                ending = self._supervise(lease, directory)
+                ending = self._supervise(lease, directory, span)
                 if ending is None:
                     log.warning("the lease was lost; nothing is written")
                 else:
@@ -79,12 +84,13 @@ class Supervisor:
                 lease_seconds=self._settings.lease_seconds,
             )
 
-    def _supervise(self, lease: Lease, directory: Path) -> Ending | None:
+    def _supervise(self, lease: Lease, directory: Path, span: Span) -> Ending | None:
         """How the job ended, to be written after `directory` is gone; None where it is not ours to write."""
         request = {
             "spec": lease.claim.spec.model_dump(mode="json"),
             "roots": [str(root) for root in self._settings.model_roots],
             "cache": str(self._settings.cache_dir),
+            "trace": {"endpoint": self._settings.otlp_endpoint, "parent": span.traceparent},
         }
         child = ChildProcess(request, directory)
         try:

@@ -80,6 +80,7 @@ def _submit(
                 key=key,
                 fingerprint=fingerprint,
                 retry_of=retry_of,
+                traceparent=action.traceparent,
             )
             if job is None:
                 raise Problem(HTTPStatus.GONE, "the job that this Idempotency-Key has made was deleted")

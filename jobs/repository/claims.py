@@ -19,13 +19,16 @@ from jobs.tables import Analysis, Artifact, Job
 
 @dataclass(frozen=True)
 class Claim:
-    """A job that is ours until its lease ends; `fence` proves it. `seconds_left` until the deadline."""
+    """A job that is ours until its lease ends; `fence` proves it. `seconds_left` until the deadline; `traceparent` of
+    the request that submitted it, if that was traced.
+    """
 
     job_id: str
     fence: int
     attempt: int
     spec: JobSpec
     seconds_left: float
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class ClaimRepository:
             )
             if job is not None:
                 spec = JobSpec.model_validate(job.spec)
-                return Claim(job.id, job.fence, job.attempt, spec, float(seconds_left))
+                return Claim(job.id, job.fence, job.attempt, spec, float(seconds_left), job.traceparent)
         return None
 
     def heartbeat(

@@ -45,6 +45,7 @@ class JobRepository:
         max_attempts: int,
         job_id: str | None = None,
         retry_of: str | None = None,
+        traceparent: str | None = None,
     ) -> Job:
         """Write a new job that waits for a worker, and its first event. Raises `QuotaExceeded`."""
         check_submission(self._session, tenant)
@@ -55,6 +56,7 @@ class JobRepository:
             "gpu_class": spec.gpu_class,
             "retry_of": retry_of,
             "max_attempts": max_attempts,
+            "traceparent": traceparent,
         }
         times = self._session.execute(NEW_JOB, {**written, "deadline_seconds": spec.deadline_seconds}).one()
         self._session.execute(FIRST_EVENT, {"job_id": written["id"]})

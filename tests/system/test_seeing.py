@@ -1,6 +1,8 @@
 """What operators see of one job: logs, the audit trail, metrics."""
 
 import json
+import time
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,39 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.services.stack import Stack
+from tests.services.postgresql import PostgreSQL
+from tests.services.stack import Stack, running_stack
+from tests.services.traces import ReceivedSpan, trace_receiver
 from tests.worker.tiny_model import tiny_spec
 
 REQUEST_ID = "pipeline-4711"
+TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+@pytest.fixture(scope="module")
+def traces() -> Iterator[tuple[str, list[ReceivedSpan]]]:
+    with trace_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory,
+    models: Path,
+    postgresql_server: PostgreSQL,
+    redis_url: str,
+    traces: tuple[str, list[ReceivedSpan]],
+) -> Iterator[Stack]:
+    directory = tmp_path_factory.mktemp("stack")
+    with running_stack(
+        directory,
+        database_url=postgresql_server.database(),
+        broker_url=redis_url,
+        artifact_url=(directory / "artifacts").as_uri(),
+        model_roots=[str(models)],
+        otlp_endpoint=traces[0],
+    ) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +53,7 @@ def job(stack: Stack, models: Path) -> dict[str, Any]:
     answer = httpx.post(
         f"http://127.0.0.1:{stack.port}/v1/jobs",
         json=tiny_spec(models / "model", models / "text.txt", mode="analyze", target=None),
-        headers={"X-Request-Id": REQUEST_ID},
+        headers={"X-Request-Id": REQUEST_ID, "traceparent": f"00-{TRACE}-{CALLER}-01"},
     )
     job = stack.wait_for_end(answer.raise_for_status().json()["id"])
     assert job["status"] == "succeeded", stack.logs()
@@ -77,3 +108,32 @@ def test_a_request_is_told_by_its_route(stack: Stack, job: dict[str, Any]) -> No
     }
     assert {line["route"] for line in requests} >= {"/v1/jobs/{job_id}"}
     assert len({line["request_id"] for line in requests}) == len(requests)
+
+
+def test_one_trace_leads_from_the_caller_through_all_processes(
+    stack: Stack, job: dict[str, Any], traces: tuple[str, list[ReceivedSpan]]
+) -> None:
+    received = traces[1]
+    give_up = time.monotonic() + 30
+    # Sent in batches every few seconds; the worker's comes last.
+    while not any(span.name == "attempt" for span in received):
+        assert time.monotonic() < give_up, received
+        time.sleep(0.2)
+    mine = {span.id: span for span in received if span.trace_id == TRACE}
+    (submitted,) = [span for span in mine.values() if span.name == "POST /v1/jobs"]
+    (attempt,) = [span for span in mine.values() if span.name == "attempt"]
+    (process,) = [span for span in mine.values() if span.name == "analyze"]
+    assert [span.service for span in (submitted, attempt, process)] == ["sglp-api", "sglp-worker", "sglp-job"]
+    assert [span.parent for span in (submitted, attempt, process)] == [CALLER, submitted.id, attempt.id]
+    assert submitted.facts["request_id"] == REQUEST_ID
+    assert {name: attempt.facts[name] for name in ("job_id", "attempt", "fence")} == {
+        "job_id": job["id"],
+        "attempt": 1,
+        "fence": 1,
+    }
+    phases = [span for span in mine.values() if span.parent == process.id]
+    told = [event["data"]["phase"] for event in stack.client.events(job["id"]) if event["type"] == "phase"]
+    assert {span.name for span in phases} == {"starting", *told}
+    assert sum(span.seconds for span in phases) <= process.seconds <= attempt.seconds
+    assert len(mine) == 3 + len(phases)
+    assert {line["trace_id"] for line in lines(stack) if line.get("job_id") == job["id"]} == {TRACE}

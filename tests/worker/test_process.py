@@ -41,8 +41,11 @@ def silent_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+NO_TRACE = {"endpoint": None, "parent": None}
+
+
 def request(spec: dict[str, Any], root: Path) -> dict[str, Any]:
-    return {"spec": {**DEFAULTS, **spec}, "roots": [str(root)], "cache": str(root / "cache")}
+    return {"spec": {**DEFAULTS, **spec}, "roots": [str(root)], "cache": str(root / "cache"), "trace": NO_TRACE}
 
 
 def waiting_request(root: Path) -> dict[str, Any]:
