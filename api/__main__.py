@@ -1,13 +1,15 @@
 """`python -m api`: serve until SIGTERM or SIGINT."""
 
-import logging
 import sys
 from types import FrameType
 
+import structlog
 import uvicorn
 
 from api.app import make_app
+from jobs.logs import configure_logs
 from jobs.settings import Settings, is_loopback
+from jobs.tracing import configure_tracing
 
 OPEN = (
     "There are no API keys: every program on this machine can use this service, see all jobs, and administer it. "
@@ -31,16 +33,21 @@ class Server(uvicorn.Server):
 
 
 def main() -> None:
+    configure_logs("api")
     settings = Settings()
+    configure_tracing(settings.otlp_endpoint, "api")
     if not settings.require_keys:
         if not is_loopback(settings.host):
             sys.exit(REFUSED.format(host=settings.host))
-        logging.getLogger("uvicorn.error").warning(OPEN)
+        structlog.get_logger(__name__).warning(OPEN)
     config = uvicorn.Config(
         make_app(settings),
         host=settings.host,
         port=settings.port,
         server_header=False,
+        # Its records go where all go, and `api/requests.py` tells of requests.
+        log_config=None,
+        access_log=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     Server(config).run()

@@ -97,6 +97,7 @@ class AuditEventView(BaseModel):
     action: str
     subject: str | None
     address: str | None
+    request_id: str | None
 
 
 class TenantPage(BaseModel):

@@ -8,12 +8,12 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from api import problems
-from api.audit import AuditTrail
 from api.callers import Callers
 from api.description import describe
 from api.hosts import AllowedHosts
 from api.limits import BodyLimit
-from api.metrics import make_registry
+from api.metrics import RequestMetrics, make_registry
+from api.requests import Requests
 from api.routes import admin, artifacts, findings, jobs, service, submissions, webhooks
 from api.watching import JobWatcher
 from jobs.artifacts import open_store
@@ -41,7 +41,6 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.watcher = JobWatcher(app.state.sessions)
     app.state.store = open_store(settings)
     # From the inside out: what is added last sees a request first.
-    app.add_middleware(AuditTrail, sessions=app.state.sessions)
     app.add_middleware(BodyLimit, limit_bytes=settings.body_limit_bytes)
     app.add_middleware(
         Callers,
@@ -50,8 +49,9 @@ def make_app(settings: Settings) -> FastAPI:
         requests_per_minute=settings.requests_per_minute,
     )
     app.add_middleware(AllowedHosts, allowed_hosts=settings.allowed_hosts, same_origin=not settings.require_keys)
-    problems.install(app)
     app.state.metrics = make_registry(app.state.sessions)
+    app.add_middleware(Requests, metrics=RequestMetrics(app.state.metrics))
+    problems.install(app)
     app.openapi = partial(describe, app)
     routes = (submissions, jobs, artifacts, findings, webhooks, admin, service)
     for router in (module.router for module in routes):

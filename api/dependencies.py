@@ -18,25 +18,27 @@ from jobs.tables import Job
 BEARER = HTTPBearer(auto_error=False, scheme_name="API key", description="`sglp_<keyid>_<secret>`")
 JOB_ID = re.compile("job_[0-9a-z]{26}")
 
+# All are `async`: the framework would send every other one through a thread of its own.
 
-def _sessions(request: Request) -> sessionmaker[Session]:
+
+async def _sessions(request: Request) -> sessionmaker[Session]:
     return request.app.state.sessions
 
 
-def _store(request: Request) -> ArtifactStore:
+async def _store(request: Request) -> ArtifactStore:
     return request.app.state.store
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     return request.app.state.settings
 
 
-def _tenant(request: Request, _documented: Annotated[object, Depends(BEARER)]) -> str:
+async def _tenant(request: Request, _documented: Annotated[object, Depends(BEARER)]) -> str:
     """The tenant of the caller, who has been let in; see `api/callers.py`."""
     return request.state.caller.tenant
 
 
-def _watcher(request: Request) -> JobWatcher:
+async def _watcher(request: Request) -> JobWatcher:
     return request.app.state.watcher
 
 
@@ -47,7 +49,7 @@ Watcher = Annotated[JobWatcher, Depends(_watcher)]
 Tenant = Annotated[str, Depends(_tenant)]
 
 
-def _job_id(job_id: str) -> str:
+async def _job_id(job_id: str) -> str:
     """An id as this service makes them; whatever else is asked for is not there."""
     if not JOB_ID.fullmatch(job_id):
         raise Problem(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")

@@ -1,15 +1,58 @@
-"""What Prometheus is told: counted in the database at every scrape, so that any API process says the same."""
+"""What Prometheus is told: of jobs what the database has counted, so that any API process says the same and none
+forgets it; of requests what this process has answered. See docs/decisions/metrics.md.
+"""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPMethod
 
-from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.database import transaction
-from jobs.repository import OverviewRepository
-from jobs.states import State
+from jobs.repository import BROKER, SCHEDULER, HealthRepository, OverviewRepository, tallies
+from jobs.states import TERMINAL, State
+
+# When each counter began, as a series of its own for each: Prometheus has no use for it.
+disable_created_metrics()
+
+METHODS = frozenset(HTTPMethod)
+DOWNLOADS = frozenset({"/v1/jobs/{job_id}/artifacts/{name:path}", "/v1/jobs/{job_id}/artifacts.tar"})
+
+
+class RequestMetrics:
+    """Counts the requests that this process has answered."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "sglp_http_requests", "Requests, by route and status.", ["method", "route", "status"], registry=registry
+        )
+        self._seconds = Histogram(
+            "sglp_http_request_duration_seconds",
+            "From a request to the end of its answer.",
+            ["route"],
+            registry=registry,
+        )
+        self._downloads = Counter(
+            "sglp_artifact_downloads",
+            "Downloads: sent from here (direct), or sent to the store (redirect).",
+            ["way"],
+            registry=registry,
+        )
+        for way in ("direct", "redirect"):
+            # With a zero for what has not happened yet, so that the first time is an increase too.
+            self._downloads.labels(way)
+        self._served = Counter("sglp_artifact_served_bytes", "Bytes of downloads that were sent.", registry=registry)
+
+    def count(self, method: str, route: str | None, status: int, seconds: float, sent_bytes: int) -> None:
+        """Count one request; a label has one of few values, whatever is asked for."""
+        self._requests.labels(method if method in METHODS else "other", route or "none", status).inc()
+        self._seconds.labels(route or "none").observe(seconds)
+        if route in DOWNLOADS and status < 400:
+            self._downloads.labels("redirect" if status == 307 else "direct").inc()
+            self._served.inc(sent_bytes)
 
 
 class _JobsCollector(Collector):
@@ -21,26 +64,51 @@ class _JobsCollector(Collector):
             overview = OverviewRepository(session)
             states, ages = overview.jobs_by_state(), overview.queue_ages()
             failures, deliveries = overview.failures(), overview.deliveries()
-        jobs = GaugeMetricFamily("sglp_jobs", "Jobs that are there, by state.", labels=["state"])
-        for state in State:
-            jobs.add_metric([state], states.get(state, 0))
-        yield jobs
-        age = GaugeMetricFamily(
-            "sglp_queue_age_seconds", "How long the job that has waited longest waits.", labels=["gpu_class"]
+            kept_bytes, counted = overview.kept_bytes(), overview.tallies()
+            troubles = HealthRepository(session).troubles()
+        yield _gauge("jobs", "Jobs that are there, by state.", "state", {s: states.get(s, 0) for s in State})
+        yield _gauge(
+            "part_healthy",
+            "Whether scheduler and broker work: 1, or 0 where /readyz says degraded.",
+            "part",
+            {part: float(part not in troubles) for part in (SCHEDULER, BROKER)},
         )
-        for gpu_class, seconds in ages.items():
-            age.add_metric([gpu_class], max(0.0, seconds))
-        yield age
-        failed = GaugeMetricFamily("sglp_failed_jobs", "Failed jobs that are there, by error code.", labels=["code"])
-        for code, count in failures.items():
-            failed.add_metric([code], count)
-        yield failed
-        hooks = GaugeMetricFamily(
-            "sglp_webhook_deliveries", "Webhook deliveries that are there, by what came of them.", labels=["outcome"]
+        yield _gauge(
+            "queue_age_seconds",
+            "How long the job that has waited longest waits.",
+            "gpu_class",
+            {gpu_class: max(0.0, seconds) for gpu_class, seconds in ages.items()},
         )
-        for outcome, count in deliveries.items():
-            hooks.add_metric([outcome], count)
-        yield hooks
+        yield _gauge("failed_jobs", "Failed jobs that are there, by error code.", "code", failures)
+        yield _gauge(
+            "webhook_deliveries", "Webhook deliveries that are there, by what came of them.", "outcome", deliveries
+        )
+        yield GaugeMetricFamily("sglp_artifact_kept_bytes", "Published files in the store.", kept_bytes)
+        yield _counter("jobs_ended", "Jobs that have ended.", "state", TERMINAL, counted.get(tallies.JOBS_ENDED, {}))
+        yield _counter(
+            "leases_expired",
+            "Jobs taken from workers that were not heard of for a lease, by where they went.",
+            "state",
+            (State.QUEUED, State.FAILED, State.CANCELLED),
+            counted.get(tallies.LEASES_EXPIRED, {}),
+        )
+        yield _counter(
+            "fenced_writes",
+            "Writes of workers whose job was somebody else's by then; nothing was written.",
+            "write",
+            ("heartbeat", "end"),
+            counted.get(tallies.FENCED_WRITES, {}),
+        )
+        yield _counter(
+            "webhook_attempts",
+            "Tries to deliver a webhook.",
+            "outcome",
+            ("delivered", "failed"),
+            counted.get(tallies.WEBHOOK_ATTEMPTS, {}),
+        )
+        stored = counted.get(tallies.STORED_BYTES, {}).get("", 0)
+        yield CounterMetricFamily("sglp_artifact_stored_bytes", "Bytes ever published.", stored)
+        yield _phases(counted.get(tallies.PHASE_SECONDS, {}), counted.get(tallies.PHASE_BUCKETS, {}))
 
 
 def make_registry(sessions: sessionmaker[Session]) -> CollectorRegistry:
@@ -49,3 +117,31 @@ def make_registry(sessions: sessionmaker[Session]) -> CollectorRegistry:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_JobsCollector(sessions))
     return registry
+
+
+def _gauge(name: str, description: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(f"sglp_{name}", description, labels=[label])
+    for each, value in values.items():
+        family.add_metric([each], value)
+    return family
+
+
+def _counter(name: str, description: str, label: str, known: Iterable[str], values: Mapping[str, float]) -> Metric:
+    """With a zero for what has never happened, so that the first time is an increase too."""
+    family = CounterMetricFamily(f"sglp_{name}", description, labels=[label])
+    for each in known:
+        family.add_metric([each], values.get(each, 0))
+    return family
+
+
+def _phases(seconds: Mapping[str, float], buckets: Mapping[str, float]) -> Metric:
+    family = HistogramMetricFamily(
+        "sglp_phase_duration_seconds", "How long jobs took over each phase.", labels=["phase"]
+    )
+    for phase, total in sorted(seconds.items()):
+        count, cumulative = 0.0, []
+        for bound in tallies.BOUNDS:
+            count += buckets.get(f"{phase} {bound}", 0)
+            cumulative.append((floatToGoString(bound), count))
+        family.add_metric([phase], cumulative, total)
+    return family

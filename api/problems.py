@@ -1,9 +1,9 @@
 """Every error of the API as `application/problem+json` (RFC 9457), whoever raised it."""
 
-import logging
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -20,7 +20,7 @@ RETRY_AFTER_SECONDS = "5"
 QUOTA_RETRY_AFTER_SECONDS = "60"
 VALUE_ERROR = "Value error, "
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class Problem(HTTPException):
@@ -129,13 +129,16 @@ async def _unavailable(_request: Request, error: Exception) -> JSONResponse:
 
 def unavailable(error: Exception) -> JSONResponse:
     """503 for a database or an artifact store that does not answer."""
-    log.warning("unavailable: %s", error)
+    log.warning("unavailable", error=str(error))
     what = "artifact store" if isinstance(error, StorageUnavailable) else "database"
     code = {"code": "storage_unavailable"} if isinstance(error, StorageUnavailable) else {}
     detail = f"the {what} does not answer; try again"
     return respond(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": RETRY_AFTER_SECONDS}, **code)
 
 
-async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
+async def _unexpected(request: Request, _error: Exception) -> JSONResponse:
     # The server logs the traceback; the client is told nothing of our inside.
-    return respond(HTTPStatus.INTERNAL_SERVER_ERROR, "an unexpected error; the service's log says more")
+    request_id = request.state.request_id
+    detail = f"an unexpected error; the service's log says more of {request_id}"
+    # This answer is made outside of the middleware that would set the header.
+    return respond(HTTPStatus.INTERNAL_SERVER_ERROR, detail, {"X-Request-Id": request_id})

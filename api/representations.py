@@ -43,14 +43,15 @@ class JobView(BaseModel):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, job: Job) -> Self:
+    def of(cls, job: Job, spec: JobSpec | None = None) -> Self:
+        """With `spec`, where the job's own is at hand, or else what its row holds."""
         place = job_path(job.id)
         return cls(
             id=job.id,
             status=State(job.state),
             phase=job.phase,
             progress=Progress.model_validate(job.progress) if job.progress else None,
-            spec=JobSpec.model_validate(job.spec),
+            spec=spec or JobSpec.model_validate(job.spec),
             resolved=job.resolved,
             plan=job.plan,
             result=job.result,

@@ -1,10 +1,10 @@
 """One reader for everybody who waits for jobs to change: one query a round, whoever and however many they are."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+import structlog
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
 
@@ -16,7 +16,7 @@ ROUND_SECONDS = 0.5
 # A watcher who is further behind gets the rest in the next round.
 MOST_EVENTS = 500
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(eq=False)
@@ -80,7 +80,7 @@ class JobWatcher:
             try:
                 woken = await run_in_threadpool(self._look, tuple(self._waiting))
             except DATABASE_DOWN as error:
-                log.warning("jobs cannot be watched: %s", error)
+                log.warning("jobs cannot be watched", error=str(error))
                 woken = ()
             for waiter in woken:
                 waiter.news.set()

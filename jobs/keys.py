@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             given.tenant, given.name, given.scope, expires_in_seconds=given.expires_days and given.expires_days * 86400
         )
         AuditRepository(session).note(
-            given.tenant, "python -m jobs.keys create", key_id=None, subject=row.id, address=None
+            given.tenant, "python -m jobs.keys create", key_id=None, subject=row.id, address=None, request_id=None
         )
     engine.dispose()
     print(key)

@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     artifact_retention_days: float = Field(default=30, ge=0)
     """How long the files of a finished job are kept; 0 keeps them for ever."""
 
+    audit_retention_days: float = Field(default=400, ge=0)
+    """How long audit events are kept; 0 keeps them for ever."""
+
     model_roots: tuple[Path, ...] = ()
     """Folders below which `file://` URIs may point; as a JSON list. Without any, no file is read."""
 
@@ -105,6 +108,9 @@ class Settings(BaseSettings):
     egress_allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     """Networks that webhooks and `https://` sources may reach although they are not public, webhooks then by
     `http://` too; as a JSON list."""
+
+    otlp_endpoint: str | None = Field(default=None, repr=False)
+    """Where traces go: an OpenTelemetry receiver such as `http://collector:4318`. Needs the extra `otel`."""
 
     host: str = "127.0.0.1"
     """Address the API listens on."""

@@ -1,20 +1,21 @@
 """`python -m worker`: one Celery worker process with one supervisor, for the GPU class of the settings."""
 
-import logging
-
 from celery import signals
 
 from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions
+from jobs.logs import configure_logs
 from jobs.settings import Settings
+from jobs.tracing import configure_tracing
 from worker.celery_app import TASK, make_app, queue_of
 from worker.supervisor import Supervisor
 
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logs("worker")
     settings = Settings()
+    configure_tracing(settings.otlp_endpoint, "worker")
     app = make_app(settings)
     supervisor = Supervisor(settings, make_sessions(make_engine(settings)), open_store(settings))
 
@@ -30,7 +31,10 @@ def main() -> None:
     def shut_down(**_: object) -> None:
         supervisor.shut_down()
 
-    app.worker_main(["worker", "--queues", queue_of(settings.gpu_class), "--without-gossip", "--without-mingle"])
+    # Quiet: without a banner, which is no line of a log.
+    app.worker_main(
+        ["--quiet", "worker", "--queues", queue_of(settings.gpu_class), "--without-gossip", "--without-mingle"]
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The process that runs one job's method: a spec file in, JSON lines up a pipe, files out. It knows no database.
 
 `python -m worker.child SPEC OUTPUT PIPE PARENT`, started by `worker.process`. The spec file holds the job's spec, the
-`roots` and `cache` folders of the worker, and how much may be downloaded from where; the options of the places that the
-job reads, which may be secrets, come on standard input. The lines are one of `{"progress": …}`, `{"resolved": …}`,
-`{"plan": …}`, and at the end `{"error": {code, message}}` or `{"finished": true}`.
+`roots` and `cache` folders of the worker, how much may be downloaded from where, and where its `trace` goes on; the
+options of the places that the job reads, which may be secrets, come on standard input. The lines are one of
+`{"progress": …}`, `{"resolved": …}`, `{"plan": …}`, and at the end `{"error": {code, message}}` or `{"finished": true}`.
 """
 
 import errno
@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 import pyprctl
 
+from jobs.tracing import Span, begin_span, configure_tracing, span_of
 from jobs.uris import place_of
 from worker.remote import SourceError
 from worker.sources import Limits, Sources, is_remote
@@ -35,7 +36,12 @@ def main(spec: Path, output: Path, pipe: int, parent: int) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     with open(pipe, "w", buffering=1, encoding="utf-8") as lines:
         try:
-            _run(json.loads(spec.read_text()), output, _Observer(lines), credentials)
+            request = json.loads(spec.read_text())
+            configure_tracing(request["trace"]["endpoint"], "job")
+            with span_of(request["spec"]["mode"], request["trace"]["parent"]) as span:
+                observer = _Observer(lines, span)
+                _run(request, output, observer, credentials)
+                observer.phase.end()
         except Exception as error:
             traceback.print_exc()
             _send(lines, {"error": _describe(error)})
@@ -46,14 +52,19 @@ def main(spec: Path, output: Path, pipe: int, parent: int) -> None:
 class _Observer:
     """Passes what the method tells to the supervisor."""
 
-    def __init__(self, lines: TextIO) -> None:
+    def __init__(self, lines: TextIO, span: Span) -> None:
         self._lines = lines
         self.sources: list[dict[str, Any]] = []
+        self._span = span
+        self._name = "starting"
+        self.phase = begin_span(self._name, span.traceparent)
 
     def fetched(self, done: int, total: int) -> None:
+        self._begin("fetching")
         _send(self._lines, {"progress": {"phase": "fetching", "done": done, "total": total, "unit": "bytes"}})
 
     def progress(self, progress: Any) -> None:
+        self._begin(progress.phase)
         _send(
             self._lines,
             {
@@ -71,6 +82,13 @@ class _Observer:
 
     def planned(self, plan: dict[str, Any]) -> None:
         _send(self._lines, {"plan": plan})
+
+    def _begin(self, phase: str) -> None:
+        """A span for each phase, one after the other."""
+        if phase != self._name:
+            self.phase.end()
+            self._name = phase
+            self.phase = begin_span(phase, self._span.traceparent)
 
 
 def _run(request: dict[str, Any], output: Path, observer: _Observer, credentials: dict[str, dict[str, str]]) -> None:

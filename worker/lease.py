@@ -1,11 +1,11 @@
 """The worker's hold on one claimed job: renewed by heartbeats that carry the news, and lost when they fail too long."""
 
-import logging
 import time
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
+import structlog
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.database import DATABASE_DOWN, transaction
@@ -15,7 +15,7 @@ from jobs.states import State
 BEATS_PER_LEASE = 4
 SECONDS_BETWEEN_NEWS = 1.0
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class Stop(Enum):
@@ -43,6 +43,7 @@ class Lease:
         self._phase_started = now
         self._stopped: Stop | None = None
         self._progress: dict[str, Any] | None = None
+        self._ended_phases: list[tuple[str, float]] = []
         self._events: list[tuple[str, dict[str, Any]]] = []
         self._new_facts: dict[str, dict[str, Any]] = {}
 
@@ -60,6 +61,7 @@ class Lease:
         """Note how far the job is; a change of phase is an event, the rest only updates the row."""
         now = time.monotonic()
         if phase != self.phase:
+            self._end_phase(now)
             self.phase, self._phase_started = phase, now
             self._events.append(("phase", {"phase": phase}))
         elapsed = now - self._phase_started
@@ -82,7 +84,8 @@ class Lease:
         self._news_at = now + SECONDS_BETWEEN_NEWS
         try:
             with transaction(self._sessions) as session:
-                state = ClaimRepository(session).heartbeat(
+                claims = ClaimRepository(session)
+                state = claims.heartbeat(
                     self.claim.job_id,
                     self.claim.fence,
                     lease_seconds=self._lease_seconds,
@@ -91,13 +94,17 @@ class Lease:
                     events=self._events,
                     **self._new_facts,
                 )
+                if state is None:
+                    claims.tell_fenced("heartbeat")
+                else:
+                    claims.tell_phases(self._ended_phases)
         except DATABASE_DOWN as error:
-            log.warning("heartbeat of %s failed: %s", self.claim.job_id, error)
+            log.warning("a heartbeat failed", error=str(error))
             self._beat_at = self._news_at
             return
         self._beat_at = now + self._lease_seconds / BEATS_PER_LEASE
         self._held_until = now + self._lease_seconds
-        self._progress, self._events, self._new_facts = None, [], {}
+        self._progress, self._events, self._new_facts, self._ended_phases = None, [], {}, []
         if state is None:
             self._stopped = Stop.LOST
         elif state == State.CANCELLING:
@@ -106,17 +113,28 @@ class Lease:
     def write(self, ending: Callable[[ClaimRepository], bool]) -> None:
         """Write how the job ended. While the database is down it is tried again for the length of a lease: the fence
         keeps a late write from doing harm, and after that the scheduler has given the job to another worker."""
-        give_up = time.monotonic() + self._lease_seconds
+        now = time.monotonic()
+        self._end_phase(now)
+        give_up = now + self._lease_seconds
         while True:
             try:
                 with transaction(self._sessions) as session:
-                    written = ending(ClaimRepository(session))
+                    claims = ClaimRepository(session)
+                    written = ending(claims)
+                    if written:
+                        claims.tell_phases(self._ended_phases)
+                    else:
+                        claims.tell_fenced("end")
             except DATABASE_DOWN as error:
-                log.warning("the end of %s could not be written: %s", self.claim.job_id, error)
+                log.warning("the end could not be written", error=str(error))
                 if time.monotonic() >= give_up:
                     return
                 time.sleep(SECONDS_BETWEEN_NEWS)
             else:
                 if not written:
-                    log.warning("%s was not ours any more; nothing was written", self.claim.job_id)
+                    log.warning("the job was not ours any more; nothing was written")
                 return
+
+    def _end_phase(self, now: float) -> None:
+        if self.phase is not None:
+            self._ended_phases.append((self.phase, now - self._phase_started))

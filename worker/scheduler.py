@@ -3,16 +3,17 @@
 Everything here may run any number of times and in any number of processes at once.
 """
 
-import logging
 import signal
 import threading
 from collections.abc import Callable
 
+import structlog
 from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.artifacts import ArtifactStore, open_store
 from jobs.database import make_engine, make_sessions, transaction
+from jobs.logs import configure_logs
 from jobs.repository import BROKER, SCHEDULER, HealthRepository, UpkeepRepository
 from jobs.settings import Settings
 from worker.celery_app import TASK, make_app, queue_of
@@ -25,7 +26,7 @@ SWEEP_INTERVAL_SECONDS = 5.0
 HEALTH_INTERVAL_SECONDS = 5.0
 MOST_WAITING_HINTS = 1000
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class Scheduler:
@@ -36,7 +37,7 @@ class Scheduler:
     ) -> None:
         self._settings = settings
         self._sessions = sessions
-        self._sweeper = Sweeper(sessions, store, settings.sweep_after_seconds)
+        self._sweeper = Sweeper(sessions, store, settings)
         self._webhooks = WebhookSender(sessions, [str(each) for each in settings.egress_allowed_networks])
         self._celery = celery
         self._failing: set[str] = set()
@@ -61,6 +62,7 @@ class Scheduler:
             sweeper.remove_expired,
             sweeper.remove_leftovers,
             sweeper.forget_keys,
+            sweeper.forget_audit_events,
             webhooks.forget_old,
         )
         self._start(stopping, SWEEP_INTERVAL_SECONDS, *sweeping)
@@ -95,18 +97,18 @@ class Scheduler:
             duty()
         except Exception:
             if name not in self._failing:
-                log.exception("%s fails and will be tried again", name)
+                log.exception(f"{name} fails and will be tried again")
             self._failing.add(name)
         else:
             if name in self._failing:
-                log.info("%s works again", name)
+                log.info(f"{name} works again")
             self._failing.discard(name)
 
     def _reap(self) -> None:
         with transaction(self._sessions) as session:
             reaped = UpkeepRepository(session).reap(BATCH, self._settings.retry_backoff_seconds)
         for job_id, state in reaped:
-            log.warning("%s: its worker has not been heard of for a whole lease; it is %s now", job_id, state)
+            log.warning("a worker was not heard of for a whole lease", job_id=job_id, status=state)
 
     def _expire(self) -> None:
         with transaction(self._sessions) as session:
@@ -127,14 +129,16 @@ class Scheduler:
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logs("scheduler")
     settings = Settings()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     scheduler = Scheduler(settings, make_sessions(make_engine(settings)), open_store(settings), make_app(settings))
+    log.info("the scheduler starts", interval_seconds=settings.scheduler_interval_seconds)
     scheduler.start_aside(stopping)
     scheduler.run(stopping)
+    log.info("the scheduler ends")
 
 
 if __name__ == "__main__":

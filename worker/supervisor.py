@@ -4,7 +4,6 @@ Database transactions are short, and none is open across a process or network ca
 """
 
 import json
-import logging
 import os
 import socket
 import time
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import structlog
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.artifacts import ArtifactStore, InsufficientStorage, StorageUnavailable
@@ -19,6 +19,7 @@ from jobs.database import transaction
 from jobs.errors import JobError
 from jobs.repository import Claim, ClaimRepository
 from jobs.settings import Settings
+from jobs.tracing import Span, span_of
 from jobs.uris import place_of
 from worker.lease import Lease, Stop
 from worker.process import ChildProcess
@@ -29,7 +30,7 @@ TICK_SECONDS = 0.25
 # What the job itself shows of the report; the rest is an artifact.
 SUMMARY = ("table", "controls", "verification", "evaluation", "quality_target", "sweep", "estimate")
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 Ending = Callable[[ClaimRepository], bool]
 
 
@@ -53,19 +54,27 @@ class Supervisor:
         claim = None if self._shutting_down else self._claim(job_id)
         if claim is None:
             return
-        log.info("%s: attempt %d starts", job_id, claim.attempt)
+        names = {"job_id": job_id, "attempt": claim.attempt, "fence": claim.fence}
+        with span_of("attempt", claim.traceparent, **names) as span:
+            if span.trace_id:
+                names["trace_id"] = span.trace_id
+            with structlog.contextvars.bound_contextvars(**names):
+                self._run(claim, span)
+
+    def _run(self, claim: Claim, span: Span) -> None:
+        log.info("an attempt starts", gpu_class=self._settings.gpu_class)
         lease = Lease(self._sessions, claim, self._settings.lease_seconds)
         try:
-            with workspace(self._settings.work_dir, job_id) as directory:
-                ending = self._supervise(lease, directory)
+            with workspace(self._settings.work_dir, claim.job_id) as directory:
+                ending = self._supervise(lease, directory, span)
                 if ending is None:
-                    log.warning("%s: the lease was lost; nothing is written", job_id)
+                    log.warning("the lease was lost; nothing is written")
                 else:
                     # While the folder is still there: removing it may take longer than the lease lasts.
                     lease.write(ending)
         except Exception:
             # Most likely this machine is at fault, not the job: its lease runs out, and another worker may do better.
-            log.exception("%s: supervision failed", job_id)
+            log.exception("supervision failed")
 
     def _claim(self, job_id: str) -> Claim | None:
         with transaction(self._sessions) as session:
@@ -76,19 +85,19 @@ class Supervisor:
                 lease_seconds=self._settings.lease_seconds,
             )
 
-    def _supervise(self, lease: Lease, directory: Path) -> Ending | None:
+    def _supervise(self, lease: Lease, directory: Path, span: Span) -> Ending | None:
         """How the job ended, to be written after `directory` is gone; None where it is not ours to write."""
-        child = ChildProcess(self._request(lease), directory, self._credentials(lease))
+        child = ChildProcess(self._request(lease, span), directory, self._credentials(lease))
         try:
             last = self._watch(child, lease)
         finally:
             status = child.close()
-        log.info("%s: the child ended with status %d", lease.claim.job_id, status)
+        log.info("the child ended", status=status)
         if lease.stop:
             return _stopped(lease)
         if "finished" in last and status == 0:
             return self._publish(lease, child.output)
-        log.warning("%s: the end of the child's log:\n%s", lease.claim.job_id, child.log_tail())
+        log.warning("the end of the child's log", text=child.log_tail())
         if "error" in last:
             return _failed(lease, **last["error"])
         if self._shutting_down:
@@ -97,7 +106,7 @@ class Supervisor:
             return _failed(lease, "out_of_memory", "the job's process was killed, most likely for want of memory")
         return _failed(lease, "internal", f"the job's process ended unexpectedly with status {status}")
 
-    def _request(self, lease: Lease) -> dict[str, Any]:
+    def _request(self, lease: Lease, span: Span) -> dict[str, Any]:
         """What the child is told of the job; no secret is in it."""
         settings = self._settings
         return {
@@ -112,6 +121,7 @@ class Supervisor:
             },
             "hosts": [place for place in settings.sources if place.startswith("https://")],
             "networks": [str(network) for network in settings.egress_allowed_networks],
+            "trace": {"endpoint": settings.otlp_endpoint, "parent": span.traceparent},
         }
 
     def _credentials(self, lease: Lease) -> dict[str, dict[str, str]]:

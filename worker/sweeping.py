@@ -1,25 +1,27 @@
-"""What the scheduler removes: objects nobody published, files whose time is over, what deleted jobs left, old keys."""
+"""What the scheduler removes: objects nobody published, files and audit events whose time is over, old keys."""
 
-import logging
-
+import structlog
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.artifacts import ArtifactStore, StorageUnavailable
 from jobs.database import transaction
-from jobs.repository import UpkeepRepository
+from jobs.repository import AuditRepository, UpkeepRepository
+from jobs.settings import Settings
 
 BATCH = 100
+MOST_AUDIT_EVENTS = 10_000
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class Sweeper:
     """Every method may run any number of times and in any number of processes at once."""
 
-    def __init__(self, sessions: sessionmaker[Session], store: ArtifactStore, after_seconds: float) -> None:
+    def __init__(self, sessions: sessionmaker[Session], store: ArtifactStore, settings: Settings) -> None:
         self._sessions = sessions
         self._store = store
-        self._after_seconds = after_seconds
+        self._after_seconds = settings.sweep_after_seconds
+        self._audit_retention_days = settings.audit_retention_days
 
     def sweep_finished(self) -> None:
         """Delete what attempts that did not end well have uploaded."""
@@ -30,7 +32,7 @@ class Sweeper:
                 self._sweep_job(job_id)
             except StorageUnavailable as error:
                 # Looked at again in the next round; the others do not wait for it.
-                log.warning("%s could not be swept behind: %s", job_id, error)
+                log.warning("a job could not be swept behind", job_id=job_id, error=str(error))
 
     def remove_expired(self) -> None:
         """Delete the objects of published files that are kept no longer."""
@@ -54,6 +56,12 @@ class Sweeper:
         """Delete idempotency keys that have done their duty."""
         with transaction(self._sessions) as session:
             UpkeepRepository(session).forget_keys()
+
+    def forget_audit_events(self) -> None:
+        """Delete audit events that are kept no longer."""
+        if self._audit_retention_days:
+            with transaction(self._sessions) as session:
+                AuditRepository(session).forget_old(self._audit_retention_days, MOST_AUDIT_EVENTS)
 
     def _sweep_job(self, job_id: str) -> None:
         with transaction(self._sessions) as session:

@@ -1,13 +1,13 @@
 """Deliver webhooks as standardwebhooks.com specifies them: signed, at least once, for about three days."""
 
 import json
-import logging
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import httpcore
+import structlog
 from sqlalchemy.orm import Session, sessionmaker
 from standardwebhooks import Webhook
 
@@ -25,7 +25,7 @@ AT_ONCE = 8
 READ_BYTES = 64 * 1024
 GONE = 410
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class WebhookSender:
@@ -60,7 +60,13 @@ class WebhookSender:
                 deliveries.delivered(due, status)
                 return
             error = error or f"answered {status}"
-            log.info("%s to %s: %s", due.id, due.endpoint_id, error)
+            log.info(
+                "a webhook was not taken",
+                delivery_id=due.id,
+                endpoint_id=due.endpoint_id,
+                job_id=due.job_id,
+                error=error,
+            )
             deliveries.failed(due, status, error, None if status == GONE else retry_seconds(due.attempt))
             if status == GONE:
                 deliveries.disable(due.endpoint_id, "the endpoint answered 410 Gone")

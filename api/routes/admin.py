@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 
+from api.actions import Action
 from api.administration import (
     AuditPage,
     KeyPage,
@@ -29,12 +30,13 @@ TenantName = Annotated[str, Path(max_length=64)]
 
 
 @router.post("/tenants", status_code=HTTPStatus.CREATED)
-def create_tenant(new: NewTenant, response: Response, sessions: Sessions) -> TenantView:
+def create_tenant(new: NewTenant, response: Response, action: Action) -> TenantView:
     """Make a tenant; without quotas nothing limits it."""
-    with transaction(sessions) as session:
+    with action.transaction() as session:
         tenant = TenantRepository(session).create(new.name, new.quotas.read())
-    if tenant is None:
-        raise Problem(HTTPStatus.CONFLICT, f"there is a tenant {new.name} already")
+        if tenant is None:
+            raise Problem(HTTPStatus.CONFLICT, f"there is a tenant {new.name} already")
+        action.subject = tenant.name
     response.headers["Location"] = f"/v1/admin/tenants/{tenant.name}"
     return TenantView.of(tenant)
 
@@ -57,25 +59,26 @@ def get_tenant(name: TenantName, sessions: Sessions) -> TenantView:
 
 
 @router.put("/tenants/{name}/quotas")
-def set_quotas(name: TenantName, quotas: QuotasView, sessions: Sessions) -> TenantView:
+def set_quotas(name: TenantName, quotas: QuotasView, action: Action) -> TenantView:
     """Replace a tenant's quotas; one that is left out limits no more. Jobs that it has already stay."""
-    with transaction(sessions) as session:
+    with action.transaction() as session:
         tenant = TenantRepository(session).set_quotas(name, quotas.read()) if "\0" not in name else None
-    if tenant is None:
-        raise Problem(HTTPStatus.NOT_FOUND, f"there is no tenant {name}")
+        if tenant is None:
+            raise Problem(HTTPStatus.NOT_FOUND, f"there is no tenant {name}")
     return TenantView.of(tenant)
 
 
 @router.post("/keys", status_code=HTTPStatus.CREATED)
-def create_key(new: NewKey, response: Response, sessions: Sessions) -> NewKeyView:
+def create_key(new: NewKey, response: Response, action: Action) -> NewKeyView:
     """Make an API key. Only this answer shows it."""
-    with transaction(sessions) as session:
+    with action.transaction() as session:
         if TenantRepository(session).get(new.tenant) is None:
             errors = [{"pointer": "/tenant", "detail": f"there is no tenant {new.tenant}"}]
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"there is no tenant {new.tenant}", errors=errors)
         key, row = KeyRepository(session).create(
             new.tenant, new.name, new.scopes, expires_in_seconds=new.expires_in_seconds
         )
+        action.subject = row.id
     response.headers["Location"] = f"/v1/admin/keys/{row.id}"
     response.headers["Cache-Control"] = "no-store"
     return NewKeyView.showing(key, row)
@@ -94,12 +97,12 @@ def list_keys(
 
 
 @router.delete("/keys/{key_id}", status_code=HTTPStatus.NO_CONTENT)
-def revoke_key(key_id: Annotated[str, Path(max_length=64)], sessions: Sessions) -> None:
+def revoke_key(key_id: Annotated[str, Path(max_length=64)], action: Action) -> None:
     """Revoke an API key: the next request with it is refused. Again is no error."""
-    with transaction(sessions) as session:
+    with action.transaction() as session:
         revoked = "\0" not in key_id and KeyRepository(session).revoke(key_id)
-    if not revoked:
-        raise Problem(HTTPStatus.NOT_FOUND, f"there is no key {key_id}")
+        if not revoked:
+            raise Problem(HTTPStatus.NOT_FOUND, f"there is no key {key_id}")
 
 
 @router.get("/audit-events")

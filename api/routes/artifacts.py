@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
+from api.actions import Action
 from api.delivery import deliver
 from api.dependencies import JobId, Sessions, Store, Tenant, expired, found
 from api.problems import Problem
@@ -34,39 +35,37 @@ def artifact(
     job_id: JobId,
     name: Annotated[str, Path(max_length=512)],
     request: Request,
-    sessions: Sessions,
+    action: Action,
     store: Store,
     tenant: Tenant,
     redirect: Annotated[bool, Query(description="false: the signed address as JSON instead of a redirect")] = True,
 ) -> Response | SignedLink:
     """One file: 307 to a signed address where the store can sign, otherwise its bytes, also by range."""
-    with transaction(sessions) as session:
+    with action.transaction() as session:
         jobs = JobRepository(session)
         found(jobs.get(tenant, job_id), job_id)
         # PostgreSQL has no text with NUL in it, so there is no file of such a name either.
         file = jobs.artifact(tenant, job_id, name) if "\0" not in name else None
-        gone = file is not None and jobs.expired(file)
-    if file is None:
-        raise Problem(HTTPStatus.NOT_FOUND, f"{job_id} has no artifact {name}")
-    if gone:
-        raise expired(job_id)
+        if file is None:
+            raise Problem(HTTPStatus.NOT_FOUND, f"{job_id} has no artifact {name}")
+        if jobs.expired(file):
+            raise expired(job_id)
     if not redirect:
         return SignedLink(url=store.signed_url(file.key) or ArtifactView.of(file).link)
     return deliver(request, store, file)
 
 
 @router.get("/artifacts.tar", response_class=Response, responses={200: {"content": {"application/x-tar": {}}}})
-def tar(job_id: JobId, sessions: Sessions, store: Store, tenant: Tenant) -> StreamingResponse:
+def tar(job_id: JobId, action: Action, store: Store, tenant: Tenant) -> StreamingResponse:
     """The model directory as one tar."""
-    with transaction(sessions) as session:
+    with action.transaction() as session:
         jobs = JobRepository(session)
         job = found(jobs.get(tenant, job_id), job_id)
         files = [file for file in jobs.artifacts(tenant, job_id) if file.name.startswith(MODEL)]
-        gone = any(jobs.expired(file) for file in files[:1])
-    if not files:
-        raise Problem(HTTPStatus.NOT_FOUND, f"{job_id} has made no model; it is {job.state}")
-    if gone:
-        raise expired(job_id)
+        if not files:
+            raise Problem(HTTPStatus.NOT_FOUND, f"{job_id} has made no model; it is {job.state}")
+        if jobs.expired(files[0]):
+            raise expired(job_id)
     headers = {
         "Content-Length": str(tar_size(files)),
         "Content-Disposition": f'attachment; filename="{job_id}.tar"',

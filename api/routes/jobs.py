@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime, BeforeValidator
 from starlette.concurrency import run_in_threadpool
 
+from api.actions import Action
 from api.conditional import etag_of, is_known, wanted_wait
 from api.dependencies import JOB_ID, JobId, Sessions, Tenant, Watcher, found
 from api.event_stream import stream_events
@@ -86,25 +87,25 @@ async def get(job_id: JobId, request: Request, sessions: Sessions, tenant: Tenan
 
 
 @router.delete("/{job_id}", status_code=HTTPStatus.NO_CONTENT)
-def delete(job_id: JobId, sessions: Sessions, tenant: Tenant) -> None:
+def delete(job_id: JobId, action: Action, tenant: Tenant) -> None:
     """Delete a job that has ended, with its events, findings and files."""
-    with transaction(sessions) as session:
+    with action.transaction() as session:
         deleted = JobRepository(session).delete(tenant, job_id)
-    if deleted is None:
-        raise Problem(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
-    if not deleted:
-        raise Problem(HTTPStatus.CONFLICT, f"{job_id} has not ended; cancel it first")
+        if deleted is None:
+            raise Problem(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
+        if not deleted:
+            raise Problem(HTTPStatus.CONFLICT, f"{job_id} has not ended; cancel it first")
 
 
 @router.post("/{job_id}/cancel", responses={202: {"model": JobView}})
-def cancel(job_id: JobId, response: Response, sessions: Sessions, tenant: Tenant) -> JobView:
+def cancel(job_id: JobId, response: Response, action: Action, tenant: Tenant) -> JobView:
     """Cancel a job: 200 once it is cancelled, 202 while a worker stops it, 409 if it has ended otherwise."""
-    with transaction(sessions) as session:
+    with action.transaction() as session:
         job = found(JobRepository(session).cancel(tenant, job_id), job_id)
+        if job.state not in {State.CANCELLING, State.CANCELLED}:
+            raise Problem(HTTPStatus.CONFLICT, f"{job_id} has already {job.state}")
     if job.state == State.CANCELLING:
         response.status_code = HTTPStatus.ACCEPTED
-    elif job.state != State.CANCELLED:
-        raise Problem(HTTPStatus.CONFLICT, f"{job_id} has already {job.state}")
     return JobView.of(job)
 
 

@@ -5,8 +5,8 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
-from sqlalchemy.orm import Session, sessionmaker
 
+from api.actions import Action, ActionOfRequest
 from api.dependencies import JobId, ServiceSettings, Sessions, Tenant, found
 from api.problems import Problem
 from api.representations import JobView, job_path
@@ -24,56 +24,56 @@ IdempotencyKey = Annotated[
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
-@router.post("", status_code=HTTPStatus.ACCEPTED)
+@router.post("", status_code=HTTPStatus.ACCEPTED, response_model=JobView)
 def submit(
     spec: JobSpec,
-    response: Response,
-    sessions: Sessions,
+    action: Action,
     tenant: Tenant,
     settings: ServiceSettings,
     idempotency_key: IdempotencyKey = None,
-) -> JobView:
+) -> Response:
     """Submit a job. Once this has answered 202, the job will end, whatever process dies meanwhile.
 
     Sent again with the same `Idempotency-Key` within 24 hours, a request gives the job that is already there.
     """
-    return _submit(spec, response, sessions, tenant, settings, idempotency_key, retry_of=None)
+    return _submit(spec, action, tenant, settings, idempotency_key, retry_of=None)
 
 
-@router.post("/{job_id}/retry", status_code=HTTPStatus.ACCEPTED)
+@router.post("/{job_id}/retry", status_code=HTTPStatus.ACCEPTED, response_model=JobView)
 def retry(
     job_id: JobId,
-    response: Response,
+    action: Action,
     sessions: Sessions,
     tenant: Tenant,
     settings: ServiceSettings,
     idempotency_key: IdempotencyKey = None,
-) -> JobView:
+) -> Response:
     """Submit a job again that has ended: a new job with the same specification, and `retry_of` the old one's id."""
     with transaction(sessions) as session:
         job = found(JobRepository(session).get(tenant, job_id), job_id)
     if job.state not in TERMINAL:
         raise Problem(HTTPStatus.CONFLICT, f"{job_id} is {job.state}; only a job that has ended can be retried")
     spec = JobSpec.model_validate(job.spec)
-    return _submit(spec, response, sessions, tenant, settings, idempotency_key, retry_of=job_id)
+    return _submit(spec, action, tenant, settings, idempotency_key, retry_of=job_id)
 
 
 def _submit(
     spec: JobSpec,
-    response: Response,
-    sessions: sessionmaker[Session],
+    action: ActionOfRequest,
     tenant: str,
     settings: Settings,
     key: str | None,
     retry_of: str | None,
-) -> JobView:
+) -> Response:
     for pointer, uri in spec.uris().items():
         check_root(pointer, uri, settings.model_roots)
         check_place(pointer, uri, settings.sources)
-    asked = f"{retry_of}\n{spec.model_dump_json()}"
-    fingerprint = hashlib.sha256(asked.encode()).hexdigest()
+    fingerprint = ""
+    if key is not None:
+        asked = f"{retry_of}\n{spec.model_dump_json()}"
+        fingerprint = hashlib.sha256(asked.encode()).hexdigest()
     try:
-        with transaction(sessions) as session:
+        with action.transaction() as session:
             job, replayed = SubmissionRepository(session).submit(
                 tenant,
                 spec,
@@ -81,13 +81,17 @@ def _submit(
                 key=key,
                 fingerprint=fingerprint,
                 retry_of=retry_of,
+                traceparent=action.traceparent,
             )
+            if job is None:
+                raise Problem(HTTPStatus.GONE, "the job that this Idempotency-Key has made was deleted")
+            action.subject = job.id
     except KeyReused:
         detail = "this Idempotency-Key was used for another request within the last 24 hours"
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, code="idempotency_key_reused") from None
-    if job is None:
-        raise Problem(HTTPStatus.GONE, "the job that this Idempotency-Key has made was deleted")
-    response.headers["Location"] = job_path(job.id)
+    headers = {"Location": job_path(job.id)}
     if replayed:
-        response.headers["Idempotent-Replayed"] = "true"
-    return JobView.of(job)
+        headers["Idempotent-Replayed"] = "true"
+    # Put into words here: the framework would check once more what was just made.
+    content = JobView.of(job, spec).model_dump_json()
+    return Response(content, HTTPStatus.ACCEPTED, headers, "application/json")

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Path, Query, Response
 
+from api.actions import Action
 from api.dependencies import ServiceSettings, Sessions, Tenant
 from api.problems import Problem
 from api.webhook_views import (
@@ -31,12 +32,13 @@ router = APIRouter(prefix="/v1", tags=["webhooks"])
 
 @router.post("/webhook-endpoints", status_code=HTTPStatus.CREATED)
 def create(
-    wanted: NewEndpoint, response: Response, sessions: Sessions, tenant: Tenant, settings: ServiceSettings
+    wanted: NewEndpoint, response: Response, action: Action, tenant: Tenant, settings: ServiceSettings
 ) -> EndpointWithSecret:
     """Add an endpoint. The answer holds the secret to verify deliveries with, and no other answer ever does."""
     _check(wanted.url, settings)
-    with transaction(sessions) as session:
+    with action.transaction() as session:
         endpoint = WebhookRepository(session).create(tenant, wanted.url, wanted.event_types)
+        action.subject = endpoint.id
     response.headers["Location"] = f"/v1/webhook-endpoints/{endpoint.id}"
     return EndpointWithSecret.of(endpoint, secret=endpoint.secret)
 
@@ -56,25 +58,25 @@ def get(endpoint_id: EndpointId, sessions: Sessions, tenant: Tenant) -> Endpoint
 
 
 @router.patch("/webhook-endpoints/{endpoint_id}")
-def change(endpoint_id: EndpointId, wanted: EndpointChange, sessions: Sessions, tenant: Tenant) -> EndpointView:
+def change(endpoint_id: EndpointId, wanted: EndpointChange, action: Action, tenant: Tenant) -> EndpointView:
     """Change what an endpoint is told of, or switch it off or on."""
-    with transaction(sessions) as session:
+    with action.transaction() as session:
         changed = WebhookRepository(session).change(tenant, endpoint_id, wanted.event_types, wanted.enabled)
         return EndpointView.of(_found(changed, endpoint_id))
 
 
 @router.delete("/webhook-endpoints/{endpoint_id}", status_code=HTTPStatus.NO_CONTENT)
-def delete(endpoint_id: EndpointId, sessions: Sessions, tenant: Tenant) -> None:
+def delete(endpoint_id: EndpointId, action: Action, tenant: Tenant) -> None:
     """Delete an endpoint; what it was still to be told is not sent."""
-    with transaction(sessions) as session:
+    with action.transaction() as session:
         if not WebhookRepository(session).delete(tenant, endpoint_id):
             _found(None, endpoint_id)
 
 
 @router.post("/webhook-endpoints/{endpoint_id}/rotate-secret")
-def rotate(endpoint_id: EndpointId, sessions: Sessions, tenant: Tenant) -> EndpointWithSecret:
+def rotate(endpoint_id: EndpointId, action: Action, tenant: Tenant) -> EndpointWithSecret:
     """Give an endpoint a new secret. For 24 hours deliveries carry a signature by the old one too."""
-    with transaction(sessions) as session:
+    with action.transaction() as session:
         endpoint = _found(WebhookRepository(session).rotate(tenant, endpoint_id), endpoint_id)
         return EndpointWithSecret.of(endpoint, secret=endpoint.secret)
 
@@ -92,9 +94,9 @@ def deliveries(
 
 
 @router.post("/webhook-deliveries/{delivery_id}/redeliver", status_code=HTTPStatus.ACCEPTED)
-def redeliver(delivery_id: DeliveryId, sessions: Sessions, tenant: Tenant) -> DeliveryView:
+def redeliver(delivery_id: DeliveryId, action: Action, tenant: Tenant) -> DeliveryView:
     """Send a delivery again, under the same `webhook-id`."""
-    with transaction(sessions) as session:
+    with action.transaction() as session:
         row = WebhookRepository(session).redeliver(tenant, delivery_id)
         if row is None:
             raise Problem(HTTPStatus.NOT_FOUND, f"there is no delivery {delivery_id}")

@@ -1,13 +1,16 @@
-"""The audit trail: written beside every action, read by administrators, changed by nobody."""
+"""The audit trail: written in the transaction of every action, read by administrators, changed by nobody."""
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 from ulid import ULID
 
-from jobs.clock import now
+from jobs.clock import later, now
 from jobs.tables import AuditEvent
+
+# Of the table and not of the class: nobody wants the row back, and every submission writes one.
+NOTE = insert(AuditEvent.__table__).values(created_at=now())  # type: ignore[arg-type]
 
 
 class AuditRepository:
@@ -16,21 +19,29 @@ class AuditRepository:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def note(self, tenant: str, action: str, *, key_id: str | None, subject: str | None, address: str | None) -> None:
+    def note(
+        self,
+        tenant: str,
+        action: str,
+        *,
+        key_id: str | None,
+        subject: str | None,
+        address: str | None,
+        request_id: str | None,
+    ) -> None:
         """Write that this was done; `subject` is the job, key or tenant that it was done to."""
-        number = f"audit_{str(ULID()).lower()}"
-        self._session.add(
-            AuditEvent(
-                id=number,
-                created_at=now(),
-                tenant=tenant,
-                key_id=key_id,
-                action=action,
-                subject=subject,
-                address=address,
-            )
+        self._session.execute(
+            NOTE,
+            {
+                "id": f"audit_{str(ULID()).lower()}",
+                "tenant": tenant,
+                "action": action,
+                "key_id": key_id,
+                "subject": subject,
+                "address": address,
+                "request_id": request_id,
+            },
         )
-        self._session.flush()
 
     def page(self, *, limit: int, before: str | None, tenant: str | None, subject: str | None) -> Sequence[AuditEvent]:
         """Up to `limit` events, newest first, from those older than the event `before`."""
@@ -42,3 +53,12 @@ class AuditRepository:
         if subject is not None:
             chosen = chosen.where(AuditEvent.subject == subject)
         return self._session.scalars(chosen).all()
+
+    def forget_old(self, retention_days: float, limit: int) -> int:
+        """Delete the oldest events, up to `limit`, where they are older than this; returns how many went.
+
+        Ids sort by time, so the oldest are found without an index that every action would have to keep.
+        """
+        oldest = select(AuditEvent.id).order_by(AuditEvent.id).limit(limit)
+        old = (AuditEvent.id.in_(oldest), AuditEvent.created_at <= later(-retention_days * 86400))
+        return len(self._session.scalars(delete(AuditEvent).where(*old).returning(AuditEvent.id)).all())

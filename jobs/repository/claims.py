@@ -1,5 +1,6 @@
 """What a worker may do to a job: claim it, and while its fence is the row's, keep it and end it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from sqlalchemy.orm import Session
 from jobs.clock import later, now, seconds_until
 from jobs.errors import JobError
 from jobs.repository.moves import NewEvent, change, fail, move, requeue
+from jobs.repository.tallies import FENCED_WRITES, STORED_BYTES, tally, tally_phase
 from jobs.repository.tenants import may_run
 from jobs.spec import JobSpec
 from jobs.states import HELD, State
@@ -17,13 +19,16 @@ from jobs.tables import Analysis, Artifact, Job
 
 @dataclass(frozen=True)
 class Claim:
-    """A job that is ours until its lease ends; `fence` proves it. `seconds_left` until the deadline."""
+    """A job that is ours until its lease ends; `fence` proves it. `seconds_left` until the deadline; `traceparent` of
+    the request that submitted it, if that was traced.
+    """
 
     job_id: str
     fence: int
     attempt: int
     spec: JobSpec
     seconds_left: float
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class ClaimRepository:
             )
             if job is not None:
                 spec = JobSpec.model_validate(job.spec)
-                return Claim(job.id, job.fence, job.attempt, spec, float(seconds_left))
+                return Claim(job.id, job.fence, job.attempt, spec, float(seconds_left), job.traceparent)
         return None
 
     def heartbeat(
@@ -141,6 +146,7 @@ class ClaimRepository:
             Artifact(job_id=job_id, created_at=now(), **expiry, **vars(artifact)) for artifact in artifacts
         )
         self._session.flush()
+        tally(self._session, STORED_BYTES, amount=sum(artifact.size_bytes for artifact in artifacts))
         return True
 
     def fail(self, job_id: str, fence: int, error: JobError) -> bool:
@@ -156,6 +162,15 @@ class ClaimRepository:
         held = self._held(job_id, fence)
         requeued = requeue(self._session, held, reason, wait_seconds=0, attempt=Job.attempt - 1)
         return requeued is not None or self.cancelled(job_id, fence)
+
+    def tell_phases(self, phases: Iterable[tuple[str, float]]) -> None:
+        """Count phases of a job that are over, with their seconds."""
+        for phase, seconds in phases:
+            tally_phase(self._session, phase, seconds)
+
+    def tell_fenced(self, what: str) -> None:
+        """Count a write, of a `heartbeat` or an `end`, that a fence has kept out."""
+        tally(self._session, FENCED_WRITES, what)
 
     def _held(self, job_id: str, fence: int) -> list[ColumnElement[bool]]:
         return [Job.id == job_id, Job.fence == fence, Job.state.in_(HELD)]

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from ulid import ULID
 
 from jobs.clock import later, now
+from jobs.repository.tallies import WEBHOOK_ATTEMPTS, tally
 from jobs.tables import WebhookDelivery, WebhookEndpoint
 
 KEPT_SECONDS = 30 * 24 * 3600
@@ -76,10 +77,12 @@ class DeliveryRepository:
 
     def delivered(self, due: DueDelivery, status: int) -> None:
         """Note that the endpoint has taken it."""
+        tally(self._session, WEBHOOK_ATTEMPTS, "delivered")
         self._note(due, {"delivered_at": now(), "next_at": None, "last_status": status, "last_error": None})
 
     def failed(self, due: DueDelivery, status: int | None, error: str, retry_seconds: float | None) -> None:
         """Note that it was not taken, and when to try again; None gives it up."""
+        tally(self._session, WEBHOOK_ATTEMPTS, "failed")
         next_at = None if retry_seconds is None else later(retry_seconds)
         self._note(due, {"next_at": next_at, "last_status": status, "last_error": error})
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 
-from sqlalchemy import ColumnElement, delete, literal, select
+from sqlalchemy import ColumnElement, Float, bindparam, delete, insert, literal, select
 from sqlalchemy.orm import Session
 from ulid import ULID
 
@@ -14,6 +14,16 @@ from jobs.repository.tenants import check_submission
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL, State
 from jobs.tables import Analysis, Artifact, Event, Job, Leftover
+
+NEW = {"state": State.QUEUED, "version": 1, "last_event_seq": 1, "attempt": 0, "fence": 0}
+# Of the tables and not of the classes, and made once: a submission is what the service is asked for most, and what the
+# row holds is known, but for the times.
+NEW_JOB = (
+    insert(Job.__table__)  # type: ignore[arg-type]
+    .values(**NEW, created_at=now(), not_before=now(), deadline_at=later(bindparam("deadline_seconds", type_=Float)))
+    .returning(Job.created_at, Job.not_before, Job.deadline_at)
+)
+FIRST_EVENT = insert(Event.__table__).values(seq=1, type=State.QUEUED, data={}, created_at=now())  # type: ignore[arg-type]
 
 
 def new_job_id() -> str:
@@ -35,31 +45,22 @@ class JobRepository:
         max_attempts: int,
         job_id: str | None = None,
         retry_of: str | None = None,
+        traceparent: str | None = None,
     ) -> Job:
         """Write a new job that waits for a worker, and its first event. Raises `QuotaExceeded`."""
         check_submission(self._session, tenant)
-        job = Job(
-            id=job_id or new_job_id(),
-            tenant=tenant,
-            state=State.QUEUED,
-            spec=spec.model_dump(mode="json"),
-            gpu_class=spec.gpu_class,
-            created_at=now(),
-            not_before=now(),
-            deadline_at=later(spec.deadline_seconds),
-            version=1,
-            last_event_seq=1,
-            attempt=0,
-            retry_of=retry_of,
-            max_attempts=max_attempts,
-            fence=0,
-        )
-        self._session.add(job)
-        self._session.flush()
-        self._session.add(Event(job_id=job.id, seq=1, type=State.QUEUED, data={}, created_at=now()))
-        self._session.flush()
-        self._session.refresh(job)
-        return job
+        written = {
+            "id": job_id or new_job_id(),
+            "tenant": tenant,
+            "spec": spec.model_dump(mode="json"),
+            "gpu_class": spec.gpu_class,
+            "retry_of": retry_of,
+            "max_attempts": max_attempts,
+            "traceparent": traceparent,
+        }
+        times = self._session.execute(NEW_JOB, {**written, "deadline_seconds": spec.deadline_seconds}).one()
+        self._session.execute(FIRST_EVENT, {"job_id": written["id"]})
+        return Job(**written, **NEW, **times._mapping)
 
     def get(self, tenant: str, job_id: str) -> Job | None:
         """The job, if the tenant has one of this id."""

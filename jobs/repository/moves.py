@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from jobs.clock import later, now
 from jobs.errors import JobError
 from jobs.repository.deliveries import write_deliveries
+from jobs.repository.tallies import JOBS_ENDED, tally
 from jobs.states import HELD, TERMINAL, State, sources
 from jobs.tables import Event, Job
 
@@ -48,6 +49,7 @@ def move(
         values |= {"finished_at": now()}
     job = change(session, [Job.state.in_(sources(to)), *guards], values, [(to, data)])
     if job is not None and to in TERMINAL:
+        tally(session, JOBS_ENDED, to)
         write_deliveries(session, job.tenant, job.id, f"job.{to}")
         session.flush()
     return job

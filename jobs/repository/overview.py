@@ -4,8 +4,9 @@ from sqlalchemy import Select, case, func, select
 from sqlalchemy.orm import Session
 
 from jobs.clock import seconds_until
+from jobs.repository.tallies import tallies
 from jobs.states import State
-from jobs.tables import Job, WebhookDelivery
+from jobs.tables import Artifact, Job, WebhookDelivery
 
 
 class OverviewRepository:
@@ -36,6 +37,16 @@ class OverviewRepository:
             else_="given_up",
         )
         return self._counts(select(outcome, func.count()).group_by(outcome))
+
+    def kept_bytes(self) -> int:
+        """How much the published files take up that still lie in the store."""
+        return int(
+            self._session.scalar(select(func.sum(Artifact.size_bytes)).where(Artifact.removed_at.is_(None))) or 0
+        )
+
+    def tallies(self) -> dict[str, dict[str, float]]:
+        """Everything that was ever counted: label to value, by name of `jobs/repository/tallies.py`."""
+        return tallies(self._session)
 
     def _counts(self, statement: Select[str, int]) -> dict[str, int]:
         return dict(self._session.execute(statement).tuples().all())

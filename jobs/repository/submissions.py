@@ -35,6 +35,7 @@ class SubmissionRepository:
         key: str | None = None,
         fingerprint: str = "",
         retry_of: str | None = None,
+        traceparent: str | None = None,
     ) -> tuple[Job | None, bool]:
         """The job, and whether it was there before: the one that this key has made within the last 24 hours.
 
@@ -47,7 +48,10 @@ class SubmissionRepository:
                 raise KeyReused
             return JobRepository(self._session).get(tenant, earlier.job_id), True
         jobs = JobRepository(self._session)
-        return jobs.submit(tenant, spec, max_attempts=max_attempts, job_id=job_id, retry_of=retry_of), False
+        job = jobs.submit(
+            tenant, spec, max_attempts=max_attempts, job_id=job_id, retry_of=retry_of, traceparent=traceparent
+        )
+        return job, False
 
     def _claim(self, tenant: str, key: str, fingerprint: str, job_id: str) -> IdempotencyKey | None:
         """Take the key, or return who has it. A transaction that is about to take it too is waited for."""

@@ -6,13 +6,20 @@ A check locks its tenant's row, so that of any number of requests at once no two
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ScalarSelect, Select, func, or_, select, update
+from sqlalchemy import ScalarSelect, Select, bindparam, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from jobs.clock import now
 from jobs.states import HELD, State
 from jobs.tables import Artifact, Job, Tenant
+
+# Only a tenant that has such quotas is locked. Keys that are made meanwhile refer to its row, and need not wait.
+LIMITS = (
+    select(Tenant.queued_jobs, Tenant.stored_bytes)
+    .where(Tenant.name == bindparam("tenant"), or_(Tenant.queued_jobs.is_not(None), Tenant.stored_bytes.is_not(None)))
+    .with_for_update(key_share=True)
+)
 
 
 class QuotaExceeded(Exception):
@@ -70,8 +77,7 @@ class TenantRepository:
 
 def check_submission(session: Session, tenant: str) -> None:
     """Raises `QuotaExceeded` where the tenant may not have one more waiting job, or has stored enough."""
-    limited = or_(Tenant.queued_jobs.is_not(None), Tenant.stored_bytes.is_not(None))
-    row = session.scalar(_locked(select(Tenant).where(Tenant.name == tenant, limited)))
+    row = session.execute(LIMITS, {"tenant": tenant}).one_or_none()
     if row is None:
         return
     if row.queued_jobs is not None:
@@ -87,7 +93,7 @@ def may_run(session: Session, job_id: str) -> bool:
     """Whether the job's tenant may have one more job running."""
     owner = select(Job.tenant).where(Job.id == job_id).scalar_subquery()
     limited = select(Tenant).where(Tenant.name == owner, Tenant.running_jobs.is_not(None))
-    row = session.scalar(_locked(limited))
+    row = session.scalar(limited.with_for_update(key_share=True).execution_options(populate_existing=True))
     return (
         row is None or row.running_jobs is None or (session.scalar(select(_running(row.name))) or 0) < row.running_jobs
     )
@@ -102,11 +108,6 @@ def _running(tenant: object) -> ScalarSelect[int]:
     held = aliased(Job)
     counted = select(func.count()).select_from(held).where(held.tenant == tenant, held.state.in_(HELD))
     return counted.scalar_subquery()
-
-
-def _locked(tenant: Select[Tenant]) -> Select[Tenant]:
-    # Keys that are made meanwhile refer to the row, and need not wait.
-    return tenant.with_for_update(key_share=True).execution_options(populate_existing=True)
 
 
 def _hold(quota: str, limit: int, use: int | None) -> None:

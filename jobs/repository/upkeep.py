@@ -9,6 +9,7 @@ from jobs.clock import later, now
 from jobs.errors import JobError
 from jobs.repository.moves import fail, move, requeue
 from jobs.repository.submissions import KEY_SECONDS
+from jobs.repository.tallies import LEASES_EXPIRED, tally
 from jobs.repository.tenants import tenants_at_running_quota
 from jobs.states import TERMINAL, State
 from jobs.tables import Artifact, IdempotencyKey, Job, Leftover
@@ -64,6 +65,7 @@ class UpkeepRepository:
                 error = JobError(code="worker_lost", message=message, phase=row.phase, attempt=row.attempt)
                 job = fail(self._session, guards, error)
             if job is not None:
+                tally(self._session, LEASES_EXPIRED, job.state)
                 reaped.append((job.id, State(job.state)))
         return reaped
 

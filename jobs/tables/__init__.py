@@ -5,6 +5,7 @@ from jobs.tables.health import Health
 from jobs.tables.jobs import Analysis, Artifact, Event, Job
 from jobs.tables.keys import ApiKey, AuditEvent, Tenant
 from jobs.tables.submissions import IdempotencyKey, Leftover
+from jobs.tables.tallies import Tally
 from jobs.tables.webhooks import WebhookDelivery, WebhookEndpoint
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "IdempotencyKey",
     "Job",
     "Leftover",
+    "Tally",
     "Tenant",
     "WebhookDelivery",
     "WebhookEndpoint",

@@ -61,6 +61,7 @@ class Job(Base):
     error: Mapped[dict[str, Any] | None]
     retry_of: Mapped[str | None] = mapped_column(String(40))
     swept_at: Mapped[datetime | None]
+    traceparent: Mapped[str | None] = mapped_column(String(55))
 
 
 class Event(Base):

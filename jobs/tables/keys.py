@@ -52,3 +52,4 @@ class AuditEvent(Base):
     action: Mapped[str] = mapped_column(String(128))
     subject: Mapped[str | None] = mapped_column(String(128))
     address: Mapped[str | None] = mapped_column(String(64))
+    request_id: Mapped[str | None] = mapped_column(String(64))

@@ -25,7 +25,7 @@ UNKNOWN = {
 # What a route wants of a body before it looks for the resource.
 BODIES: dict[Route, dict] = {}
 # What differs from request to request.
-VARYING = {"date", "ratelimit"}
+VARYING = {"date", "ratelimit", "x-request-id"}
 
 
 @pytest.fixture

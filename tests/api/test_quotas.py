@@ -78,7 +78,7 @@ def test_files_that_are_gone_are_not_counted(
     assert client.post("/v1/jobs", json=SPEC, headers=key).status_code == 429
     with transaction(sessions) as session:
         session.execute(update(Artifact).values(expires_at=later(-1)))
-    Sweeper(sessions, store, 60).remove_expired()
+    Sweeper(sessions, store, Settings()).remove_expired()
     assert client.post("/v1/jobs", json=SPEC, headers=key).status_code == 202
 
 

@@ -13,6 +13,7 @@ from jobs.artifacts import ArtifactStore
 from jobs.clock import later
 from jobs.database import transaction
 from jobs.repository import JobRepository, UpkeepRepository
+from jobs.settings import Settings
 from jobs.tables import IdempotencyKey, Job, Leftover
 from tests.api.conftest import SPEC
 from worker.sweeping import Sweeper
@@ -110,10 +111,10 @@ def test_a_deleted_job_is_gone_with_everything_it_made(
         assert client.get(f"/v1/jobs/{job_id}{path}").status_code == 404
     assert client.delete(f"/v1/jobs/{job_id}").status_code == 404
     assert client.post("/v1/jobs", json=SPEC, headers=KEY).status_code == 410
-    Sweeper(sessions, store, 60).remove_leftovers()
+    Sweeper(sessions, store, Settings()).remove_leftovers()
     # A worker that was cut off may still be uploading.
     assert store.list(f"jobs/{job_id}/")
-    Sweeper(sessions, store, 0).remove_leftovers()
+    Sweeper(sessions, store, Settings(sweep_after_seconds=1e-9)).remove_leftovers()
     assert store.list(f"jobs/{job_id}/") == []
     assert store.list(f"jobs/{kept}/")
     with transaction(sessions) as session:
@@ -138,7 +139,7 @@ def test_files_are_kept_until_they_expire(
         pass
     for path in ("artifacts.tar", "report", "artifacts/report.json"):
         assert client.get(f"/v1/jobs/{short}/{path}").status_code == 410, path
-    Sweeper(sessions, store, 60).remove_expired()
+    Sweeper(sessions, store, Settings()).remove_expired()
     assert store.list(f"jobs/{short}/") == []
     assert store.list(f"jobs/{forever}/")
     assert client.get(listed[0]["link"]).status_code == 410

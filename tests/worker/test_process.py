@@ -41,6 +41,9 @@ def silent_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+NO_TRACE = {"endpoint": None, "parent": None}
+
+
 def request(spec: dict[str, Any], root: Path) -> dict[str, Any]:
     return {
         "spec": {**DEFAULTS, **spec},
@@ -49,6 +52,7 @@ def request(spec: dict[str, Any], root: Path) -> dict[str, Any]:
         "limits": {"max_bytes": 1 << 30, "max_files": 100, "seconds": 60, "cache_bytes": 1 << 30},
         "hosts": [],
         "networks": [],
+        "trace": NO_TRACE,
     }
 
 

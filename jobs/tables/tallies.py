@@ -1,0 +1,16 @@
+"""What the service has counted since it was set up."""
+
+from sqlalchemy import String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from jobs.tables.base import Base
+
+
+class Tally(Base):
+    """One number that only grows; what `name` and `label` are is in `jobs/repository/tallies.py`."""
+
+    __tablename__ = "tallies"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    label: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[float]

@@ -1,0 +1,102 @@
+"""What Prometheus is told, and that dashboard and alerts ask for nothing else."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobs.artifacts import ArtifactStore
+from jobs.database import transaction
+from jobs.repository import SCHEDULER, ClaimRepository, HealthRepository
+from tests.api.conftest import FILES
+
+DOCKER = Path(__file__).parents[2] / "docker"
+NAME = re.compile(r"\bsglp_[a-z0-9_]+")
+
+
+def told(client: httpx.Client) -> dict[tuple[str, ...], float]:
+    """Value by the sample's name and label values."""
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+
+
+def test_requests_are_counted_by_route_and_never_by_what_was_made_up(client: httpx.Client) -> None:
+    unknown = "job_" + "0" * 26
+    for _ in range(3):
+        client.get(f"/v1/jobs/{unknown}")
+    client.request("NONSENSE", f"/{unknown}")
+    found = told(client)
+    assert found["sglp_http_requests_total", "GET", "/v1/jobs/{job_id}", "404"] == 3
+    assert found["sglp_http_requests_total", "other", "none", "404"] == 1
+    assert found["sglp_http_request_duration_seconds_count", "/v1/jobs/{job_id}"] == 3
+    assert 0 < found["sglp_http_request_duration_seconds_sum", "/v1/jobs/{job_id}"] < 60
+    assert unknown not in client.get("/metrics").text
+
+
+def test_bytes_are_counted_where_they_are_stored_and_where_they_are_sent(
+    client: httpx.Client, submit: Callable[[], str], finish: Callable[[str], None], store: ArtifactStore
+) -> None:
+    finish(job_id := submit())
+    client.get(f"/v1/jobs/{job_id}/artifacts/report.json")
+    tar = client.get(f"/v1/jobs/{job_id}/artifacts.tar")
+    redirects = store.signed_url("anything") is not None
+    found = told(client)
+    stored = sum(map(len, FILES.values()))
+    assert found["sglp_artifact_stored_bytes_total",] == found["sglp_artifact_kept_bytes",] == stored
+    assert found["sglp_artifact_served_bytes_total",] == len(tar.content) + (
+        0 if redirects else len(FILES["report.json"])
+    )
+    assert found["sglp_artifact_downloads_total", "redirect"] == redirects
+    assert found["sglp_artifact_downloads_total", "direct"] == 2 - redirects
+    client.delete(f"/v1/jobs/{job_id}")
+    found = told(client)
+    assert (found["sglp_artifact_stored_bytes_total",], found["sglp_artifact_kept_bytes",]) == (stored, 0)
+
+
+def test_parts_that_are_not_heard_of_are_not_healthy(client: httpx.Client, sessions: sessionmaker[Session]) -> None:
+    with transaction(sessions) as session:
+        HealthRepository(session).note(SCHEDULER, None)
+    found = told(client)
+    assert (found["sglp_part_healthy", "scheduler"], found["sglp_part_healthy", "broker"]) == (1, 0)
+
+
+def test_a_phase_is_a_histogram(client: httpx.Client, sessions: sessionmaker[Session]) -> None:
+    with transaction(sessions) as session:
+        ClaimRepository(session).tell_phases([("measuring", 0.5), ("measuring", 2), ("measuring", 1e6)])
+    found = told(client)
+    name = "sglp_phase_duration_seconds"
+    buckets = [value for key, value in found.items() if key[0] == f"{name}_bucket" and "measuring" in key]
+    assert buckets == [1, 2, 2, 2, 2, 2, 2, 2, 3]
+    assert (found[f"{name}_sum", "measuring"], found[f"{name}_count", "measuring"]) == (pytest.approx(1000002.5), 3)
+
+
+def expressions() -> list[str]:
+    dashboard = json.loads((DOCKER / "grafana" / "sglp.json").read_text())
+    shown = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    alerts = yaml.safe_load((DOCKER / "prometheus" / "alerts.yml").read_text())
+    return shown + [rule["expr"] for group in alerts["groups"] for rule in group["rules"]]
+
+
+def test_dashboard_and_alerts_ask_for_what_there_is(
+    client: httpx.Client, sessions: sessionmaker[Session], submit: Callable[[], str]
+) -> None:
+    finished, waiting = submit(), submit()
+    client.post(f"/v1/jobs/{finished}/cancel")
+    assert waiting
+    with transaction(sessions) as session:
+        ClaimRepository(session).tell_phases([("measuring", 1)])
+    # Kinds of which a new service has none to show, so that there is no sample of them either.
+    families = {f.name for f in text_string_to_metric_families(client.get("/metrics").text)}
+    exposed = {name for name, *_ in told(client)} | families
+    asked = {name for expression in expressions() for name in NAME.findall(expression)}
+    assert len(asked) >= 15
+    assert asked - exposed == set()
+    # And the other way round: what is told, somebody looks at.
+    told_names = {name.removesuffix("_total") for name in families}
+    assert told_names - {re.sub("_(total|bucket|sum|count)$", "", name) for name in asked} == set()
