@@ -4,11 +4,11 @@ Why obstore, and why what was uploaded is read back: docs/decisions/artifact-sto
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 import obstore
@@ -68,12 +68,36 @@ class ArtifactStore:
             for chunk in obstore.get(self._store, key, options=options).stream(min_chunk_size=1 << 20):
                 yield bytes(chunk)
 
+    async def receive(self, key: str, chunks: AsyncIterator[bytes]) -> None:
+        """Store what comes in, in parts. Where `chunks` raises, that is raised, and nothing is stored."""
+        with _told_plainly(key):
+            await obstore.put_async(self._store, key, chunks, chunk_size=CHUNK_BYTES, max_concurrency=2)
+
+    def size_bytes(self, key: str) -> int | None:
+        """The size of an object; None where there is none."""
+        with _told_plainly(key):
+            try:
+                return obstore.head(self._store, key)["size"]
+            except FileNotFoundError:
+                return None
+
+    def sha256(self, key: str) -> str:
+        """The sha256 of an object, which is read for it."""
+        return _sized_digest(self.stream(key))[1]
+
+    def signed_upload_url(self, key: str) -> str | None:
+        """An address that lets anybody write the object for `presign_seconds`, if the store can sign and may."""
+        return self._sign("PUT", key)
+
     def signed_url(self, key: str) -> str | None:
         """An address that lets anybody read the object for `presign_seconds`, if the store can sign and may."""
-        if not (self._presign_seconds and isinstance(self._store, S3Store | GCSStore | AzureStore)):
-            return None
-        with _told_plainly(key):
-            return obstore.sign(self._store, "GET", key, timedelta(seconds=self._presign_seconds))
+        return self._sign("GET", key)
+
+    def folders(self, prefix: str) -> list[str]:
+        """The names of the folders below a prefix that ends with a slash."""
+        with _told_plainly(prefix):
+            found = obstore.list_with_delimiter(self._store, prefix)["common_prefixes"]
+            return [PurePosixPath(folder).name for folder in found]
 
     def list(self, prefix: str) -> list[str]:
         """The keys below a prefix that ends with a slash."""
@@ -86,6 +110,12 @@ class ArtifactStore:
             # Somebody else may be sweeping the same place.
             with _told_plainly(key), suppress(FileNotFoundError):
                 obstore.delete(self._store, key)
+
+    def _sign(self, method: Literal["GET", "PUT"], key: str) -> str | None:
+        if not (self._presign_seconds and isinstance(self._store, S3Store | GCSStore | AzureStore)):
+            return None
+        with _told_plainly(key):
+            return obstore.sign(self._store, method, key, timedelta(seconds=self._presign_seconds))
 
     def _attributes(self, key: str, media_type: str, sha256: str) -> dict[str, str] | None:
         if isinstance(self._store, LocalStore):

@@ -35,6 +35,12 @@ class Settings(BaseSettings):
     artifact_retention_days: float = Field(default=30, ge=0)
     """How long the files of a finished job are kept; 0 keeps them for ever."""
 
+    upload_limit_bytes: PositiveInt = 64 << 30
+    """Largest upload, all its files together."""
+
+    upload_retention_days: float = Field(default=30, ge=0)
+    """How long a complete upload is kept; 0 keeps it for ever."""
+
     model_roots: tuple[Path, ...] = ()
     """Folders below which `file://` URIs may point; as a JSON list. Without any, no file is read."""
 

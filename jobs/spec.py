@@ -61,7 +61,7 @@ class _Part(BaseModel):
 
 
 class ModelSource(_Part):
-    """Where the model comes from: `file://` below the service's roots, or `hf://organisation/name`."""
+    """Where the model comes from: `file://` below the service's roots, `hf://organisation/name`, or `upload://upload_…`."""
 
     uri: ModelURI
     revision: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w./-]+$")] | None = None
@@ -122,7 +122,7 @@ class MethodSpec(_Part):
 
 
 class CalibrationSpec(_Part):
-    """What the method measures on: text the model writes itself (`self`), or a file or folder.
+    """What the method measures on: text the model writes itself (`self`), a file or folder, or `upload://…`.
 
     Language models take `samples` windows of `sequence_length` tokens of a `.txt`, `.jsonl` or `.parquet` file; image
     classifiers `samples` images of a folder of class folders, a `.zip` of one, or a `.parquet` file.

@@ -4,12 +4,14 @@ A worker checks again what the path resolves to: links are only known on its dis
 """
 
 import posixpath
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-MODEL_SCHEMES = ("file", "hf")
-DATA_SCHEMES = ("file",)
+MODEL_SCHEMES = ("file", "hf", "upload")
+DATA_SCHEMES = ("file", "upload")
+UPLOAD = re.compile(r"upload://(upload_[0-9a-z]{26})")
 
 
 class BadURI(ValueError):
@@ -39,7 +41,15 @@ def check_form(uri: str, schemes: Sequence[str]) -> str:
             raise BadURI("must be file:/// followed by an absolute path")
     elif parts.scheme == "hf" and len([part for part in f"{parts.netloc}{parts.path}".split("/") if part]) != 2:
         raise BadURI("must be hf://organisation/name")
+    elif parts.scheme == "upload" and upload_id_of(uri) is None:
+        raise BadURI("must be upload:// followed by the id of an upload")
     return uri
+
+
+def upload_id_of(uri: str) -> str | None:
+    """The id that an `upload://` URI names; None for any other URI."""
+    found = UPLOAD.fullmatch(uri)
+    return found[1] if found else None
 
 
 def check_root(pointer: str, uri: str, roots: Sequence[Path]) -> None:

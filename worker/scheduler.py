@@ -23,6 +23,7 @@ BATCH = 100
 BROKER_SECONDS = 5
 SWEEP_INTERVAL_SECONDS = 5.0
 HEALTH_INTERVAL_SECONDS = 5.0
+ORPHAN_INTERVAL_SECONDS = 60.0
 MOST_WAITING_HINTS = 1000
 
 log = logging.getLogger(__name__)
@@ -61,9 +62,11 @@ class Scheduler:
             sweeper.remove_expired,
             sweeper.remove_leftovers,
             sweeper.forget_keys,
+            sweeper.expire_uploads,
             webhooks.forget_old,
         )
         self._start(stopping, SWEEP_INTERVAL_SECONDS, *sweeping)
+        self._start(stopping, ORPHAN_INTERVAL_SECONDS, sweeper.remove_orphans)
         self._start(stopping, HEALTH_INTERVAL_SECONDS, self.note_health)
         self._start(stopping, self._settings.scheduler_interval_seconds, webhooks.deliver_due)
 

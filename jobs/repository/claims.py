@@ -1,5 +1,6 @@
 """What a worker may do to a job: claim it, and while its fence is the row's, keep it and end it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from jobs.clock import later, now, seconds_until
 from jobs.errors import JobError
 from jobs.repository.moves import NewEvent, change, fail, move, requeue
 from jobs.repository.tenants import may_run
+from jobs.repository.uploads import StoredUpload, claimed_uploads
 from jobs.spec import JobSpec
 from jobs.states import HELD, State
 from jobs.tables import Analysis, Artifact, Job
@@ -17,13 +19,17 @@ from jobs.tables import Analysis, Artifact, Job
 
 @dataclass(frozen=True)
 class Claim:
-    """A job that is ours until its lease ends; `fence` proves it. `seconds_left` until the deadline."""
+    """A job that is ours until its lease ends; `fence` proves it. `seconds_left` until the deadline.
+
+    `uploads` are those of the job's tenant that its specification names, by URI.
+    """
 
     job_id: str
     fence: int
     attempt: int
     spec: JobSpec
     seconds_left: float
+    uploads: Mapping[str, StoredUpload]
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ class ClaimRepository:
             )
             if job is not None:
                 spec = JobSpec.model_validate(job.spec)
-                return Claim(job.id, job.fence, job.attempt, spec, float(seconds_left))
+                uploads = claimed_uploads(self._session, job.tenant, spec)
+                return Claim(job.id, job.fence, job.attempt, spec, float(seconds_left), uploads)
         return None
 
     def heartbeat(

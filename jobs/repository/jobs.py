@@ -11,6 +11,7 @@ from ulid import ULID
 from jobs.clock import UTCDateTime, later, now, seconds_until
 from jobs.repository.moves import move
 from jobs.repository.tenants import check_submission
+from jobs.repository.uploads import take_uploads
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL, State
 from jobs.tables import Analysis, Artifact, Event, Job, Leftover
@@ -36,7 +37,7 @@ class JobRepository:
         job_id: str | None = None,
         retry_of: str | None = None,
     ) -> Job:
-        """Write a new job that waits for a worker, and its first event. Raises `QuotaExceeded`."""
+        """Write a new job that waits for a worker, and its first event. Raises `QuotaExceeded`, `UnusableUpload`."""
         check_submission(self._session, tenant)
         job = Job(
             id=job_id or new_job_id(),
@@ -56,6 +57,7 @@ class JobRepository:
         )
         self._session.add(job)
         self._session.flush()
+        take_uploads(self._session, tenant, job.id, spec)
         self._session.add(Event(job_id=job.id, seq=1, type=State.QUEUED, data={}, created_at=now()))
         self._session.flush()
         self._session.refresh(job)

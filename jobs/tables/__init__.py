@@ -5,6 +5,7 @@ from jobs.tables.health import Health
 from jobs.tables.jobs import Analysis, Artifact, Event, Job
 from jobs.tables.keys import ApiKey, AuditEvent, Tenant
 from jobs.tables.submissions import IdempotencyKey, Leftover
+from jobs.tables.uploads import JobUpload, Upload, UploadFile
 from jobs.tables.webhooks import WebhookDelivery, WebhookEndpoint
 
 __all__ = [
@@ -17,8 +18,11 @@ __all__ = [
     "Health",
     "IdempotencyKey",
     "Job",
+    "JobUpload",
     "Leftover",
     "Tenant",
+    "Upload",
+    "UploadFile",
     "WebhookDelivery",
     "WebhookEndpoint",
 ]
