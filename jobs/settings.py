@@ -6,6 +6,8 @@ from pathlib import Path
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from jobs.destinations import Destination
+
 
 class Settings(BaseSettings):
     """Defaults suit one machine; addresses and options that may hold secrets are left out of the representation."""
@@ -34,6 +36,9 @@ class Settings(BaseSettings):
 
     artifact_retention_days: float = Field(default=30, ge=0)
     """How long the files of a finished job are kept; 0 keeps them for ever."""
+
+    output_destinations: tuple[Destination, ...] = Field(default=(), repr=False)
+    """Below which places `output.uri` may point: a JSON list of `{"prefix", "options", "tenants"}`; docs/uploads.md."""
 
     upload_limit_bytes: PositiveInt = 64 << 30
     """Largest upload, all its files together."""

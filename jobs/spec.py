@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from jobs.destinations import check_output
 from jobs.uris import DATA_SCHEMES, MODEL_SCHEMES, BadURI, check_form
 
 Importance = Literal[
@@ -160,6 +161,15 @@ class HealingSpec(_Part):
     trained: Literal["neighbours", "lora"] = "neighbours"
 
 
+class OutputSpec(_Part):
+    """Where the result goes beside the service's own store: `uri` is a bucket or folder that the service may write to.
+
+    The files lie below it as artifacts are called, and `manifest.json` is written last: it says that all are there.
+    """
+
+    uri: Annotated[str, Field(max_length=2048), AfterValidator(check_output)] | None = None
+
+
 EXAMPLES: list[JsonValue] = [
     {
         "model": {"uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct"},
@@ -187,6 +197,7 @@ class JobSpec(_Part):
     calibration: CalibrationSpec = CalibrationSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     healing: HealingSpec = HealingSpec()
+    output: OutputSpec = OutputSpec()
     gpu_class: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] = "default"
     deadline_seconds: Annotated[int, Field(ge=1, le=30 * 86400, strict=True)] = 86400
     metadata: Annotated[dict[str, JsonValue], Field(max_length=50), AfterValidator(_storable)] = {}

@@ -10,7 +10,7 @@ from jobs.repository.overview import OverviewRepository
 from jobs.repository.submissions import KeyReused, SubmissionRepository
 from jobs.repository.tenants import QuotaExceeded, Quotas, TenantRepository
 from jobs.repository.upkeep import UpkeepRepository
-from jobs.repository.uploads import DeclaredFile, StoredUpload, UnusableUpload, UploadRepository
+from jobs.repository.uploads import DeclaredFile, StoredUpload, UnusableUpload, UploadRepository, missing_code
 from jobs.repository.watching import Standing, WatchRepository
 from jobs.repository.webhooks import WebhookRepository
 
@@ -42,4 +42,5 @@ __all__ = [
     "UploadRepository",
     "WatchRepository",
     "WebhookRepository",
+    "missing_code",
 ]

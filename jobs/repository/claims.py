@@ -1,6 +1,6 @@
 """What a worker may do to a job: claim it, and while its fence is the row's, keep it and end it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ class Claim:
     """
 
     job_id: str
+    tenant: str
     fence: int
     attempt: int
     spec: JobSpec
@@ -91,7 +92,7 @@ class ClaimRepository:
             if job is not None:
                 spec = JobSpec.model_validate(job.spec)
                 uploads = claimed_uploads(self._session, job.tenant, spec)
-                return Claim(job.id, job.fence, job.attempt, spec, float(seconds_left), uploads)
+                return Claim(job.id, job.tenant, job.fence, job.attempt, spec, float(seconds_left), uploads)
         return None
 
     def heartbeat(
@@ -130,7 +131,6 @@ class ClaimRepository:
         retention_days: float = 0,
     ) -> bool:
         """Publish what the job has made, for so many days; 0 is for ever."""
-        expiry = {"expires_at": later(retention_days * 86400)} if retention_days else {}
         job = move(
             self._session,
             State.SUCCEEDED,
@@ -144,15 +144,23 @@ class ClaimRepository:
             return False
         if analysis is not None:
             self._session.add(Analysis(job_id=job_id, **vars(analysis)))
-        self._session.add_all(
-            Artifact(job_id=job_id, created_at=now(), **expiry, **vars(artifact)) for artifact in artifacts
-        )
-        self._session.flush()
+        self._publish(job_id, artifacts, retention_days)
         return True
 
-    def fail(self, job_id: str, fence: int, error: JobError) -> bool:
-        """End the job with an error."""
-        return fail(self._session, self._held(job_id, fence), error) is not None
+    def fail(
+        self,
+        job_id: str,
+        fence: int,
+        error: JobError,
+        *,
+        artifacts: Sequence[PublishedArtifact] = (),
+        retention_days: float = 0,
+    ) -> bool:
+        """End the job with an error, and publish what it has made all the same."""
+        if fail(self._session, self._held(job_id, fence), error) is None:
+            return False
+        self._publish(job_id, artifacts, retention_days)
+        return True
 
     def cancelled(self, job_id: str, fence: int) -> bool:
         """End a job that was asked to stop, and has."""
@@ -163,6 +171,13 @@ class ClaimRepository:
         held = self._held(job_id, fence)
         requeued = requeue(self._session, held, reason, wait_seconds=0, attempt=Job.attempt - 1)
         return requeued is not None or self.cancelled(job_id, fence)
+
+    def _publish(self, job_id: str, artifacts: Sequence[PublishedArtifact], retention_days: float) -> None:
+        expiry = {"expires_at": later(retention_days * 86400)} if retention_days else {}
+        self._session.add_all(
+            Artifact(job_id=job_id, created_at=now(), **expiry, **vars(artifact)) for artifact in artifacts
+        )
+        self._session.flush()
 
     def _held(self, job_id: str, fence: int) -> list[ColumnElement[bool]]:
         return [Job.id == job_id, Job.fence == fence, Job.state.in_(HELD)]

@@ -198,26 +198,25 @@ def test_an_upload_over_the_cap_is_refused(client: httpx.Client, key: Key, setti
     assert client.get("/v1/uploads", headers=key).json()["data"] == []
 
 
-@pytest.mark.parametrize(
-    "name", ["../x", "a/b", "/x", ".", "..", ".hidden", "", "a\x00b", "a\nb", "a\\b", "x" * 201, "ü.txt", "x\n"]
-)
-def test_only_plain_base_names_are_files(client: httpx.Client, key: Key, name: str) -> None:
-    assert_problem(declare(client, key, declared(TEXT, name)), 422)
+def test_only_plain_base_names_are_files(client: httpx.Client, key: Key) -> None:
+    long = "x" * 201
+    for name in ("../x", "a/b", "/x", ".", "..", ".hidden", "", "a\x00b", "a\nb", "a\\b", long, "ü.txt", "x\n"):
+        answer = declare(client, key, declared(TEXT, name))
+        assert_problem(answer, 422)
+        assert answer.json()["errors"][0]["pointer"] == "/files/0/name"
 
 
-@pytest.mark.parametrize(
-    ("files", "kind"),
-    [
+def test_what_cannot_be_an_upload_is_refused(client: httpx.Client, key: Key) -> None:
+    for files, kind in (
         ([declared(TEXT), declared(TEXT)], "model"),
         ([declared(TEXT, "a"), declared(TEXT, "b")], "dataset"),
         ([], "model"),
         ([declared(TEXT, size_bytes=-1)], "dataset"),
         ([declared(TEXT, sha256="x")], "dataset"),
         ([declared(TEXT)], "program"),
-    ],
-)
-def test_what_cannot_be_an_upload_is_refused(client: httpx.Client, key: Key, files: list, kind: str) -> None:
-    assert_problem(declare(client, key, *files, kind=kind), 422)
+    ):
+        assert_problem(declare(client, key, *files, kind=kind), 422)
+    assert client.get("/v1/uploads", headers=key).json()["data"] == []
 
 
 def test_a_file_that_was_not_declared_is_not_taken(client: httpx.Client, key: Key, store: ArtifactStore) -> None:
