@@ -340,3 +340,18 @@ def test_pages_go_on_where_the_last_ended(client: httpx.Client, key: Key) -> Non
     rest = client.get("/v1/uploads", params={"limit": 2, "after": first["next_cursor"]}, headers=key).json()
     assert [each["id"] for each in first["data"] + rest["data"]] == made[::-1]
     assert (first["has_more"], rest["has_more"]) == (True, False)
+
+
+def test_what_was_done_with_an_upload_is_written_down(client: httpx.Client, key: Key, sessions: Sessions) -> None:
+    upload = ready(client, key)
+    client.get(upload["links"]["self"], headers=key)
+    client.delete(upload["links"]["self"], headers=key)
+    admin = make_key(sessions, "operators", Scope.ADMIN)
+    events = client.get("/v1/admin/audit-events", headers=admin, params={"subject": upload["id"]}).json()["data"]
+    place = "/v1/uploads/{upload_id}"
+    assert [event["action"] for event in reversed(events)] == [
+        "POST /v1/uploads",
+        f"PUT {place}/files/{{name}}",
+        f"POST {place}/complete",
+        f"DELETE {place}",
+    ]

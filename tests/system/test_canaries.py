@@ -31,6 +31,7 @@ SECRETS = {
     "database password": "canary-of-the-database-5d1c",
     "broker password": "canary-of-the-broker-90ae",
     "artifact store": "canary-of-the-store-77b2",
+    "output destination": "canary-of-the-destination-c3e8",
 }
 WAIT_SECONDS = 60
 
@@ -70,6 +71,9 @@ def settings(
             "artifact_url": f"{s3_server.url}/{directory.name}",
             "artifact_options": s3_server.options,
             "model_roots": [str(models)],
+            "output_destinations": [
+                {"prefix": "s3://elsewhere", "options": {"secret_access_key": SECRETS["output destination"]}}
+            ],
             "require_keys": True,
             "presign_seconds": 0,
         }
@@ -183,6 +187,8 @@ def test_servers_that_cannot_be_reached_are_told_of_without_secrets(settings: di
     [
         ("ARTIFACT_OPTIONS", '{"secret_access_key": "<secret>"', "artifact_options"),
         ("ARTIFACT_OPTIONS", '{"secret_access_key": ["<secret>"]}', "artifact_options"),
+        ("OUTPUT_DESTINATIONS", '[{"prefix": "s3://a", "options": {"key": ["<secret>"]}}]', "output_destinations"),
+        ("OUTPUT_DESTINATIONS", '[{"prefix": "s3://u:<secret>@a"}]', "output_destinations"),
         ("DATABASE_URL", "no-scheme:<secret>", "URL"),
         ("DATABASE_URL", "nothing://u:<secret>@h/d", "nothing"),
         ("DATABASE_URL", "postgresql+psycopg://u:<secret>@h:port/d", "port"),

@@ -66,7 +66,7 @@ def test_a_job_reads_its_uploads_and_leaves_no_copy(stack: Stack, models: Path, 
     job = stack.wait_for_end(stack.client.submit(spec_of(uploads, models))["id"])
     assert (job["status"], job["error"]) == ("succeeded", None), stack.logs()
     assert job["resolved"]["class"] == "LlamaForCausalLM"
-    assert len(stack.client.similarity(job["id"])["layer_names"]) == LAYERS
+    assert len(stack.client.similarity(job["id"])["layers"]) == LAYERS
     assert job["spec"]["model"]["uri"] == uploads["model"]["uri"]
     assert "/work/" not in str(job) + str(stack.client.report(job["id"]))
     assert stack.work_files() == []
