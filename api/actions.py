@@ -22,6 +22,11 @@ class ActionOfRequest:
         self.traceparent: str | None = request.state.traceparent
         """Where in a trace the request is; None without traces."""
 
+    def note(self) -> None:
+        """Note what was done outside of the database."""
+        with self.transaction():
+            pass
+
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """One transaction, noted at its end."""

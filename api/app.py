@@ -14,7 +14,7 @@ from api.hosts import AllowedHosts
 from api.limits import BodyLimit
 from api.metrics import RequestMetrics, make_registry
 from api.requests import Requests
-from api.routes import admin, artifacts, findings, jobs, service, submissions, webhooks
+from api.routes import admin, artifacts, findings, jobs, service, submissions, uploads, webhooks
 from api.watching import JobWatcher
 from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions
@@ -53,7 +53,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.add_middleware(Requests, metrics=RequestMetrics(app.state.metrics))
     problems.install(app)
     app.openapi = partial(describe, app)
-    routes = (submissions, jobs, artifacts, findings, webhooks, admin, service)
+    routes = (submissions, jobs, artifacts, findings, uploads, webhooks, admin, service)
     for router in (module.router for module in routes):
         app.include_router(router)
     return app

@@ -12,7 +12,7 @@ from starlette.routing import compile_path
 
 from jobs.artifacts import StorageUnavailable
 from jobs.database import DATABASE_DOWN
-from jobs.repository import QuotaExceeded
+from jobs.repository import QuotaExceeded, UnusableUpload
 from jobs.uris import ForbiddenURI
 
 MEDIA_TYPE = "application/problem+json"
@@ -38,6 +38,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ForbiddenURI, _forbidden_uri)
+    app.add_exception_handler(UnusableUpload, _unusable_upload)
     for kind in DATABASE_DOWN:
         app.add_exception_handler(kind, _unavailable)
     app.add_exception_handler(StorageUnavailable, _unavailable)
@@ -115,6 +116,12 @@ async def _forbidden_uri(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ForbiddenURI)
     errors = [{"pointer": error.pointer, "detail": str(error)}]
     return respond(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), code="source_forbidden", errors=errors)
+
+
+async def _unusable_upload(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, UnusableUpload)
+    errors = [{"pointer": error.pointer, "detail": str(error)}]
+    return respond(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), code=error.code, errors=errors)
 
 
 async def _quota_exceeded(_request: Request, error: Exception) -> JSONResponse:

@@ -18,6 +18,7 @@ from client.live import follow, require_success
 from client.sdk import SGLP
 from client.stack import EmbeddedStack
 from client.telling import HERE, Url, told_plainly
+from client.uploading import send
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 app.add_typer(keys.app, name="keys")
@@ -57,7 +58,9 @@ def up(
 
 @app.command()
 def submit(
-    model: Annotated[str, typer.Argument(help="A path on the service's machine, file://…, or hf://org/name.")],
+    model: Annotated[
+        str, typer.Argument(help="A path on the service's machine, file://…, hf://org/name, or upload://…")
+    ],
     remove: Annotated[
         float | None, typer.Option(help="Fraction to remove; without it the model is only analysed.")
     ] = None,
@@ -102,6 +105,20 @@ def submit(
         print(job_id)
         if watch:
             require_success(follow(service, job_id, console))
+
+
+@app.command()
+def upload(
+    files: Annotated[
+        list[Path], typer.Argument(help="The files of a model, its folder, or one file of data.", exists=True)
+    ],
+    kind: Annotated[str | None, typer.Option(help="model or dataset; by default told from the files.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call it; by default like the first file or folder.")] = None,
+    url: Url = HERE,
+) -> None:
+    """Send files to the service and print the upload:// URI that a job can name."""
+    with told_plainly(), SGLP(url) as service:
+        print(send(service, files, kind, name)["uri"])
 
 
 @app.command()

@@ -1,10 +1,11 @@
-"""The service as Python calls: every method is one request, except `wait` and `download`, which go on until done."""
+"""The service as Python calls: every method is one request, except `wait`, `download` and `upload`, which take more."""
 
 import hashlib
 import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -118,6 +119,47 @@ class SGLP:
     def cancel(self, job_id: str) -> Json:
         return self._json("POST", _path(job_id, "cancel"))
 
+    def upload(
+        self,
+        files: Sequence[Path],
+        *,
+        kind: str,
+        name: str | None = None,
+        on_bytes: Callable[[int], None] = lambda _more: None,
+    ) -> Json:
+        """Send files as one upload that jobs can read: `model` or `dataset`; its `uri` is what a job names.
+
+        `on_bytes` is called with the number of bytes that have gone out since the last call. Where it fails half-way,
+        what was sent is deleted.
+        """
+        declared = [{"name": file.name, "size_bytes": file.stat().st_size, "sha256": _sha256(file)} for file in files]
+        wanted = {"name": name or files[0].name, "kind": kind, "files": declared}
+        upload = self._json("POST", "/v1/uploads", json=wanted)
+        try:
+            sources = {file.name: file for file in files}
+            for file in upload["files"]:
+                self._send(file, sources[file["name"]], on_bytes)
+            # Every file is read back for it, which takes as long as it takes.
+            return self._json("POST", upload["links"]["complete"], timeout=None)
+        except BaseException:
+            with suppress(httpx.HTTPError, SGLPProblem):
+                self.delete_upload(upload["id"])
+            raise
+
+    def uploads(self) -> Iterator[Json]:
+        """All uploads, newest first, fetched page by page."""
+        query: Json = {}
+        while True:
+            page = self._json("GET", "/v1/uploads", params=query)
+            yield from page["data"]
+            if not page["has_more"]:
+                return
+            query["after"] = page["next_cursor"]
+
+    def delete_upload(self, upload_id: str) -> None:
+        """Delete an upload that no job is reading."""
+        _raise_for(self._http.delete(f"/v1/uploads/{quote(upload_id, safe='')}"))
+
     def create_key(
         self, tenant: str, name: str, scopes: Sequence[str], *, expires_in_seconds: int | None = None
     ) -> Json:
@@ -192,6 +234,18 @@ class SGLP:
             self._download(job_id, artifact["name"], artifact["sha256"], target)
         return directory
 
+    def _send(self, file: Json, source: Path, on_bytes: Callable[[int], None]) -> None:
+        """To the store where it signs, without the key, else to the service."""
+        where = self._json("POST", f"{file['link']}/address")
+        # A store wants to know the length, which httpx tells of no stream by itself.
+        headers = {"Content-Length": str(file["size_bytes"])}
+        chunks = _chunks(source, on_bytes)
+        if where["signed"]:
+            response = httpx.put(where["url"], content=chunks, headers=headers, timeout=self._http.timeout)
+        else:
+            response = self._http.put(where["url"], content=chunks, headers=headers)
+        _raise_for(response)
+
     def _download(self, job_id: str, name: str, sha256: str, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         unchecked = target.with_name(f"{target.name}.part")
@@ -241,6 +295,18 @@ def _is_final(error: Exception) -> bool:
 
 def _path(job_id: str, *rest: str) -> str:
     return "/".join(["/v1/jobs", quote(job_id, safe=""), *map(quote, rest)])
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _chunks(file: Path, on_bytes: Callable[[int], None]) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        while chunk := opened.read(CHUNK_BYTES):
+            yield chunk
+            on_bytes(len(chunk))
 
 
 def _raise_for(response: httpx.Response) -> None:

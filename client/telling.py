@@ -14,6 +14,7 @@ from client.demo import ModelMissing
 from client.live import JobFailed
 from client.sdk import BadKey, DownloadDamaged, NothingToDownload, SGLPProblem
 from client.stack import StackFailed
+from client.uploading import NotUploadable
 
 Url = Annotated[str, typer.Option(envvar="SGLP_URL", help="Where the service answers.")]
 HERE = "http://127.0.0.1:8000"
@@ -29,7 +30,16 @@ def told_plainly() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise typer.Exit(128 + signal.SIGINT) from None
-    except (SGLPProblem, BadKey, DownloadDamaged, NothingToDownload, JobFailed, StackFailed, ModelMissing) as error:
+    except (
+        SGLPProblem,
+        BadKey,
+        DownloadDamaged,
+        NothingToDownload,
+        JobFailed,
+        StackFailed,
+        ModelMissing,
+        NotUploadable,
+    ) as error:
         message = str(error)
     except httpx.TransportError as error:
         message = f"the service does not answer ({error}); is it running? Start it with: sglp up"

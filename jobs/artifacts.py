@@ -4,15 +4,15 @@ Why obstore, and why what was uploaded is read back: docs/decisions/artifact-sto
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
 
 from jobs.settings import Settings
@@ -29,6 +29,10 @@ S3_DEFAULTS = {"disable_bulk_delete": "true"}
 
 class StorageUnavailable(Exception):
     """The store did not do what it was asked; trying again later may help."""
+
+
+class StorageForbidden(StorageUnavailable):
+    """The store does not let these credentials do it."""
 
 
 class InsufficientStorage(Exception):
@@ -68,12 +72,36 @@ class ArtifactStore:
             for chunk in obstore.get(self._store, key, options=options).stream(min_chunk_size=1 << 20):
                 yield bytes(chunk)
 
+    async def receive(self, key: str, chunks: AsyncIterator[bytes]) -> None:
+        """Store what comes in, in parts. Where `chunks` raises, that is raised, and nothing is stored."""
+        with _told_plainly(key):
+            await obstore.put_async(self._store, key, chunks, chunk_size=CHUNK_BYTES, max_concurrency=2)
+
+    def size_bytes(self, key: str) -> int | None:
+        """The size of an object; None where there is none."""
+        with _told_plainly(key):
+            try:
+                return obstore.head(self._store, key)["size"]
+            except FileNotFoundError:
+                return None
+
+    def sha256(self, key: str) -> str:
+        """The sha256 of an object, which is read for it."""
+        return _sized_digest(self.stream(key))[1]
+
+    def signed_upload_url(self, key: str) -> str | None:
+        """An address that lets anybody write the object for `presign_seconds`, if the store can sign and may."""
+        return self._sign("PUT", key)
+
     def signed_url(self, key: str) -> str | None:
         """An address that lets anybody read the object for `presign_seconds`, if the store can sign and may."""
-        if not (self._presign_seconds and isinstance(self._store, S3Store | GCSStore | AzureStore)):
-            return None
-        with _told_plainly(key):
-            return obstore.sign(self._store, "GET", key, timedelta(seconds=self._presign_seconds))
+        return self._sign("GET", key)
+
+    def folders(self, prefix: str) -> list[str]:
+        """The names of the folders below a prefix that ends with a slash."""
+        with _told_plainly(prefix):
+            found = obstore.list_with_delimiter(self._store, prefix)["common_prefixes"]
+            return [PurePosixPath(folder).name for folder in found]
 
     def list(self, prefix: str) -> list[str]:
         """The keys below a prefix that ends with a slash."""
@@ -83,9 +111,19 @@ class ArtifactStore:
     def delete_prefix(self, prefix: str) -> None:
         """Delete everything below the prefix, or the object of this key."""
         for key in self.list(prefix) or [prefix]:
-            # Somebody else may be sweeping the same place.
-            with _told_plainly(key), suppress(FileNotFoundError):
-                obstore.delete(self._store, key)
+            self.delete(key)
+
+    def delete(self, key: str) -> None:
+        """Delete an object, if there is one."""
+        # Somebody else may be sweeping the same place.
+        with _told_plainly(key), suppress(FileNotFoundError):
+            obstore.delete(self._store, key)
+
+    def _sign(self, method: Literal["GET", "PUT"], key: str) -> str | None:
+        if not (self._presign_seconds and isinstance(self._store, S3Store | GCSStore | AzureStore)):
+            return None
+        with _told_plainly(key):
+            return obstore.sign(self._store, method, key, timedelta(seconds=self._presign_seconds))
 
     def _attributes(self, key: str, media_type: str, sha256: str) -> dict[str, str] | None:
         if isinstance(self._store, LocalStore):
@@ -96,20 +134,25 @@ class ArtifactStore:
 
 def open_store(settings: Settings) -> ArtifactStore:
     """The store of these settings. A folder is made; nothing is asked of another store yet."""
-    parts = urlsplit(settings.artifact_url)
+    return open_place(settings.artifact_url, settings.artifact_options, settings.presign_seconds)
+
+
+def open_place(url: str, options: Mapping[str, str], presign_seconds: int = 0) -> ArtifactStore:
+    """A store at a URL, with options as obstore names them."""
+    parts = urlsplit(url)
     store: ObjectStore
     if parts.scheme == "file":
         store = LocalStore(unquote(parts.path), automatic_cleanup=True, mkdir=True)
     else:
-        plain_http = settings.artifact_options.get("endpoint", "").startswith("http://")
+        plain_http = options.get("endpoint", "").startswith("http://")
         # Which options exist depends on the scheme, which is only known here and now.
         store = from_url(  # type: ignore[call-overload]
-            settings.artifact_url,
-            config={**(S3_DEFAULTS if parts.scheme == "s3" else {}), **settings.artifact_options},
+            url,
+            config={**(S3_DEFAULTS if parts.scheme == "s3" else {}), **options},
             client_options={"allow_http": plain_http, "connect_timeout": "5s", "timeout": "60s"},
             retry_config=RETRIES,
         )
-    return ArtifactStore(store, settings.presign_seconds)
+    return ArtifactStore(store, presign_seconds)
 
 
 def _chunks(file: Path) -> Iterator[bytes]:
@@ -134,4 +177,6 @@ def _told_plainly(key: str) -> Iterator[None]:
     except (BaseError, OSError, ValueError, NotImplementedError) as error:
         if NO_SPACE in str(error):
             raise InsufficientStorage("the artifact store's disk is full") from error
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+            raise StorageForbidden(f"the artifact store does not allow {key}") from error
         raise StorageUnavailable(f"the artifact store failed on {key}: {type(error).__name__}") from error

@@ -15,7 +15,7 @@ class Reason(NamedTuple):
 REASONS = {
     "model_not_found": Reason("There is no such model, or it may not be read.", False),
     "source_forbidden": Reason(
-        "The URI's scheme is not allowed, or its path lies outside the configured roots.", False
+        "A URI's scheme is not allowed, or it leads outside the configured roots and destinations.", False
     ),
     "source_unreachable": Reason("The model hub or store did not answer.", True),
     "unsafe_format": Reason("The files could run code, or lie about what they hold.", False),

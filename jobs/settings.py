@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from jobs.destinations import Destination
 from jobs.uris import PLACE_SCHEMES
 
 SOURCE_SCHEMES = ("hf", *PLACE_SCHEMES)
@@ -48,6 +49,15 @@ class Settings(BaseSettings):
 
     audit_retention_days: float = Field(default=400, ge=0)
     """How long audit events are kept; 0 keeps them for ever."""
+
+    output_destinations: tuple[Destination, ...] = Field(default=(), repr=False)
+    """Below which places `output.uri` may point: a JSON list of `{"prefix", "options", "tenants"}`; docs/uploads.md."""
+
+    upload_limit_bytes: PositiveInt = 64 << 30
+    """Largest upload, all its files together."""
+
+    upload_retention_days: float = Field(default=30, ge=0)
+    """How long a complete upload is kept; 0 keeps it for ever."""
 
     model_roots: tuple[Path, ...] = ()
     """Folders below which `file://` URIs may point; as a JSON list. Without any, no file is read."""

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from jobs.destinations import check_output
 from jobs.uris import DATA_SCHEMES, MODEL_SCHEMES, BadURI, check_form
 
 Importance = Literal[
@@ -61,8 +62,8 @@ class _Part(BaseModel):
 
 
 class ModelSource(_Part):
-    """Where the model comes from: `hf://organisation/name@revision`, `file://` below the service's roots, or `s3://`,
-    `gs://`, `az://` or `https://` in one of the service's places.
+    """Where the model comes from: `hf://organisation/name@revision`, `file://` below the service's roots, `upload://`
+    followed by the id of an upload, or `s3://`, `gs://`, `az://` or `https://` in one of the service's places.
 
     It names a folder of the Hugging Face form (config.json, safetensors weights, tokenizer), or one `.gguf` file.
     """
@@ -132,7 +133,8 @@ class MethodSpec(_Part):
 
 
 class CalibrationSpec(_Part):
-    """What the method measures on: text the model writes itself (`self`), a file or folder, or one file elsewhere.
+    """What the method measures on: text the model writes itself (`self`), a file or folder, an upload, or one file
+    elsewhere.
 
     Language models take `samples` windows of `sequence_length` tokens of a `.txt`, `.jsonl` or `.parquet` file; image
     classifiers `samples` images of a folder of class folders, a `.zip` of one, or a `.parquet` file.
@@ -170,6 +172,15 @@ class HealingSpec(_Part):
     trained: Literal["neighbours", "lora"] = "neighbours"
 
 
+class OutputSpec(_Part):
+    """Where the result goes beside the service's own store: `uri` is a bucket or folder that the service may write to.
+
+    The files lie below it as artifacts are called, and `manifest.json` is written last: it says that all are there.
+    """
+
+    uri: Annotated[str, Field(max_length=2048), AfterValidator(check_output)] | None = None
+
+
 EXAMPLES: list[JsonValue] = [
     {
         "model": {"uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct"},
@@ -197,6 +208,7 @@ class JobSpec(_Part):
     calibration: CalibrationSpec = CalibrationSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     healing: HealingSpec = HealingSpec()
+    output: OutputSpec = OutputSpec()
     gpu_class: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] = "default"
     deadline_seconds: Annotated[int, Field(ge=1, le=30 * 86400, strict=True)] = 86400
     metadata: Annotated[dict[str, JsonValue], Field(max_length=50), AfterValidator(_storable)] = {}

@@ -4,14 +4,16 @@ A worker checks again what the path resolves to: links are only known on its dis
 """
 
 import posixpath
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 # What is read only from places that the operator names.
 PLACE_SCHEMES = ("s3", "gs", "az", "https")
-MODEL_SCHEMES = ("file", "hf", *PLACE_SCHEMES)
-DATA_SCHEMES = ("file", *PLACE_SCHEMES)
+MODEL_SCHEMES = ("file", "hf", "upload", *PLACE_SCHEMES)
+DATA_SCHEMES = ("file", "upload", *PLACE_SCHEMES)
+UPLOAD = re.compile(r"upload://(upload_[0-9a-z]{26})")
 
 
 class BadURI(ValueError):
@@ -45,7 +47,15 @@ def check_form(uri: str, schemes: Sequence[str]) -> str:
             raise BadURI("must be hf://organisation/name or hf://organisation/name@revision")
     elif parts.scheme in PLACE_SCHEMES and not (parts.netloc and is_plain_path(parts.path)):
         raise BadURI(f"must be {parts.scheme}:// followed by a bucket or host, and a path without dot segments")
+    elif parts.scheme == "upload" and upload_id_of(uri) is None:
+        raise BadURI("must be upload:// followed by the id of an upload")
     return uri
+
+
+def upload_id_of(uri: str) -> str | None:
+    """The id that an `upload://` URI names; None for any other URI."""
+    found = UPLOAD.fullmatch(uri)
+    return found[1] if found else None
 
 
 def is_plain_path(path: str) -> bool:

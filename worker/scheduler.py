@@ -24,6 +24,7 @@ BATCH = 100
 BROKER_SECONDS = 5
 SWEEP_INTERVAL_SECONDS = 5.0
 HEALTH_INTERVAL_SECONDS = 5.0
+ORPHAN_INTERVAL_SECONDS = 60.0
 MOST_WAITING_HINTS = 1000
 
 log = structlog.get_logger(__name__)
@@ -63,9 +64,11 @@ class Scheduler:
             sweeper.remove_leftovers,
             sweeper.forget_keys,
             sweeper.forget_audit_events,
+            sweeper.expire_uploads,
             webhooks.forget_old,
         )
         self._start(stopping, SWEEP_INTERVAL_SECONDS, *sweeping)
+        self._start(stopping, ORPHAN_INTERVAL_SECONDS, sweeper.remove_orphans)
         self._start(stopping, HEALTH_INTERVAL_SECONDS, self.note_health)
         self._start(stopping, self._settings.scheduler_interval_seconds, webhooks.deliver_due)
 

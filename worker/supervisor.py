@@ -3,6 +3,7 @@
 Database transactions are short, and none is open across a process or network call.
 """
 
+import errno
 import json
 import os
 import socket
@@ -16,14 +17,17 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.artifacts import ArtifactStore, InsufficientStorage, StorageUnavailable
 from jobs.database import transaction
+from jobs.destinations import Destination, destination_of
 from jobs.errors import JobError
-from jobs.repository import Claim, ClaimRepository
+from jobs.repository import Claim, ClaimRepository, PublishedArtifact, missing_code
 from jobs.settings import Settings
 from jobs.tracing import Span, span_of
-from jobs.uris import place_of
+from jobs.uris import ForbiddenURI, place_of, upload_id_of
+from worker.fetching import Fetch, UploadDamaged, as_named, made_local
 from worker.lease import Lease, Stop
 from worker.process import ChildProcess
 from worker.publishing import Publication, read_analysis
+from worker.pushing import Push, PushForbidden
 from worker.workspace import remove_abandoned, workspace
 
 TICK_SECONDS = 0.25
@@ -32,6 +36,14 @@ SUMMARY = ("table", "controls", "verification", "evaluation", "quality_target", 
 
 log = structlog.get_logger(__name__)
 Ending = Callable[[ClaimRepository], bool]
+
+
+class Unprepared(Exception):
+    """A job that ended, or was lost, before its method began; `ending` is how, as `_supervise` tells it."""
+
+    def __init__(self, ending: Ending | None) -> None:
+        self.ending = ending
+        super().__init__("the job ended before its method began")
 
 
 class Supervisor:
@@ -87,31 +99,90 @@ class Supervisor:
 
     def _supervise(self, lease: Lease, directory: Path, span: Span) -> Ending | None:
         """How the job ended, to be written after `directory` is gone; None where it is not ours to write."""
-        child = ChildProcess(self._request(lease, span), directory, self._credentials(lease))
+        copies = directory / "uploads"
+        try:
+            destination = self._destination(lease)
+            places = self._fetch(lease, copies)
+        except Unprepared as unprepared:
+            return unprepared.ending
+        child = ChildProcess(self._request(lease, span, copies, places), directory, self._credentials(lease))
         try:
             last = self._watch(child, lease)
         finally:
             status = child.close()
         log.info("the child ended", status=status)
+        if "finished" in last and status == 0 and not lease.stop:
+            return self._publish(lease, child.output, destination)
+        return self._unfinished(lease, child, last, status, places)
+
+    def _unfinished(
+        self, lease: Lease, child: ChildProcess, last: dict[str, Any], status: int, places: dict[str, str]
+    ) -> Ending | None:
         if lease.stop:
             return _stopped(lease)
-        if "finished" in last and status == 0:
-            return self._publish(lease, child.output)
         log.warning("the end of the child's log", text=child.log_tail())
         if "error" in last:
-            return _failed(lease, **last["error"])
+            return _failed(lease, last["error"]["code"], as_named(last["error"]["message"], places))
         if self._shutting_down:
             return _released(lease)
         if status == -9:
             return _failed(lease, "out_of_memory", "the job's process was killed, most likely for want of memory")
         return _failed(lease, "internal", f"the job's process ended unexpectedly with status {status}")
 
-    def _request(self, lease: Lease, span: Span) -> dict[str, Any]:
+    def _destination(self, lease: Lease) -> Destination | None:
+        """Where the result is to be pushed, if anywhere; refused now, not after the work. Raises `Unprepared`."""
+        uri = lease.claim.spec.output.uri
+        if uri is None:
+            return None
+        try:
+            return destination_of("/output/uri", uri, self._settings.output_destinations, lease.claim.tenant)
+        except ForbiddenURI as error:
+            raise Unprepared(_failed(lease, "source_forbidden", str(error))) from error
+
+    def _fetch(self, lease: Lease, directory: Path) -> dict[str, str]:
+        """Where the uploads of the job now lie, by their URIs. Raises `Unprepared`."""
+        claim = lease.claim
+        codes = {uri: missing_code(pointer) for pointer, uri in claim.spec.uris().items() if upload_id_of(uri)}
+        for uri, code in codes.items():
+            if uri not in claim.uploads:
+                raise Unprepared(_failed(lease, code, f"there is no upload {upload_id_of(uri)}"))
+        if not codes:
+            return {}
+        fetch = Fetch(self._store, claim.uploads, directory)
+        if not self._finishes(fetch, lease, "fetching"):
+            raise Unprepared(_stopped(lease) if lease.stop else _released(lease))
+        try:
+            return fetch.result()
+        except UploadDamaged as error:
+            raise Unprepared(_failed(lease, codes[error.uri], str(error))) from error
+        except StorageUnavailable as error:
+            raise Unprepared(_failed(lease, "storage_unavailable", str(error))) from error
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            raise Unprepared(_failed(lease, "insufficient_storage", "the worker's disk is full")) from error
+
+    def _finishes(self, work: Fetch | Publication | Push, lease: Lease, phase: str) -> bool:
+        """Start the work and wait for its end with the lease kept; False where it was told to stop before."""
+        work.start()
+        give_up_at: float | None = None
+        while work.is_alive():
+            lease.tell_progress(phase, work.done_bytes, work.total_bytes, "bytes")
+            lease.renew()
+            if self._shutting_down and give_up_at is None:
+                give_up_at = time.monotonic() + self._settings.cancel_grace_seconds
+            if lease.stop or (give_up_at and time.monotonic() >= give_up_at):
+                work.stopping.set()
+                return False
+            work.join(TICK_SECONDS)
+        return True
+
+    def _request(self, lease: Lease, span: Span, copies: Path, places: dict[str, str]) -> dict[str, Any]:
         """What the child is told of the job; no secret is in it."""
         settings = self._settings
         return {
-            "spec": lease.claim.spec.model_dump(mode="json"),
-            "roots": [str(root) for root in settings.model_roots],
+            "spec": made_local(lease.claim.spec.model_dump(mode="json"), places),
+            "roots": [str(root) for root in (*settings.model_roots, *([copies] if places else []))],
             "cache": str(settings.cache_dir.absolute()),
             "limits": {
                 "max_bytes": settings.source_max_bytes,
@@ -150,20 +221,11 @@ class Supervisor:
                 child.terminate()
                 kill_at = time.monotonic() + self._settings.cancel_grace_seconds
 
-    def _publish(self, lease: Lease, output: Path) -> Ending | None:
+    def _publish(self, lease: Lease, output: Path, destination: Destination | None) -> Ending | None:
         claim = lease.claim
         publication = Publication(self._store, output, f"jobs/{claim.job_id}/{claim.fence}")
-        publication.start()
-        give_up_at: float | None = None
-        while publication.is_alive():
-            lease.tell_progress("publishing", publication.done_bytes, publication.total_bytes, "bytes")
-            lease.renew()
-            if self._shutting_down and give_up_at is None:
-                give_up_at = time.monotonic() + self._settings.cancel_grace_seconds
-            if lease.stop or (give_up_at and time.monotonic() >= give_up_at):
-                publication.stopping.set()
-                return _stopped(lease) if lease.stop else _released(lease)
-            publication.join(TICK_SECONDS)
+        if not self._finishes(publication, lease, "publishing"):
+            return _stopped(lease) if lease.stop else _released(lease)
         try:
             artifacts = publication.result()
         except InsufficientStorage as error:
@@ -171,14 +233,35 @@ class Supervisor:
         except StorageUnavailable as error:
             return _failed(lease, "storage_unavailable", str(error))
         report, analysis = json.loads((output / "report.json").read_text()), read_analysis(output)
+        result = {name: report[name] for name in SUMMARY if name in report}
+        if destination is not None and claim.spec.output.uri is not None:
+            push = Push(claim.spec.output.uri, destination, output, artifacts)
+            if not self._finishes(push, lease, "publishing"):
+                return _stopped(lease) if lease.stop else _released(lease)
+            try:
+                result["output"] = push.result()
+            except (PushForbidden, StorageUnavailable, InsufficientStorage) as error:
+                # What the job has made is not lost for want of the place it should have gone to as well.
+                return self._unpushed(lease, error, artifacts)
         return lambda jobs: jobs.succeed(
             claim.job_id,
             claim.fence,
-            result={name: report[name] for name in SUMMARY if name in report},
+            result=result,
             plan=lease.facts.get("plan"),
             resolved=lease.facts.get("resolved"),
             artifacts=artifacts,
             analysis=analysis,
+            retention_days=self._settings.artifact_retention_days,
+        )
+
+    def _unpushed(self, lease: Lease, error: Exception, artifacts: list[PublishedArtifact]) -> Ending:
+        codes = {PushForbidden: "source_forbidden", InsufficientStorage: "insufficient_storage"}
+        message = f"the result was not pushed to {lease.claim.spec.output.uri}: {error}"
+        return _failed(
+            lease,
+            codes.get(type(error), "storage_unavailable"),
+            message,
+            artifacts=artifacts,
             retention_days=self._settings.artifact_retention_days,
         )
 
@@ -195,6 +278,6 @@ def _released(lease: Lease) -> Ending:
     return lambda jobs: jobs.release(lease.claim.job_id, lease.claim.fence, reason="worker_shutdown")
 
 
-def _failed(lease: Lease, code: str, message: str) -> Ending:
+def _failed(lease: Lease, code: str, message: str, **publish: Any) -> Ending:
     error = JobError(code=code, message=message, phase=lease.phase, attempt=lease.claim.attempt)
-    return lambda jobs: jobs.fail(lease.claim.job_id, lease.claim.fence, error)
+    return lambda jobs: jobs.fail(lease.claim.job_id, lease.claim.fence, error, **publish)

@@ -7,6 +7,7 @@ from jobs.artifacts import ArtifactStore, StorageUnavailable
 from jobs.database import transaction
 from jobs.repository import AuditRepository, UpkeepRepository
 from jobs.settings import Settings
+from jobs.uploads import UPLOADS
 
 BATCH = 100
 MOST_AUDIT_EVENTS = 10_000
@@ -51,6 +52,22 @@ class Sweeper:
             self._store.delete_prefix(f"jobs/{job_id}/")
             with transaction(self._sessions) as session:
                 UpkeepRepository(session).forget_leftover(job_id)
+
+    def expire_uploads(self) -> None:
+        """Delete uploads whose time is over, those that were never completed included."""
+        with transaction(self._sessions) as session:
+            UpkeepRepository(session).expire_uploads(BATCH)
+
+    def remove_orphans(self) -> None:
+        """Delete the objects of uploads that are not there any more. The row comes first and goes first, so that an
+        object without one belongs to nobody.
+        """
+        stored = self._store.folders(f"{UPLOADS}/")
+        for start in range(0, len(stored), BATCH):
+            with transaction(self._sessions) as session:
+                orphans = UpkeepRepository(session).unknown_uploads(stored[start : start + BATCH])
+            for upload_id in orphans:
+                self._store.delete_prefix(f"{UPLOADS}/{upload_id}/")
 
     def forget_keys(self) -> None:
         """Delete idempotency keys that have done their duty."""

@@ -11,6 +11,7 @@ from api.dependencies import JobId, ServiceSettings, Sessions, Tenant, found
 from api.problems import Problem
 from api.representations import JobView, job_path
 from jobs.database import transaction
+from jobs.destinations import destination_of
 from jobs.repository import JobRepository, KeyReused, SubmissionRepository
 from jobs.settings import Settings
 from jobs.spec import JobSpec
@@ -68,6 +69,8 @@ def _submit(
     for pointer, uri in spec.uris().items():
         check_root(pointer, uri, settings.model_roots)
         check_place(pointer, uri, settings.sources)
+    if spec.output.uri is not None:
+        destination_of("/output/uri", spec.output.uri, settings.output_destinations, tenant)
     fingerprint = ""
     if key is not None:
         asked = f"{retry_of}\n{spec.model_dump_json()}"

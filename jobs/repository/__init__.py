@@ -10,6 +10,7 @@ from jobs.repository.overview import OverviewRepository
 from jobs.repository.submissions import KeyReused, SubmissionRepository
 from jobs.repository.tenants import QuotaExceeded, Quotas, TenantRepository
 from jobs.repository.upkeep import UpkeepRepository
+from jobs.repository.uploads import DeclaredFile, StoredUpload, UnusableUpload, UploadRepository, missing_code
 from jobs.repository.watching import Standing, WatchRepository
 from jobs.repository.webhooks import WebhookRepository
 
@@ -20,6 +21,7 @@ __all__ = [
     "Caller",
     "Claim",
     "ClaimRepository",
+    "DeclaredFile",
     "DeliveryRepository",
     "DueDelivery",
     "HealthRepository",
@@ -32,9 +34,13 @@ __all__ = [
     "Quotas",
     "Standing",
     "StoredAnalysis",
+    "StoredUpload",
     "SubmissionRepository",
     "TenantRepository",
+    "UnusableUpload",
     "UpkeepRepository",
+    "UploadRepository",
     "WatchRepository",
     "WebhookRepository",
+    "missing_code",
 ]

@@ -1,6 +1,6 @@
 """What a worker may do to a job: claim it, and while its fence is the row's, keep it and end it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from jobs.errors import JobError
 from jobs.repository.moves import NewEvent, change, fail, move, requeue
 from jobs.repository.tallies import FENCED_WRITES, STORED_BYTES, tally, tally_phase
 from jobs.repository.tenants import may_run
+from jobs.repository.uploads import StoredUpload, claimed_uploads
 from jobs.spec import JobSpec
 from jobs.states import HELD, State
 from jobs.tables import Analysis, Artifact, Job
@@ -19,15 +20,19 @@ from jobs.tables import Analysis, Artifact, Job
 
 @dataclass(frozen=True)
 class Claim:
-    """A job that is ours until its lease ends; `fence` proves it. `seconds_left` until the deadline; `traceparent` of
-    the request that submitted it, if that was traced.
+    """A job that is ours until its lease ends; `fence` proves it. `seconds_left` until the deadline.
+
+    `uploads` are those of the job's tenant that its specification names, by URI; `traceparent` is that of the request
+    that submitted it, if that was traced.
     """
 
     job_id: str
+    tenant: str
     fence: int
     attempt: int
     spec: JobSpec
     seconds_left: float
+    uploads: Mapping[str, StoredUpload]
     traceparent: str | None = None
 
 
@@ -89,7 +94,9 @@ class ClaimRepository:
             )
             if job is not None:
                 spec = JobSpec.model_validate(job.spec)
-                return Claim(job.id, job.fence, job.attempt, spec, float(seconds_left), job.traceparent)
+                uploads = claimed_uploads(self._session, job.tenant, spec)
+                left = float(seconds_left)
+                return Claim(job.id, job.tenant, job.fence, job.attempt, spec, left, uploads, job.traceparent)
         return None
 
     def heartbeat(
@@ -128,7 +135,6 @@ class ClaimRepository:
         retention_days: float = 0,
     ) -> bool:
         """Publish what the job has made, for so many days; 0 is for ever."""
-        expiry = {"expires_at": later(retention_days * 86400)} if retention_days else {}
         job = move(
             self._session,
             State.SUCCEEDED,
@@ -142,16 +148,23 @@ class ClaimRepository:
             return False
         if analysis is not None:
             self._session.add(Analysis(job_id=job_id, **vars(analysis)))
-        self._session.add_all(
-            Artifact(job_id=job_id, created_at=now(), **expiry, **vars(artifact)) for artifact in artifacts
-        )
-        self._session.flush()
-        tally(self._session, STORED_BYTES, amount=sum(artifact.size_bytes for artifact in artifacts))
+        self._publish(job_id, artifacts, retention_days)
         return True
 
-    def fail(self, job_id: str, fence: int, error: JobError) -> bool:
-        """End the job with an error."""
-        return fail(self._session, self._held(job_id, fence), error) is not None
+    def fail(
+        self,
+        job_id: str,
+        fence: int,
+        error: JobError,
+        *,
+        artifacts: Sequence[PublishedArtifact] = (),
+        retention_days: float = 0,
+    ) -> bool:
+        """End the job with an error, and publish what it has made all the same."""
+        if fail(self._session, self._held(job_id, fence), error) is None:
+            return False
+        self._publish(job_id, artifacts, retention_days)
+        return True
 
     def cancelled(self, job_id: str, fence: int) -> bool:
         """End a job that was asked to stop, and has."""
@@ -171,6 +184,14 @@ class ClaimRepository:
     def tell_fenced(self, what: str) -> None:
         """Count a write, of a `heartbeat` or an `end`, that a fence has kept out."""
         tally(self._session, FENCED_WRITES, what)
+
+    def _publish(self, job_id: str, artifacts: Sequence[PublishedArtifact], retention_days: float) -> None:
+        expiry = {"expires_at": later(retention_days * 86400)} if retention_days else {}
+        self._session.add_all(
+            Artifact(job_id=job_id, created_at=now(), **expiry, **vars(artifact)) for artifact in artifacts
+        )
+        self._session.flush()
+        tally(self._session, STORED_BYTES, amount=sum(artifact.size_bytes for artifact in artifacts))
 
     def _held(self, job_id: str, fence: int) -> list[ColumnElement[bool]]:
         return [Job.id == job_id, Job.fence == fence, Job.state.in_(HELD)]

@@ -11,6 +11,7 @@ from ulid import ULID
 from jobs.clock import UTCDateTime, later, now, seconds_until
 from jobs.repository.moves import move
 from jobs.repository.tenants import check_submission
+from jobs.repository.uploads import take_uploads
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL, State
 from jobs.tables import Analysis, Artifact, Event, Job, Leftover
@@ -47,10 +48,11 @@ class JobRepository:
         retry_of: str | None = None,
         traceparent: str | None = None,
     ) -> Job:
-        """Write a new job that waits for a worker, and its first event. Raises `QuotaExceeded`."""
+        """Write a new job that waits for a worker, and its first event. Raises `QuotaExceeded`, `UnusableUpload`."""
         check_submission(self._session, tenant)
+        job_id = job_id or new_job_id()
         written = {
-            "id": job_id or new_job_id(),
+            "id": job_id,
             "tenant": tenant,
             "spec": spec.model_dump(mode="json"),
             "gpu_class": spec.gpu_class,
@@ -59,7 +61,8 @@ class JobRepository:
             "traceparent": traceparent,
         }
         times = self._session.execute(NEW_JOB, {**written, "deadline_seconds": spec.deadline_seconds}).one()
-        self._session.execute(FIRST_EVENT, {"job_id": written["id"]})
+        take_uploads(self._session, tenant, job_id, spec)
+        self._session.execute(FIRST_EVENT, {"job_id": job_id})
         return Job(**written, **NEW, **times._mapping)
 
     def get(self, tenant: str, job_id: str) -> Job | None:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from jobs.clock import now
 from jobs.states import HELD, State
-from jobs.tables import Artifact, Job, Tenant
+from jobs.tables import Artifact, Job, Tenant, Upload, UploadFile
 
 # Only a tenant that has such quotas is locked. Keys that are made meanwhile refer to its row, and need not wait.
 LIMITS = (
@@ -84,9 +84,17 @@ def check_submission(session: Session, tenant: str) -> None:
         waiting = select(func.count()).select_from(Job).where(Job.tenant == tenant, Job.state == State.QUEUED)
         _hold("queued_jobs", row.queued_jobs, session.scalar(waiting))
     if row.stored_bytes is not None:
-        kept = (Job.tenant == tenant, Artifact.removed_at.is_(None))
-        stored = select(func.coalesce(func.sum(Artifact.size_bytes), 0)).join(Job).where(*kept)
-        _hold("stored_bytes", row.stored_bytes, session.scalar(stored))
+        _hold("stored_bytes", row.stored_bytes, _stored_bytes(session, tenant))
+
+
+def check_stored_bytes(session: Session, tenant: str, more_bytes: int) -> None:
+    """Raises `QuotaExceeded` where so many bytes more would be more than the tenant may store."""
+    row = session.execute(LIMITS, {"tenant": tenant}).one_or_none()
+    if row is None or row.stored_bytes is None:
+        return
+    use = _stored_bytes(session, tenant)
+    if use + more_bytes > row.stored_bytes:
+        raise QuotaExceeded("stored_bytes", row.stored_bytes, use)
 
 
 def may_run(session: Session, job_id: str) -> bool:
@@ -102,6 +110,14 @@ def may_run(session: Session, job_id: str) -> bool:
 def tenants_at_running_quota() -> Select[str]:
     """Names of the tenants that may have no more jobs running now."""
     return select(Tenant.name).where(Tenant.running_jobs <= _running(Tenant.name))
+
+
+def _stored_bytes(session: Session, tenant: str) -> int:
+    """The bytes of artifacts and of uploads, those that are still on their way included."""
+    kept = (Job.tenant == tenant, Artifact.removed_at.is_(None))
+    published = session.scalar(select(func.sum(Artifact.size_bytes)).join(Job).where(*kept))
+    uploaded = session.scalar(select(func.sum(UploadFile.size_bytes)).join(Upload).where(Upload.tenant == tenant))
+    return int(published or 0) + int(uploaded or 0)
 
 
 def _running(tenant: object) -> ScalarSelect[int]:

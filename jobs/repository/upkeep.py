@@ -11,8 +11,9 @@ from jobs.repository.moves import fail, move, requeue
 from jobs.repository.submissions import KEY_SECONDS
 from jobs.repository.tallies import LEASES_EXPIRED, tally
 from jobs.repository.tenants import tenants_at_running_quota
+from jobs.repository.uploads import in_use
 from jobs.states import TERMINAL, State
-from jobs.tables import Artifact, IdempotencyKey, Job, Leftover
+from jobs.tables import Artifact, IdempotencyKey, Job, Leftover, Upload
 
 
 class UpkeepRepository:
@@ -101,6 +102,18 @@ class UpkeepRepository:
         for artifact in artifacts:
             mine = (Artifact.job_id == artifact.job_id, Artifact.name == artifact.name)
             self._session.execute(update(Artifact).where(*mine).values(removed_at=now()))
+
+    def expire_uploads(self, limit: int) -> int:
+        """Delete uploads whose time is over and that no job reads any more; returns how many."""
+        over = select(Upload.id).where(Upload.expires_at <= now(), ~in_use()).order_by(Upload.expires_at).limit(limit)
+        ids = self._session.scalars(over.with_for_update(skip_locked=True)).all()
+        # Asked once more now that they are locked: a job may have taken one between the look and the lock.
+        gone = delete(Upload).where(Upload.id.in_(ids), ~in_use()).returning(Upload.id)
+        return len(self._session.scalars(gone).all())
+
+    def unknown_uploads(self, ids: Sequence[str]) -> set[str]:
+        """Those of these uploads that are not there."""
+        return set(ids) - set(self._session.scalars(select(Upload.id).where(Upload.id.in_(ids))))
 
     def leftovers(self, after_seconds: float, limit: int) -> Sequence[str]:
         """Jobs that were deleted so long ago and whose objects may still lie in the store."""

@@ -6,6 +6,7 @@ from jobs.tables.jobs import Analysis, Artifact, Event, Job
 from jobs.tables.keys import ApiKey, AuditEvent, Tenant
 from jobs.tables.submissions import IdempotencyKey, Leftover
 from jobs.tables.tallies import Tally
+from jobs.tables.uploads import JobUpload, Upload, UploadFile
 from jobs.tables.webhooks import WebhookDelivery, WebhookEndpoint
 
 __all__ = [
@@ -18,9 +19,12 @@ __all__ = [
     "Health",
     "IdempotencyKey",
     "Job",
+    "JobUpload",
     "Leftover",
     "Tally",
     "Tenant",
+    "Upload",
+    "UploadFile",
     "WebhookDelivery",
     "WebhookEndpoint",
 ]

@@ -21,6 +21,7 @@ UNKNOWN = {
     "{job_id}": "job_" + "0" * 26,
     "{endpoint_id}": "whe_" + "0" * 26,
     "{delivery_id}": "msg_" + "0" * 26,
+    "{upload_id}": "upload_" + "0" * 26,
 }
 # What a route wants of a body before it looks for the resource.
 BODIES: dict[Route, dict] = {}
@@ -42,7 +43,10 @@ def owned(client: httpx.Client, sessions: sessionmaker[Session], finish: Callabl
     job_id = client.post("/v1/jobs", json=SPEC, headers=key).json()["id"]
     finish(job_id)
     (delivery,) = client.get(f"{endpoints}/{endpoint_id}/deliveries", headers=key).json()["data"]
-    return {"{job_id}": job_id, "{endpoint_id}": endpoint_id, "{delivery_id}": delivery["id"]}
+    file = {"name": PLAIN["{name}"], "size_bytes": 2, "sha256": "0" * 64}
+    upload = client.post("/v1/uploads", json={"name": "mine", "kind": "dataset", "files": [file]}, headers=key).json()
+    ids = {"{job_id}": job_id, "{endpoint_id}": endpoint_id, "{delivery_id}": delivery["id"]}
+    return {**ids, "{upload_id}": upload["id"]}
 
 
 def routes(client: httpx.Client) -> Iterator[Route]:

@@ -35,6 +35,7 @@ SECRETS = {
     "artifact store": "canary-of-the-store-77b2",
     "hub token": "canary-of-the-hub-41f0",
     "authorization of a host": "canary-of-a-host-c3d9",
+    "output destination": "canary-of-the-destination-c3e8",
 }
 WAIT_SECONDS = 60
 
@@ -79,6 +80,9 @@ def settings(
                 "hf://": {"token": SECRETS["hub token"]},
                 "https://nowhere.example/": {"authorization": SECRETS["authorization of a host"]},
             },
+            "output_destinations": [
+                {"prefix": "s3://elsewhere", "options": {"secret_access_key": SECRETS["output destination"]}}
+            ],
             "require_keys": True,
             "presign_seconds": 0,
         }
@@ -206,6 +210,8 @@ def test_servers_that_cannot_be_reached_are_told_of_without_secrets(settings: di
         ("ARTIFACT_OPTIONS", '{"secret_access_key": ["<secret>"]}', "artifact_options"),
         ("SOURCES", '{"s3://bucket": {"secret_access_key": ["<secret>"]}}', "sources"),
         ("SOURCES", '{"ftp://bucket": {"secret_access_key": "<secret>"}}', "every place"),
+        ("OUTPUT_DESTINATIONS", '[{"prefix": "s3://a", "options": {"key": ["<secret>"]}}]', "output_destinations"),
+        ("OUTPUT_DESTINATIONS", '[{"prefix": "s3://u:<secret>@a"}]', "output_destinations"),
         ("DATABASE_URL", "no-scheme:<secret>", "URL"),
         ("DATABASE_URL", "nothing://u:<secret>@h/d", "nothing"),
         ("DATABASE_URL", "postgresql+psycopg://u:<secret>@h:port/d", "port"),

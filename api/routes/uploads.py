@@ -1,0 +1,198 @@
+"""Uploads: declare files, send them, complete; list, get, delete. The sending itself is `api/receiving.py`."""
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from sqlalchemy.orm import Session, sessionmaker
+from starlette.concurrency import run_in_threadpool
+
+from api.actions import Action
+from api.dependencies import ServiceSettings, Sessions, Store, Tenant
+from api.problems import Problem
+from api.receiving import received
+from api.upload_views import UploadAddress, UploadPage, UploadView, file_path, upload_path
+from jobs.artifacts import ArtifactStore
+from jobs.database import transaction
+from jobs.repository import DeclaredFile, UploadRepository
+from jobs.tables import Upload
+from jobs.uploads import NewUpload, key_of
+
+# Stores take no more in one request.
+LARGEST_SIGNED_BYTES = 5 << 30
+BYTES: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+UploadId = Annotated[str, Path(pattern="^upload_[0-9a-z]{26}$")]
+
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
+
+
+@router.post("", status_code=HTTPStatus.CREATED)
+def create(
+    wanted: NewUpload, response: Response, action: Action, tenant: Tenant, settings: ServiceSettings
+) -> UploadView:
+    """Declare the files of an upload; their bytes count as stored from now on. Send each of them, then complete it.
+
+    An upload that is not complete within 24 hours is deleted.
+    """
+    total_bytes = sum(file.size_bytes for file in wanted.files)
+    if total_bytes > settings.upload_limit_bytes:
+        detail = f"an upload may have at most {settings.upload_limit_bytes} bytes, and this would have {total_bytes}"
+        raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+    files = [DeclaredFile(**file.model_dump()) for file in wanted.files]
+    with action.transaction() as session:
+        uploads = UploadRepository(session)
+        upload = uploads.create(tenant, wanted.name, wanted.kind, files)
+        action.subject = upload.id
+        view = UploadView.of(upload, uploads.files(tenant, upload.id))
+    response.headers["Location"] = upload_path(upload.id)
+    return view
+
+
+@router.get("")
+def listing(
+    sessions: Sessions,
+    tenant: Tenant,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: Annotated[str | None, Query(max_length=100, pattern="^upload_[0-9a-z]{26}$")] = None,
+) -> UploadPage:
+    """Uploads, newest first."""
+    with transaction(sessions) as session:
+        uploads = UploadRepository(session)
+        rows = uploads.page(tenant, limit=limit + 1, before=after)
+        shown, has_more = rows[:limit], len(rows) > limit
+        views = [UploadView.of(row, uploads.files(tenant, row.id)) for row in shown]
+    return UploadPage(data=views, has_more=has_more, next_cursor=shown[-1].id if has_more else None)
+
+
+@router.get("/{upload_id}")
+def get(upload_id: UploadId, sessions: Sessions, tenant: Tenant) -> UploadView:
+    """One upload."""
+    return UploadView.of(*_found(sessions, tenant, upload_id))
+
+
+@router.delete("/{upload_id}", status_code=HTTPStatus.NO_CONTENT)
+def delete(upload_id: UploadId, action: Action, tenant: Tenant) -> None:
+    """Delete an upload and its files; 409 while a job that has not ended reads it."""
+    with action.transaction() as session:
+        deleted = UploadRepository(session).delete(tenant, upload_id)
+        if deleted is None:
+            raise _unknown(upload_id)
+        if not deleted:
+            raise Problem(
+                HTTPStatus.CONFLICT, f"a job that has not ended reads {upload_id}; cancel it, or wait for its end"
+            )
+
+
+@router.post("/{upload_id}/files/{name}/address")
+def address(
+    upload_id: UploadId,
+    name: str,
+    action: Action,
+    sessions: Sessions,
+    store: Store,
+    tenant: Tenant,
+    settings: ServiceSettings,
+) -> UploadAddress:
+    """Where to send a file: straight to the store where it can sign, else to the file's link. Ask right before sending.
+
+    What is sent to the store is only judged when the upload is completed.
+    """
+    file = _open_file(sessions, tenant, upload_id, name)
+    url = store.signed_upload_url(key_of(upload_id, name)) if file.size_bytes <= LARGEST_SIGNED_BYTES else None
+    # What is sent to the store is never seen here, so who was let to send it is noted.
+    action.note()
+    if url is None:
+        return UploadAddress(url=file_path(upload_id, name), signed=False, expires_in_seconds=None)
+    return UploadAddress(url=url, signed=True, expires_in_seconds=settings.presign_seconds)
+
+
+@router.put("/{upload_id}/files/{name}", status_code=HTTPStatus.NO_CONTENT, openapi_extra=BYTES)
+async def send(
+    upload_id: UploadId,
+    name: str,
+    request: Request,
+    action: Action,
+    sessions: Sessions,
+    store: Store,
+    tenant: Tenant,
+) -> None:
+    """Send a file through the service. Nothing is stored unless all of its declared bytes have come and no more."""
+    file = await run_in_threadpool(_open_file, sessions, tenant, upload_id, name)
+    await store.receive(key_of(upload_id, name), received(request, file))
+    await run_in_threadpool(action.note)
+
+
+@router.post("/{upload_id}/complete")
+def complete(
+    upload_id: UploadId,
+    action: Action,
+    sessions: Sessions,
+    store: Store,
+    tenant: Tenant,
+    settings: ServiceSettings,
+) -> UploadView:
+    """Let jobs read the upload. Every file is read back and must have the declared size and sha256.
+
+    What is not as declared is deleted from the store and named; send it again. Completing twice changes nothing.
+    """
+    upload, files = _found(sessions, tenant, upload_id)
+    if upload.completed_at is None:
+        errors = [
+            {"pointer": f"/files/{number}", "detail": fault}
+            for number, file in enumerate(files)
+            if (fault := _fault(store, upload_id, file))
+        ]
+        if errors:
+            detail = "; ".join(error["detail"] for error in errors)
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, code="upload_incomplete", errors=errors)
+    with action.transaction() as session:
+        uploads = UploadRepository(session)
+        completed = uploads.complete(tenant, upload_id, retention_days=settings.upload_retention_days)
+        if completed is None:
+            raise _unknown(upload_id)
+        return UploadView.of(completed, files)
+
+
+def _fault(store: ArtifactStore, upload_id: str, file: DeclaredFile) -> str | None:
+    """What is wrong with a file in the store, which then goes."""
+    key = key_of(upload_id, file.name)
+    size_bytes = store.size_bytes(key)
+    if size_bytes is None:
+        return f"{file.name} was not sent"
+    fault = None
+    if size_bytes != file.size_bytes:
+        fault = f"{file.name} was declared with {file.size_bytes} bytes and has {size_bytes}"
+    elif store.sha256(key) != file.sha256:
+        fault = f"{file.name} does not have the declared sha256"
+    if fault:
+        store.delete_prefix(key)
+    return fault
+
+
+def _found(sessions: sessionmaker[Session], tenant: str, upload_id: str) -> tuple[Upload, list[DeclaredFile]]:
+    with transaction(sessions) as session:
+        uploads = UploadRepository(session)
+        upload = uploads.get(tenant, upload_id)
+        if upload is None:
+            raise _unknown(upload_id)
+        return upload, uploads.files(tenant, upload_id)
+
+
+def _open_file(sessions: sessionmaker[Session], tenant: str, upload_id: str, name: str) -> DeclaredFile:
+    upload, files = _found(sessions, tenant, upload_id)
+    if upload.completed_at is not None:
+        raise Problem(HTTPStatus.CONFLICT, f"{upload_id} is complete; nothing of it changes any more")
+    for file in files:
+        if file.name == name:
+            return file
+    raise Problem(HTTPStatus.NOT_FOUND, f"{upload_id} has no file of this name")
+
+
+def _unknown(upload_id: str) -> Problem:
+    """Another tenant's upload is answered exactly like one that never was."""
+    return Problem(HTTPStatus.NOT_FOUND, f"there is no upload {upload_id}")

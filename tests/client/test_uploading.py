@@ -1,0 +1,79 @@
+"""`sglp upload` against the real API, over a store that cannot sign."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from client.sdk import SGLP
+from jobs.database import migrate
+from jobs.settings import Settings
+from tests.api.conftest import serving
+
+SGLP_COMMAND = [sys.executable, "-c", "from client.command import app; app()"]
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[httpx.Client]:
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    migrate(url)
+    with serving(Settings(database_url=url, artifact_url=(tmp_path / "artifacts").as_uri())) as client:
+        yield client
+
+
+def sglp(client: httpx.Client, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "SGLP_URL": str(client.base_url)}
+    return subprocess.run([*SGLP_COMMAND, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_what_upload_prints_is_what_submit_takes(client: httpx.Client, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    (folder / "deeper").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", ".hidden", "deeper/x"):
+        (folder / name).write_bytes(name.encode() * 1000)
+    printed = sglp(client, "upload", folder)
+    uri = printed.stdout.strip()
+    assert (printed.returncode, printed.stderr) == (0, "")
+    submitted = sglp(client, "submit", uri, "--remove", "0.25")
+    assert submitted.returncode == 0, submitted.stderr
+    job = client.get(f"/v1/jobs/{submitted.stdout.strip()}").json()
+    assert job["spec"]["model"]["uri"] == uri
+    (upload,) = client.get("/v1/uploads").json()["data"]
+    assert (upload["name"], upload["kind"], upload["status"]) == ("tiny", "model", "ready")
+    assert [file["name"] for file in upload["files"]] == ["config.json", "model.safetensors"]
+
+
+def test_data_is_told_from_a_model_by_its_files(client: httpx.Client, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("the cat sat")
+    assert sglp(client, "upload", tmp_path / "text.txt").stdout.startswith("upload://upload_")
+    assert client.get("/v1/uploads").json()["data"][0]["kind"] == "dataset"
+
+
+def test_what_cannot_be_sent_is_told_plainly(client: httpx.Client, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("x")
+    answers = [
+        sglp(client, "upload", tmp_path / "empty"),
+        sglp(client, "upload", tmp_path / "a.txt", tmp_path / "b.txt"),
+    ]
+    assert [answer.returncode for answer in answers] == [1, 1]
+    assert "holds no files" in answers[0].stderr
+    assert "a dataset is one file" in answers[1].stderr
+    assert client.get("/v1/uploads").json()["data"] == []
+
+
+def test_a_file_that_changes_on_its_way_leaves_no_upload(client: httpx.Client, tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_bytes(b"a" * (3 << 20))
+
+    def change(_more: int) -> None:
+        file.write_bytes(b"b" * (3 << 20))
+
+    with SGLP(str(client.base_url)) as service, pytest.raises(Exception, match="sha256"):
+        service.upload([file], kind="dataset", on_bytes=change)
+    assert client.get("/v1/uploads").json()["data"] == []

@@ -1,0 +1,67 @@
+"""Which places a result may be pushed to."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from jobs.destinations import Destination, destination_of
+from jobs.settings import Settings
+from jobs.spec import JobSpec
+from jobs.uris import ForbiddenURI
+
+SPEC = {"model": {"uri": "hf://org/name"}, "target": {"kind": "layers", "ratio": 0.25}}
+OURS = Destination(prefix="s3://results/ours/", tenants=("vision",))
+ALL = Destination(prefix="file:///results")
+
+
+def allowed(uri: str, tenant: str = "vision") -> bool:
+    try:
+        destination_of("/output/uri", uri, (OURS, ALL), tenant)
+    except ForbiddenURI:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("s3://results/ours", True),
+        ("s3://results/ours/a/b", True),
+        ("s3://results/ours-not", False),
+        ("s3://results", False),
+        ("s3://results/our%73/a", True),
+        ("s3://results-too/ours/a", False),
+        ("gs://results/ours/a", False),
+        ("file:///results/a", True),
+        ("file:///result", False),
+        ("file:///etc", False),
+    ],
+)
+def test_only_what_lies_below_a_prefix_may_be_written(uri: str, expected: bool) -> None:
+    assert allowed(uri) is expected
+
+
+def test_a_destination_may_be_one_tenants_own() -> None:
+    assert allowed("s3://results/ours/a", "vision")
+    assert not allowed("s3://results/ours/a", "speech")
+    assert allowed("file:///results/a", "speech")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["s3://", "s3:///a", "http://host/a", "hf://org/name", "s3://user:secret@bucket/a", "s3://b/a?x", "s3://b/../a",
+     "s3://b/%2e%2e/a", "s3://b/a//b", "file://host/a", "file:///a/./b", "s3://b/a%0ab"],
+)  # fmt: skip
+def test_a_place_of_another_form_is_refused(uri: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate({**SPEC, "output": {"uri": uri}})
+    assert caught.value.errors()[0]["loc"] == ("output", "uri")
+
+
+def test_destinations_come_from_the_environment_and_hide_their_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = [{"prefix": "s3://results", "options": {"secret_access_key": "canary"}}]
+    monkeypatch.setenv("SGLP_OUTPUT_DESTINATIONS", json.dumps(value))
+    settings = Settings()
+    assert settings.output_destinations[0].options == {"secret_access_key": "canary"}
+    assert "canary" not in f"{settings!r}{settings.output_destinations!r}"

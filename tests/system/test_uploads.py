@@ -1,0 +1,139 @@
+"""A model and its calibration text go up, a job reads them, and its result goes where its tenant wants it."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pytest
+
+from client.sdk import SGLPProblem
+from jobs.artifacts import open_store
+from tests.services.postgresql import PostgreSQL
+from tests.services.s3 import S3
+from tests.services.stack import Stack, running_stack
+from tests.worker.tiny_model import LAYERS, tiny_spec
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that results may be pushed to."""
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, models: Path, results: Path, postgresql_server: PostgreSQL,
+    redis_url: str, s3_server: S3,
+) -> Iterator[Stack]:  # fmt: skip
+    directory = tmp_path_factory.mktemp("stack")
+    wrong = {**s3_server.options, "secret_access_key": "canary-secret"}
+    with running_stack(
+        directory,
+        database_url=postgresql_server.database(),
+        broker_url=redis_url,
+        artifact_url=f"{s3_server.url}/{directory.name}",
+        artifact_options=s3_server.options,
+        model_roots=[str(models)],
+        output_destinations=[
+            {"prefix": results.as_uri()},
+            {"prefix": f"{s3_server.url}/{directory.name}-pushed", "options": s3_server.options},
+            {"prefix": f"{s3_server.url}/forbidden", "options": wrong},
+        ],
+    ) as running:
+        yield running
+
+
+def spec_of(uploads: dict[str, Any], models: Path, text: dict[str, Any] | None = None) -> dict[str, Any]:
+    spec = tiny_spec(models / "model", models / "text.txt", mode="analyze")
+    del spec["target"]
+    calibration = {**spec["calibration"], "source": (text or uploads["dataset"])["uri"]}
+    return {**spec, "model": {"uri": uploads["model"]["uri"]}, "calibration": calibration}
+
+
+@pytest.fixture(scope="module")
+def uploads(stack: Stack, models: Path) -> dict[str, Any]:
+    """A model and a dataset, by their kinds, as the SDK sends them."""
+    stack.start_worker()
+    return {
+        "model": stack.client.upload(sorted((models / "model").iterdir()), kind="model", name="tiny"),
+        "dataset": stack.client.upload([models / "text.txt"], kind="dataset"),
+    }
+
+
+def test_a_job_reads_its_uploads_and_leaves_no_copy(stack: Stack, models: Path, uploads: dict[str, Any]) -> None:
+    job = stack.wait_for_end(stack.client.submit(spec_of(uploads, models))["id"])
+    assert (job["status"], job["error"]) == ("succeeded", None), stack.logs()
+    assert job["resolved"]["class"] == "LlamaForCausalLM"
+    assert len(stack.client.similarity(job["id"])["layers"]) == LAYERS
+    assert job["spec"]["model"]["uri"] == uploads["model"]["uri"]
+    assert "/work/" not in str(job) + str(stack.client.report(job["id"]))
+    assert stack.work_files() == []
+
+
+def test_an_upload_that_was_changed_in_the_store_is_not_read(
+    stack: Stack, models: Path, uploads: dict[str, Any]
+) -> None:
+    upload = stack.client.upload([models / "text.txt"], kind="dataset")
+    store = open_store(stack.read_settings())
+    size = (models / "text.txt").stat().st_size
+    obstore.put(store._store, f"uploads/{upload['id']}/text.txt", b"x" * size)
+    job = stack.wait_for_end(stack.client.submit(spec_of(uploads, models, upload))["id"])
+    assert job["error"]["code"] == "bad_calibration", stack.logs()
+    assert upload["uri"] in job["error"]["message"]
+
+
+def test_data_that_the_method_cannot_read_is_told_by_its_uri(
+    stack: Stack, models: Path, uploads: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "empty.txt").write_text(" \n")
+    empty = stack.client.upload([tmp_path / "empty.txt"], kind="dataset")
+    job = stack.wait_for_end(stack.client.submit(spec_of(uploads, models, empty))["id"])
+    assert job["error"]["code"] == "bad_calibration"
+    assert empty["uri"] in job["error"]["message"]
+    assert "file://" not in job["error"]["message"]
+
+
+def test_the_sdk_sends_to_the_store_and_is_held_to_the_file(stack: Stack, models: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+    content = (models / "text.txt").read_bytes()
+    upload = stack.client.upload([models / "text.txt"], kind="dataset", on_bytes=seen.append)
+    assert (upload["status"], sum(seen)) == ("ready", len(content))
+    assert upload["files"][0]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert next(stack.client.uploads())["id"] == upload["id"]
+    stack.client.delete_upload(upload["id"])
+    assert upload["id"] not in [each["id"] for each in stack.client.uploads()]
+
+
+def test_the_result_is_pushed_before_the_job_has_succeeded(
+    stack: Stack, models: Path, results: Path, uploads: dict[str, Any]
+) -> None:
+    uri = f"{results.as_uri()}/nightly/tiny"
+    job = stack.wait_for_end(stack.client.submit({**spec_of(uploads, models), "output": {"uri": uri}})["id"])
+    assert (job["status"], job["result"]["output"]["uri"]) == ("succeeded", uri), (job["error"], stack.logs())
+    artifacts = {each["name"]: each["sha256"] for each in stack.client.artifacts(job["id"])}
+    assert {each["name"]: each["sha256"] for each in job["result"]["output"]["files"]} == artifacts
+    folder = results / "nightly" / "tiny"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    found = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    assert found == artifacts
+    assert job["spec"]["output"]["uri"] == uri
+
+
+def test_a_result_that_may_not_go_there_is_kept_here(stack: Stack, models: Path, uploads: dict[str, Any]) -> None:
+    spec = {**spec_of(uploads, models), "output": {"uri": "s3://artifacts/forbidden/a"}}
+    job = stack.wait_for_end(stack.client.submit(spec)["id"])
+    assert (job["status"], job["error"]["code"], job["error"]["phase"]) == ("failed", "source_forbidden", "publishing")
+    assert "s3://artifacts/forbidden/a" in job["error"]["message"]
+    assert "canary" not in str(job) + stack.logs()
+    assert {"manifest.json", "report.json"} <= {each["name"] for each in stack.client.artifacts(job["id"])}
+
+
+def test_a_place_that_is_not_on_the_list_is_refused_at_once(
+    stack: Stack, models: Path, uploads: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(SGLPProblem) as caught:
+        stack.client.submit({**spec_of(uploads, models), "output": {"uri": tmp_path.as_uri()}})
+    assert (caught.value.status, caught.value.problem["code"]) == (422, "source_forbidden")
+    assert caught.value.problem["errors"][0]["pointer"] == "/output/uri"

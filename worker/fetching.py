@@ -1,0 +1,95 @@
+"""Make the uploads that a job names local, every file checked against what its tenant declared."""
+
+import hashlib
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from jobs.artifacts import ArtifactStore
+from jobs.repository import DeclaredFile, StoredUpload
+from jobs.uploads import key_of
+
+
+class UploadDamaged(Exception):
+    """What lies in the store is not what was uploaded; `uri` names the upload."""
+
+    def __init__(self, uri: str, message: str) -> None:
+        self.uri = uri
+        super().__init__(message)
+
+
+class Fetch(threading.Thread):
+    """Copies uploads below `directory`, so that heartbeats go on meanwhile; join it, then take `result`.
+
+    The thread is a daemon: a store that hangs must not keep the worker from ending.
+    """
+
+    def __init__(self, store: ArtifactStore, uploads: Mapping[str, StoredUpload], directory: Path) -> None:
+        super().__init__(daemon=True, name="fetch")
+        self.done_bytes = 0
+        self.total_bytes = sum(file.size_bytes for upload in uploads.values() for file in upload.files)
+        self.stopping = threading.Event()
+        self._store, self._uploads, self._directory = store, uploads, directory
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            for uri, upload in self._uploads.items():
+                if self.stopping.is_set():
+                    return
+                # Made here alone: what is stopped must not make anew what was removed behind it.
+                self._folder(upload).mkdir(parents=True)
+                for file in upload.files:
+                    self._copy(uri, upload, file)
+        except Exception as error:
+            self._error = error
+
+    def result(self) -> dict[str, str]:
+        """URI of an upload → `file://` URI of its copy; raises what the copying raised, such as `UploadDamaged`."""
+        if self._error:
+            raise self._error
+        return {uri: self._place(upload).as_uri() for uri, upload in self._uploads.items()}
+
+    def _place(self, upload: StoredUpload) -> Path:
+        """What the method opens: the file of a dataset or of a GGUF model, the folder of any other model."""
+        folder = self._folder(upload)
+        (file, *others) = upload.files
+        single = not others and (upload.kind == "dataset" or file.name.lower().endswith(".gguf"))
+        return folder / file.name if single else folder
+
+    def _folder(self, upload: StoredUpload) -> Path:
+        # The model is called by the last part.
+        return self._directory / upload.id / upload.name
+
+    def _copy(self, uri: str, upload: StoredUpload, file: DeclaredFile) -> None:
+        key = key_of(upload.id, file.name)
+        # Asked for first: a signed address may have written anything here, also after the upload was complete.
+        if self._store.size_bytes(key) != file.size_bytes:
+            raise UploadDamaged(uri, f"{file.name} of {uri} is not in the store as it was uploaded")
+        digest = hashlib.sha256()
+        with (self._folder(upload) / file.name).open("wb") as copy:
+            for chunk in self._store.stream(key):
+                if self.stopping.is_set():
+                    return
+                copy.write(chunk)
+                digest.update(chunk)
+                self.done_bytes += len(chunk)
+        if digest.hexdigest() != file.sha256:
+            raise UploadDamaged(uri, f"{file.name} of {uri} is not in the store as it was uploaded")
+
+
+def made_local(spec: dict[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+    """The specification with the places of copies for the URIs of uploads."""
+    local = {part: dict(spec[part]) for part in ("model", "calibration", "evaluation")}
+    for part, name in (("model", "uri"), ("calibration", "source"), ("evaluation", "source")):
+        local[part][name] = places.get(local[part][name], local[part][name])
+    return {**spec, **local}
+
+
+def as_named(message: str, places: Mapping[str, str]) -> str:
+    """A message about copies, told in the URIs that the user knows."""
+    for uri, place in places.items():
+        message = message.replace(place, uri).replace(unquote(urlsplit(place).path), uri)
+    return message
