@@ -25,10 +25,14 @@ def hold(download: Callable[[], Path], folder: Path) -> None:
     folder.mkdir()
     for _ in range(TRIES):
         with suppress(FileNotFoundError):
-            for file in download().iterdir():
-                (target := folder / file.name).unlink(missing_ok=True)
-                target.hardlink_to(file.resolve(strict=True))
-                os.utime(target)
+            snapshot = download()
+            for file in snapshot.rglob("*"):
+                target = folder / file.relative_to(snapshot)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if not file.is_dir():
+                    target.unlink(missing_ok=True)
+                    target.hardlink_to(file.resolve(strict=True))
+                    os.utime(target)
             return
     raise SourceError("insufficient_storage", "the model was removed from the worker's full cache again; submit later")
 

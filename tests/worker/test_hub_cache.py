@@ -63,6 +63,14 @@ def test_the_longest_unused_goes_first_and_nothing_in_use(snapshots: list[Path],
     assert kept(snapshots) == [False, False, True]
 
 
+def test_folders_inside_come_along(snapshots: list[Path], tmp_path: Path) -> None:
+    (snapshots[0] / "templates").mkdir()
+    (snapshots[0] / "templates" / "tool.json").write_text("{}")
+    hold(lambda: snapshots[0], tmp_path / "job")
+    assert (tmp_path / "job" / "templates" / "tool.json").read_text() == "{}"
+    assert (tmp_path / "job" / "weights").is_file()
+
+
 def test_what_went_before_it_was_linked_is_downloaded_again(snapshots: list[Path], tmp_path: Path) -> None:
     make_room(tmp_path / "hub", 0)
     downloads: list[int] = []
