@@ -15,9 +15,12 @@ class Reason(NamedTuple):
 REASONS = {
     "model_not_found": Reason("There is no such model, or it may not be read.", False),
     "source_forbidden": Reason(
-        "A URI's scheme is not allowed, or it leads outside the configured roots and destinations.", False
+        "The URI lies outside the configured roots, places and destinations, or its place refuses the credentials.",
+        False,
     ),
-    "source_unreachable": Reason("The model hub or store did not answer.", True),
+    "source_unreachable": Reason(
+        "The model hub, store or host did not answer, or the files changed while they were read.", True
+    ),
     "unsafe_format": Reason("The files could run code, or lie about what they hold.", False),
     "unsupported_architecture": Reason("No stack of removable layers was found in the model.", False),
     "target_unreachable": Reason("No choice of layers reaches the target; the message says what could be.", False),

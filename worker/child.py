@@ -13,6 +13,8 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,6 +22,7 @@ import pyprctl
 
 from jobs.tracing import Span, begin_span, configure_tracing, span_of
 from jobs.uris import place_of
+from worker.hub_cache import hold, make_room
 from worker.remote import SourceError
 from worker.sources import Limits, Sources, is_remote
 from worker.workspace import remove_abandoned, workspace
@@ -95,27 +98,52 @@ class _Observer:
 def _run(request: dict[str, Any], output: Path, observer: _Observer, credentials: dict[str, dict[str, str]]) -> None:
     cache = Path(request["cache"]) / "sources"
     remove_abandoned(cache / "in_use")
+    # As long as the job runs: what it uses of the caches is what has a link in there.
     with workspace(cache / "in_use", "job") as folder:
-        sources = Sources(
-            folder,
-            cache / "files",
-            Limits(**request["limits"]),
-            credentials,
-            request["hosts"],
-            request["networks"],
-            observer.fetched,
-        )
-        _run_on(sources, request, output, observer, credentials)
+        observer.fetched(0, 1)
+        limits, hosts, networks = Limits(**request["limits"]), request["hosts"], request["networks"]
+        with closing(
+            Sources(folder, cache / "files", limits, credentials, hosts, networks, observer.fetched)
+        ) as sources:
+            outlined, local = _made_local(request, sources, folder, credentials)
+        observer.sources = sources.facts
+        _run_on(outlined, local, request, output, observer)
 
 
-def _run_on(
-    sources: Sources,
-    request: dict[str, Any],
-    output: Path,
-    observer: _Observer,
-    credentials: dict[str, dict[str, str]],
-) -> None:
+def _made_local(
+    request: dict[str, Any], sources: Sources, folder: Path, credentials: dict[str, dict[str, str]]
+) -> tuple[Any, dict[str, Path]]:
+    """The model's files (for an estimate, what describes it), and the data's by what the specification calls it."""
     # Importing torch takes seconds, and the parent-death signal must be in place before.
+    from sglp_core.fetching import Fetched, HubAccess, Outlined, fetch, fetch_outline
+
+    spec, cache, limits = request["spec"], Path(request["cache"]), request["limits"]
+    uri, estimates = spec["model"]["uri"], spec["mode"] == "estimate"
+    # Never a token that lies on this machine for somebody else's use.
+    token = credentials.get(place_of(uri, credentials) or "", {}).get("token", False)
+    access = HubAccess(token, limits["max_bytes"], limits["max_files"])
+    got: list[Outlined] = []
+
+    def fetched() -> Path:
+        asked = (uri, spec["model"]["revision"], cache, [Path(root) for root in request["roots"]], access)
+        got.append(fetch_outline(*asked) if estimates else Outlined(fetch(*asked), {}))
+        return got[-1].fetched.path
+
+    if is_remote(uri):
+        path = sources.outline(uri) if estimates else sources.model(uri)
+        outlined = Outlined(Fetched(path, uri, None, downloaded=True), {})
+    elif uri.startswith("hf://"):
+        hold(fetched, folder / "model")
+        make_room(cache / "hub", limits["cache_bytes"])
+        outlined = replace(got[-1], fetched=replace(got[-1].fetched, path=folder / "model"))
+    else:
+        fetched()
+        outlined = got[-1]
+    named = {part: spec[part].get("source", "self") for part in ("calibration", "evaluation") if not estimates}
+    return outlined, {source: sources.data(source, part) for part, source in named.items() if is_remote(source)}
+
+
+def _run_on(outlined: Any, local: dict[str, Path], request: dict[str, Any], output: Path, observer: _Observer) -> None:
     from sglp_core import (
         Calibration,
         Evaluation,
@@ -129,41 +157,19 @@ def _run_on(
         estimate,
         sweep,
     )
-    from sglp_core.fetching import Fetched, HubAccess, Outlined, fetch, fetch_outline
 
     spec = request["spec"]
-    uri, revision, method = spec["model"]["uri"], spec["model"]["revision"], spec["method"]
+    method, model = spec["method"], outlined.fetched
     protected = method["protected"]
-    roots, cache = [Path(root) for root in request["roots"]], Path(request["cache"])
-    # Never a token that lies on this machine for somebody else's use.
-    token = credentials.get(place_of(uri, credentials) or "", {}).get("token", False)
-    access = HubAccess(token, request["limits"]["max_bytes"], request["limits"]["max_files"])
     common: dict[str, Any] = {
         "method": Method(**{**method, "protected": None if protected is None else tuple(protected)}),
         "calibration": Calibration(**spec["calibration"]),
-        "roots": roots,
-        "cache": cache,
+        "roots": [Path(root) for root in request["roots"]],
+        "cache": Path(request["cache"]),
         "observer": observer,
     }
-    observer.fetched(0, 1)
-    if spec["mode"] == "estimate":
-        outlined = (
-            Outlined(Fetched(sources.outline(uri), uri, None, downloaded=True), {})
-            if is_remote(uri)
-            else fetch_outline(uri, revision, cache, roots, access)
-        )
-    else:
-        model = (
-            Fetched(sources.model(uri), uri, None, downloaded=True)
-            if is_remote(uri)
-            else fetch(uri, revision, cache, roots, access)
-        )
-        named = {part: spec[part].get("source", "self") for part in ("calibration", "evaluation")}
-        common["local"] = {source: sources.data(source, part) for part, source in named.items() if is_remote(source)}
-    sources.close()
-    observer.sources = sources.facts
     if spec["mode"] == "analyze":
-        analyze(model, output, **common)
+        analyze(model, output, local=local, **common)
         return
     common["evaluation"] = Evaluation(**spec["evaluation"])
     target = dict(spec["target"] or {"kind": None})
@@ -172,10 +178,10 @@ def _run_on(
         estimate(outlined, output, target=Target(kind, **target) if kind else None, **common)
         return
     if kind == "sweep":
-        sweep(model, SweepTarget(target["of"], tuple(target["ratios"])), output, **common)
+        sweep(model, SweepTarget(target["of"], tuple(target["ratios"])), output, local=local, **common)
     else:
         wanted = QualityTarget(**target) if kind == "quality" else Target(kind, **target)
-        compress(model, wanted, output, healing=Healing(**spec["healing"]), **common)
+        compress(model, wanted, output, healing=Healing(**spec["healing"]), local=local, **common)
 
 
 def _describe(error: Exception) -> dict[str, str]:

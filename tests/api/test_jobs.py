@@ -96,6 +96,14 @@ def test_a_path_outside_the_roots_is_refused_with_its_code(client: httpx.Client)
     assert client.get("/v1/jobs").json()["data"] == []
 
 
+@pytest.mark.parametrize("uri", ["s3://bucket/model", "https://169.254.169.254/latest", "gs://bucket/x", "az://c/x"])
+def test_a_place_that_the_service_does_not_read_is_refused_with_its_code(client: httpx.Client, uri: str) -> None:
+    response = client.post("/v1/jobs", json={**SPEC, "model": {"uri": uri}})
+    problem = response.json()
+    assert (response.status_code, problem["code"]) == (422, "source_forbidden")
+    assert problem["errors"][0]["pointer"] == "/model/uri"
+
+
 def test_calibration_and_evaluation_paths_are_checked_too(client: httpx.Client, tmp_path: Path) -> None:
     for part in ("calibration", "evaluation"):
         response = client.post("/v1/jobs", json={**SPEC, part: {"source": "file:///etc/passwd"}})

@@ -157,9 +157,11 @@ def test_credentials_reach_the_child_and_stand_nowhere(
     spec = spec_of(f"{s3_server.url}/models/tiny", "self", mode="estimate")
     asked = request({**spec, "model": {**spec["model"], "revision": None}, "target": None}, tmp_path)
     child = ChildProcess(asked, folder(tmp_path), {s3_server.url: s3_server.options})
+    # Once it says something it is surely the child, and has its own environment.
+    said = follow(child, lambda message: "progress" in message)
     process = psutil.Process(child._process.pid)
     seen = [*process.cmdline(), *process.environ().values()]
-    said = follow(child)
+    said += follow(child)
     child.close()
     assert said[-1] == {"finished": True}, child.log_tail()
     texts = [*seen, str(said), *(file.read_text("latin-1") for file in tmp_path.rglob("*") if file.is_file())]
