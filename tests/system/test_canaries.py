@@ -183,6 +183,7 @@ def test_servers_that_cannot_be_reached_are_told_of_without_secrets(settings: di
     [
         ("ARTIFACT_OPTIONS", '{"secret_access_key": "<secret>"', "artifact_options"),
         ("ARTIFACT_OPTIONS", '{"secret_access_key": ["<secret>"]}', "artifact_options"),
+        ("OTLP_ENDPOINT", "http://u:<secret>@h/", "otlp_endpoint"),
         ("DATABASE_URL", "no-scheme:<secret>", "URL"),
         ("DATABASE_URL", "nothing://u:<secret>@h/d", "nothing"),
         ("DATABASE_URL", "postgresql+psycopg://u:<secret>@h:port/d", "port"),
