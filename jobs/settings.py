@@ -119,8 +119,9 @@ class Settings(BaseSettings):
     """Networks that webhooks and `https://` sources may reach although they are not public, webhooks then by
     `http://` too; as a JSON list."""
 
-    otlp_endpoint: str | None = Field(default=None, repr=False)
-    """Where traces go: an OpenTelemetry receiver such as `http://collector:4318`. Needs the extra `otel`."""
+    otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://[^@\s]+$")
+    """Where traces go: an OpenTelemetry receiver such as `http://collector:4318`, without credentials. Needs the extra
+    `otel`."""
 
     host: str = "127.0.0.1"
     """Address the API listens on."""

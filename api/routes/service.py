@@ -48,7 +48,7 @@ def readyz(sessions: Sessions) -> Readiness:
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def metrics(request: Request) -> Response:
-    """Counts of jobs and webhook deliveries for Prometheus; no tenant and no id is in them."""
+    """What Prometheus reads of jobs, workers, scheduler and this process's requests; no tenant and no id is in it."""
     return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -189,7 +189,12 @@ def _order(**order: Any) -> list[float]:
 
 def _cpu(processes: list[psutil.Process]) -> float:
     """CPU seconds so far of a server and what it has started, also of what has ended meanwhile."""
-    return sum(sum(process.cpu_times()[:2]) for process in processes) + sum(processes[0].cpu_times()[2:4])
+    spent = sum(processes[0].cpu_times()[2:4])
+    for process in processes:
+        # A backend may end between being listed and being asked; then it is among those that have ended.
+        with suppress(psutil.NoSuchProcess):
+            spent += sum(process.cpu_times()[:2])
+    return spent
 
 
 def _quantile(values: list[float], share: float) -> float:

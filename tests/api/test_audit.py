@@ -80,6 +80,7 @@ def test_an_action_that_cannot_be_written_down_is_not_done(
         client.post("/v1/webhook-endpoints", json={"url": "https://example.com/"}, headers=team),
     ]
     assert [answer.status_code // 100 for answer in refused] == [5] * len(refused)
+    assert all(answer.headers["X-Request-Id"].startswith("req_") for answer in refused)
     found = {job["id"]: job["status"] for job in client.get("/v1/jobs", headers=team).json()["data"]}
     assert found == {waiting: "queued", over: "succeeded"}
     assert client.get("/v1/webhook-endpoints", headers=team).json()["data"] == []

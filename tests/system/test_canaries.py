@@ -212,6 +212,7 @@ def test_servers_that_cannot_be_reached_are_told_of_without_secrets(settings: di
         ("SOURCES", '{"ftp://bucket": {"secret_access_key": "<secret>"}}', "every place"),
         ("OUTPUT_DESTINATIONS", '[{"prefix": "s3://a", "options": {"key": ["<secret>"]}}]', "output_destinations"),
         ("OUTPUT_DESTINATIONS", '[{"prefix": "s3://u:<secret>@a"}]', "output_destinations"),
+        ("OTLP_ENDPOINT", "http://u:<secret>@h/", "otlp_endpoint"),
         ("DATABASE_URL", "no-scheme:<secret>", "URL"),
         ("DATABASE_URL", "nothing://u:<secret>@h/d", "nothing"),
         ("DATABASE_URL", "postgresql+psycopg://u:<secret>@h:port/d", "port"),
