@@ -44,7 +44,10 @@ async def _next(chunks: AsyncIterator[bytes]) -> bytes:
     """The next chunk that is not empty; nothing at the end."""
     try:
         async with asyncio.timeout(SILENCE_SECONDS):
-            return await anext((chunk async for chunk in chunks if chunk), b"")
+            async for chunk in chunks:
+                if chunk:
+                    return chunk
+            return b""
     except TimeoutError:
         detail = f"nothing came for {SILENCE_SECONDS} seconds"
         raise Problem(HTTPStatus.REQUEST_TIMEOUT, detail, headers=CLOSE) from None

@@ -5,11 +5,12 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from jobs.artifacts import ArtifactStore
 from jobs.repository import DeclaredFile, StoredUpload
 from jobs.uploads import key_of
+
+COPIES = "uploads"
 
 
 class UploadDamaged(Exception):
@@ -21,17 +22,17 @@ class UploadDamaged(Exception):
 
 
 class Fetch(threading.Thread):
-    """Copies uploads below `directory`, so that heartbeats go on meanwhile; join it, then take `result`.
+    """Copies uploads below `workspace`, so that heartbeats go on meanwhile; join it, then take `result`.
 
     The thread is a daemon: a store that hangs must not keep the worker from ending.
     """
 
-    def __init__(self, store: ArtifactStore, uploads: Mapping[str, StoredUpload], directory: Path) -> None:
+    def __init__(self, store: ArtifactStore, uploads: Mapping[str, StoredUpload], workspace: Path) -> None:
         super().__init__(daemon=True, name="fetch")
         self.done_bytes = 0
         self.total_bytes = sum(file.size_bytes for upload in uploads.values() for file in upload.files)
         self.stopping = threading.Event()
-        self._store, self._uploads, self._directory = store, uploads, directory
+        self._store, self._uploads, self._workspace = store, uploads, workspace
         self._error: Exception | None = None
 
     def run(self) -> None:
@@ -47,21 +48,23 @@ class Fetch(threading.Thread):
             self._error = error
 
     def result(self) -> dict[str, str]:
-        """URI of an upload → `file://` URI of its copy; raises what the copying raised, such as `UploadDamaged`."""
+        """URI of an upload → path of its copy from the workspace, where the job's process works: so its reports name
+        no folder of this machine. Raises what the copying raised, such as `UploadDamaged`.
+        """
         if self._error:
             raise self._error
-        return {uri: self._place(upload).as_uri() for uri, upload in self._uploads.items()}
+        return {uri: str(self._place(upload)) for uri, upload in self._uploads.items()}
 
     def _place(self, upload: StoredUpload) -> Path:
         """What the method opens: the file of a dataset or of a GGUF model, the folder of any other model."""
-        folder = self._folder(upload)
+        folder = self._folder(upload).relative_to(self._workspace)
         (file, *others) = upload.files
         single = not others and (upload.kind == "dataset" or file.name.lower().endswith(".gguf"))
         return folder / file.name if single else folder
 
     def _folder(self, upload: StoredUpload) -> Path:
         # The model is called by the last part.
-        return self._directory / upload.id / upload.name
+        return self._workspace / COPIES / upload.id / upload.name
 
     def _copy(self, uri: str, upload: StoredUpload, file: DeclaredFile) -> None:
         key = key_of(upload.id, file.name)
@@ -88,8 +91,8 @@ def made_local(spec: dict[str, Any], places: Mapping[str, str]) -> dict[str, Any
     return {**spec, **local}
 
 
-def as_named(message: str, places: Mapping[str, str]) -> str:
+def as_named(message: str, places: Mapping[str, str], workspace: Path) -> str:
     """A message about copies, told in the URIs that the user knows."""
     for uri, place in places.items():
-        message = message.replace(place, uri).replace(unquote(urlsplit(place).path), uri)
+        message = message.replace(str(workspace / place), uri).replace(place, uri)
     return message

@@ -23,7 +23,7 @@ from jobs.repository import Claim, ClaimRepository, PublishedArtifact, missing_c
 from jobs.settings import Settings
 from jobs.tracing import Span, span_of
 from jobs.uris import ForbiddenURI, place_of, upload_id_of
-from worker.fetching import Fetch, UploadDamaged, as_named, made_local
+from worker.fetching import COPIES, Fetch, UploadDamaged, as_named, made_local
 from worker.lease import Lease, Stop
 from worker.process import ChildProcess
 from worker.publishing import Publication, read_analysis
@@ -99,13 +99,12 @@ class Supervisor:
 
     def _supervise(self, lease: Lease, directory: Path, span: Span) -> Ending | None:
         """How the job ended, to be written after `directory` is gone; None where it is not ours to write."""
-        copies = directory / "uploads"
         try:
             destination = self._destination(lease)
-            places = self._fetch(lease, copies)
+            places = self._fetch(lease, directory)
         except Unprepared as unprepared:
             return unprepared.ending
-        child = ChildProcess(self._request(lease, span, copies, places), directory, self._credentials(lease))
+        child = ChildProcess(self._request(lease, span, directory, places), directory, self._credentials(lease))
         try:
             last = self._watch(child, lease)
         finally:
@@ -113,16 +112,16 @@ class Supervisor:
         log.info("the child ended", status=status)
         if "finished" in last and status == 0 and not lease.stop:
             return self._publish(lease, child.output, destination)
-        return self._unfinished(lease, child, last, status, places)
+        return self._unfinished(lease, child, last, status, lambda message: as_named(message, places, directory))
 
     def _unfinished(
-        self, lease: Lease, child: ChildProcess, last: dict[str, Any], status: int, places: dict[str, str]
+        self, lease: Lease, child: ChildProcess, last: dict[str, Any], status: int, told: Callable[[str], str]
     ) -> Ending | None:
         if lease.stop:
             return _stopped(lease)
         log.warning("the end of the child's log", text=child.log_tail())
         if "error" in last:
-            return _failed(lease, last["error"]["code"], as_named(last["error"]["message"], places))
+            return _failed(lease, last["error"]["code"], told(last["error"]["message"]))
         if self._shutting_down:
             return _released(lease)
         if status == -9:
@@ -140,7 +139,7 @@ class Supervisor:
             raise Unprepared(_failed(lease, "source_forbidden", str(error))) from error
 
     def _fetch(self, lease: Lease, directory: Path) -> dict[str, str]:
-        """Where the uploads of the job now lie, by their URIs. Raises `Unprepared`."""
+        """Where in the workspace the uploads of the job now lie, by their URIs. Raises `Unprepared`."""
         claim = lease.claim
         codes = {uri: missing_code(pointer) for pointer, uri in claim.spec.uris().items() if upload_id_of(uri)}
         for uri, code in codes.items():
@@ -177,12 +176,12 @@ class Supervisor:
             work.join(TICK_SECONDS)
         return True
 
-    def _request(self, lease: Lease, span: Span, copies: Path, places: dict[str, str]) -> dict[str, Any]:
+    def _request(self, lease: Lease, span: Span, directory: Path, places: dict[str, str]) -> dict[str, Any]:
         """What the child is told of the job; no secret is in it."""
         settings = self._settings
         return {
             "spec": made_local(lease.claim.spec.model_dump(mode="json"), places),
-            "roots": [str(root) for root in (*settings.model_roots, *([copies] if places else []))],
+            "roots": [str(root) for root in (*settings.model_roots, *([directory / COPIES] if places else []))],
             "cache": str(settings.cache_dir.absolute()),
             "limits": {
                 "max_bytes": settings.source_max_bytes,

@@ -1,0 +1,113 @@
+"""Uploads become files in the job's folder, exactly as they were declared, or not at all."""
+
+import errno
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.artifacts import ArtifactStore, open_store
+from jobs.repository import DeclaredFile, StoredUpload
+from jobs.settings import Settings
+from worker.fetching import Fetch, UploadDamaged, as_named, made_local
+
+CONTENT = bytes(range(256)) * 1000
+URI = "upload://upload_" + "0" * 26
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return open_store(Settings(artifact_url=(tmp_path / "artifacts").as_uri()))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work"
+
+
+def declared(name: str, **changes: Any) -> DeclaredFile:
+    right = {"name": name, "size_bytes": len(CONTENT), "sha256": hashlib.sha256(CONTENT).hexdigest()}
+    return DeclaredFile(**{**right, **changes})
+
+
+def upload(
+    store: ArtifactStore, tmp_path: Path, *files: DeclaredFile, kind: str = "dataset"
+) -> dict[str, StoredUpload]:
+    (tmp_path / "sent").write_bytes(CONTENT)
+    for file in files:
+        store.put(f"uploads/{URI[9:]}/{file.name}", tmp_path / "sent", "text/plain")
+    return {URI: StoredUpload(URI[9:], "mine", kind, files)}
+
+
+def fetched(store: ArtifactStore, uploads: dict[str, StoredUpload], workspace: Path) -> Fetch:
+    fetch = Fetch(store, uploads, workspace)
+    fetch.start()
+    fetch.join(60)
+    return fetch
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "opened"),
+    [
+        (["text.txt"], "dataset", "mine/text.txt"),
+        (["config.json", "model.safetensors"], "model", "mine"),
+        (["small.GGUF"], "model", "mine/small.GGUF"),
+        (["model.safetensors"], "model", "mine"),
+    ],
+)
+def test_the_method_opens_a_file_or_a_folder(
+    store: ArtifactStore, workspace: Path, tmp_path: Path, names: list[str], kind: str, opened: str
+) -> None:
+    fetch = fetched(store, upload(store, tmp_path, *map(declared, names), kind=kind), workspace)
+    folder = f"uploads/{URI[9:]}"
+    assert fetch.result() == {URI: f"{folder}/{opened}"}
+    assert {path.name: path.read_bytes() for path in (workspace / folder / "mine").iterdir()} == dict.fromkeys(
+        names, CONTENT
+    )
+    assert fetch.done_bytes == fetch.total_bytes == len(CONTENT) * len(names)
+
+
+@pytest.mark.parametrize("lie", [{"size_bytes": len(CONTENT) - 1}, {"sha256": "0" * 64}])
+def test_what_is_not_as_declared_is_not_given_to_the_job(
+    store: ArtifactStore, workspace: Path, tmp_path: Path, lie: dict[str, Any]
+) -> None:
+    fetch = fetched(store, upload(store, tmp_path, declared("text.txt", **lie)), workspace)
+    with pytest.raises(UploadDamaged, match="as it was uploaded") as caught:
+        fetch.result()
+    assert caught.value.uri == URI
+
+
+def test_what_is_not_there_is_told(store: ArtifactStore, workspace: Path) -> None:
+    missing = {URI: StoredUpload(URI[9:], "mine", "dataset", (declared("text.txt"),))}
+    with pytest.raises(UploadDamaged):
+        fetched(store, missing, workspace).result()
+
+
+def test_what_was_stopped_makes_nothing_behind_the_job(store: ArtifactStore, workspace: Path, tmp_path: Path) -> None:
+    fetch = Fetch(store, upload(store, tmp_path, declared("text.txt")), workspace)
+    fetch.stopping.set()
+    fetch.start()
+    fetch.join(60)
+    assert list(workspace.iterdir()) == []
+
+
+def test_a_full_disk_is_told(store: ArtifactStore, small_disk: Path, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="space") as caught:
+        fetched(store, upload(store, tmp_path, declared("text.txt")), small_disk).result()
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_only_uploads_change_in_a_specification_and_messages_name_them(workspace: Path) -> None:
+    spec = {
+        "mode": "analyze",
+        "model": {"uri": "hf://org/name", "revision": None},
+        "calibration": {"source": URI, "samples": 8},
+        "evaluation": {"source": "held_out"},
+    }
+    places = {URI: "uploads/a/mine/text.txt"}
+    local = made_local(spec, places)
+    assert local == {**spec, "calibration": {"source": "uploads/a/mine/text.txt", "samples": 8}}
+    told = as_named(f"uploads/a/mine/text.txt is empty: {workspace}/uploads/a/mine/text.txt", places, workspace)
+    assert told == f"{URI} is empty: {URI}"
