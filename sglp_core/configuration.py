@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 
@@ -28,6 +29,11 @@ def read_config(directory: Path, **options: Any) -> transformers.PretrainedConfi
         ) from error
     except StrictDataclassError as error:
         raise UnsupportedArchitecture(f"config.json has a value that its model cannot have: {error}") from error
+    except (TypeError, ArithmeticError, AttributeError, RuntimeError) as error:
+        # What the classes of some families make of values that they do not check.
+        raise UnsupportedArchitecture(f"config.json has a value that its model cannot have: {error!r}") from error
+    if not isinstance(config.dtype, torch.dtype | None):
+        raise UnsupportedArchitecture(f"config.json names a dtype that torch does not have: {config.dtype}")
     if is_timm(config):
         make_loadable(config)
     return config

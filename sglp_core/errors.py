@@ -1,5 +1,8 @@
 """Every way the method can refuse, each with one code of the service's closed list."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SGLPError(Exception):
     """A refusal the caller can act on; `code` is stable, the message says what to do."""
@@ -51,3 +54,16 @@ class VerificationFailed(SGLPError):
     """The written artifact is not the model that was planned."""
 
     code = "verification_failed"
+
+
+@contextmanager
+def as_unsupported(what: str) -> Iterator[None]:
+    """Whatever a library raises about a model is `UnsupportedArchitecture`; a want of memory stays one."""
+    try:
+        yield
+    except (SGLPError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+            raise
+        raise UnsupportedArchitecture(f"{what}: {type(error).__name__}: {error}") from error

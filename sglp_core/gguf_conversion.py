@@ -4,12 +4,15 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import torch
 import transformers
 from gguf import GGUFReader
 
-from sglp_core.errors import UnsafeFormat, UnsupportedArchitecture
+from sglp_core.configuration import read_config
+from sglp_core.errors import UnsafeFormat, as_unsupported
 from sglp_core.gguf_header import read_tensors
 from sglp_core.layers import model_class
+from sglp_core.loading import require_finite, require_loaded
 
 FLOAT32_BYTES = 4
 
@@ -27,17 +30,28 @@ def check_gguf(path: Path) -> str | None:
 
 def convert_gguf(path: Path, directory: Path) -> Path:
     """Write the model and its tokenizer to `directory`, unless it is there already; safe with two at once."""
-    from sglp_core.sources import require_space
+    from sglp_core.sources import FEWEST_BITS, require_space, require_stored
 
     if directory.is_dir():
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix="converting-") as scratch:
-        try:
-            model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        except Exception as error:
-            raise UnsupportedArchitecture(f"transformers cannot read this GGUF file: {error}") from error
+        # By itself: transformers would also read what lies beside the file, which nobody has checked.
+        alone = Path(scratch) / "alone"
+        alone.mkdir()
+        (alone / "model.gguf").symlink_to(path)
+        with as_unsupported("transformers cannot read this GGUF file"):
+            config = read_config(alone, gguf_file="model.gguf")
+            stored_bits = sum(tensor.elements for tensor in read_tensors(path)) * FEWEST_BITS
+            expected = transformers.AutoModelForCausalLM._model_mapping[type(config)]
+            with torch.device("meta"):
+                require_stored(sum(p.numel() for p in expected._from_config(config).parameters()), stored_bits)
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+                alone, gguf_file="model.gguf", output_loading_info=True
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(alone, gguf_file="model.gguf")
+            require_loaded(info["missing_keys"])
+        require_finite(model.named_parameters())
         weights = model.state_dict()
         require_space(directory.parent, sum(t.numel() * FLOAT32_BYTES for t in weights.values()), "the converted model")
         # A model loaded from GGUF refuses save_pretrained, so the weights move into one that never was quantised.

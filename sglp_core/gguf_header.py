@@ -17,6 +17,7 @@ from sglp_core.errors import UnsafeFormat
 # Bytes of a value, by the number of its type; the other two are a string and an array.
 VALUE_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 STRING, ARRAY, UINT32 = 8, 9, 4
+UNSIGNED = {UINT32: "I", 10: "Q"}
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 MAX_STRING_BYTES = 16_000_000
@@ -44,6 +45,7 @@ class _Cursor:
     size: int
     place: int = 0
     elements: int = 0
+    tensors: int = 0
     alignment: int = DEFAULT_ALIGNMENT
     names: set[str] = field(default_factory=set)
 
@@ -89,6 +91,7 @@ def read_tensors(path: Path) -> list[GGUFTensor]:
             raise cursor.refuse(f"its version is {version}, known are {VERSIONS}")
         tensors, values = cursor.numbers("QQ")
         cursor.count(tensors + values)
+        cursor.tensors = tensors
         for _ in range(values):
             _read_value(cursor)
         cursor.names.clear()
@@ -106,6 +109,11 @@ def _read_value(cursor: _Cursor) -> None:
         (cursor.alignment,) = cursor.numbers("I")
         if cursor.alignment == 0 or cursor.alignment & (cursor.alignment - 1):
             raise cursor.refuse(f"an alignment of {cursor.alignment}")
+        return
+    if key.endswith(".block_count") and kind in UNSIGNED:
+        (blocks,) = cursor.numbers(UNSIGNED[kind])
+        if blocks > cursor.tensors:
+            raise cursor.refuse(f"{blocks} layers in {cursor.tensors} tensors")
         return
     count = 1
     if kind == ARRAY:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sglp_core.architectures import IMAGE_CLASSIFIERS
-from sglp_core.errors import UnsupportedArchitecture
+from sglp_core.errors import UnsupportedArchitecture, as_unsupported
+from sglp_core.sources import require_stored
 from sglp_core.stages import Shapes, alike, blocks_of_stages, form_of, removable_blocks, removable_runs, stage_lists
 from sglp_core.timm_models import is_timm
 
@@ -96,7 +97,7 @@ def model_class(config: transformers.PretrainedConfig) -> type[transformers.PreT
     names = config.architectures or []
     ours = {found.__name__: found for found in IMAGE_CLASSIFIERS.values()}
     for name in names:
-        found = getattr(transformers, name, None) or ours.get(name)
+        found = (getattr(transformers, name, None) or ours.get(name)) if isinstance(name, str) else None
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
             return found
     raise UnsupportedArchitecture(
@@ -157,21 +158,28 @@ def layer_names(model: nn.Module, path: StackPath) -> tuple[str, ...]:
 
 
 def measure_stack(
-    config: transformers.PretrainedConfig, sequence_length: int, image_shape: Sequence[int] | None = None
+    config: transformers.PretrainedConfig,
+    sequence_length: int,
+    image_shape: Sequence[int] | None = None,
+    stored_bits: int | None = None,
 ) -> LayerStack:
     """Parameters and forward FLOPs per layer and for the whole model, from the configuration alone.
 
-    Raises `UnsupportedArchitecture` where no single stack is found or a layer changes the shape of its input.
+    `stored_bits` is the size of its weights. Raises `UnsafeFormat` where they cannot be all of this model, and
+    `UnsupportedArchitecture` where no single stack is found, a layer changes the shape of its input, or none can run.
     """
     model = meta_model(config)
+    if stored_bits is not None:
+        require_stored(sum(p.numel() for p in model.parameters()), stored_bits)
     path = find_stack(model, image_shape)
     names = layer_names(model, path)
     try:
         counter, shapes = _counted(model, names, sequence_length, image_shape)
-    except RuntimeError:
+    except Exception:
         # Some models (DeBERTa) decide by the values of tensors, which the meta device does not have.
         model = untrained(config, "cpu")
-        counter, shapes = _counted(model, names, sequence_length, image_shape)
+        with as_unsupported("the model cannot run as its config.json says"):
+            counter, shapes = _counted(model, names, sequence_length, image_shape)
     if any(len(calls) != 1 or calls[0][0] != calls[0][1] for calls in shapes.values()):
         raise UnsupportedArchitecture(
             f"the layers of {type(model).__name__} do not each run once and hand on a tensor of the shape they were "
@@ -287,11 +295,8 @@ def untrained(
     With None the attention is the one that a loaded model has.
     """
     stock = model_class(config)
-    try:
-        with torch.device(device):
-            model = stock._from_config(
-                config, attn_implementation=attention, dtype=dtype, experts_implementation="batched_mm"
-            )
-            return model.requires_grad_(False).eval()
-    except Exception as error:
-        raise UnsupportedArchitecture(f"the model cannot be built from its config.json: {error}") from error
+    with as_unsupported("the model cannot be built from its config.json"), torch.device(device):
+        model = stock._from_config(
+            config, attn_implementation=attention, dtype=dtype, experts_implementation="batched_mm"
+        )
+        return model.requires_grad_(False).eval()

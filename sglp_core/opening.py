@@ -10,11 +10,13 @@ import transformers
 
 # Imported for what they add to `evaluate` and `trace`: how either is done on a streamed model.
 from sglp_core import streamed_evaluation, streamed_tracing  # noqa: F401
+from sglp_core.checkpoint import stored_tensors
 from sglp_core.configuration import read_config
 from sglp_core.errors import ModelNotFound
 from sglp_core.fetching import Fetched, fetch
 from sglp_core.images import image_shape
 from sglp_core.layers import LayerStack, measure_stack, model_class
+from sglp_core.loading import load_whole
 from sglp_core.memory import Memory, streams
 from sglp_core.objectives import Task, task_of
 from sglp_core.sources import Source, open_source
@@ -66,24 +68,29 @@ def open_model(
     task = task_of(stock)
     processor = processor_of(task, source.directory)
     shape = image_shape(processor) if task == "classification" else None
-    stack = measure_stack(config, sequence_length, shape)
+    stored_bits = sum(tensor.size_bytes for tensor in stored_tensors(source.directory)) * 8
+    stack = measure_stack(config, sequence_length, shape, stored_bits)
     opened = Opened(fetched, source, stack, task, stock.__name__, None, processor)
     if streams(memory, source.directory):
         cache.mkdir(parents=True, exist_ok=True)
         opened.model = StreamedModel(source.directory, cache)
         return opened
     # Read anew: measuring has set the other one to the attention that shows its FLOPs.
-    fresh = read_config(source.directory)
-    opened.model = stock.from_pretrained(source.directory, config=fresh, dtype="auto").eval()
+    opened.model = load_whole(stock, source.directory, read_config(source.directory)).eval()
     if torch.cuda.is_available():
         opened.model.cuda()
     return opened
 
 
 def processor_of(task: Task, directory: Path) -> Any:
-    """The tokenizer or image processor that came with a model; raises `ModelNotFound` where an image model has none."""
+    """The tokenizer or image processor that came with a model; raises `ModelNotFound` where it has none."""
     if task != "classification":
-        return transformers.AutoTokenizer.from_pretrained(directory)
+        try:
+            return transformers.AutoTokenizer.from_pretrained(directory)
+        except Exception as error:
+            raise ModelNotFound(
+                f"the model directory has no tokenizer that transformers can read: {error!r}"
+            ) from error
     try:
         return transformers.AutoImageProcessor.from_pretrained(directory)
     except (OSError, ValueError) as error:

@@ -10,15 +10,26 @@ import transformers
 
 from sglp_core.checkpoint import stored_tensors
 from sglp_core.configuration import read_config
-from sglp_core.errors import ModelNotFound, UnsupportedArchitecture
+from sglp_core.errors import ModelNotFound, UnsafeFormat, UnsupportedArchitecture
 from sglp_core.fetching import Outlined, fetch_outline
 from sglp_core.gguf_conversion import check_gguf
+from sglp_core.gguf_header import read_tensors
 from sglp_core.images import image_shape
 from sglp_core.layers import LayerStack, measure_stack, model_class
 from sglp_core.objectives import Task, task_of
 from sglp_core.opening import processor_of
-from sglp_core.sources import SAFETENSORS_BITS, refuse_adapters, refuse_custom_code, require_gguf
+from sglp_core.sources import (
+    FEWEST_BITS,
+    SAFETENSORS_BITS,
+    check_folder,
+    refuse_adapters,
+    refuse_endless_layers,
+    require_gguf,
+)
+from sglp_core.strict_json import read_json
 
+# Of a model on a hub whose headers were counted there.
+MOST_LAYERS = 10_000
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 
 
@@ -57,6 +68,7 @@ def read_outline(
     if path.is_file():
         require_gguf(path)
         check_gguf(path)
+        stored_bits = sum(tensor.elements for tensor in read_tensors(path)) * FEWEST_BITS
         config = read_config(path.parent, gguf_file=path.name)
         config.architectures = [_causal_class(config)]
         # What a GGUF file is converted to.
@@ -64,23 +76,29 @@ def read_outline(
     else:
         if not (path / "config.json").is_file():
             raise ModelNotFound(f"{path.name} has no config.json; a model is a Hugging Face directory or one GGUF file")
-        refuse_custom_code(path)
-        values = found.values or _stored_values(path)
+        check_folder(path, roots if found.fetched.revision is None else None)
+        values, tensors = (found.values, MOST_LAYERS) if found.values else _stored_values(path)
+        refuse_endless_layers(read_json(path / "config.json"), tensors)
+        stored_bits = sum(count * SAFETENSORS_BITS[name] for name, count in values.items())
         config, form, dtype = read_config(path), "safetensors", max(values, key=lambda name: values[name])
     stock = model_class(config)
     task = task_of(stock)
     shape = image_shape(processor_of(task, path)) if task == "classification" else None
-    stack = measure_stack(config, sequence_length, shape)
+    stack = measure_stack(config, sequence_length, shape, stored_bits)
     return Outline(
         found.fetched.origin, found.fetched.revision, form, config, stock.__name__, task, stack, shape, dtype
     )
 
 
-def _stored_values(directory: Path) -> dict[str, int]:
+def _stored_values(directory: Path) -> tuple[dict[str, int], int]:
+    """How many weights of each dtype there are, in how many tensors."""
     counts: Counter[str] = Counter()
-    for tensor in stored_tensors(directory):
+    tensors = stored_tensors(directory)
+    for tensor in tensors:
         counts[tensor.dtype] += tensor.size_bytes * 8 // SAFETENSORS_BITS[tensor.dtype]
-    return dict(counts)
+    if not counts.total():
+        raise UnsafeFormat(f"the weights of {directory.name} hold no tensors")
+    return dict(counts), len(tensors)
 
 
 def _causal_class(config: transformers.PretrainedConfig) -> str:

@@ -7,6 +7,7 @@ is read. No code that comes with a model is ever run.
 import hashlib
 import json
 import math
+import re
 import shutil
 import struct
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from sglp_core.errors import InsufficientStorage, ModelNotFound, SourceForbidden, UnsafeFormat
+from sglp_core.strict_json import read_json, require_json, unique_keys
 
 # https://github.com/huggingface/safetensors#format
 SAFETENSORS_BITS = {
@@ -27,7 +29,12 @@ MAX_HEADER_BYTES = 100_000_000
 MAX_DIMENSIONS = 32
 # Beyond it no tensor can be made, not even an empty one, whose strides are products of its sides.
 MAX_ELEMENTS = 2**63 - 1
-MAX_JSON_BYTES = 64_000_000
+READ_BY_TOKENIZERS = {
+    "tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json", "chat_template.json",
+}  # fmt: skip
+LAYER_COUNTS = re.compile(r"(^|_)(layers?|depths?|block_count)$")
+# Of a quantised weight.
+FEWEST_BITS = 4
 PICKLE_MAGIC = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"\x1f\x8b", b"BZh")
 
 
@@ -58,7 +65,10 @@ def open_source(path: Path, cache: Path, roots: Sequence[Path] | None = None) ->
 
 def within(path: Path, roots: Sequence[Path] | None) -> Path:
     """The path with links resolved; refuses one that leaves `roots` (None allows everything)."""
-    resolved = path.resolve()
+    try:
+        resolved = path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelNotFound(f"there is no file or directory {path}") from error
     if roots is not None and not any(resolved.is_relative_to(root.resolve()) for root in roots):
         raise SourceForbidden(f"{path} does not lie below one of the configured roots")
     if not resolved.exists():
@@ -87,7 +97,7 @@ def check_safetensors(path: Path) -> dict[str, Any]:
             raise UnsafeFormat(f"{path.name}: the header claims {length} bytes, the file has {size}")
     try:
         # As text: from bytes, Python would guess an encoding that the format does not allow.
-        header: dict[str, Any] = json.loads(text.decode(), object_pairs_hook=_unique_keys)
+        header: dict[str, Any] = json.loads(text.decode(), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise UnsafeFormat(f"{path.name}: the safetensors header is not valid JSON: {error}") from error
     if not text.startswith(b"{"):
@@ -116,13 +126,15 @@ def weight_files(directory: Path) -> list[Path]:
     """The safetensors shards of a model directory, in name order; refuses a directory that has none."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
-        if not names or any(not isinstance(n, str) or Path(n).name != n for n in names):
-            raise UnsafeFormat(f"{index.name} names shards outside the model directory, or none at all")
-        missing = [n for n in names if not (directory / n).is_file()]
+        shards = _read_shards(index)
+        missing = [n for n in shards if not (directory / n).is_file()]
         if missing:
             raise ModelNotFound(f"{index.name} names shards that are not there: {', '.join(missing)}")
-        return [directory / n for n in names]
+        for name, tensors in shards.items():
+            absent = tensors - check_safetensors(directory / name).keys()
+            if absent:
+                raise UnsafeFormat(f"{index.name} names tensors that {name} does not hold: {sorted(absent)[:5]}")
+        return [directory / n for n in sorted(shards)]
     single = directory / "model.safetensors"
     if single.is_file():
         return [single]
@@ -149,17 +161,6 @@ def require_gguf(path: Path) -> None:
         raise UnsafeFormat(f"{path.name} is neither a GGUF file nor a model directory")
 
 
-def refuse_custom_code(directory: Path) -> None:
-    """Refuse a directory whose configuration names code of its own; raises `UnsafeFormat`."""
-    for name in ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
-        file = directory / name
-        if file.is_file() and _mentions(_read_json(file), "auto_map"):
-            raise UnsafeFormat(
-                f"{name} has an auto_map: it wants its own code to run, and code from a model is never run here; "
-                "only architectures that transformers itself contains can be pruned"
-            )
-
-
 def refuse_adapters(path: Path) -> None:
     """Refuse a model that has adapters of peft in its folder; raises `UnsafeFormat`.
 
@@ -170,6 +171,48 @@ def refuse_adapters(path: Path) -> None:
         raise UnsafeFormat(
             "there is an adapter_config.json beside the weights; merge the adapter into them first, or take it away"
         )
+
+
+def check_folder(directory: Path, roots: Sequence[Path] | None) -> None:
+    """Check all that lies in a model folder before any library reads it.
+
+    Every file is one, has a name that can be printed, and lies below `roots` whatever links say; what transformers
+    reads as JSON is JSON; and no configuration names code of its own. Raises `SourceForbidden`, `ModelNotFound` for a
+    link to nowhere, and `UnsafeFormat`.
+    """
+    for entry in directory.rglob("*"):
+        if not entry.name.isprintable():
+            raise UnsafeFormat(f"the name of the file {entry.name!r} has characters that cannot be printed")
+        found = within(entry, roots)
+        if not found.is_file() and not found.is_dir():
+            raise UnsafeFormat(f"{entry.name} is neither a file nor a folder")
+    for file in directory.glob("*.json"):
+        if "config" in file.name and _mentions(read_json(file), "auto_map"):
+            raise UnsafeFormat(
+                f"{file.name} has an auto_map: it wants its own code to run, and code from a model is never run here; "
+                "only architectures that transformers itself contains can be pruned"
+            )
+        if file.name in READ_BY_TOKENIZERS:
+            require_json(file)
+
+
+def refuse_endless_layers(values: Any, tensors: int) -> None:
+    """Refuse a configuration of more layers than the weights have tensors: building it alone could take hours."""
+    if isinstance(values, list):
+        for value in values:
+            refuse_endless_layers(value, tensors)
+    if isinstance(values, dict):
+        for name, value in values.items():
+            counts = [value] if isinstance(value, int) else value if isinstance(value, list) else []
+            if LAYER_COUNTS.search(name) and any(isinstance(n, int) and n > tensors for n in counts):
+                raise UnsafeFormat(f"config.json claims more layers ({name}) than the weights have tensors ({tensors})")
+            refuse_endless_layers(value, tensors)
+
+
+def require_stored(parameters: int, stored_bits: int) -> None:
+    """Refuse a model of far more parameters than its weights can hold, before memory is taken for them."""
+    if parameters * FEWEST_BITS > stored_bits:
+        raise UnsafeFormat(f"config.json describes {parameters:,} parameters, far more than the weights can hold")
 
 
 def require_space(directory: Path, needed_bytes: int, what: str) -> None:
@@ -185,13 +228,10 @@ def _open_directory(directory: Path, roots: Sequence[Path] | None) -> Source:
         raise ModelNotFound(
             f"{directory.name} has no config.json; a model is a Hugging Face directory or one GGUF file"
         )
-    for file in directory.iterdir():
-        if file.is_file():
-            within(file, roots)
-    refuse_custom_code(directory)
+    check_folder(directory, roots)
     files = weight_files(directory)
-    for file in files:
-        check_safetensors(file)
+    tensors = sum(len(check_safetensors(file).keys() - {"__metadata__"}) for file in files)
+    refuse_endless_layers(read_json(config_file), tensors)
     digest = hashlib.sha256()
     for file in [config_file, *files]:
         digest.update(f"{file.name}\0{sha256_of(file)}\0".encode())
@@ -204,23 +244,17 @@ def _mentions(value: Any, key: str) -> bool:
     return isinstance(value, list) and any(_mentions(v, key) for v in value)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    if file.stat().st_size > MAX_JSON_BYTES:
-        raise UnsafeFormat(f"{file.name} is larger than {MAX_JSON_BYTES:,} bytes")
-    try:
-        value = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UnsafeFormat(f"{file.name} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UnsafeFormat(f"{file.name} is not a JSON object")
-    return value
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key appears twice")
-    return result
+def _read_shards(index: Path) -> dict[str, set[str]]:
+    """The names of the tensors in each shard."""
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise UnsafeFormat(f"{index.name} names no shards")
+    shards: dict[str, set[str]] = {}
+    for tensor, name in places.items():
+        if not isinstance(name, str) or not name.isprintable() or Path(name).name != name or name == "..":
+            raise UnsafeFormat(f"{index.name} names shards outside the model directory")
+        shards.setdefault(name, set()).add(tensor)
+    return shards
 
 
 def _checked_span(path: Path, name: str, entry: Any, limit: int) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from sglp_core.checkpoint import StoredTensor, layer_number, stack_prefix, store
 from sglp_core.configuration import read_config
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.layers import find_stack, layer_input, layer_output, layers_of, model_class
+from sglp_core.loading import require_finite, require_loaded
 from sglp_core.objectives import Batch, logits_of
 from sglp_core.timm_models import is_timm
 
@@ -68,6 +69,8 @@ class StreamedModel:
         config = read_config(directory)
         if is_timm(config):
             raise UnsupportedArchitecture("transformers runs a timm model only with all its weights in memory")
+        if getattr(config, "quantization_config", None):
+            raise UnsupportedArchitecture("a model with a quantization_config is not streamed; it has to fit in memory")
         tensors = stored_tensors(directory)
         kinds = (TORCH_TYPES.get(tensor.dtype) for tensor in tensors)
         dtype = config.dtype or next(kind for kind in kinds if kind and kind.is_floating_point)
@@ -211,12 +214,10 @@ class StreamedModel:
             state.clear()
             if group is None:
                 self.model.tie_weights()
-            absent = [f"{type(module).__name__}.{name}" for module, name, _ in places if getattr(module, name).is_meta]
-            if absent:
-                raise UnsupportedArchitecture(
-                    f"the checkpoint has no tensors for {', '.join(absent[:5])} "
-                    f"{'outside the layers' if group is None else f'of layer {group}'}"
-                )
+            paths = {id(module): path for path, module in self.model.named_modules()}
+            loaded = {f"{paths[id(module)]}.{name}": getattr(module, name) for module, name, _ in places}
+            require_loaded(name for name, value in loaded.items() if value.is_meta)
+            require_finite(loaded.items())
             yield
         finally:
             for module, name, parameter in places:

@@ -2,7 +2,7 @@
 
 import struct
 
-STRING, ARRAY, UINT32, UINT8, BOOL, FLOAT64 = 8, 9, 4, 0, 7, 12
+STRING, ARRAY, UINT32, UINT8 = 8, 9, 4, 0
 F32, Q8_0 = 0, 8
 HUGE = 2**60
 MAGIC = b"GGUF"
@@ -45,11 +45,20 @@ SOUND = file([ARCHITECTURE], [tensor("t", [4, 2]), tensor("u", [8], offset=32)])
 PADDING = bytes(1 << 16)
 
 
+def llama(**sizes: int) -> bytes:
+    """A Llama of these sizes whose only tensors are the two of `SOUND`."""
+    values = [value(f"llama.{name}", UINT32, struct.pack("<I", size)) for name, size in sizes.items()]
+    return file([ARCHITECTURE, *values], [tensor("t", [4, 2]), tensor("u", [8], offset=32)])
+
+
 def nested(depth: int) -> bytes:
     return array(ARRAY, 1) * depth + array(UINT8, 1, b"\0")
 
 
 GGUF: dict[str, bytes] = {
+    "a million layers": llama(block_count=10**6),
+    "a Llama of the usual size without weights": llama(block_count=2),
+    "a hidden size of 2**20": llama(block_count=2, embedding_length=2**20, feed_forward_length=2**20),
     "nothing but the magic": MAGIC,
     "cut off in the counts": SOUND[:20],
     "version 99": file([ARCHITECTURE], [tensor("t", [4])], version=99),

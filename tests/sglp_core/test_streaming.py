@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from sglp_core.errors import UnsupportedArchitecture
+from sglp_core.errors import UnsafeFormat, UnsupportedArchitecture
 from sglp_core.evaluation import evaluate
 from sglp_core.importance import CRITERIA, RUN_CRITERIA
 from sglp_core.layers import find_stack, layers_of
@@ -142,7 +142,7 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
     model.base_model.save_pretrained(tmp_path / "headless")
     config = (tmp_path / "model/config.json").read_text()
     (tmp_path / "headless/config.json").write_text(config)
-    with pytest.raises(UnsupportedArchitecture, match=r"no tensors for Linear\.weight outside the layers"):
+    with pytest.raises(UnsafeFormat, match=r"hold no lm_head\.weight"):
         StreamedModel(tmp_path / "headless", tmp_path).entries(batches_for(model))
 
 
