@@ -169,10 +169,11 @@ def measure_stack(
     `UnsupportedArchitecture` where no single stack is found, a layer changes the shape of its input, or none can run.
     """
     model = meta_model(config)
-    if stored_bits is not None:
-        require_stored(sum(p.numel() for p in model.parameters()), stored_bits)
     path = find_stack(model, image_shape)
     names = layer_names(model, path)
+    # Before anything takes memory: up to here all was on the meta device.
+    if stored_bits is not None:
+        require_stored(sum(p.numel() for p in model.parameters()), stored_bits)
     try:
         counter, shapes = _counted(model, names, sequence_length, image_shape)
     except Exception:
