@@ -302,7 +302,7 @@ def test_what_was_deleted_goes_from_the_store(
     client: httpx.Client, key: Key, sessions: Sessions, store: ArtifactStore
 ) -> None:
     first, second = ready(client, key), ready(client, key)
-    sweeper = Sweeper(sessions, store, 60)
+    sweeper = Sweeper(sessions, store, Settings(sweep_after_seconds=60))
     client.delete(first["links"]["self"], headers=key)
     sweeper.remove_orphans()
     assert stored(store) == [f"uploads/{second['id']}/text.txt"]
@@ -313,7 +313,7 @@ def test_an_upload_expires_unless_a_job_reads_it(
 ) -> None:
     never_completed, unread, read = opened(client, key, declared(TEXT)), ready(client, key), ready(client, key)
     job_id = client.post("/v1/jobs", json=reading(read), headers=key).json()["id"]
-    sweeper = Sweeper(sessions, store, 60)
+    sweeper = Sweeper(sessions, store, Settings(sweep_after_seconds=60))
 
     def left() -> set[str]:
         sweeper.expire_uploads()
