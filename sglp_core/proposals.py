@@ -28,7 +28,7 @@ class Proposal:
     """One plan and who proposed it; `harm` is KL(dense ‖ pruned) plus the rise of the loss, mean over its `trials`.
 
     Each trial is on a few other windows, and a proposal has more of them the better it does. `repaired_harm` is the
-    same after the wanted repair, where that was asked (`repaired_choice.py`).
+    same after the wanted repair, mean over its `repaired_trials`, where that was asked (`repaired_choice.py`).
     """
 
     proposed_by: tuple[str, ...]
@@ -36,6 +36,7 @@ class Proposal:
     harm: float
     trials: int
     repaired_harm: float | None = None
+    repaired_trials: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -46,6 +47,7 @@ class Proposal:
             if self.repaired_harm is not None and math.isfinite(self.repaired_harm)
             else None,
             "trials": self.trials,
+            "repaired_trials": self.repaired_trials,
         }
 
 
