@@ -18,6 +18,7 @@ TERMINAL = {"succeeded", "failed", "cancelled"}
 LOOK_SECONDS = 2
 PAUSE_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
+COMPLETE_SECONDS = 90.0
 UNAVAILABLE = {429, 502, 503, 504}
 CHUNK_BYTES = 1 << 20
 
@@ -139,8 +140,8 @@ class SGLP:
             sources = {file.name: file for file in files}
             for file in upload["files"]:
                 self._send(file, sources[file["name"]], on_bytes)
-            # Every file is read back for it, which takes as long as it takes.
-            return self._json("POST", upload["links"]["complete"], timeout=None)
+            # Files are read back for it, for up to half a minute.
+            return self._json("POST", upload["links"]["complete"], timeout=COMPLETE_SECONDS)
         except BaseException:
             with suppress(httpx.HTTPError, SGLPProblem):
                 self.delete_upload(upload["id"])
