@@ -4,6 +4,7 @@ Why obstore, and why what was uploaded is read back: docs/decisions/artifact-sto
 """
 
 import hashlib
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -85,9 +86,16 @@ class ArtifactStore:
             except FileNotFoundError:
                 return None
 
-    def sha256(self, key: str) -> str:
-        """The sha256 of an object, which is read for it."""
-        return _sized_digest(self.stream(key))[1]
+    def sha256(self, key: str, until: float) -> str | None:
+        """The sha256 of an object, which is read for it; None where that takes longer than `until` of the monotonic
+        clock.
+        """
+        digest = hashlib.sha256()
+        for chunk in self.stream(key):
+            if time.monotonic() > until:
+                return None
+            digest.update(chunk)
+        return digest.hexdigest()
 
     def signed_upload_url(self, key: str) -> str | None:
         """An address that lets anybody write the object for `presign_seconds`, if the store can sign and may."""

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -105,5 +106,22 @@ def migrate(url: str) -> None:
     alembic.command.upgrade(alembic_config(url), "head")
 
 
+def main() -> None:
+    """Migrate, then seal what lies plain in the database, or was sealed with a key that is not the first any more."""
+    # Not above: a database is opened without its tables, too.
+    from jobs.repository import SecretRepository
+    from jobs.signing_secrets import make_sealer
+
+    settings = Settings()
+    migrate(settings.database_url)
+    engine = make_engine(settings)
+    with transaction(make_sessions(engine)) as session:
+        left = SecretRepository(session).renew(make_sealer(settings).renew)
+    engine.dispose()
+    for endpoint_id, why in left.items():
+        # Jobs need no webhooks, so this must not keep the service from starting.
+        print(f"the secret of {endpoint_id} stays as it is: {why}", file=sys.stderr)
+
+
 if __name__ == "__main__":
-    migrate(Settings().database_url)
+    main()

@@ -4,6 +4,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated
 
+from cryptography.fernet import Fernet
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -17,6 +18,16 @@ def _known_schemes(sources: dict[str, dict[str, str]]) -> dict[str, dict[str, st
     if any(place.partition("://")[0] not in SOURCE_SCHEMES or "@" in place for place in sources):
         raise ValueError(f"every place must start with one of {', '.join(f'{each}://' for each in SOURCE_SCHEMES)}")
     return sources
+
+
+def _fernet_key(key: str) -> str:
+    # Both alphabets of base64 are usual; Fernet takes one.
+    key = key.strip().replace("+", "-").replace("/", "_")
+    try:
+        Fernet(key)
+    except ValueError:
+        raise ValueError("every key must be 32 bytes in base64, as `openssl rand -base64 32` makes them") from None
+    return key
 
 
 class Settings(BaseSettings):
@@ -34,6 +45,11 @@ class Settings(BaseSettings):
         default_factory=lambda data: f"filesystem://{(data['state_dir'] / 'broker').absolute()}", repr=False
     )
     """`redis://…`, or `filesystem:///absolute/folder` for workers on one machine."""
+
+    secret_keys: tuple[Annotated[str, AfterValidator(_fernet_key)], ...] = Field(default=(), repr=False)
+    """What webhook secrets in the database are sealed with, each key as `openssl rand -base64 32` makes it; as a JSON
+    list. The first one seals, all open. Without any, a key lies in a file beside a SQLite database, and over PostgreSQL
+    there are no webhooks."""
 
     artifact_url: str = Field(default_factory=lambda data: (data["state_dir"] / "artifacts").absolute().as_uri())
     """Where artifacts go: `s3://bucket/prefix`, `gs://…`, `az://…` or `file:///absolute/folder`."""
