@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     database_url: str = Field(default_factory=lambda data: f"sqlite:///{data['state_dir'] / 'sglp.db'}", repr=False)
     """`postgresql+psycopg://…` or `sqlite:///…`."""
 
+    database_timeout_seconds: PositiveFloat = 15
+    """A statement that PostgreSQL has not answered by then has failed."""
+
     broker_url: str = Field(
         default_factory=lambda data: f"filesystem://{(data['state_dir'] / 'broker').absolute()}", repr=False
     )
@@ -56,6 +59,12 @@ class Settings(BaseSettings):
 
     artifact_options: dict[str, str] = Field(default_factory=dict, repr=False)
     """Options of the store as obstore names them, such as `endpoint` or `access_key_id`; as JSON."""
+
+    artifact_timeout_seconds: PositiveFloat = 30
+    """A request on which the store has been silent for so long has failed; each is tried a few times."""
+
+    artifact_patience_seconds: PositiveFloat = 300
+    """How long a worker goes on trying to read and write files while the store fails, before the job fails."""
 
     presign_seconds: int = Field(default=900, ge=0, le=900)
     """How long a signed download address holds; 0 streams every download through the API."""
