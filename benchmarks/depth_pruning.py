@@ -64,7 +64,7 @@ def _perplexities(text: Path, count: int, windows: int, judged: int, with_optipf
     batches = data.calibration(opened)
     analysis = measure(opened, data, Method(), calibration)
     target = Target("layers", count / len(opened.stack))
-    plan = choose_plan(opened, analysis, target, Method(), batches, 0, lambda *_: None).plan
+    plan = choose_plan(opened, analysis, target, Method(repair="none"), batches, 0, lambda *_: None).plan
     chosen = {"sglp": plan.removed_layers}
     if with_optipfair:
         from optipfair import analyze_layer_importance
