@@ -4,7 +4,6 @@ import json
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 
 import httpcore
 import structlog
@@ -72,14 +71,13 @@ class WebhookSender:
                 deliveries.disable(due.endpoint_id, "the endpoint answered 410 Gone")
 
     def _send(self, due: DueDelivery) -> int:
-        sent_at = datetime.now(UTC)
         body = payload(due)
-        signatures = [Webhook(secret).sign(due.id, sent_at, body) for secret in due.secrets]
+        signatures = [Webhook(secret).sign(due.id, due.taken_at, body) for secret in due.secrets]
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "SGLP-Webhooks",
             "webhook-id": due.id,
-            "webhook-timestamp": str(int(sent_at.timestamp())),
+            "webhook-timestamp": str(int(due.taken_at.timestamp())),
             "webhook-signature": " ".join(signatures),
         }
         limits = dict.fromkeys(("connect", "read", "write", "pool"), TIMEOUT_SECONDS)
