@@ -218,5 +218,7 @@ def _told_plainly(key: str) -> Iterator[None]:
         if NO_SPACE in str(error):
             raise InsufficientStorage("the artifact store's disk is full") from error
         if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
-            raise StorageForbidden(f"the artifact store does not allow {key}") from error
+            raise StorageForbidden(
+                f"the artifact store does not allow {key}: check the credentials, and the clock of who asks"
+            ) from error
         raise StorageUnavailable(f"the artifact store failed on {key}: {type(error).__name__}") from error

@@ -4,7 +4,6 @@ import json
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 
 import httpcore
 import structlog
@@ -74,16 +73,15 @@ class WebhookSender:
                 deliveries.disable(due.endpoint_id, "the endpoint answered 410 Gone")
 
     def _send(self, due: DueDelivery) -> int:
-        sent_at = datetime.now(UTC)
         body = payload(due)
         signatures = [
-            Webhook(secret).sign(due.id, sent_at, body) for secret in map(self._sealer.open, due.sealed_secrets)
+            Webhook(secret).sign(due.id, due.taken_at, body) for secret in map(self._sealer.open, due.sealed_secrets)
         ]
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "SGLP-Webhooks",
             "webhook-id": due.id,
-            "webhook-timestamp": str(int(sent_at.timestamp())),
+            "webhook-timestamp": str(int(due.taken_at.timestamp())),
             "webhook-signature": " ".join(signatures),
         }
         limits = dict.fromkeys(("connect", "read", "write", "pool"), TIMEOUT_SECONDS)

@@ -16,12 +16,16 @@ KEPT_SECONDS = 30 * 24 * 3600
 
 @dataclass(frozen=True)
 class DueDelivery:
-    """What a sender needs to send; `attempt` counts from 1, and whoever has a later one writes."""
+    """What a sender needs to send; `attempt` counts from 1, and whoever has a later one writes.
+
+    `taken_at` is the time on the database's clock: receivers refuse a delivery that is signed for another time.
+    """
 
     id: str
     job_id: str
     event_type: str
     created_at: datetime
+    taken_at: datetime
     attempt: int
     endpoint_id: str
     url: str
@@ -55,6 +59,7 @@ class DeliveryRepository:
             .execution_options(synchronize_session=False, populate_existing=True)
         )
         found = []
+        taken_at = self._session.scalars(select(now())).one()
         for row in self._session.scalars(taken).all():
             endpoint = self._session.get_one(WebhookEndpoint, row.endpoint_id)
             still = select(WebhookEndpoint.previous_secret).where(
@@ -67,6 +72,7 @@ class DeliveryRepository:
                     row.job_id,
                     row.event_type,
                     row.created_at,
+                    taken_at,
                     row.attempts,
                     endpoint.id,
                     endpoint.url,

@@ -1,0 +1,17 @@
+"""Processes whose clock is wrong, by the library that is loaded before any other and answers for the system."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+    """Processes started from now on have a clock that is so many hours off; how long something takes is not changed."""
+    package = importlib.util.find_spec("libfaketime")
+    assert package is not None
+    assert package.origin is not None
+    library = Path(package.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    monkeypatch.setenv("FAKETIME", f"{hours:+d}h")
+    monkeypatch.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
