@@ -37,7 +37,7 @@ def main(
     table = Table("removed", "repair", "perplexity", "agreement", "KL")
     with tempfile.TemporaryDirectory() as name:
         cache = Path(name) / "cache"
-        opened = open_model(str(_converted(Path(name) / "bert")), None, 128, cache, None, lambda _phase: None)
+        opened = open_model(str(convert_rxnfp(Path(name) / "bert")), None, 128, cache, None, lambda _phase: None)
         calibration = Calibration("self", windows, 128, 8, seed)
         data = prepare(opened, calibration, Evaluation(samples=judged), None, cache, lambda *_: None)
         for each in removed:
@@ -63,7 +63,7 @@ def main(
     Console(width=100).print(table)
 
 
-def _converted(directory: Path) -> Path:
+def convert_rxnfp(directory: Path) -> Path:
     """The shipped weights, a pickle, as a safetensors directory."""
     spec = importlib.util.find_spec("rxnfp")
     if spec is None or spec.origin is None:

@@ -48,7 +48,7 @@ def main(
         return
     with tempfile.TemporaryDirectory(dir=folder) as name:
         work = Path(name)
-        weights = _write_model(work / "model", layers)
+        weights = write_model(work / "model", layers)
         generator = random.Random(0)
         lines = (" ".join(generator.choices(WORDS, k=60)) for _ in range(60))
         (work / "text.txt").write_text("\n\n".join(lines))
@@ -62,7 +62,7 @@ def main(
     Console(width=120).print(table)
 
 
-def _write_model(directory: Path, layers: int) -> int:
+def write_model(directory: Path, layers: int) -> int:
     vocabulary = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
