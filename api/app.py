@@ -19,6 +19,7 @@ from api.watching import JobWatcher
 from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions
 from jobs.settings import Settings
+from jobs.signing_secrets import make_sealer
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -40,6 +41,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.sessions = make_sessions(engine)
     app.state.watcher = JobWatcher(app.state.sessions)
     app.state.store = open_store(settings)
+    app.state.sealer = make_sealer(settings)
     # From the inside out: what is added last sees a request first.
     app.add_middleware(BodyLimit, limit_bytes=settings.body_limit_bytes)
     app.add_middleware(

@@ -1,5 +1,6 @@
 """Published files on their way out: a redirect to the store where it can sign, otherwise streamed, whole or in part."""
 
+from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC
 from email.utils import format_datetime
@@ -12,7 +13,7 @@ from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from werkzeug.http import parse_etags, parse_if_range_header, parse_range_header
 
 from api.problems import Problem
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import ArtifactStore, checked
 from jobs.tables import Artifact
 
 
@@ -27,7 +28,8 @@ def deliver(request: Request, store: ArtifactStore, artifact: Artifact, *, inlin
     part = _range(request, artifact)
     if part is None:
         headers["Content-Length"] = str(artifact.size_bytes)
-        return StreamingResponse(_opened(store.stream(artifact.key)), HTTPStatus.OK, headers, artifact.media_type)
+        chunks = checked(store.stream(artifact.key), artifact.key, artifact.sha256)
+        return StreamingResponse(_opened(chunks), HTTPStatus.OK, headers, artifact.media_type)
     start, end = part
     headers["Content-Length"] = str(end - start)
     headers["Content-Range"] = f"bytes {start}-{end - 1}/{artifact.size_bytes}"
@@ -39,6 +41,8 @@ def _headers(artifact: Artifact, *, inline: bool) -> dict[str, str]:
     name = quote(PurePosixPath(artifact.name).name)
     return {
         "ETag": f'"{artifact.sha256}"',
+        # RFC 9530, of the whole file: who puts parts together can check the whole.
+        "Repr-Digest": f"sha-256=:{b64encode(bytes.fromhex(artifact.sha256)).decode()}:",
         "Last-Modified": format_datetime(artifact.created_at.astimezone(UTC), usegmt=True),
         "Accept-Ranges": "bytes",
         "Content-Disposition": f"{'inline' if inline else 'attachment'}; filename*=UTF-8''{name}",

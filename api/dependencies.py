@@ -12,6 +12,7 @@ from api.problems import Problem
 from api.watching import JobWatcher
 from jobs.artifacts import ArtifactStore
 from jobs.settings import Settings
+from jobs.signing_secrets import Sealer
 from jobs.tables import Job
 
 # Only tells the OpenAPI document how a key is sent.
@@ -33,6 +34,10 @@ async def _settings(request: Request) -> Settings:
     return request.app.state.settings
 
 
+async def _sealer(request: Request) -> Sealer:
+    return request.app.state.sealer
+
+
 async def _tenant(request: Request, _documented: Annotated[object, Depends(BEARER)]) -> str:
     """The tenant of the caller, who has been let in; see `api/callers.py`."""
     return request.state.caller.tenant
@@ -44,6 +49,7 @@ async def _watcher(request: Request) -> JobWatcher:
 
 Sessions = Annotated[sessionmaker[Session], Depends(_sessions)]
 Store = Annotated[ArtifactStore, Depends(_store)]
+SecretSealer = Annotated[Sealer, Depends(_sealer)]
 ServiceSettings = Annotated[Settings, Depends(_settings)]
 Watcher = Annotated[JobWatcher, Depends(_watcher)]
 Tenant = Annotated[str, Depends(_tenant)]

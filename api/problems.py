@@ -13,6 +13,7 @@ from starlette.routing import compile_path
 from jobs.artifacts import StorageUnavailable
 from jobs.database import DATABASE_DOWN
 from jobs.repository import QuotaExceeded, UnusableUpload
+from jobs.signing_secrets import NoSecretKey
 from jobs.uris import ForbiddenURI
 
 MEDIA_TYPE = "application/problem+json"
@@ -42,6 +43,7 @@ def install(app: FastAPI) -> None:
     for kind in DATABASE_DOWN:
         app.add_exception_handler(kind, _unavailable)
     app.add_exception_handler(StorageUnavailable, _unavailable)
+    app.add_exception_handler(NoSecretKey, _no_secret_key)
     app.add_exception_handler(QuotaExceeded, _quota_exceeded)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -132,6 +134,10 @@ async def _quota_exceeded(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, QuotaExceeded)
     members = {"code": "quota_exceeded", "quota": error.quota, "limit": error.limit, "use": error.use}
     return respond(HTTPStatus.TOO_MANY_REQUESTS, str(error), {"Retry-After": QUOTA_RETRY_AFTER_SECONDS}, **members)
+
+
+async def _no_secret_key(_request: Request, error: Exception) -> JSONResponse:
+    return respond(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
 
 
 async def _unavailable(_request: Request, error: Exception) -> JSONResponse:

@@ -3,7 +3,7 @@
 import tarfile
 from collections.abc import Iterator, Sequence
 
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import ArtifactStore, checked
 from jobs.tables import Artifact
 
 END = b"\0" * (2 * tarfile.BLOCKSIZE)
@@ -15,15 +15,10 @@ def tar_size(artifacts: Sequence[Artifact]) -> int:
 
 
 def tar_stream(store: ArtifactStore, artifacts: Sequence[Artifact]) -> Iterator[bytes]:
-    """The tar's bytes. A file that is not as long as published breaks the stream off rather than pass for whole."""
+    """The tar's bytes. A file that is not as it was published breaks the stream off rather than pass for whole."""
     for artifact in artifacts:
         yield _header(artifact)
-        sent = 0
-        for chunk in store.stream(artifact.key):
-            sent += len(chunk)
-            yield chunk
-        if sent != artifact.size_bytes:
-            raise RuntimeError(f"{artifact.key} has {sent} bytes in the store, {artifact.size_bytes} were published")
+        yield from checked(store.stream(artifact.key), artifact.key, artifact.sha256)
         yield b"\0" * _padding(artifact)
     yield END
 

@@ -18,6 +18,7 @@ TERMINAL = {"succeeded", "failed", "cancelled"}
 LOOK_SECONDS = 2
 PAUSE_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
+COMPLETE_SECONDS = 90.0
 UNAVAILABLE = {429, 502, 503, 504}
 CHUNK_BYTES = 1 << 20
 
@@ -139,8 +140,8 @@ class SGLP:
             sources = {file.name: file for file in files}
             for file in upload["files"]:
                 self._send(file, sources[file["name"]], on_bytes)
-            # Every file is read back for it, which takes as long as it takes.
-            return self._json("POST", upload["links"]["complete"], timeout=None)
+            # Files are read back for it, for up to half a minute.
+            return self._json("POST", upload["links"]["complete"], timeout=COMPLETE_SECONDS)
         except BaseException:
             with suppress(httpx.HTTPError, SGLPProblem):
                 self.delete_upload(upload["id"])
@@ -179,6 +180,30 @@ class SGLP:
 
     def revoke_key(self, key_id: str) -> None:
         _raise_for(self._http.delete(f"/v1/admin/keys/{quote(key_id, safe='')}"))
+
+    def create_webhook(self, url: str, event_types: Sequence[str] | None = None) -> Json:
+        """A new webhook endpoint, by default for every event; `secret` of the answer is never shown again."""
+        wanted: Json = {"url": url} | ({"event_types": list(event_types)} if event_types else {})
+        return self._json("POST", "/v1/webhook-endpoints", json=wanted)
+
+    def webhooks(self) -> Rows:
+        """All webhook endpoints without their secrets, oldest first."""
+        return self._json("GET", "/v1/webhook-endpoints")["data"]
+
+    def delete_webhook(self, endpoint_id: str) -> None:
+        _raise_for(self._http.delete(_endpoint_path(endpoint_id)))
+
+    def rotate_webhook(self, endpoint_id: str) -> Json:
+        """The endpoint with a new `secret`; for 24 hours deliveries are signed with the old one, too."""
+        return self._json("POST", _endpoint_path(endpoint_id, "rotate-secret"))
+
+    def webhook_deliveries(self, endpoint_id: str, *, limit: int = 20) -> Rows:
+        """The newest deliveries of an endpoint, with what came of them."""
+        return self._json("GET", _endpoint_path(endpoint_id, "deliveries"), params={"limit": limit})["data"]
+
+    def redeliver_webhook(self, delivery_id: str) -> Json:
+        """Send a delivery again, under the same `webhook-id`."""
+        return self._json("POST", f"/v1/webhook-deliveries/{quote(delivery_id, safe='')}/redeliver")
 
     def wait(
         self,
@@ -295,6 +320,10 @@ def _is_final(error: Exception) -> bool:
 
 def _path(job_id: str, *rest: str) -> str:
     return "/".join(["/v1/jobs", quote(job_id, safe=""), *map(quote, rest)])
+
+
+def _endpoint_path(endpoint_id: str, *rest: str) -> str:
+    return "/".join(["/v1/webhook-endpoints", quote(endpoint_id, safe=""), *rest])
 
 
 def _sha256(file: Path) -> str:

@@ -4,6 +4,7 @@ Why obstore, and why what was uploaded is read back: docs/decisions/artifact-sto
 """
 
 import hashlib
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 8 << 20
 RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}
+TIMEOUT_SECONDS = 30.0
+# As a whole a request may take very long: a large file over a slow line.
+REQUEST_HOURS = 24
 NO_SPACE = "os error 28"
 # Deleting is rare, and several S3-compatible servers answer the bulk request in a form of their own.
 S3_DEFAULTS = {"disable_bulk_delete": "true"}
@@ -85,9 +89,16 @@ class ArtifactStore:
             except FileNotFoundError:
                 return None
 
-    def sha256(self, key: str) -> str:
-        """The sha256 of an object, which is read for it."""
-        return _sized_digest(self.stream(key))[1]
+    def sha256(self, key: str, until: float) -> str | None:
+        """The sha256 of an object, which is read for it; None where that takes longer than `until` of the monotonic
+        clock.
+        """
+        digest = hashlib.sha256()
+        for chunk in self.stream(key):
+            if time.monotonic() > until:
+                return None
+            digest.update(chunk)
+        return digest.hexdigest()
 
     def signed_upload_url(self, key: str) -> str | None:
         """An address that lets anybody write the object for `presign_seconds`, if the store can sign and may."""
@@ -134,11 +145,18 @@ class ArtifactStore:
 
 def open_store(settings: Settings) -> ArtifactStore:
     """The store of these settings. A folder is made; nothing is asked of another store yet."""
-    return open_place(settings.artifact_url, settings.artifact_options, settings.presign_seconds)
+    return open_place(
+        settings.artifact_url,
+        settings.artifact_options,
+        settings.presign_seconds,
+        timeout_seconds=settings.artifact_timeout_seconds,
+    )
 
 
-def open_place(url: str, options: Mapping[str, str], presign_seconds: int = 0) -> ArtifactStore:
-    """A store at a URL, with options as obstore names them."""
+def open_place(
+    url: str, options: Mapping[str, str], presign_seconds: int = 0, *, timeout_seconds: float = TIMEOUT_SECONDS
+) -> ArtifactStore:
+    """A store at a URL, with options as obstore names them. One that is silent for `timeout_seconds` has failed."""
     parts = urlsplit(url)
     store: ObjectStore
     if parts.scheme == "file":
@@ -149,10 +167,32 @@ def open_place(url: str, options: Mapping[str, str], presign_seconds: int = 0) -
         store = from_url(  # type: ignore[call-overload]
             url,
             config={**(S3_DEFAULTS if parts.scheme == "s3" else {}), **options},
-            client_options={"allow_http": plain_http, "connect_timeout": "5s", "timeout": "60s"},
+            client_options={
+                "allow_http": plain_http,
+                "connect_timeout": timedelta(seconds=5),
+                "read_timeout": timedelta(seconds=timeout_seconds),
+                "timeout": timedelta(hours=REQUEST_HOURS),
+            },
             retry_config=RETRIES,
         )
     return ArtifactStore(store, presign_seconds)
+
+
+def checked(chunks: Iterator[bytes], key: str, sha256: str) -> Iterator[bytes]:
+    """The same chunks, the last of them only once all are known to have this digest; raises `StorageUnavailable`.
+
+    So who passes them on breaks off before the end, which no reader can take for a whole file.
+    """
+    digest, held = hashlib.sha256(), b""
+    for chunk in chunks:
+        if held:
+            yield held
+        digest.update(chunk)
+        held = chunk
+    if digest.hexdigest() != sha256:
+        raise StorageUnavailable(f"{key} came back from the store with another content than was published")
+    if held:
+        yield held
 
 
 def _chunks(file: Path) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,16 +17,11 @@ from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, Time
 from sqlalchemy.orm import Session, sessionmaker
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
 
+from jobs.postgresql import PatientConnection
 from jobs.settings import Settings
 
-# A statement that takes longer is stuck behind something: better a clear error than a request that hangs.
-POSTGRESQL = {
-    "connect_timeout": 5,
-    "options": "-c timezone=UTC -c statement_timeout=30s -c lock_timeout=10s "
-    "-c idle_in_transaction_session_timeout=60s",
-    "keepalives_idle": 10,
-    "tcp_user_timeout": 30_000,
-}
+# Migrations change whole tables; what serves requests waits for `Settings.database_timeout_seconds`.
+STATEMENT_SECONDS = 30.0
 SQLITE_BUSY_SECONDS = 30.0
 # What a database says that is down, fails over, or has more to do than connections for it.
 DATABASE_DOWN = (OperationalError, InternalError, InterfaceError, TimeoutError)
@@ -33,17 +29,31 @@ DATABASE_DOWN = (OperationalError, InternalError, InterfaceError, TimeoutError)
 
 def make_engine(settings: Settings) -> Engine:
     """An engine for the database of these settings."""
-    return open_engine(settings.database_url)
+    return open_engine(settings.database_url, settings.database_timeout_seconds)
 
 
-def open_engine(url: str) -> Engine:
-    """An engine for the database at this URL."""
+def open_engine(url: str, statement_seconds: float = STATEMENT_SECONDS) -> Engine:
+    """An engine for the database at this URL. On PostgreSQL a statement that takes longer than `statement_seconds`
+    fails: better a clear error than a request that hangs.
+    """
     # NaN is no JSON: PostgreSQL refuses it, and a client could not read it from SQLite.
     serializer = partial(json.dumps, allow_nan=False)
     if url.startswith("postgresql"):
-        return create_engine(
-            url, json_serializer=serializer, hide_parameters=True, pool_pre_ping=True, connect_args=POSTGRESQL
+        engine = create_engine(
+            url,
+            json_serializer=serializer,
+            hide_parameters=True,
+            pool_pre_ping=True,
+            pool_timeout=statement_seconds,
         )
+        event.listen(
+            engine,
+            "do_connect",
+            lambda _dialect, _record, arguments, parameters: PatientConnection.open(
+                statement_seconds, *arguments, **parameters
+            ),
+        )
+        return engine
     engine = create_engine(
         url, json_serializer=serializer, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_SECONDS}
     )
@@ -105,5 +115,22 @@ def migrate(url: str) -> None:
     alembic.command.upgrade(alembic_config(url), "head")
 
 
+def main() -> None:
+    """Migrate, then seal what lies plain in the database, or was sealed with a key that is not the first any more."""
+    # Not above: a database is opened without its tables, too.
+    from jobs.repository import SecretRepository
+    from jobs.signing_secrets import make_sealer
+
+    settings = Settings()
+    migrate(settings.database_url)
+    engine = make_engine(settings)
+    with transaction(make_sessions(engine)) as session:
+        left = SecretRepository(session).renew(make_sealer(settings).renew)
+    engine.dispose()
+    for endpoint_id, why in left.items():
+        # Jobs need no webhooks, so this must not keep the service from starting.
+        print(f"the secret of {endpoint_id} stays as it is: {why}", file=sys.stderr)
+
+
 if __name__ == "__main__":
-    migrate(Settings().database_url)
+    main()

@@ -4,6 +4,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated
 
+from cryptography.fernet import Fernet
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -19,6 +20,16 @@ def _known_schemes(sources: dict[str, dict[str, str]]) -> dict[str, dict[str, st
     return sources
 
 
+def _fernet_key(key: str) -> str:
+    # Both alphabets of base64 are usual; Fernet takes one.
+    key = key.strip().replace("+", "-").replace("/", "_")
+    try:
+        Fernet(key)
+    except ValueError:
+        raise ValueError("every key must be 32 bytes in base64, as `openssl rand -base64 32` makes them") from None
+    return key
+
+
 class Settings(BaseSettings):
     """Defaults suit one machine; addresses and options that may hold secrets are left out of the representation."""
 
@@ -30,16 +41,30 @@ class Settings(BaseSettings):
     database_url: str = Field(default_factory=lambda data: f"sqlite:///{data['state_dir'] / 'sglp.db'}", repr=False)
     """`postgresql+psycopg://…` or `sqlite:///…`."""
 
+    database_timeout_seconds: PositiveFloat = 15
+    """A statement that PostgreSQL has not answered by then has failed."""
+
     broker_url: str = Field(
         default_factory=lambda data: f"filesystem://{(data['state_dir'] / 'broker').absolute()}", repr=False
     )
     """`redis://…`, or `filesystem:///absolute/folder` for workers on one machine."""
+
+    secret_keys: tuple[Annotated[str, AfterValidator(_fernet_key)], ...] = Field(default=(), repr=False)
+    """What webhook secrets in the database are sealed with, each key as `openssl rand -base64 32` makes it; as a JSON
+    list. The first one seals, all open. Without any, a key lies in a file beside a SQLite database, and over PostgreSQL
+    there are no webhooks."""
 
     artifact_url: str = Field(default_factory=lambda data: (data["state_dir"] / "artifacts").absolute().as_uri())
     """Where artifacts go: `s3://bucket/prefix`, `gs://…`, `az://…` or `file:///absolute/folder`."""
 
     artifact_options: dict[str, str] = Field(default_factory=dict, repr=False)
     """Options of the store as obstore names them, such as `endpoint` or `access_key_id`; as JSON."""
+
+    artifact_timeout_seconds: PositiveFloat = 30
+    """A request on which the store has been silent for so long has failed; each is tried a few times."""
+
+    artifact_patience_seconds: PositiveFloat = 300
+    """How long a worker goes on trying to read and write files while the store fails, before the job fails."""
 
     presign_seconds: int = Field(default=900, ge=0, le=900)
     """How long a signed download address holds; 0 streams every download through the API."""

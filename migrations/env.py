@@ -1,7 +1,7 @@
 """Alembic's entry: runs the migrations on the configured database, one process at a time."""
 
 from alembic import context
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from jobs.database import open_engine
 from jobs.settings import Settings
@@ -15,8 +15,11 @@ def run() -> None:
     url = context.config.get_main_option("sqlalchemy.url") or Settings().database_url
     # On SQLite its transactions begin with the write lock, so a second process waits here, too.
     engine = open_engine(url)
+    postgresql = engine.dialect.name == "postgresql"
+    if not postgresql:
+        # There a table is changed by making it anew, and dropping the old one would delete all that refers to it.
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys = OFF"))
     with engine.connect() as connection:
-        postgresql = connection.dialect.name == "postgresql"
         context.configure(
             connection, target_metadata=Base.metadata, render_as_batch=not postgresql, transactional_ddl=True
         )

@@ -14,12 +14,14 @@ class LayerTrace:
     """What one forward and backward pass left behind, float64 `[batches, L]` each.
 
     `skip_loss` is `[batches, L + 1, L + 1]`: at `[:, i, j]` what skipping the layers i to j − 1 together does to the
-    loss, to first order: Σ over tokens of |⟨∂L/∂h_j, h_j − h_i⟩|, where h_i enters layer i.
+    loss, to first order: Σ over tokens of |⟨∂L/∂h_j, h_j − h_i⟩|, where h_i enters layer i. `skip_angle` has there the
+    angle of h_i and h_j over π, mean over the samples that similarity is measured on.
     """
 
     squared_gradient: np.ndarray
     weight_gradient: np.ndarray
     skip_loss: np.ndarray
+    skip_angle: np.ndarray
     cosine: np.ndarray
     angle: np.ndarray
 
@@ -75,7 +77,19 @@ def first_order_of_runs(trace: LayerTrace) -> np.ndarray:
     return score
 
 
-RUN_CRITERIA: dict[str, Callable[[LayerTrace], np.ndarray]] = {"first_order": first_order_of_runs}
+def angular_of_runs(trace: LayerTrace) -> np.ndarray:
+    """`[L + 1, L + 1]`: at `[i, j]` the angle over π between what enters layer i and what layer j − 1 hands on.
+
+    Gromov et al., arXiv 2403.17887, take the last token of every window; here it is the mean over all kinds of tokens.
+    """
+    score: np.ndarray = trace.skip_angle.mean(0)
+    return score
+
+
+RUN_CRITERIA: dict[str, Callable[[LayerTrace], np.ndarray]] = {
+    "first_order": first_order_of_runs,
+    "angular": angular_of_runs,
+}
 
 
 CONTROL_CRITERIA = ("last_layers", "random")

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from sglp_core.analysis import Analysis
 from sglp_core.errors import TargetUnreachable
 from sglp_core.judging import Judge
@@ -17,8 +19,8 @@ from sglp_core.planning import SLACK, Plan, costs_of_layers, segment_ranks
 from sglp_core.refining import refine
 from sglp_core.target import Target
 
-# How many plans of one cut are proposed.
-SINGLE_CUTS = 4
+# How many plans of one cut each measure of runs proposes.
+SINGLE_CUTS = 3
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Proposal:
     """One plan and who proposed it; `harm` is KL(dense ‖ pruned) plus the rise of the loss, mean over its `trials`.
 
     Each trial is on a few other windows, and a proposal has more of them the better it does. `repaired_harm` is the
-    same after the wanted repair, where that was asked (`repaired_choice.py`).
+    same after the wanted repair, mean over its `repaired_trials`, where that was asked (`repaired_choice.py`).
     """
 
     proposed_by: tuple[str, ...]
@@ -34,6 +36,7 @@ class Proposal:
     harm: float
     trials: int
     repaired_harm: float | None = None
+    repaired_trials: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -44,6 +47,7 @@ class Proposal:
             if self.repaired_harm is not None and math.isfinite(self.repaired_harm)
             else None,
             "trials": self.trials,
+            "repaired_trials": self.repaired_trials,
         }
 
 
@@ -69,31 +73,40 @@ def propose(analysis: Analysis, target: Target, protected: set[int]) -> dict[tup
             plans.setdefault(found.removed_layers, found)
             names.setdefault(found.removed_layers, []).append(f"{name}/{where}")
     anywhere = next(iter(plans.values()))
-    for removed, achieved in _single_cuts(analysis, target, protected).items():
-        plans.setdefault(removed, replace(anywhere, removed_layers=removed, achieved=achieved))
-        names.setdefault(removed, []).append("similarity/single_cut")
+    single = _single_cuts(analysis, target, protected)
+    for name, matrix in ({"similarity": _apart(analysis)} | analysis.run_importance).items():
+        for run in sorted(single, key=lambda run: (matrix[run], run))[:SINGLE_CUTS]:
+            removed = tuple(range(*run))
+            plans.setdefault(removed, replace(anywhere, removed_layers=removed, achieved=single[run]))
+            names.setdefault(removed, []).append(f"{name}/single_cut")
     return {tuple(names[removed]): found for removed, found in plans.items()}
 
 
-def _single_cuts(analysis: Analysis, target: Target, protected: set[int]) -> dict[tuple[int, ...], float]:
-    """Runs of neighbours just long enough, whose two ends are most similar, with what each removes of the whole.
-
-    What goes into a run and what comes out of it are alike where one linear map nearly makes the one from the other,
-    which is what a repair needs.
-    """
+def _single_cuts(analysis: Analysis, target: Target, protected: set[int]) -> dict[tuple[int, int], float]:
+    """Runs of neighbours from a start up to an end, just long enough, with what each removes of the whole."""
     stack = analysis.stack
     sizes, total = stack.sizes(target.kind)
     needed = target.ratio * total * SLACK
-    found = []
+    found = {}
     for start in range(1, len(sizes)):
         for end in range(start + 1, len(sizes) + 1):
             removed = tuple(range(start, end))
             if protected & set(removed):
                 break
             if sum(sizes[start:end]) >= needed and stack.can_remove(removed):
-                found.append((-float(analysis.similarity[start - 1, end - 1]), removed))
+                found[start, end] = sum(sizes[start:end]) / total
                 break
-    return {removed: sum(sizes[layer] for layer in removed) / total for _, removed in sorted(found)[:SINGLE_CUTS]}
+    return found
+
+
+def _apart(analysis: Analysis) -> np.ndarray:
+    """`[L + 1, L + 1]`: at `[i, j]` how unlike the stream is before layer i and after layer j − 1.
+
+    Where it is alike one linear map nearly makes the one from the other, which is what a repair needs.
+    """
+    apart = np.full((len(analysis.stack) + 1,) * 2, np.inf)
+    apart[1:, 1:] = 1 - analysis.similarity
+    return apart
 
 
 def select(judge: Judge, plans: Mapping[tuple[str, ...], Plan]) -> list[Proposal]:

@@ -3,11 +3,15 @@
 The order can turn around: what one long cut takes away is made up for better than what several short ones take, since
 one map replaces all of it and its error is not fed into the next. So plans of a single cut are asked about too,
 however much they harm before (docs/method.md has the figures).
+
+A repair cannot be judged on what it was fitted on, and a quarter of few windows tells plans apart badly. Then the
+better half is repaired and judged once more with another quarter held out, and so on.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from statistics import fmean
 
 from sglp_core.evaluation import evaluate
 from sglp_core.judging import harm_of
@@ -15,17 +19,17 @@ from sglp_core.layers import layers_of
 from sglp_core.objectives import Batch
 from sglp_core.opening import Opened
 from sglp_core.proposals import Proposal
-from sglp_core.repair import Repair, Repaired, repair, runs_of, split
+from sglp_core.repair import JUDGED_SHARE, Repair, Repaired, repair, runs_of, split, windows
 
-BEST = 2
-SINGLE_CUTS = 5
+BEST = 3
+# On how many windows at least the last two are judged, as far as there are as many.
+JUDGED_WINDOWS = 8
 
 
 def finalists(proposals: Sequence[Proposal]) -> list[Proposal]:
-    """The best proposals, and the best of those with a single cut; `proposals` are in order, best first."""
+    """The best proposals, and those with a single cut; `proposals` are in order, best first."""
     different = list({proposal.plan.removed_layers: proposal for proposal in reversed(proposals)}.values())[::-1]
-    single = [each for each in different[BEST:] if len(runs_of(each.plan.removed_layers)) == 1]
-    return different[:BEST] + sorted(single, key=lambda each: each.harm)[:SINGLE_CUTS]
+    return different[:BEST] + [each for each in different[BEST:] if len(runs_of(each.plan.removed_layers)) == 1]
 
 
 def choose_repaired(
@@ -35,24 +39,53 @@ def choose_repaired(
     proposals: Sequence[Proposal],
     on_repair: Callable[[int, int], None],
 ) -> tuple[list[Proposal], Repaired]:
-    """The proposals with the one that harms least after its repair first, and that repair.
+    """The proposals with the one that harms least after its repair first, and its repair fitted on the first turn's
+    windows.
 
-    Judged on the quarter of the batches that no repair is fitted on; proposals that were repaired say how they did.
+    Those that were repaired say how they did, the mean over the quarters of the batches that were held out in turn.
     """
     layers = layers_of(opened.model, opened.stack.path)
-    _, judged = split(batches)
-    candidates = finalists(proposals)
-    found: list[tuple[Proposal, Repaired]] = []
-    on_repair(0, len(candidates))
-    for number, proposal in enumerate(candidates, 1):
-        removed = proposal.plan.removed_layers
-        repaired = repair(opened.model, opened.stack.path, batches, opened.task, removed, kind)
-        quality = evaluate(opened.model, layers, judged, opened.task, {"it": removed}, weights={"it": repaired.changes})
-        found.append((replace(proposal, repaired_harm=harm_of(quality["dense"], quality["it"])), repaired))
-        on_repair(number, len(candidates))
-        # Only the best repair so far is held: each has copies of many weights.
-        found.sort(key=lambda pair: pair[0].repaired_harm if pair[0].repaired_harm is not None else math.inf)
-        found[1:] = [(each, Repaired({}, (), 0, 0)) for each, _ in found[1:]]
-    (best, kept), others = found[0], [each for each, _ in found[1:]]
-    asked = {each.plan.removed_layers for each in candidates}
-    return [best, *others, *(each for each in proposals if each.plan.removed_layers not in asked)], kept
+    candidates = {each.plan.removed_layers: each for each in finalists(proposals)}
+    harms: dict[tuple[int, ...], list[float]] = {removed: [] for removed in candidates}
+    order = list(candidates)
+    rounds = _rounds(len(candidates), windows(split(batches)[1]))
+    # Only the best repair of the first turn is held: each has copies of many weights.
+    kept, kept_for, least = Repaired({}, (), 0, 0), order[0], math.inf
+    done = 0
+    on_repair(done, sum(rounds))
+    for turn, count in enumerate(rounds):
+        turned = _turned(batches, turn)
+        _, judged = split(turned)
+        for removed in order[:count]:
+            repaired = repair(opened.model, opened.stack.path, turned, opened.task, removed, kind)
+            changes = {"it": repaired.changes}
+            quality = evaluate(opened.model, layers, judged, opened.task, {"it": removed}, weights=changes)
+            harm = harm_of(quality["dense"], quality["it"])
+            harms[removed].append(harm)
+            if turn == 0 and harm <= least:
+                kept, kept_for, least = repaired, removed, harm
+            done += 1
+            on_repair(done, sum(rounds))
+        order.sort(key=lambda each: (-len(harms[each]), fmean(harms[each])))
+    if kept_for != order[0]:
+        kept = repair(opened.model, opened.stack.path, batches, opened.task, order[0], kind)
+    asked = [
+        replace(candidates[each], repaired_harm=fmean(harms[each]), repaired_trials=len(harms[each])) for each in order
+    ]
+    return [*asked, *(each for each in proposals if each.plan.removed_layers not in candidates)], kept
+
+
+def _rounds(candidates: int, judged: int) -> list[int]:
+    """How many are repaired in each turn, where one turn judges on so many windows."""
+    rounds = [candidates]
+    while rounds[-1] > 1 and len(rounds) < JUDGED_SHARE and len(rounds) * judged < JUDGED_WINDOWS:
+        rounds.append(max(2, -(-rounds[-1] // 2)))
+    return rounds
+
+
+def _turned(batches: Sequence[Batch], turn: int) -> Sequence[Batch]:
+    """The same windows with another quarter of them last, which is what `split` holds out."""
+    for _ in range(turn):
+        fitted, judged = split(batches)
+        batches = [*judged, *fitted]
+    return batches

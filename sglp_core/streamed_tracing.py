@@ -24,6 +24,7 @@ from sglp_core.tracing import (
     draw_positions,
     gradient_sums,
     require_finite,
+    skip_angles,
     skip_losses,
     trace,
 )
@@ -49,7 +50,7 @@ def trace_streamed(
         raise BadCalibration("there is no calibration batch to measure")
     shape = (len(batches), len(layers))
     squared, product, cosine, angle = (np.zeros(shape) for _ in range(4))
-    skip = np.zeros((shape[0], shape[1] + 1, shape[1] + 1))
+    skip, turned = (np.zeros((shape[0], shape[1] + 1, shape[1] + 1)) for _ in range(2))
     entries = model.entries(batches)
     _require_space(model, entries)
     counted = [counted_positions(batch, entry.hidden) for batch, entry in zip(batches, entries, strict=True)]
@@ -62,9 +63,12 @@ def trace_streamed(
                 hidden[b].append(model.keep(entry.calls[index].run(layer, hidden[b][index])))
                 cosine[b, index], angle[b, index] = alikeness(hidden[b][index], hidden[b][-1], counted[b])
     generator = torch.Generator().manual_seed(seed)
-    for states, mask in zip(hidden, counted, strict=True):
+    for b, (states, mask) in enumerate(zip(hidden, counted, strict=True)):
         chosen = draw_positions(mask, generator)
-        similarity.add([state.reshape(mask.numel(), -1)[chosen] for state in states[1:]])
+        sampled = [state.reshape(mask.numel(), -1)[chosen] for state in states]
+        for end in range(1, len(sampled)):
+            turned[b, :end, end] = skip_angles(sampled[:end], sampled[end])
+        similarity.add(sampled[1:])
 
     # gradients[b][i] is of hidden[b][i]; that of the stack's entrance is not wanted.
     gradients = _gradients_at_the_exit(model, batches, [states[-1] for states in hidden], task)
@@ -79,7 +83,7 @@ def trace_streamed(
     for b in range(len(batches)):
         skip[b] = _skip_losses_of_runs(hidden[b], gradients[b])
         on_batch()
-    return LayerTrace(squared, product, skip, cosine, angle)
+    return LayerTrace(squared, product, skip, turned, cosine, angle)
 
 
 def _gradients_at_the_exit(

@@ -47,8 +47,7 @@ def trace(
             on_batch()
     if not records:
         raise BadCalibration("there is no calibration batch to measure")
-    squared, product, skip, cosine, angle = (np.stack(column) for column in zip(*records, strict=True))
-    return LayerTrace(squared, product, skip, cosine, angle)
+    return LayerTrace(*(np.stack(column) for column in zip(*records, strict=True)))
 
 
 def counted_positions(batch: Batch, hidden: Tensor) -> Tensor:
@@ -82,6 +81,12 @@ def alikeness(before: Tensor, after: Tensor, counted: Tensor) -> tuple[float, fl
     similar = nn.functional.cosine_similarity(vectors(before.detach()).float(), vectors(after.detach()).float(), dim=-1)
     similar = similar[counted.to(similar.device)].clamp(-1, 1)
     return similar.mean().item(), (similar.arccos() / torch.pi).mean().item()
+
+
+def skip_angles(starts: Sequence[Tensor], end: Tensor) -> Tensor:
+    """The angle over π between `end` and each start, all `[samples, D]`, mean over samples; float64 on the CPU."""
+    similar = nn.functional.cosine_similarity(torch.stack(list(starts)).float(), end.float(), dim=-1)
+    return (similar.clamp(-1, 1).arccos() / torch.pi).mean(1).double().cpu()
 
 
 def skip_losses(starts: Sequence[Tensor], end: Tensor, gradient: Tensor) -> Tensor:
@@ -124,10 +129,11 @@ def _measure(
     stages: Sequence[tuple[int, int]],
 ) -> tuple[np.ndarray, ...]:
     count = len(layers)
-    squared, product = (torch.zeros(count, dtype=torch.float64) for _ in range(2))
-    skip = torch.zeros(count + 1, count + 1, dtype=torch.float64)
-    cosine, angle = np.zeros(count), np.zeros(count)
+    squared, product, cosine, angle = (np.zeros(count) for _ in range(4))
+    skip, turned = (np.zeros((count + 1, count + 1)) for _ in range(2))
     features: list[Tensor] = []
+    # The same samples of what enters every layer.
+    sampled: list[Tensor] = []
     # What enters every layer and what it hands on; autograd holds the same tensors for the backward pass.
     entering: list[Tensor] = []
     leaving: list[Tensor] = []
@@ -141,8 +147,12 @@ def _measure(
         if chosen is None or counted is None:
             counted = counted_positions(batch, after)
             chosen = draw_positions(counted, generator)
-        flat = after.detach().reshape(len(counted.flatten()), -1)
-        features.append(flat[chosen.to(flat.device)])
+        rows = chosen.to(after.device)
+        given, flat = (each.detach().reshape(counted.numel(), -1) for each in (before, after))
+        sampled.append(given[rows])
+        features.append(flat[rows])
+        first = stage_start[index]
+        turned[first : index + 1, index + 1] = skip_angles(sampled[first:], features[-1])
         cosine[index], angle[index] = alikeness(before, after, counted)
         entering.append(before.detach())
         leaving.append(after.detach())
@@ -182,7 +192,7 @@ def _measure(
     finally:
         for handle in handles:
             handle.remove()
-    return squared.numpy(), product.numpy(), _across(skip.numpy(), stages), cosine, angle
+    return squared, product, _across(skip, stages), _across(turned, stages), cosine, angle
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 from jobs.artifacts import ArtifactStore
 from jobs.repository import DeclaredFile, StoredUpload
 from jobs.uploads import key_of
+from worker.patience import Patience
 
 COPIES = "uploads"
 
@@ -24,15 +25,19 @@ class UploadDamaged(Exception):
 class Fetch(threading.Thread):
     """Copies uploads below `workspace`, so that heartbeats go on meanwhile; join it, then take `result`.
 
-    The thread is a daemon: a store that hangs must not keep the worker from ending.
+    A store that fails is tried for `patience_seconds` with every file. The thread is a daemon: a store that hangs must
+    not keep the worker from ending.
     """
 
-    def __init__(self, store: ArtifactStore, uploads: Mapping[str, StoredUpload], workspace: Path) -> None:
+    def __init__(
+        self, store: ArtifactStore, uploads: Mapping[str, StoredUpload], workspace: Path, patience_seconds: float
+    ) -> None:
         super().__init__(daemon=True, name="fetch")
         self.done_bytes = 0
         self.total_bytes = sum(file.size_bytes for upload in uploads.values() for file in upload.files)
         self.stopping = threading.Event()
         self._store, self._uploads, self._workspace = store, uploads, workspace
+        self._patience = Patience(patience_seconds, self.stopping)
         self._error: Exception | None = None
 
     def run(self) -> None:
@@ -69,18 +74,27 @@ class Fetch(threading.Thread):
     def _copy(self, uri: str, upload: StoredUpload, file: DeclaredFile) -> None:
         key = key_of(upload.id, file.name)
         # Asked for first: a signed address may have written anything here, also after the upload was complete.
-        if self._store.size_bytes(key) != file.size_bytes:
-            raise UploadDamaged(uri, f"{file.name} of {uri} is not in the store as it was uploaded")
+        as_large = self._patience(lambda: self._store.size_bytes(key)) == file.size_bytes
+        before = self.done_bytes
+        # A second copy tells what is damaged in the store from what was damaged on its way here.
+        for _ in range(2 if as_large else 0):
+            sha256 = self._patience(lambda: self._written(key, self._folder(upload) / file.name, before))
+            if sha256 == file.sha256 or self.stopping.is_set():
+                return
+        raise UploadDamaged(uri, f"{file.name} of {uri} is not in the store as it was uploaded")
+
+    def _written(self, key: str, target: Path, before: int) -> str:
+        """The sha256 of what was written; the bytes done count from `before`."""
         digest = hashlib.sha256()
-        with (self._folder(upload) / file.name).open("wb") as copy:
+        self.done_bytes = before
+        with target.open("wb") as copy:
             for chunk in self._store.stream(key):
                 if self.stopping.is_set():
-                    return
+                    break
                 copy.write(chunk)
                 digest.update(chunk)
                 self.done_bytes += len(chunk)
-        if digest.hexdigest() != file.sha256:
-            raise UploadDamaged(uri, f"{file.name} of {uri} is not in the store as it was uploaded")
+        return digest.hexdigest()
 
 
 def made_local(spec: dict[str, Any], places: Mapping[str, str]) -> dict[str, Any]:

@@ -9,10 +9,8 @@ from urllib.parse import unquote, urlsplit
 from jobs.artifacts import ArtifactStore, StorageForbidden, StorageUnavailable, open_place
 from jobs.destinations import Destination
 from jobs.repository import PublishedArtifact
+from worker.patience import Patience
 from worker.publishing import MANIFEST
-
-TRIES = 3
-PAUSE_SECONDS = 2.0
 
 
 class PushForbidden(Exception):
@@ -23,16 +21,24 @@ class Push(threading.Thread):
     """Writes the files of `output` below `uri`, so that heartbeats go on meanwhile; join it, then take `result`.
 
     The manifest with every file's sha256 is removed first and written last: where there is one, all it names is there.
-    So a second attempt may overwrite what the first has left. The thread is a daemon, as that of a publication.
+    So a second attempt may overwrite what the first has left. Patience and thread are those of a publication.
     """
 
-    def __init__(self, uri: str, destination: Destination, output: Path, files: Sequence[PublishedArtifact]) -> None:
+    def __init__(
+        self,
+        uri: str,
+        destination: Destination,
+        output: Path,
+        files: Sequence[PublishedArtifact],
+        patience_seconds: float,
+    ) -> None:
         super().__init__(daemon=True, name="push")
         self.done_bytes = 0
         self.total_bytes = sum(file.size_bytes for file in files)
         self.stopping = threading.Event()
         self._uri, self._destination, self._output = uri.rstrip("/"), destination, output
         self._files = sorted(files, key=lambda file: file.name == MANIFEST)
+        self._patience = Patience(patience_seconds, self.stopping)
         self._error: Exception | None = None
 
     def run(self) -> None:
@@ -70,17 +76,9 @@ class Push(threading.Thread):
             raise StorageUnavailable(f"{file.name} changed between its publication and its push")
 
     def _try(self, step: Callable[[], None]) -> None:
-        """A store that fails is asked `TRIES` times; nothing more is written once this is to stop."""
-        for left in range(TRIES - 1, -1, -1):
-            if self.stopping.is_set():
-                break
-            try:
-                step()
-                break
-            except StorageUnavailable as error:
-                if not left or isinstance(error, StorageForbidden):
-                    raise
-            self.stopping.wait(PAUSE_SECONDS)
+        """Nothing more is written once this is to stop."""
+        if not self.stopping.is_set():
+            self._patience(step)
 
 
 def _path_of(uri: str) -> Path:

@@ -16,6 +16,7 @@ from jobs.database import make_engine, make_sessions, transaction
 from jobs.logs import configure_logs
 from jobs.repository import BROKER, SCHEDULER, HealthRepository, UpkeepRepository
 from jobs.settings import Settings
+from jobs.signing_secrets import make_sealer
 from worker.celery_app import TASK, make_app, queue_of
 from worker.sweeping import Sweeper
 from worker.webhooks import WebhookSender
@@ -39,7 +40,9 @@ class Scheduler:
         self._settings = settings
         self._sessions = sessions
         self._sweeper = Sweeper(sessions, store, settings)
-        self._webhooks = WebhookSender(sessions, [str(each) for each in settings.egress_allowed_networks])
+        self._webhooks = WebhookSender(
+            sessions, make_sealer(settings), [str(each) for each in settings.egress_allowed_networks]
+        )
         self._celery = celery
         self._failing: set[str] = set()
 

@@ -147,7 +147,7 @@ class Supervisor:
                 raise Unprepared(_failed(lease, code, f"there is no upload {upload_id_of(uri)}"))
         if not codes:
             return {}
-        fetch = Fetch(self._store, claim.uploads, directory)
+        fetch = Fetch(self._store, claim.uploads, directory, self._settings.artifact_patience_seconds)
         if not self._finishes(fetch, lease, "fetching"):
             raise Unprepared(_stopped(lease) if lease.stop else _released(lease))
         try:
@@ -221,8 +221,8 @@ class Supervisor:
                 kill_at = time.monotonic() + self._settings.cancel_grace_seconds
 
     def _publish(self, lease: Lease, output: Path, destination: Destination | None) -> Ending | None:
-        claim = lease.claim
-        publication = Publication(self._store, output, f"jobs/{claim.job_id}/{claim.fence}")
+        claim, patience_seconds = lease.claim, self._settings.artifact_patience_seconds
+        publication = Publication(self._store, output, f"jobs/{claim.job_id}/{claim.fence}", patience_seconds)
         if not self._finishes(publication, lease, "publishing"):
             return _stopped(lease) if lease.stop else _released(lease)
         try:
@@ -234,7 +234,7 @@ class Supervisor:
         report, analysis = json.loads((output / "report.json").read_text()), read_analysis(output)
         result = {name: report[name] for name in SUMMARY if name in report}
         if destination is not None and claim.spec.output.uri is not None:
-            push = Push(claim.spec.output.uri, destination, output, artifacts)
+            push = Push(claim.spec.output.uri, destination, output, artifacts, patience_seconds)
             if not self._finishes(push, lease, "publishing"):
                 return _stopped(lease) if lease.stop else _released(lease)
             try:

@@ -13,6 +13,7 @@ from standardwebhooks import Webhook
 
 from jobs.database import transaction
 from jobs.repository import DeliveryRepository, DueDelivery
+from jobs.signing_secrets import LostSecretKey, Sealer
 from worker.egress import guarded_pool
 
 # From one try to the next; with the jitter about three days in all.
@@ -31,8 +32,9 @@ log = structlog.get_logger(__name__)
 class WebhookSender:
     """Sends what is due. Any number may run; a delivery whose sender died is sent again after its lease."""
 
-    def __init__(self, sessions: sessionmaker[Session], allowed_networks: Sequence[str]) -> None:
+    def __init__(self, sessions: sessionmaker[Session], sealer: Sealer, allowed_networks: Sequence[str]) -> None:
         self._sessions = sessions
+        self._sealer = sealer
         self._allowed = allowed_networks
 
     def deliver_due(self) -> None:
@@ -52,7 +54,7 @@ class WebhookSender:
         error = ""
         try:
             status = self._send(due)
-        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as failure:
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, LostSecretKey) as failure:
             error = f"{type(failure).__name__}: {failure}"
         with transaction(self._sessions) as session:
             deliveries = DeliveryRepository(session)
@@ -74,7 +76,9 @@ class WebhookSender:
     def _send(self, due: DueDelivery) -> int:
         sent_at = datetime.now(UTC)
         body = payload(due)
-        signatures = [Webhook(secret).sign(due.id, sent_at, body) for secret in due.secrets]
+        signatures = [
+            Webhook(secret).sign(due.id, sent_at, body) for secret in map(self._sealer.open, due.sealed_secrets)
+        ]
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "SGLP-Webhooks",

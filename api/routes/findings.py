@@ -13,7 +13,7 @@ from api.dependencies import JobId, Sessions, Store, Tenant, expired, found
 from api.negotiation import negotiate
 from api.problems import Problem
 from api.representations import job_path
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import ArtifactStore, checked
 from jobs.database import transaction
 from jobs.repository import JobRepository
 from jobs.states import TERMINAL
@@ -90,7 +90,7 @@ def _not_there(job: Job) -> Any:
 
 
 def _text(store: ArtifactStore, artifact: Artifact) -> str:
-    return b"".join(store.stream(artifact.key)).decode()
+    return b"".join(checked(store.stream(artifact.key), artifact.key, artifact.sha256)).decode()
 
 
 def _page(job_id: str, markdown: str, pictures: list[str]) -> str:

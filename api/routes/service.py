@@ -5,13 +5,18 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
+from anyio import CapacityLimiter, fail_after, to_thread
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
+from sqlalchemy.exc import TimeoutError as DatabaseTimeout
 
 from api.dependencies import Sessions
 from jobs.database import transaction
 from jobs.repository import HealthRepository
+
+# Shorter than those who ask usually wait.
+READY_SECONDS = 3
 
 router = APIRouter(tags=["service"])
 
@@ -30,19 +35,28 @@ def architectures() -> dict[str, Any]:
 
 
 @router.get("/livez")
-def livez() -> dict[str, str]:
-    """The process answers."""
+async def livez() -> dict[str, str]:
+    """The process answers, though every one of its threads may wait for the database."""
     return {"status": "ok"}
 
 
 @router.get("/readyz")
-def readyz(sessions: Sessions) -> Readiness:
-    """Jobs can be taken; 503 where the database does not answer.
+async def readyz(sessions: Sessions) -> Readiness:
+    """Jobs can be taken; 503 where the database does not answer at once.
 
     `degraded`: jobs are taken, and will wait, since the scheduler or the broker is in trouble.
     """
-    with transaction(sessions) as session:
-        troubles = HealthRepository(session).troubles()
+
+    def look() -> dict[str, str]:
+        with transaction(sessions) as session:
+            return HealthRepository(session).troubles()
+
+    try:
+        with fail_after(READY_SECONDS):
+            # Not on a thread of those that requests share, which may all be waiting.
+            troubles = await to_thread.run_sync(look, abandon_on_cancel=True, limiter=CapacityLimiter(1))
+    except TimeoutError as error:
+        raise DatabaseTimeout(f"nothing came for {READY_SECONDS} s") from error
     return Readiness(status="degraded" if troubles else "ok", troubles=troubles)
 
 

@@ -8,12 +8,12 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
 
 from api.actions import Action
+from api.checking import faults_of
 from api.dependencies import ServiceSettings, Sessions, Store, Tenant
 from api.problems import Problem
 from api.receiving import received
 from api.strict_json import StrictRoute
 from api.upload_views import UploadAddress, UploadPage, UploadView, file_path, upload_path
-from jobs.artifacts import ArtifactStore
 from jobs.database import transaction
 from jobs.repository import DeclaredFile, UploadRepository
 from jobs.tables import Upload
@@ -129,7 +129,7 @@ async def send(
 
 
 @router.post("/{upload_id}/complete")
-def complete(
+async def complete(
     upload_id: UploadId,
     action: Action,
     sessions: Sessions,
@@ -137,42 +137,26 @@ def complete(
     tenant: Tenant,
     settings: ServiceSettings,
 ) -> UploadView:
-    """Let jobs read the upload. Every file is read back and must have the declared size and sha256.
+    """Let jobs read the upload. Every file must be there with the declared size, and, as far as the files can be read
+    back within half a minute, with the declared sha256; a job that reads the upload compares all of it.
 
     What is not as declared is deleted from the store and named; send it again. Completing twice changes nothing.
     """
-    upload, files = _found(sessions, tenant, upload_id)
-    if upload.completed_at is None:
-        errors = [
-            {"pointer": f"/files/{number}", "detail": fault}
-            for number, file in enumerate(files)
-            if (fault := _fault(store, upload_id, file))
-        ]
-        if errors:
-            detail = "; ".join(error["detail"] for error in errors)
-            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, code="upload_incomplete", errors=errors)
+    upload, files = await run_in_threadpool(_found, sessions, tenant, upload_id)
+    if upload.completed_at is None and (faults := await faults_of(store, upload_id, files)):
+        errors = [{"pointer": f"/files/{number}", "detail": fault} for number, fault in faults.items()]
+        detail = "; ".join(faults.values())
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, code="upload_incomplete", errors=errors)
+    completed = await run_in_threadpool(_complete, action, tenant, upload_id, settings.upload_retention_days)
+    return UploadView.of(completed, files)
+
+
+def _complete(action: Action, tenant: str, upload_id: str, retention_days: float) -> Upload:
     with action.transaction() as session:
-        uploads = UploadRepository(session)
-        completed = uploads.complete(tenant, upload_id, retention_days=settings.upload_retention_days)
+        completed = UploadRepository(session).complete(tenant, upload_id, retention_days=retention_days)
         if completed is None:
             raise _unknown(upload_id)
-        return UploadView.of(completed, files)
-
-
-def _fault(store: ArtifactStore, upload_id: str, file: DeclaredFile) -> str | None:
-    """What is wrong with a file in the store, which then goes."""
-    key = key_of(upload_id, file.name)
-    size_bytes = store.size_bytes(key)
-    if size_bytes is None:
-        return f"{file.name} was not sent"
-    fault = None
-    if size_bytes != file.size_bytes:
-        fault = f"{file.name} was declared with {file.size_bytes} bytes and has {size_bytes}"
-    elif store.sha256(key) != file.sha256:
-        fault = f"{file.name} does not have the declared sha256"
-    if fault:
-        store.delete_prefix(key)
-    return fault
+        return completed
 
 
 def _found(sessions: sessionmaker[Session], tenant: str, upload_id: str) -> tuple[Upload, list[DeclaredFile]]:

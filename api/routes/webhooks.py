@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Path, Query, Response
 
 from api.actions import Action
-from api.dependencies import ServiceSettings, Sessions, Tenant
+from api.dependencies import SecretSealer, ServiceSettings, Sessions, Tenant
 from api.problems import Problem
 from api.strict_json import StrictRoute
 from api.webhook_views import (
@@ -23,6 +23,7 @@ from jobs.addresses import literal_address, may_connect
 from jobs.database import transaction
 from jobs.repository import WebhookRepository
 from jobs.settings import Settings
+from jobs.signing_secrets import new_secret
 from jobs.tables import WebhookEndpoint
 
 EndpointId = Annotated[str, Path(pattern="^whe_[0-9a-z]{26}$")]
@@ -33,15 +34,22 @@ router = APIRouter(prefix="/v1", tags=["webhooks"], route_class=StrictRoute)
 
 @router.post("/webhook-endpoints", status_code=HTTPStatus.CREATED)
 def create(
-    wanted: NewEndpoint, response: Response, action: Action, tenant: Tenant, settings: ServiceSettings
+    wanted: NewEndpoint,
+    response: Response,
+    action: Action,
+    tenant: Tenant,
+    settings: ServiceSettings,
+    sealer: SecretSealer,
 ) -> EndpointWithSecret:
     """Add an endpoint. The answer holds the secret to verify deliveries with, and no other answer ever does."""
     _check(wanted.url, settings)
+    secret = new_secret()
+    sealed = sealer.seal(secret)
     with action.transaction() as session:
-        endpoint = WebhookRepository(session).create(tenant, wanted.url, wanted.event_types)
+        endpoint = WebhookRepository(session).create(tenant, wanted.url, wanted.event_types, sealed)
         action.subject = endpoint.id
     response.headers["Location"] = f"/v1/webhook-endpoints/{endpoint.id}"
-    return EndpointWithSecret.of(endpoint, secret=endpoint.secret)
+    return EndpointWithSecret.of(endpoint, secret=secret)
 
 
 @router.get("/webhook-endpoints")
@@ -75,11 +83,13 @@ def delete(endpoint_id: EndpointId, action: Action, tenant: Tenant) -> None:
 
 
 @router.post("/webhook-endpoints/{endpoint_id}/rotate-secret")
-def rotate(endpoint_id: EndpointId, action: Action, tenant: Tenant) -> EndpointWithSecret:
+def rotate(endpoint_id: EndpointId, action: Action, tenant: Tenant, sealer: SecretSealer) -> EndpointWithSecret:
     """Give an endpoint a new secret. For 24 hours deliveries carry a signature by the old one too."""
+    secret = new_secret()
+    sealed = sealer.seal(secret)
     with action.transaction() as session:
-        endpoint = _found(WebhookRepository(session).rotate(tenant, endpoint_id), endpoint_id)
-        return EndpointWithSecret.of(endpoint, secret=endpoint.secret)
+        endpoint = _found(WebhookRepository(session).rotate(tenant, endpoint_id, sealed), endpoint_id)
+        return EndpointWithSecret.of(endpoint, secret=secret)
 
 
 @router.get("/webhook-endpoints/{endpoint_id}/deliveries")

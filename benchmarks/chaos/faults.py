@@ -1,26 +1,29 @@
 """Faults that can be undone: each is done, waited for, and healed."""
 
 import random
-import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 from celery import Celery
 
+from tests.services.faulty_proxy import Fault, FaultyProxy
 from tests.services.postgresql import PostgreSQL
-from tests.services.processes import wait_for_port
+from tests.services.processes import stopped, wait_for_port
 from tests.services.redis import redis_command
 from tests.services.stack import LEASE_SECONDS, Stack, freeze, thaw
 from worker.celery_app import TASK, queue_of
 
 HANG_SECONDS = 3.0
+REQUEST_SECONDS = 10.0
+REPEATED_HINTS = 20
 
 
 class Nothing(Enum):
@@ -51,9 +54,9 @@ class Faults:
     """Does one fault after the other; `counts` says how many of which. Workers are two, and each is replaced."""
 
     def __init__(
-        self, stack: Stack, database: PostgreSQL, redis: Redis, s3_port: int, celery: Celery, seed: int
+        self, stack: Stack, database: PostgreSQL, redis: Redis, proxy: FaultyProxy, celery: Celery, seed: int
     ) -> None:
-        self._stack, self._database, self._redis, self._s3_port, self._celery = stack, database, redis, s3_port, celery
+        self._stack, self._database, self._redis, self._proxy, self._celery = stack, database, redis, proxy, celery
         self._random = random.Random(seed)
         self.counts: Counter[str] = Counter()
         self._api = stack.start_api()
@@ -71,6 +74,10 @@ class Faults:
             "PostgreSQL restarted at once": self._database.restart_at_once,
             "PostgreSQL frozen": lambda: self._hang(self._database.processes),
             "object store frozen": self._freeze_s3,
+            "object store answers 503": partial(self._break_s3, Fault.BUSY),
+            "object store resets connections": partial(self._break_s3, Fault.RESET),
+            "object store corrupts what is read": partial(self._break_s3, Fault.CORRUPTED),
+            "object store never answers": partial(self._break_s3, Fault.HUNG),
             "hints repeated": self._repeat_hints,
         }
 
@@ -127,35 +134,36 @@ class Faults:
             process
             for process in psutil.process_iter()
             if any(
-                each.status == psutil.CONN_LISTEN and each.laddr.port == self._s3_port for each in _connections(process)
+                each.status == psutil.CONN_LISTEN and each.laddr.port == self._proxy.upstream_port
+                for each in _connections(process)
             )
         ]
         self._hang(listening)
+
+    def _break_s3(self, fault: Fault) -> Nothing | None:
+        """From the first request that it meets, if there is one."""
+        self._proxy.do(fault)
+        give_up = time.monotonic() + REQUEST_SECONDS
+        while not self._proxy.broken and time.monotonic() < give_up:
+            time.sleep(0.1)
+        if self._proxy.broken:
+            time.sleep(HANG_SECONDS)
+        self._proxy.heal()
+        return None if self._proxy.broken else Nothing.TO_BREAK
 
     def _repeat_hints(self) -> Nothing | None:
         if not self._job_ids:
             return Nothing.TO_BREAK
         with self._celery.connection_for_write() as connection, self._celery.amqp.Producer(connection) as producer:
-            for job_id in self._random.sample(self._job_ids, min(3, len(self._job_ids))):
-                self._celery.send_task(TASK, args=[job_id], queue=queue_of("default"), producer=producer)
+            # The newest, which may be waiting or running, and an older one.
+            for job_id in (self._job_ids[-1], self._random.choice(self._job_ids)):
+                for _ in range(REPEATED_HINTS):
+                    self._celery.send_task(TASK, args=[job_id], queue=queue_of("default"), producer=producer)
         return None
 
     def _hang(self, processes: list[psutil.Process]) -> None:
-        with _stopped(processes):
+        with stopped(processes):
             time.sleep(HANG_SECONDS)
-
-
-@contextmanager
-def _stopped(processes: list[psutil.Process]) -> Iterator[None]:
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGCONT)
 
 
 def _connections(process: psutil.Process) -> list[Any]:

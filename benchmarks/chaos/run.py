@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 from sqlalchemy import func, select
@@ -18,6 +17,7 @@ from jobs.artifacts import open_store
 from jobs.database import make_engine
 from jobs.states import TERMINAL
 from jobs.tables import Job
+from tests.services.faulty_proxy import faulty_proxy
 from tests.services.postgresql import postgresql
 from tests.services.processes import free_port
 from tests.services.receiver import receiver
@@ -51,7 +51,12 @@ def run(directory: Path, seconds: float, seed: int, tell: Callable[[str], None])
     for name in ("postgresql", "s3", "redis", "stack"):
         (directory / name).mkdir()
     outcome = Outcome()
-    with postgresql(directory / "postgresql") as database, s3(directory / "s3") as objects, receiver() as hook:
+    with (
+        postgresql(directory / "postgresql") as database,
+        s3(directory / "s3") as objects,
+        faulty_proxy(objects.port) as proxy,
+        receiver() as hook,
+    ):
         port = free_port()
         redis = Redis(directory / "redis", port)
         stack = Stack(
@@ -60,7 +65,9 @@ def run(directory: Path, seconds: float, seed: int, tell: Callable[[str], None])
                 "database_url": database.database(),
                 "broker_url": f"redis://127.0.0.1:{port}/0",
                 "artifact_url": f"{objects.url}/chaos",
-                "artifact_options": objects.options,
+                "artifact_options": objects.through(proxy.port).options,
+                "artifact_timeout_seconds": 5.0,
+                "database_timeout_seconds": 5.0,
                 "model_roots": [str(models)],
                 "max_attempts": ATTEMPTS,
                 "sweep_after_seconds": 2 * LEASE_SECONDS,
@@ -68,11 +75,9 @@ def run(directory: Path, seconds: float, seed: int, tell: Callable[[str], None])
             },
         )
         settings = stack.read_settings()
-        s3_port = urlsplit(objects.options["endpoint"]).port
-        assert s3_port is not None
         engine = make_engine(settings)
         try:
-            faults = Faults(stack, database, redis, s3_port, make_app(settings), seed)
+            faults = Faults(stack, database, redis, proxy, make_app(settings), seed)
             address = f"http://127.0.0.1:{stack.port}/v1/webhook-endpoints"
             httpx.post(address, json={"url": hook.url}).raise_for_status()
             load = Load(f"http://127.0.0.1:{stack.port}", models, seed)

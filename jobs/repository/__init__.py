@@ -7,6 +7,7 @@ from jobs.repository.health import BROKER, SCHEDULER, HealthRepository
 from jobs.repository.jobs import JobRepository
 from jobs.repository.keys import Caller, KeyRepository
 from jobs.repository.overview import OverviewRepository
+from jobs.repository.secrets import SecretRepository
 from jobs.repository.submissions import KeyReused, SubmissionRepository
 from jobs.repository.tenants import QuotaExceeded, Quotas, TenantRepository
 from jobs.repository.upkeep import UpkeepRepository
@@ -32,6 +33,7 @@ __all__ = [
     "PublishedArtifact",
     "QuotaExceeded",
     "Quotas",
+    "SecretRepository",
     "Standing",
     "StoredAnalysis",
     "StoredUpload",

@@ -25,7 +25,7 @@ class DueDelivery:
     attempt: int
     endpoint_id: str
     url: str
-    secrets: tuple[str, ...]
+    sealed_secrets: tuple[str, ...]
 
     def __repr__(self) -> str:
         return f"DueDelivery({self.id}, attempt {self.attempt})"

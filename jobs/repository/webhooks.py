@@ -1,7 +1,5 @@
 """What tenants may do with their webhook endpoints and see of their deliveries."""
 
-import base64
-import secrets
 from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, delete, select, update
@@ -20,14 +18,14 @@ class WebhookRepository:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def create(self, tenant: str, url: str, event_types: Sequence[str]) -> WebhookEndpoint:
-        """Write a new endpoint with a fresh secret."""
+    def create(self, tenant: str, url: str, event_types: Sequence[str], sealed_secret: str) -> WebhookEndpoint:
+        """Write a new endpoint."""
         endpoint = WebhookEndpoint(
             id=new_id("whe"),
             tenant=tenant,
             url=url,
             event_types=list(event_types),
-            secret=_new_secret(),
+            secret=sealed_secret,
             created_at=now(),
         )
         self._session.add(endpoint)
@@ -55,12 +53,12 @@ class WebhookRepository:
             self._session.execute(update(WebhookEndpoint).where(*_owned(tenant, endpoint_id)).values(**values))
         return self.get(tenant, endpoint_id)
 
-    def rotate(self, tenant: str, endpoint_id: str) -> WebhookEndpoint | None:
-        """Give an endpoint a fresh secret; the one it had signs too for a day."""
+    def rotate(self, tenant: str, endpoint_id: str, sealed_secret: str) -> WebhookEndpoint | None:
+        """Give an endpoint another secret; the one it had signs too for a day."""
         values = {
             "previous_secret": WebhookEndpoint.secret,
             "previous_until": later(ROTATION_SECONDS),
-            "secret": _new_secret(),
+            "secret": sealed_secret,
         }
         self._session.execute(update(WebhookEndpoint).where(*_owned(tenant, endpoint_id)).values(**values))
         return self.get(tenant, endpoint_id)
@@ -90,8 +88,3 @@ class WebhookRepository:
 
 def _owned(tenant: str, endpoint_id: str) -> list[ColumnElement[bool]]:
     return [WebhookEndpoint.tenant == tenant, WebhookEndpoint.id == endpoint_id]
-
-
-def _new_secret() -> str:
-    """256 bits, as Standard Webhooks writes them."""
-    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()

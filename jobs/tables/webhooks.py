@@ -12,7 +12,10 @@ WAITING = text("next_at IS NOT NULL")
 
 
 class WebhookEndpoint(Base):
-    """An address that is told of `event_types`. After a rotation the previous secret signs too, for a while."""
+    """An address that is told of `event_types`. After a rotation the previous secret signs too, for a while.
+
+    Both are sealed (`jobs/signing_secrets.py`), or as plain as they were before secrets were sealed.
+    """
 
     __tablename__ = "webhook_endpoints"
     __table_args__ = (Index("ix_webhook_endpoints_tenant", "tenant"),)
@@ -21,8 +24,8 @@ class WebhookEndpoint(Base):
     tenant: Mapped[str] = mapped_column(String(64))
     url: Mapped[str]
     event_types: Mapped[list[Any]]
-    secret: Mapped[str] = mapped_column(String(80))
-    previous_secret: Mapped[str | None] = mapped_column(String(80))
+    secret: Mapped[str]
+    previous_secret: Mapped[str | None]
     previous_until: Mapped[datetime | None]
     disabled_reason: Mapped[str | None]
     created_at: Mapped[datetime]

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+from cryptography.fernet import Fernet
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import make_app
@@ -52,6 +53,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
         artifact_url=f"{objects.url}/{tmp_path.name}",
         artifact_options=objects.options,
         model_roots=roots,
+        secret_keys=(Fernet.generate_key().decode(),),
     )
 
 

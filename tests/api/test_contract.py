@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.fernet import Fernet
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.keys import Scope
@@ -26,6 +27,7 @@ def settings(postgresql_server: PostgreSQL, tmp_path: Path) -> Settings:
         artifact_url=(tmp_path / "artifacts").as_uri(),
         model_roots=(tmp_path,),
         requests_per_minute=10_000_000,
+        secret_keys=(Fernet.generate_key().decode(),),
     )
     return with_keys(plain)
 

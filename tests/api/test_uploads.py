@@ -3,8 +3,10 @@
 import hashlib
 import random
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
+from api import checking
 from jobs.artifacts import ArtifactStore
 from jobs.clock import later
 from jobs.database import transaction
@@ -136,6 +139,55 @@ def test_what_lies_in_the_store_must_be_what_was_declared(
     assert (answer.json()["code"], answer.json()["errors"][0]["pointer"]) == ("upload_incomplete", "/files/0")
     assert stored(store) == []
     assert client.get(upload["links"]["self"], headers=key).json()["status"] == "open"
+
+
+def test_completing_reads_back_for_a_bounded_time_and_small_files_first(
+    client: httpx.Client, key: Key, store: ArtifactStore, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, small = declared(LARGE, "large.txt", sha256="0" * 64), declared(TEXT, "small.txt", sha256="0" * 64)
+    upload = opened(client, key, large, small, kind="model")
+    for name, content in (("large.txt", LARGE), ("small.txt", TEXT)):
+        (tmp_path / "sent").write_bytes(content)
+        store.put(f"uploads/{upload['id']}/{name}", tmp_path / "sent", "text/plain")
+    slow = ArtifactStore.stream
+
+    def dripping(store: ArtifactStore, key: str) -> Iterator[bytes]:
+        for chunk in slow(store, key):
+            yield chunk
+            time.sleep(0.2)
+
+    monkeypatch.setattr(ArtifactStore, "stream", dripping)
+    monkeypatch.setattr(checking, "CHECK_SECONDS", 1.0)
+    begin = time.monotonic()
+    answer = client.post(upload["links"]["complete"], headers=key)
+    assert time.monotonic() - begin < 3
+    # The large file, whose 20 pieces take four seconds, is left to the job.
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["/files/1"]
+    assert stored(store) == [f"uploads/{upload['id']}/large.txt"]
+
+
+def test_uploads_that_take_long_to_check_keep_no_other_request_waiting(
+    client: httpx.Client, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads = [opened(client, key, declared(TEXT)) for _ in range(50)]
+    for upload in uploads:
+        client.put(upload["files"][0]["link"], content=TEXT, headers=key).raise_for_status()
+    reading_back, done = ArtifactStore.stream, threading.Event()
+
+    def waiting(store: ArtifactStore, key: str) -> Iterator[bytes]:
+        done.wait(20)
+        return reading_back(store, key)
+
+    monkeypatch.setattr(ArtifactStore, "stream", waiting)
+    # More than the framework has threads.
+    with ThreadPoolExecutor(len(uploads)) as pool:
+        completing = [pool.submit(client.post, each["links"]["complete"], headers=key) for each in uploads]
+        time.sleep(1)
+        begin = time.monotonic()
+        assert client.get(uploads[0]["links"]["self"], headers=key).json()["status"] == "open"
+        assert time.monotonic() - begin < 5
+        done.set()
+        assert {each.result().status_code for each in completing} == {200}
 
 
 def test_more_than_declared_is_refused_while_it_streams(client: httpx.Client, key: Key, store: ArtifactStore) -> None:

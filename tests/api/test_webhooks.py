@@ -1,7 +1,15 @@
 """Webhook endpoints over HTTP: who sees what, and which addresses are refused at once."""
 
+from pathlib import Path
+
 import httpx
 import pytest
+from sqlalchemy import create_engine, select
+
+from jobs.settings import Settings
+from jobs.tables import WebhookEndpoint
+from tests.api.conftest import serving
+from tests.services.postgresql import PostgreSQL
 
 URL = "https://example.com/hook"
 
@@ -70,6 +78,25 @@ def test_an_address_that_could_never_be_told_is_refused(client: httpx.Client, ur
     answer = client.post("/v1/webhook-endpoints", json={"url": url})
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/url")
     assert client.get("/v1/webhook-endpoints").json() == {"data": []}
+
+
+def test_secrets_lie_sealed_in_the_database(client: httpx.Client, database_url: str) -> None:
+    made = create(client)
+    rotated = client.post(f"/v1/webhook-endpoints/{made['id']}/rotate-secret").json()
+    engine = create_engine(database_url)
+    with engine.connect() as connection:
+        row = connection.execute(select(WebhookEndpoint.secret, WebhookEndpoint.previous_secret)).one()
+    engine.dispose()
+    for secret in (made["secret"], rotated["secret"]):
+        assert str(secret).removeprefix("whsec_") not in str(row)
+
+
+def test_over_postgresql_without_a_key_there_are_no_webhooks(postgresql_server: PostgreSQL, tmp_path: Path) -> None:
+    keyless = Settings(database_url=postgresql_server.database(), artifact_url=tmp_path.as_uri())
+    with serving(keyless) as client:
+        answer = client.post("/v1/webhook-endpoints", json={"url": URL})
+        assert (answer.status_code, "SGLP_SECRET_KEYS" in answer.json()["detail"]) == (503, True)
+        assert client.get("/v1/webhook-endpoints").json() == {"data": []}
 
 
 @pytest.mark.parametrize("more", [{"event_types": []}, {"event_types": ["job.queued"]}, {"colour": 1}])

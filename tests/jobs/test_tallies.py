@@ -62,7 +62,7 @@ def test_phases_fall_between_the_bounds(sessions: Sessions) -> None:
 
 def test_tries_to_deliver_count_by_outcome(sessions: Sessions) -> None:
     with transaction(sessions) as session:
-        WebhookRepository(session).create("default", "https://example.com/", ["job.cancelled"])
+        WebhookRepository(session).create("default", "https://example.com/", ["job.cancelled"], "sealed")
     cancel(sessions, submit(sessions))
     for outcome in ("failed", "delivered"):
         with transaction(sessions) as session:

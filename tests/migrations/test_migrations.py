@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import alembic.command
-from sqlalchemy import create_engine, inspect
+import pytest
+from sqlalchemy import create_engine, inspect, text
 
-from jobs.database import alembic_config, migrate
+from jobs.database import alembic_config, migrate, open_engine
 from jobs.tables import Base
 
 
@@ -44,3 +45,36 @@ def test_several_processes_may_migrate_at_once(empty_database_url: str) -> None:
     processes = [subprocess.Popen(command, env=environment) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
     alembic.command.check(alembic_config(empty_database_url))
+
+
+def test_making_room_for_sealed_secrets_loses_no_endpoint_and_no_delivery(empty_database_url: str) -> None:
+    config = alembic_config(empty_database_url)
+    alembic.command.upgrade(config, "0007")
+    engine = open_engine(empty_database_url)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO webhook_endpoints (id, tenant, url, event_types, secret, created_at)"
+                " VALUES ('whe_1', 'default', 'https://example.com/', '[]', 'whsec_x', '2026-01-01')"
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO webhook_deliveries (id, endpoint_id, job_id, event_type, created_at, attempts)"
+                " VALUES ('msg_1', 'whe_1', 'job_1', 'job.failed', '2026-01-01', 0)"
+            )
+        )
+    alembic.command.upgrade(config, "0008")
+    alembic.command.downgrade(config, "0007")
+    alembic.command.upgrade(config, "0008")
+    with engine.begin() as connection:
+        assert connection.scalar(text("SELECT secret FROM webhook_endpoints")) == "whsec_x"
+        assert connection.scalar(text("SELECT endpoint_id FROM webhook_deliveries")) == "whe_1"
+        connection.execute(text("UPDATE webhook_endpoints SET secret = :sealed"), {"sealed": "gAAAA" * 40})
+    with pytest.raises(RuntimeError, match="sealed"):
+        alembic.command.downgrade(config, "0007")
+    # The reference still stands.
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM webhook_endpoints"))
+        assert connection.scalar(text("SELECT count(*) FROM webhook_deliveries")) == 0
+    engine.dispose()

@@ -1,11 +1,14 @@
 """Starting a server for a test, waiting for it, and ending it whatever happens."""
 
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 READY_SECONDS = 30
 
@@ -28,6 +31,20 @@ def server_process(
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def stopped(processes: Sequence[psutil.Process]) -> Iterator[None]:
+    """Processes that do nothing, as on a machine that hangs; their connections stay open."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
 
 
 def wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -5,8 +5,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tests.services.processes import free_port, server_process
 
@@ -19,6 +20,16 @@ class S3:
 
     url: str
     options: dict[str, str]
+
+    @property
+    def port(self) -> int:
+        port = urlsplit(self.options["endpoint"]).port
+        assert port is not None
+        return port
+
+    def through(self, port: int) -> "S3":
+        """The same server, reached by another port of this machine."""
+        return replace(self, options={**self.options, "endpoint": f"http://127.0.0.1:{port}"})
 
 
 @contextmanager

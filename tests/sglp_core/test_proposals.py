@@ -54,7 +54,7 @@ def test_every_criterion_proposes_inside_the_segments_and_over_the_stack() -> No
     assert found["rising/segments"] == (1, 3)
     assert set(found) == {
         f"{n}/{w}" for n in ("rising", "falling", "random", "pair_of_runs") for w in ("stack", "segments")
-    } | {"similarity/single_cut"}
+    } | {"similarity/single_cut", "pair/single_cut"}
 
 
 def test_cuts_between_ends_that_are_alike_are_proposed_and_none_with_a_protected_layer() -> None:
@@ -64,8 +64,15 @@ def test_cuts_between_ends_that_are_alike_are_proposed_and_none_with_a_protected
 
     assert sorted(cuts(2, {0, 5})) == [(1, 2), (2, 3), (3, 4)]
     assert sorted(cuts(2, {0, 3, 5})) == [(1, 2)]
-    # Of five, the one that is least alike is left out.
-    assert len(cuts(1, {0})) == 4
+    # Of five, the two that are least alike are left out.
+    assert len(cuts(1, {0})) == 3
+
+
+def test_every_measure_of_runs_proposes_its_cheapest_cuts() -> None:
+    found = propose(analysis(), Target("layers", 2 / 6), {0})
+    cuts = [plan.removed_layers for names, plan in found.items() if "pair/single_cut" in names]
+    # Of four, all but layers 2 and 3 cost the same, and the last of those is one too many.
+    assert sorted(cuts) == [(1, 2), (2, 3), (3, 4)]
 
 
 def test_the_stack_still_proposes_where_the_segments_leave_too_little() -> None:

@@ -4,7 +4,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
-from sglp_core.importance import LayerTrace, block_influence, first_order, grad_norm
+from sglp_core.importance import LayerTrace, angular, angular_of_runs, block_influence, first_order, grad_norm
 from sglp_core.layers import layers_of, measure_stack
 from sglp_core.objectives import Batch
 from sglp_core.similarity import SimilarityAccumulator
@@ -63,6 +63,25 @@ def test_skipping_a_run_costs_what_autograd_says_to_first_order(
     assert first_order(traced).tolist() == [traced.skip_loss[0, i, i + 1] for i in range(4)]
 
 
+def test_the_angle_of_a_run_is_between_what_enters_it_and_what_leaves_it(
+    model: LlamaForCausalLM, ids: Tensor, traced: LayerTrace
+) -> None:
+    handed_on: list[Tensor] = []
+    handles = [layer.register_forward_hook(lambda _m, _a, out: handed_on.append(out)) for layer in model.model.layers]
+    with torch.no_grad():
+        model(input_ids=ids)
+    for handle in handles:
+        handle.remove()
+    # The first token of a text does not count.
+    hidden = [each[:, 1:].double() for each in (model.model.embed_tokens(ids).detach(), *handed_on)]
+    for start in range(5):
+        for end in range(start + 1, 5):
+            dot = (hidden[start] * hidden[end]).sum(-1)
+            angle = (dot / (hidden[start].norm(dim=-1) * hidden[end].norm(dim=-1))).arccos() / torch.pi
+            assert angular_of_runs(traced)[start, end] == pytest.approx(angle.mean().item(), rel=1e-4)
+    assert [angular_of_runs(traced)[i, i + 1] for i in range(4)] == pytest.approx(angular(traced).tolist(), rel=1e-5)
+
+
 def test_runs_of_a_staged_network_are_measured_inside_a_stage_and_add_up_across() -> None:
     torch.manual_seed(0)
     config = CifarResNetConfig(depths=[3, 3], hidden_sizes=[4, 8], architectures=["CifarResNetForImageClassification"])
@@ -90,4 +109,7 @@ def test_runs_of_a_staged_network_are_measured_inside_a_stage_and_add_up_across(
                 assert skip[start, end + 1] == pytest.approx(expected, rel=1e-4)
     assert skip[1, 5] == pytest.approx(skip[1, 3] + skip[3, 5])
     cosine = torch.nn.functional.cosine_similarity(calls[3][0].flatten(1), calls[3][1].flatten(1)).mean().item()
+    ends = (calls[i][j].flatten(1) for i, j in ((0, 0), (1, 1)))
+    angle = torch.nn.functional.cosine_similarity(*ends).arccos().mean().item() / torch.pi
+    assert angular_of_runs(found)[0, 2] == pytest.approx(angle, rel=1e-4)
     assert block_influence(found)[3] == pytest.approx(1 - cosine, abs=1e-5)

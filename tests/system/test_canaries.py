@@ -36,6 +36,7 @@ SECRETS = {
     "hub token": "canary-of-the-hub-41f0",
     "authorization of a host": "canary-of-a-host-c3d9",
     "output destination": "canary-of-the-destination-c3e8",
+    "secret key": "canaryOfTheKeyThatSealsSecretsInTheDatabase=",
 }
 WAIT_SECONDS = 60
 
@@ -83,6 +84,7 @@ def settings(
             "output_destinations": [
                 {"prefix": "s3://elsewhere", "options": {"secret_access_key": SECRETS["output destination"]}}
             ],
+            "secret_keys": [SECRETS["secret key"]],
             "require_keys": True,
             "presign_seconds": 0,
         }
@@ -145,6 +147,10 @@ def test_a_job_from_start_to_end_shows_no_secret(
         spec = tiny_spec(models / "model", models / "text.txt", mode="analyze", target=None)
         # Read with the same secret as the store's.
         spec["model"]["uri"] = uploaded(s3_server, models / "model")
+        headers = {"Authorization": f"Bearer {key}"}
+        hooks = f"http://127.0.0.1:{stack.port}/v1/webhook-endpoints"
+        hook = httpx.post(hooks, headers=headers, json={"url": "https://nowhere.invalid/"}).raise_for_status().json()
+        places.secrets["webhook secret"] = hook["secret"].removeprefix("whsec_")
         job_id = stack.client.submit(spec)["id"]
         wait_until(lambda: messages(settings["broker_url"]), stack.logs)
         places.add("broker", messages(settings["broker_url"]))
@@ -158,8 +164,14 @@ def test_a_job_from_start_to_end_shows_no_secret(
         places.add("report", json.dumps(stack.client.report(job_id)))
         other = stack.client.create_key("default", "other", ["jobs:read"])["key"]
         places.secrets["a made API key"] = other.rpartition("_")[2]
-        headers = {"Authorization": f"Bearer {key}"}
-        for path in ("/v1/admin/keys", "/v1/admin/audit-events", "/v1/admin/tenants", "/openapi.json"):
+        for path in (
+            "/v1/webhook-endpoints",
+            f"/v1/webhook-endpoints/{hook['id']}/deliveries",
+            "/v1/admin/keys",
+            "/v1/admin/audit-events",
+            "/v1/admin/tenants",
+            "/openapi.json",
+        ):
             places.add(path, httpx.get(f"http://127.0.0.1:{stack.port}{path}", headers=headers).text)
         wrong = {"Authorization": f"Bearer {key}x"}
         places.add("401", httpx.get(f"http://127.0.0.1:{stack.port}/v1/jobs", headers=wrong).text)
@@ -212,6 +224,7 @@ def test_servers_that_cannot_be_reached_are_told_of_without_secrets(settings: di
         ("SOURCES", '{"ftp://bucket": {"secret_access_key": "<secret>"}}', "every place"),
         ("OUTPUT_DESTINATIONS", '[{"prefix": "s3://a", "options": {"key": ["<secret>"]}}]', "output_destinations"),
         ("OUTPUT_DESTINATIONS", '[{"prefix": "s3://u:<secret>@a"}]', "output_destinations"),
+        ("SECRET_KEYS", '["<secret>"]', "secret_keys"),
         ("OTLP_ENDPOINT", "http://u:<secret>@h/", "otlp_endpoint"),
         ("DATABASE_URL", "no-scheme:<secret>", "URL"),
         ("DATABASE_URL", "nothing://u:<secret>@h/d", "nothing"),

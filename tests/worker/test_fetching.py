@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from jobs.artifacts import ArtifactStore, open_store
+from jobs.artifacts import ArtifactStore, open_place, open_store
 from jobs.repository import DeclaredFile, StoredUpload
 from jobs.settings import Settings
+from tests.services.faulty_proxy import Fault, faulty_proxy
+from tests.services.s3 import S3
 from worker.fetching import Fetch, UploadDamaged, as_named, made_local
 
 CONTENT = bytes(range(256)) * 1000
@@ -42,7 +44,7 @@ def upload(
 
 
 def fetched(store: ArtifactStore, uploads: dict[str, StoredUpload], workspace: Path) -> Fetch:
-    fetch = Fetch(store, uploads, workspace)
+    fetch = Fetch(store, uploads, workspace, 60)
     fetch.start()
     fetch.join(60)
     return fetch
@@ -86,7 +88,7 @@ def test_what_is_not_there_is_told(store: ArtifactStore, workspace: Path) -> Non
 
 
 def test_what_was_stopped_makes_nothing_behind_the_job(store: ArtifactStore, workspace: Path, tmp_path: Path) -> None:
-    fetch = Fetch(store, upload(store, tmp_path, declared("text.txt")), workspace)
+    fetch = Fetch(store, upload(store, tmp_path, declared("text.txt")), workspace, 60)
     fetch.stopping.set()
     fetch.start()
     fetch.join(60)
@@ -111,3 +113,18 @@ def test_only_uploads_change_in_a_specification_and_messages_name_them(workspace
     assert local == {**spec, "calibration": {"source": "uploads/a/mine/text.txt", "samples": 8}}
     told = as_named(f"uploads/a/mine/text.txt is empty: {workspace}/uploads/a/mine/text.txt", places, workspace)
     assert told == f"{URI} is empty: {URI}"
+
+
+@pytest.mark.parametrize(("fault", "times"), [(Fault.CORRUPTED, 1), (Fault.SHORTENED, 1), (Fault.BUSY, 8)])
+def test_what_was_only_damaged_on_its_way_is_copied_again(
+    s3_server: S3, workspace: Path, tmp_path: Path, fault: Fault, times: int
+) -> None:
+    uploads = upload(open_place(f"{s3_server.url}/{tmp_path.name}", s3_server.options), tmp_path, declared("text.txt"))
+    with faulty_proxy(s3_server.port) as proxy:
+        store = open_place(f"{s3_server.url}/{tmp_path.name}", s3_server.through(proxy.port).options)
+        proxy.do(fault, methods={"GET"}, times=times)
+        fetch = fetched(store, uploads, workspace)
+    fetch.result()
+    assert (workspace / "uploads" / URI[9:] / "mine" / "text.txt").read_bytes() == CONTENT
+    assert fetch.done_bytes == len(CONTENT)
+    assert proxy.broken == times

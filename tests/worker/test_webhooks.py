@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -16,6 +17,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from jobs.clock import later, now
 from jobs.database import transaction
 from jobs.repository import DeliveryRepository, JobRepository, WebhookRepository
+from jobs.signing_secrets import Sealer, new_secret
 from jobs.spec import JobSpec
 from jobs.tables import WebhookDelivery, WebhookEndpoint
 from tests.services.receiver import Receiver, receiver
@@ -25,6 +27,7 @@ from worker.webhooks import RETRY_SECONDS, WebhookSender
 SPEC = JobSpec.model_validate({"mode": "analyze", "model": {"uri": "hf://org/name"}})
 EVERY = ("job.succeeded", "job.failed", "job.cancelled")
 LOOPBACK = ["127.0.0.0/8"]
+SEALER = Sealer([Fernet.generate_key().decode()])
 
 
 @pytest.fixture
@@ -35,14 +38,14 @@ def hook() -> Iterator[Receiver]:
 
 @pytest.fixture
 def sender(sessions: sessionmaker[Session]) -> WebhookSender:
-    return WebhookSender(sessions, LOOPBACK)
+    return WebhookSender(sessions, SEALER, LOOPBACK)
 
 
 def add(
     sessions: sessionmaker[Session], url: str, tenant: str = "default", events: tuple[str, ...] = EVERY
 ) -> WebhookEndpoint:
     with transaction(sessions) as session:
-        return WebhookRepository(session).create(tenant, url, events)
+        return WebhookRepository(session).create(tenant, url, events, SEALER.seal(new_secret()))
 
 
 def cancel_a_job(sessions: sessionmaker[Session], tenant: str = "default") -> str:
@@ -71,12 +74,12 @@ def test_the_end_of_a_job_is_told_signed_and_once(
     for _ in range(3):
         sender.deliver_due()
     ((headers, body),) = hook.received
-    said: dict[str, Any] = Webhook(endpoint.secret).verify(body, headers)
+    said: dict[str, Any] = Webhook(SEALER.open(endpoint.secret)).verify(body, headers)
     assert (said["type"], said["data"]["id"], said["data"]["status"]) == ("job.cancelled", job_id, "cancelled")
     assert said["data"]["links"] == {"self": f"/v1/jobs/{job_id}"}
     assert set(said) == {"type", "timestamp", "data"}
     with pytest.raises(WebhookVerificationError):
-        Webhook(endpoint.secret).verify(body.replace(b"cancelled", b"succeeded"), headers)
+        Webhook(SEALER.open(endpoint.secret)).verify(body.replace(b"cancelled", b"succeeded"), headers)
     (row,) = rows(sessions)
     assert (row.id, row.attempts, row.last_status, row.next_at) == (headers["webhook-id"], 1, 200, None)
     assert row.delivered_at is not None
@@ -145,7 +148,7 @@ def test_after_the_last_try_it_is_given_up(
         assert WebhookRepository(session).redeliver("default", row.id)
     sender.deliver_due()
     assert hook.received[-1][0]["webhook-id"] == row.id
-    Webhook(endpoint.secret).verify(hook.received[-1][1], hook.received[-1][0])
+    Webhook(SEALER.open(endpoint.secret)).verify(hook.received[-1][1], hook.received[-1][0])
     assert rows(sessions)[0].delivered_at is not None
 
 
@@ -199,29 +202,46 @@ def test_after_a_rotation_both_secrets_sign_for_a_day(
 ) -> None:
     old = add(sessions, hook.url)
     with transaction(sessions) as session:
-        new = WebhookRepository(session).rotate("default", old.id)
+        new = WebhookRepository(session).rotate("default", old.id, SEALER.seal(new_secret()))
     assert new is not None
     assert new.secret != old.secret
     cancel_a_job(sessions)
     sender.deliver_due()
     headers, body = hook.received[-1]
     for secret in (old.secret, new.secret):
-        assert json.loads(body) == Webhook(secret).verify(body, headers)
+        assert json.loads(body) == Webhook(SEALER.open(secret)).verify(body, headers)
     with transaction(sessions) as session:
         session.execute(update(WebhookEndpoint).values(previous_until=later(-1)))
     cancel_a_job(sessions)
     sender.deliver_due()
     headers, body = hook.received[-1]
-    Webhook(new.secret).verify(body, headers)
+    Webhook(SEALER.open(new.secret)).verify(body, headers)
     with pytest.raises(WebhookVerificationError):
-        Webhook(old.secret).verify(body, headers)
+        Webhook(SEALER.open(old.secret)).verify(body, headers)
+
+
+def test_a_secret_from_before_signs_and_one_whose_key_is_lost_fails_alone(
+    sessions: sessionmaker[Session], hook: Receiver, sender: WebhookSender
+) -> None:
+    plain, lost = new_secret(), Sealer([Fernet.generate_key().decode()]).seal(new_secret())
+    with transaction(sessions) as session:
+        for secret in (lost, plain):
+            WebhookRepository(session).create("default", hook.url, EVERY, secret)
+    cancel_a_job(sessions)
+    sender.deliver_due()
+    ((headers, body),) = hook.received
+    assert Webhook(plain).verify(body, headers)
+    errors = sorted((row.last_error or "", row.next_at is not None) for row in rows(sessions))
+    assert errors[0] == ("", False)
+    assert errors[1][0].startswith("LostSecretKey")
+    assert errors[1][1]
 
 
 def test_an_address_that_is_not_public_is_not_connected_to(sessions: sessionmaker[Session], hook: Receiver) -> None:
     add(sessions, hook.url)
     add(sessions, hook.url.replace("127.0.0.1", "localhost"))
     cancel_a_job(sessions)
-    WebhookSender(sessions, []).deliver_due()
+    WebhookSender(sessions, SEALER, []).deliver_due()
     assert hook.received == []
     assert {row.last_error is not None and "not public" in row.last_error for row in rows(sessions)} == {True}
     assert {row.next_at is not None for row in rows(sessions)} == {True}
