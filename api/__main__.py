@@ -7,6 +7,7 @@ import structlog
 import uvicorn
 
 from api.app import make_app
+from api.connections import PatientProtocol
 from jobs.logs import configure_logs
 from jobs.settings import Settings, is_loopback
 from jobs.tracing import configure_tracing
@@ -44,7 +45,13 @@ def main() -> None:
         make_app(settings),
         host=settings.host,
         port=settings.port,
+        http=PatientProtocol,
+        # There is nothing to upgrade to.
+        ws="none",
         server_header=False,
+        # Otherwise every client on this machine could say that it is somebody else.
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=[str(network) for network in settings.trusted_proxies],
         # Its records go where all go, and `api/requests.py` tells of requests.
         log_config=None,
         access_log=False,

@@ -10,6 +10,9 @@ from sqlalchemy.orm import Session
 from jobs.database import transaction
 from jobs.repository import AuditRepository
 
+# As long as the column is.
+MOST_ADDRESS = 64
+
 
 class ActionOfRequest:
     """An action is named by its route. Whatever ends its transaction early, a refusal too, leaves no row behind."""
@@ -39,7 +42,8 @@ class ActionOfRequest:
                 f"{request.method} {request.scope['route'].path}",
                 key_id=caller.key_id,
                 subject=self.subject,
-                address=request.client.host if request.client else None,
+                # A proxy may hand on whatever its client made up.
+                address=request.client.host[:MOST_ADDRESS] if request.client else None,
                 request_id=request.state.request_id,
             )
         request.state.subject = self.subject

@@ -48,10 +48,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
+def problem(status: int, detail: str, **members: Any) -> dict[str, Any]:
+    """The document; `title` is the status in words."""
+    return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **members}
+
+
 def respond(status: int, detail: str, headers: dict[str, str] | None = None, **members: Any) -> JSONResponse:
-    """A problem as a response; `title` is the status in words."""
-    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **members}
-    return JSONResponse(problem, status, headers, MEDIA_TYPE)
+    """A problem as a response."""
+    return JSONResponse(problem(status, detail, **members), status, headers, MEDIA_TYPE)
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

@@ -154,6 +154,13 @@ class Settings(BaseSettings):
     port: int = 8000
     """Port the API listens on."""
 
+    slow_client_seconds: PositiveFloat = 30
+    """A connection on which a request's header fields have not come, or too little of a body, or nothing of an answer
+    was taken, for so long is ended, at most twice as late."""
+
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Where reverse proxies call from, whose `X-Forwarded-For` says who the client is; as a JSON list."""
+
     body_limit_bytes: PositiveInt = 64 * 1024
     """Largest request body."""
 

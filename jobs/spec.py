@@ -1,5 +1,6 @@
 """`JobSpec`: what was asked for, the same object in HTTP, database and worker. Unknown fields are refused."""
 
+import math
 import re
 from typing import Annotated, Literal, Self
 
@@ -48,6 +49,8 @@ def _check_storable(value: JsonValue, levels: int) -> None:
         raise ValueError(f"must not be nested deeper than {MAX_DEPTH}")
     if isinstance(value, str) and UNSTORABLE.search(value):
         raise ValueError("must have neither NUL nor half of a surrogate pair in a text")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must have only finite numbers")
     if isinstance(value, dict):
         for name, each in value.items():
             _check_storable(name, levels)

@@ -18,11 +18,12 @@ from api.administration import (
 )
 from api.dependencies import BEARER, Sessions
 from api.problems import Problem
+from api.strict_json import StrictRoute
 from jobs.database import transaction
 from jobs.keys import TENANT_NAME
 from jobs.repository import AuditRepository, KeyRepository, TenantRepository
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(BEARER)])
+router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(BEARER)], route_class=StrictRoute)
 
 Limit = Annotated[int, Query(ge=1, le=100)]
 After = Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before")]

@@ -10,6 +10,7 @@ from api.actions import Action, ActionOfRequest
 from api.dependencies import JobId, ServiceSettings, Sessions, Tenant, found
 from api.problems import Problem
 from api.representations import JobView, job_path
+from api.strict_json import StrictRoute
 from jobs.database import transaction
 from jobs.destinations import destination_of
 from jobs.repository import JobRepository, KeyReused, SubmissionRepository
@@ -22,7 +23,7 @@ IdempotencyKey = Annotated[
     str | None, Header(pattern=r"^[\x21-\x7e]{1,255}$", description="Makes it safe to send the request again")
 ]
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
 
 @router.post("", status_code=HTTPStatus.ACCEPTED, response_model=JobView)

@@ -12,6 +12,7 @@ from api.checking import faults_of
 from api.dependencies import ServiceSettings, Sessions, Store, Tenant
 from api.problems import Problem
 from api.receiving import received
+from api.strict_json import StrictRoute
 from api.upload_views import UploadAddress, UploadPage, UploadView, file_path, upload_path
 from jobs.database import transaction
 from jobs.repository import DeclaredFile, UploadRepository
@@ -28,7 +29,7 @@ BYTES: dict[str, Any] = {
 }
 UploadId = Annotated[str, Path(pattern="^upload_[0-9a-z]{26}$")]
 
-router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=StrictRoute)
 
 
 @router.post("", status_code=HTTPStatus.CREATED)

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Query, Response
 from api.actions import Action
 from api.dependencies import SecretSealer, ServiceSettings, Sessions, Tenant
 from api.problems import Problem
+from api.strict_json import StrictRoute
 from api.webhook_views import (
     DeliveryList,
     DeliveryView,
@@ -28,7 +29,7 @@ from jobs.tables import WebhookEndpoint
 EndpointId = Annotated[str, Path(pattern="^whe_[0-9a-z]{26}$")]
 DeliveryId = Annotated[str, Path(pattern="^msg_[0-9a-z]{26}$")]
 
-router = APIRouter(prefix="/v1", tags=["webhooks"])
+router = APIRouter(prefix="/v1", tags=["webhooks"], route_class=StrictRoute)
 
 
 @router.post("/webhook-endpoints", status_code=HTTPStatus.CREATED)
