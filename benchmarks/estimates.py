@@ -2,8 +2,8 @@
 
     python -m benchmarks.estimates
 
-Every model is estimated and then compressed by a service that has never seen it. The seconds of a phase are those between
-its first event and that of the next; the peak is the largest resident set of the job's own process (VmHWM). Linux only.
+Every model is estimated and then compressed by a service that has never seen it. The seconds of a phase are those
+between its first event and that of the next; the peak is the largest resident set of the job's own process (VmHWM).
 """
 
 import itertools

@@ -31,7 +31,16 @@ def test_an_analysis_is_a_job_too(client: httpx.Client) -> None:
     assert (response.status_code, response.json()["spec"]["target"]) == (202, None)
 
 
-@pytest.mark.parametrize("ratio", ["0", "1", "-1", "NaN", "Infinity", '"abc"', "null"])
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_what_is_no_number_of_json_is_refused_by_name(client: httpx.Client, number: str) -> None:
+    body = f'{{"model": {{"uri": "hf://org/name"}}, "target": {{"kind": "layers", "ratio": {number}}}}}'
+    response = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 422
+    expected = "too large" if number == "1e999" else f"{number}, which is no JSON"
+    assert expected in response.json()["detail"]
+
+
+@pytest.mark.parametrize("ratio", ["0", "1", "-1", '"abc"', "null"])
 def test_a_ratio_that_is_none_is_refused_where_it_stands(client: httpx.Client, ratio: str) -> None:
     body = f'{{"model": {{"uri": "hf://org/name"}}, "target": {{"kind": "layers", "ratio": {ratio}}}}}'
     response = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from cryptography.fernet import Fernet
 
 from client.sdk import SGLP
 from jobs.settings import Settings
@@ -38,6 +39,7 @@ class Stack:
             "hint_interval_seconds": 2.0,
             "scheduler_interval_seconds": 0.2,
             "port": self.port,
+            "secret_keys": [Fernet.generate_key().decode()],
             **settings,
         }
         self.client = SGLP(f"http://127.0.0.1:{self.port}")
