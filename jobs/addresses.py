@@ -1,7 +1,10 @@
 """Which network addresses the service may connect to on somebody's word: public ones, and networks that are allowed."""
 
+import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from socket import inet_aton
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -26,8 +29,15 @@ def may_connect(address: Address, allowed: Sequence[Network] = ()) -> bool:
 
 
 def literal_address(host: str) -> Address | None:
-    """The address that a host name spells out, or None for a name."""
+    """The address that a host name spells out in any form that a resolver takes for one, or None for a name.
+
+    Resolvers take numbers of one to four parts, decimal, octal or hexadecimal (`127.1`, `0x7f000001`), and clients
+    turn digits of other scripts into ASCII before they ask (IDNA).
+    """
+    plain = unicodedata.normalize("NFKC", host).strip("[]").rstrip(".")
+    with suppress(ValueError):
+        return ip_address(plain)
     try:
-        return ip_address(host.strip("[]"))
-    except ValueError:
+        return ip_address(inet_aton(plain))
+    except (OSError, ValueError):
         return None
