@@ -69,7 +69,9 @@ def _both(stack: EmbeddedStack, spec: Spec) -> tuple[Spec, Spec, dict[str, float
     taken: dict[str, float] = defaultdict(float)
     for event, following in itertools.pairwise(events):
         if event["data"].get("phase"):
-            taken[event["data"]["phase"]] += (_time(following["at"]) - _time(event["at"])).total_seconds()
+            taken[event["data"]["phase"]] += (
+                _time(following["created_at"]) - _time(event["created_at"])
+            ).total_seconds()
     return foretold, job, taken, peak()
 
 

@@ -5,7 +5,6 @@ at the start of every window.
 """
 
 import hashlib
-import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor
 from sglp_core.errors import BadCalibration
 from sglp_core.objectives import IGNORED, Batch, Task
 from sglp_core.sources import within
+from sglp_core.texts import draw_texts
 
 PROBE_ROWS = 2
 PROBE_TOKENS = 32
@@ -27,6 +27,9 @@ MASKED_SHARE = 0.15
 UNMASKING_STEPS = 16
 # Writing keeps a KV cache but no activations for a backward pass, so more windows fit at once than when measuring.
 WRITTEN_AT_ONCE = 4
+# What is read of a large text: at least so much, and about twice what the windows hold.
+LEAST_TEXT_CHARACTERS = 1 << 23
+TEXT_CHARACTERS_A_TOKEN = 8
 Report = Callable[[int, int, str], None]
 
 
@@ -83,13 +86,15 @@ def text_windows(
 ) -> Windows:
     """Up to `count` windows of `length` tokens cut from a user's file, in an order drawn from the seed.
 
+    Of a file with far more text than that only some documents are taken, drawn from the seed (`texts.py`).
     Raises `BadCalibration` for an empty, unreadable or unknown file.
     """
     prefix, suffix = special_tokens(tokenizer)
     body = length - len(prefix) - len(suffix)
     if body < 2:
         raise BadCalibration(f"a window of {length} tokens leaves no room beside the tokenizer's special tokens")
-    documents = [text for text in read_texts(local_path(source, roots)) if text.strip()]
+    most = LEAST_TEXT_CHARACTERS + TEXT_CHARACTERS_A_TOKEN * count * length
+    documents = draw_texts(local_path(source, roots), most, seed)
     if not documents:
         raise BadCalibration(f"{source} holds no text")
     # One document after another, as language models are trained; the separator is the tokenizer's own end token.
@@ -144,25 +149,6 @@ def batches(windows: Windows, task: Task, tokenizer: Any, batch_size: int, seed:
         yield Batch({"input_ids": masked, "attention_mask": mask}, ids.masked_fill(~chosen, IGNORED))
 
 
-def read_texts(path: Path) -> Iterator[str]:
-    """Documents of a `.txt` (blank lines part them), `.jsonl` or `.parquet` file (its `text` or first text field)."""
-    try:
-        if path.suffix == ".txt":
-            yield from path.read_text(encoding="utf-8").split("\n\n")
-        elif path.suffix == ".jsonl":
-            with path.open(encoding="utf-8") as file:
-                yield from (_text_field(json.loads(line)) for line in file if line.strip())
-        elif path.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            for group in pq.ParquetFile(path).iter_batches():
-                yield from (_text_field(row) for row in group.to_pylist())
-        else:
-            raise BadCalibration(f"{path.name}: calibration text is a .txt, .jsonl or .parquet file")
-    except (ValueError, OSError) as error:
-        raise BadCalibration(f"{path.name} cannot be read as {path.suffix}: {error}") from error
-
-
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """What the tokenizer itself puts before and after one text, found by tokenising a word both ways."""
     plain = tokenizer("word", add_special_tokens=False)["input_ids"]
@@ -177,16 +163,6 @@ def local_path(source: str, roots: Sequence[Path] | None) -> Path:
     """A data source given as a path or a `file://` URI; refuses one outside `roots`."""
     parts = urlsplit(source)
     return within(Path(unquote(parts.path)) if parts.scheme == "file" else Path(source), roots)
-
-
-def _text_field(record: Any) -> str:
-    if isinstance(record, str):
-        return record
-    if isinstance(record, dict):
-        for key in ("text", "content", *record):
-            if isinstance(record.get(key), str):
-                return str(record[key])
-    raise ValueError("a record has no text field")
 
 
 def _padded(rows: list[list[int]], length: int, tokenizer: Any) -> Windows:

@@ -5,23 +5,34 @@ Nothing is unpacked to disk: a zip is read in place, member by member, and no me
 
 import io
 import json
+import lzma
 import random
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sglp_core.errors import BadCalibration
+from sglp_core.parquet_rows import batches_of_rows
 from sglp_core.sources import within
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 MAX_IMAGE_BYTES = 64_000_000
 MAX_IMAGES = 5_000_000
 LABEL_COLUMNS = ("label", "labels", "fine_label")
-ROWS_AT_ONCE = 64
 # What a reader makes of a damaged file of its own format.
-UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,8 @@ def read_image_files(path: Path, count: int, seed: int, roots: Sequence[Path] | 
     try:
         if path.is_dir():
             return _from_folder(path, count, seed, roots)
+        if not path.is_file():
+            raise BadCalibration(f"{path.name} is no file")
         if path.suffix == ".zip":
             return _from_zip(path, count, seed)
         if path.suffix == ".parquet":
@@ -60,7 +73,8 @@ def read_image_files(path: Path, count: int, seed: int, roots: Sequence[Path] | 
 
 
 def _from_folder(path: Path, count: int, seed: int, roots: Sequence[Path] | None) -> ImageFiles:
-    names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.suffix.lower() in SUFFIXES]
+    found = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    names = [file.relative_to(path).as_posix() for file in found]
 
     def read(name: str) -> bytes:
         with within(path / name, roots).open("rb") as file:
@@ -112,7 +126,7 @@ def _from_parquet(path: Path, count: int, seed: int) -> ImageFiles:
         drawn = _draw(list(range(file.metadata.num_rows)), count, seed)
         rows: dict[int, ImageFile] = dict.fromkeys(drawn, ImageFile("", b"", None))
         number = 0
-        for group in file.iter_batches(ROWS_AT_ONCE, columns=[image, *([label] if label else [])]):
+        for group in batches_of_rows(file, [image, *([label] if label else [])]):
             for row in range(len(group)):
                 if number in rows:
                     content = group.column(image)[row].as_py()
@@ -148,7 +162,9 @@ def _limited(name: str, read: Callable[[int], bytes]) -> bytes:
 def _holds_images(kind: Any) -> bool:
     import pyarrow as pa
 
-    return bool(pa.types.is_binary(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0))
+    if pa.types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, label: str | None) -> tuple[str, ...]:

@@ -1,0 +1,25 @@
+"""Rows of a Parquet file, a few at a time: pages can unpack to gigabytes, and say so before they are unpacked."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+MAX_BYTES_AT_ONCE = 1 << 26
+MAX_ROWS_AT_ONCE = 64
+
+
+def batches_of_rows(file: Any, columns: Sequence[str]) -> Iterator[Any]:
+    """Record batches of these columns of a `pyarrow.parquet.ParquetFile`, in the order of the file.
+
+    As many rows at once as fit into 64 MB by what their row group claims. Raises `ValueError` where one row does not.
+    """
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        leaves = [group.column(index) for index in range(group.num_columns)]
+        claimed = sum(
+            leaf.total_uncompressed_size for leaf in leaves if leaf.path_in_schema.split(".", 1)[0] in columns
+        )
+        rows = max(1, group.num_rows)
+        if claimed > MAX_BYTES_AT_ONCE * rows:
+            raise ValueError(f"{rows:,} rows claim to hold {claimed:,} bytes, more than can be read at once")
+        at_once = min(MAX_ROWS_AT_ONCE, MAX_BYTES_AT_ONCE * rows // max(1, claimed))
+        yield from file.iter_batches(at_once, row_groups=[number], columns=list(columns))
