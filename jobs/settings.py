@@ -115,6 +115,10 @@ class Settings(BaseSettings):
     work_dir: Path = Field(default_factory=lambda data: data["state_dir"] / "work")
     """Where workers keep the files of running jobs."""
 
+    job_memory_bytes: PositiveInt | None = None
+    """Most memory of its own (heap and private mappings) that each process of a job may have, on Linux; none is no
+    limit. A model that would not fit is streamed; a job that needs more all the same fails with `out_of_memory`."""
+
     gpu_class: str = "default"
     """The class of jobs that this worker takes."""
 

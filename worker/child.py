@@ -10,6 +10,7 @@ options of the places that the job reads, which may be secrets, come on standard
 import errno
 import json
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -41,6 +42,7 @@ def main(spec: Path, output: Path, pipe: int, parent: int) -> None:
     with open(pipe, "w", buffering=1, encoding="utf-8") as lines:
         try:
             request = json.loads(spec.read_text())
+            _limit_memory(request["memory_bytes"])
             configure_tracing(request["trace"]["endpoint"], "job")
             with span_of(request["spec"]["mode"], request["trace"]["parent"]) as span:
                 observer = _Observer(lines, span)
@@ -182,6 +184,12 @@ def _run_on(outlined: Any, local: dict[str, Path], request: dict[str, Any], outp
     else:
         wanted = QualityTarget(**target) if kind == "quality" else Target(kind, **target)
         compress(model, wanted, output, healing=Healing(**spec["healing"]), local=local, **common)
+
+
+def _limit_memory(most_bytes: int | None) -> None:
+    """For this process and all that it starts: address space would count what torch only maps."""
+    if most_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
 
 
 def _describe(error: Exception) -> dict[str, str]:

@@ -191,6 +191,7 @@ class Supervisor:
             },
             "hosts": [place for place in settings.sources if place.startswith("https://")],
             "networks": [str(network) for network in settings.egress_allowed_networks],
+            "memory_bytes": settings.job_memory_bytes,
             "trace": {"endpoint": settings.otlp_endpoint, "parent": span.traceparent},
         }
 

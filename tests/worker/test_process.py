@@ -52,6 +52,7 @@ def request(spec: dict[str, Any], root: Path) -> dict[str, Any]:
         "limits": {"max_bytes": 1 << 30, "max_files": 100, "seconds": 60, "cache_bytes": 1 << 30},
         "hosts": [],
         "networks": [],
+        "memory_bytes": None,
         "trace": NO_TRACE,
     }
 
