@@ -3,7 +3,8 @@
     python -m benchmarks.language_quality --data ../shared/data
 
 Every plan is judged as it is and with each repair, accepted or not by the same rule for all. Costs are forward passes
-over the calibration windows to find the plan (a backward pass is two); repairs cost the same for everybody.
+over the calibration windows to find the plan (a backward pass is two); repairs cost the same for everybody. Healing
+starts from `auto`, with all defaults but the number of steps, on more windows of the same text than the plan saw.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from sglp_core.analysis import Analysis
 from sglp_core.calibration import Calibration, batches, text_windows
 from sglp_core.choosing import choose_plan, control_plans
 from sglp_core.evaluation import Quality, evaluate
+from sglp_core.healing import Healing, heal
 from sglp_core.layers import layers_of
 from sglp_core.measuring import measure
 from sglp_core.method import PROPOSALS, Method
@@ -38,6 +40,8 @@ from sglp_core.weights import Changes, swapped
 CACHE = Path("~/.cache/sglp").expanduser()
 ANALYSIS_PASSES = 3
 RANDOM_SEEDS = 5
+HEALING_WINDOWS = 32
+HEALING_BATCH = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +68,7 @@ def main(
             help="Judge plans with this repair too, and what SGLP chooses with it; or none.",
         ),
     ] = ["compensate", "least_squares", "auto"],  # noqa: B006
+    heal_steps: Annotated[int, typer.Option(min=0, help="Judge every plan healed for so many steps too.")] = 0,
     bfloat16: Annotated[
         bool, typer.Option(help="Run the model in bfloat16, which is faster where it is native.")
     ] = False,
@@ -86,6 +91,8 @@ def main(
             sets = {name: choice.removed for name, choice in choices[count].items()}
             weights = {name: choice.changes for name, choice in choices[count].items() if choice.changes}
             _repair_each(opened, given, kinds, sets, weights, progress)
+            if heal_steps:
+                _heal_each(opened, calibration, heal_steps, sets, weights, progress)
             quality = evaluate(opened.model, stack, judge, opened.task, sets, weights=weights)
             grammar = {}
             for name, removed in ({"dense": ()} | sets).items() if sentences else ():
@@ -103,7 +110,7 @@ def _repair_each(
     progress: Progress,
 ) -> None:
     """Add a variant for each plan and repair where the repair was accepted somewhere."""
-    plans = {n: removed for n, removed in sets.items() if not n.startswith(("random", "SGLP (chosen with"))}
+    plans = {n: removed for n, removed in sets.items() if not n.startswith("SGLP (chosen with")}
     task = progress.add_task("repairs", total=len(plans) * len(kinds))
     for name, removed in plans.items():
         for kind in kinds:
@@ -114,6 +121,39 @@ def _repair_each(
                 sets[f"{name} + {kind}"] = removed
                 weights[f"{name} + {kind}"] = found.changes
             progress.advance(task)
+    progress.remove_task(task)
+
+
+def _heal_each(
+    opened: Opened,
+    calibration: Calibration,
+    steps: int,
+    sets: dict[str, tuple[int, ...]],
+    weights: dict[str, Changes],
+    progress: Progress,
+) -> None:
+    """Add a variant for each plan, healed from where `auto` has brought it; of the random ones only for the first."""
+    windows = text_windows(calibration.source, opened.processor, HEALING_WINDOWS, 256, calibration.seed)
+    healed_on = list(batches(windows, opened.task, opened.processor, HEALING_BATCH, calibration.seed))
+    default = "SGLP (chosen with auto)"
+    plans = {n: removed for n, removed in sets.items() if n == default or f"{n} + auto" in sets}
+    plans = {n: removed for n, removed in plans.items() if not n.startswith("random") or n == "random 0"}
+    task = progress.add_task("healing", total=len(plans) * steps)
+    for name, removed in plans.items():
+        begun_with = weights.get(name if name == default else f"{name} + auto", {})
+        healed = heal(
+            opened.model,
+            opened.stack.path,
+            healed_on,
+            opened.task,
+            removed,
+            begun_with,
+            Healing(steps),
+            calibration.seed,
+            lambda _done: progress.advance(task),
+        )
+        sets[f"{name} + healed"] = removed
+        weights[f"{name} + healed"] = healed.changes
     progress.remove_task(task)
 
 
@@ -205,17 +245,19 @@ def _table(
             f"{choice.passes:.1f}",
             "" if " + " in name else ", ".join(map(str, sets.get(name, ()))),
         )
-    drawn = [found for name, found in quality.items() if name.startswith("random")]
-    perplexities = [found.perplexity for found in drawn]
-    table.add_row(
-        f"random, median of {len(drawn)}",
-        f"{statistics.median(perplexities):.4g}",
-        f"{statistics.median(found.agreement for found in drawn):.3f}",
-        f"{statistics.median(found.kl for found in drawn):.3f}",
-        f"{statistics.median(v for n, v in grammar.items() if n.startswith('random')):.3f}" if grammar else "",
-        "0.0",
-        f"perplexity {min(perplexities):.4g}–{max(perplexities):.4g}",
-    )
+    treatments = dict.fromkeys(name.partition(" + ")[2] for name in quality if name.startswith("random"))
+    for treatment in treatments:
+        drawn = [n for n in quality if n.startswith("random") and n.partition(" + ")[2] == treatment]
+        perplexities = [quality[name].perplexity for name in drawn]
+        table.add_row(
+            f"random, median of {len(drawn)}" + (f" + {treatment}" if treatment else ""),
+            f"{statistics.median(perplexities):.4g}",
+            f"{statistics.median(quality[name].agreement for name in drawn):.3f}",
+            f"{statistics.median(quality[name].kl for name in drawn):.3f}",
+            f"{statistics.median(grammar[name] for name in drawn):.3f}" if grammar else "",
+            "0.0",
+            f"perplexity {min(perplexities):.4g}–{max(perplexities):.4g}",
+        )
     return table
 
 
