@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from sglp_core.configuration import read_config
-from sglp_core.fresh_process import call, serve
+from sglp_core.fresh_process import FreshProcesses
 from sglp_core.images import image_shape
 from sglp_core.latency import measure_latency
 from sglp_core.layers import example_inputs, model_class
@@ -36,13 +36,13 @@ class Footprint:
         return asdict(self)
 
 
-def measure_footprint(directory: Path, sequence_length: int, decodes: bool, scratch: Path) -> Footprint:
+def measure_footprint(directory: Path, sequence_length: int, decodes: bool, fresh: FreshProcesses) -> Footprint:
     """Load and time the model of a directory in a fresh process."""
     request = {"directory": str(directory.resolve()), "sequence_length": sequence_length, "decodes": decodes}
-    return Footprint(**call("sglp_core.footprint", request, scratch))
+    return Footprint(**fresh.call(__name__, request))
 
 
-def weigh(directory: Path, _sequence_length: int, _decodes: bool, _scratch: Path) -> Footprint:
+def weigh(directory: Path, _sequence_length: int, _decodes: bool, _fresh: FreshProcesses) -> Footprint:
     """The bytes of the weights alone, without loading them."""
     return Footprint(_weight_bytes(directory), None, None, None, None)
 
@@ -64,7 +64,8 @@ def _weight_bytes(directory: Path) -> int:
 
 
 @torch.no_grad()
-def _handle(request: dict[str, Any]) -> dict[str, Any]:
+def handle(request: dict[str, Any]) -> dict[str, Any]:
+    """In the fresh process: load the model and time it."""
     directory = Path(request["directory"])
     begin = time.perf_counter()
     config = read_config(directory)
@@ -86,7 +87,3 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
         **asdict(latency),
         "peak_memory_bytes": on_gpu or peak_resident_bytes(),
     }
-
-
-if __name__ == "__main__":
-    serve(_handle)

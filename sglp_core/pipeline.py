@@ -17,6 +17,7 @@ from sglp_core.errors import OutOfMemory
 from sglp_core.evaluation import Evaluation, evaluate
 from sglp_core.fetching import DEFAULT_CACHE, Fetched
 from sglp_core.footprint import measure_footprint, weigh
+from sglp_core.fresh_process import FreshProcesses
 from sglp_core.healing import Healed, Healing, heal
 from sglp_core.healing_state import kept_state
 from sglp_core.layers import layers_of
@@ -138,8 +139,8 @@ def compress(
     )
 
     output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as name:
-        scratch = Path(name)
+    scratch = tempfile.TemporaryDirectory(dir=output, prefix=".scratch-")
+    with scratch as name, FreshProcesses(Path(name)) as fresh:
         with phase(observer, "pruning"):
             pruned = prune(opened, chosen, stages[last], data.probe, output / "model")
             remaining = {
@@ -151,15 +152,15 @@ def compress(
                 ),
             }
         with phase(observer, "verifying"):
-            proof = verify([pruned.written], scratch)[0]
+            proof = verify([pruned.written], fresh)[0]
             require(proof)
         tell(0, 2, "footprints")
         decodes = opened.task == "causal_lm"
         # Running a model that does not fit in memory would time the disk.
         cost = weigh if pruned.written.offloaded else measure_footprint
-        dense_cost = cost(opened.source.directory, calibration.sequence_length, decodes, scratch)
+        dense_cost = cost(opened.source.directory, calibration.sequence_length, decodes, fresh)
         tell(1, 2, "footprints")
-        pruned_cost = cost(output / "model", calibration.sequence_length, decodes, scratch)
+        pruned_cost = cost(output / "model", calibration.sequence_length, decodes, fresh)
         tell(2, 2, "footprints")
 
     if proposals:

@@ -5,7 +5,8 @@ one map replaces all of it and its error is not fed into the next. So plans of a
 however much they harm before (docs/method.md has the figures).
 
 A repair cannot be judged on what it was fitted on, and a quarter of few windows tells plans apart badly. Then the
-better half is repaired and judged once more with another quarter held out, and so on.
+better half is repaired and judged once more with another quarter held out, and so on. Of much calibration data a part
+tells them apart as well, and what is chosen is then repaired with all of it.
 """
 
 import math
@@ -16,7 +17,7 @@ from statistics import fmean
 from sglp_core.evaluation import evaluate
 from sglp_core.judging import harm_of
 from sglp_core.layers import layers_of
-from sglp_core.objectives import Batch
+from sglp_core.objectives import IGNORED, Batch, together
 from sglp_core.opening import Opened
 from sglp_core.proposals import Proposal
 from sglp_core.repair import JUDGED_SHARE, Repair, Repaired, repair, runs_of, split, windows
@@ -24,6 +25,8 @@ from sglp_core.repair import JUDGED_SHARE, Repair, Repaired, repair, runs_of, sp
 BEST = 3
 # On how many windows at least the last two are judged, as far as there are as many.
 JUDGED_WINDOWS = 8
+# And on how many predictions plans are told apart at most, fitting included: 16 windows of 256 tokens.
+MOST_PREDICTIONS = 4096
 
 
 def finalists(proposals: Sequence[Proposal]) -> list[Proposal]:
@@ -39,8 +42,7 @@ def choose_repaired(
     proposals: Sequence[Proposal],
     on_repair: Callable[[int, int], None],
 ) -> tuple[list[Proposal], Repaired]:
-    """The proposals with the one that harms least after its repair first, and its repair fitted on the first turn's
-    windows.
+    """The proposals with the one that harms least after its repair first, and its repair, fitted on all batches.
 
     Those that were repaired say how they did, the mean over the quarters of the batches that were held out in turn.
     """
@@ -48,13 +50,14 @@ def choose_repaired(
     candidates = {each.plan.removed_layers: each for each in finalists(proposals)}
     harms: dict[tuple[int, ...], list[float]] = {removed: [] for removed in candidates}
     order = list(candidates)
-    rounds = _rounds(len(candidates), windows(split(batches)[1]))
+    few = _first(batches, MOST_PREDICTIONS)
+    rounds = _rounds(len(candidates), windows(split(few)[1]))
     # Only the best repair of the first turn is held: each has copies of many weights.
     kept, kept_for, least = Repaired({}, (), 0, 0), order[0], math.inf
     done = 0
     on_repair(done, sum(rounds))
     for turn, count in enumerate(rounds):
-        turned = _turned(batches, turn)
+        turned = _turned(few, turn)
         _, judged = split(turned)
         for removed in order[:count]:
             repaired = repair(opened.model, opened.stack.path, turned, opened.task, removed, kind)
@@ -67,7 +70,7 @@ def choose_repaired(
             done += 1
             on_repair(done, sum(rounds))
         order.sort(key=lambda each: (-len(harms[each]), fmean(harms[each])))
-    if kept_for != order[0]:
+    if kept_for != order[0] or windows(few) < windows(batches):
         kept = repair(opened.model, opened.stack.path, batches, opened.task, order[0], kind)
     asked = [
         replace(candidates[each], repaired_harm=fmean(harms[each]), repaired_trials=len(harms[each])) for each in order
@@ -81,6 +84,19 @@ def _rounds(candidates: int, judged: int) -> list[int]:
     while rounds[-1] > 1 and len(rounds) < JUDGED_SHARE and len(rounds) * judged < JUDGED_WINDOWS:
         rounds.append(max(2, -(-rounds[-1] // 2)))
     return rounds
+
+
+def _first(batches: Sequence[Batch], most: int) -> list[Batch]:
+    """The first windows with so many predictions together; at least as many windows as judge in the end."""
+    few: list[Batch] = []
+    rows = (row for batch in batches for row in batch.split(1))
+    predictions = 0
+    for row in rows:
+        if predictions >= most and len(few) >= JUDGED_WINDOWS:
+            break
+        few.append(row)
+        predictions += int((row.labels != IGNORED).sum())
+    return list(together(few, len(batches[0].labels)))
 
 
 def _turned(batches: Sequence[Batch], turn: int) -> Sequence[Batch]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sglp_core.errors import VerificationFailed
-from sglp_core.fresh_process import call, serve
+from sglp_core.fresh_process import FreshProcesses
 from sglp_core.layers import model_class
 from sglp_core.objectives import Task
 
@@ -80,8 +80,9 @@ def probe_logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
     return logits.cpu()
 
 
-def verify(artifacts: Sequence[Written], scratch: Path) -> list[Verification]:
+def verify(artifacts: Sequence[Written], fresh: FreshProcesses) -> list[Verification]:
     """Reload every artifact in one fresh process and compare."""
+    scratch = fresh.scratch
     requests: list[dict[str, Any]] = []
     for number, written in enumerate(artifacts):
         save_file({k: v.contiguous() for k, v in written.probe.items()}, scratch / f"probe-{number}.safetensors")
@@ -94,7 +95,7 @@ def verify(artifacts: Sequence[Written], scratch: Path) -> list[Verification]:
                 "offload": str((scratch / f"offload-{number}").resolve()) if written.offloaded else None,
             }
         )
-    answers = call("sglp_core.verification", {"artifacts": requests}, scratch)["artifacts"]
+    answers = fresh.call(__name__, {"artifacts": requests})["artifacts"]
     results = []
     for written, request, answer in zip(artifacts, requests, answers, strict=True):
         reloaded = load_file(request["logits"])["logits"]
@@ -173,9 +174,6 @@ def _decodes_alike(model: Any, input_ids: Tensor, count: int) -> bool:
     return True
 
 
-def _handle(request: dict[str, Any]) -> dict[str, Any]:
+def handle(request: dict[str, Any]) -> dict[str, Any]:
+    """In the fresh process: reload each artifact and say what it gives."""
     return {"artifacts": [_reload(artifact) for artifact in request["artifacts"]]}
-
-
-if __name__ == "__main__":
-    serve(_handle)

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.database import make_engine, make_sessions, migrate
 from jobs.settings import Settings
+from sglp_core.fresh_process import FreshProcesses
 from tests.services.postgresql import PostgreSQL, postgresql
 from tests.services.redis import redis
 from tests.services.s3 import S3, s3
@@ -30,6 +31,13 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     with s3(tmp_path_factory.mktemp("s3")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FreshProcesses]:
+    """The libraries imported once for all tests that have a written model read in a process of its own."""
+    with FreshProcesses(tmp_path_factory.mktemp("fresh")) as processes:
+        yield processes
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -9,6 +9,7 @@ import transformers
 from torch import nn
 
 from sglp_core import architectures
+from sglp_core.fresh_process import FreshProcesses
 from sglp_core.layers import find_stack, layers_of, measure_stack
 from sglp_core.surgery import bypassed, remove_layers
 from sglp_core.verification import Written, probe_logits, verify
@@ -59,7 +60,7 @@ STAGED_CASES: dict[str, tuple[dict[str, Any], tuple[tuple[int, ...], ...]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_pruned_model_reloads_as_planned(name: str, tmp_path: Path) -> None:
+def test_a_pruned_model_reloads_as_planned(name: str, tmp_path: Path, fresh: FreshProcesses) -> None:
     stock = getattr(transformers, name)
     written = []
     for removed in ((2, 5), (0, 3), (4, 7)):
@@ -77,7 +78,7 @@ def test_a_pruned_model_reloads_as_planned(name: str, tmp_path: Path) -> None:
         directory = tmp_path / "-".join(map(str, removed))
         model.save_pretrained(directory)
         written.append(Written(directory, task, probe, probe_logits(model, probe), expected))
-    for proof in verify(written, tmp_path):
+    for proof in verify(written, fresh):
         assert proof.problems == []
 
 
@@ -91,7 +92,7 @@ def randomised(model: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", STAGED_CASES)
-def test_a_staged_model_reloads_as_planned(name: str, tmp_path: Path) -> None:
+def test_a_staged_model_reloads_as_planned(name: str, tmp_path: Path, fresh: FreshProcesses) -> None:
     settings, removals = STAGED_CASES[name]
     stock = getattr(transformers, name, None) or getattr(architectures, name)
     probe = {"pixel_values": torch.randn(2, 3, 64, 64)}
@@ -114,13 +115,13 @@ def test_a_staged_model_reloads_as_planned(name: str, tmp_path: Path) -> None:
         directory = tmp_path / "-".join(map(str, removed))
         model.save_pretrained(directory)
         written.append(Written(directory, "classification", probe, probe_logits(model, probe), expected))
-    for proof in verify(written, tmp_path):
+    for proof in verify(written, fresh):
         assert proof.problems == []
 
 
 @pytest.mark.parametrize("removed", [(3,), (2, 3, 4), (4, 6)])
 def test_a_removal_that_would_turn_the_alternation_round_is_forbidden_and_verification_would_see_it(
-    removed: tuple[int, ...], tmp_path: Path
+    removed: tuple[int, ...], tmp_path: Path, fresh: FreshProcesses
 ) -> None:
     torch.manual_seed(0)
     model = transformers.SwinForImageClassification(transformers.SwinConfig(**SWIN, initializer_range=0.5)).eval()
@@ -132,7 +133,7 @@ def test_a_removal_that_would_turn_the_alternation_round_is_forbidden_and_verifi
         expected = probe_logits(model, probe)
     remove_layers(model, stack.path, removed)
     model.save_pretrained(tmp_path / "model")
-    proof = verify(
-        [Written(tmp_path / "model", "classification", probe, probe_logits(model, probe), expected)], tmp_path
-    )[0]
+    proof = verify([Written(tmp_path / "model", "classification", probe, probe_logits(model, probe), expected)], fresh)[
+        0
+    ]
     assert proof.problems

@@ -1,5 +1,6 @@
 """Fresh processes answer, or say why not, and never outlive who asked."""
 
+import os
 import subprocess
 import sys
 import time
@@ -9,12 +10,10 @@ import psutil
 import pytest
 
 from sglp_core.errors import SGLPError
-from sglp_core.fresh_process import call
+from sglp_core.fresh_process import FreshProcesses
 
 ANSWERING = """
-import os, signal, sys, time
-sys.path[:0] = {root!r}, {here!r}
-from sglp_core.fresh_process import serve
+import os, signal, time
 def handle(request):
     if request["do"] == "die":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -23,40 +22,46 @@ def handle(request):
     if request["do"] == "wait":
         open(request["file"], "w").write(str(os.getpid()))
         time.sleep(600)
-    return {{"said": request["do"], "pid": os.getpid()}}
-serve(handle)
+    return {"said": request["do"], "pid": os.getpid()}
 """
 
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    root = Path(__file__).parents[2]
-    (tmp_path / "answering.py").write_text(ANSWERING.format(root=str(root), here=str(tmp_path)))
+    (tmp_path / "answering.py").write_text(ANSWERING)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return "answering"
 
 
-def test_the_answer_comes_from_another_process(module: str, tmp_path: Path) -> None:
-    answer = call(module, {"do": "hello"}, tmp_path)
-    assert answer["said"] == "hello"
-    assert not psutil.pid_exists(answer["pid"])
+def test_forks_answer_one_after_the_other_whatever_happened_to_the_last(module: str, tmp_path: Path) -> None:
+    with FreshProcesses(tmp_path) as fresh:
+        first = fresh.call(module, {"do": "hello"})
+        with pytest.raises(SGLPError, match="a reason"):
+            fresh.call(module, {"do": "fail"})
+        with pytest.raises(MemoryError):
+            fresh.call(module, {"do": "die"})
+        second = fresh.call(module, {"do": "hello"})
+        with pytest.raises(SGLPError, match="no_such_module"):
+            fresh.call("no_such_module", {})
+    assert first["said"] == second["said"] == "hello"
+    assert len({first["pid"], second["pid"], os.getpid()}) == 3
+    assert psutil.Process().children(recursive=True) == []
 
 
-def test_a_failure_carries_the_end_of_the_log(module: str, tmp_path: Path) -> None:
-    with pytest.raises(SGLPError, match="a reason"):
-        call(module, {"do": "fail"}, tmp_path)
-
-
-def test_a_killed_process_is_a_want_of_memory(module: str, tmp_path: Path) -> None:
-    with pytest.raises(MemoryError):
-        call(module, {"do": "die"}, tmp_path)
+def test_where_nothing_forks_each_answer_has_an_interpreter(module: str, tmp_path: Path) -> None:
+    with FreshProcesses(tmp_path, forks=False) as fresh:
+        with pytest.raises(MemoryError):
+            fresh.call(module, {"do": "die"})
+        answer = fresh.call(module, {"do": "hello"})
+        assert answer["said"] == "hello"
+        assert not psutil.pid_exists(answer["pid"])
 
 
 def test_it_dies_with_who_asked(module: str, tmp_path: Path) -> None:
     file = tmp_path / "pid"
     program = (
-        "import sys; from pathlib import Path; from sglp_core.fresh_process import call\n"
-        "call('answering', {'do': 'wait', 'file': sys.argv[1]}, Path(sys.argv[2]))"
+        "import sys; from pathlib import Path; from sglp_core.fresh_process import FreshProcesses\n"
+        "FreshProcesses(Path(sys.argv[2])).call('answering', {'do': 'wait', 'file': sys.argv[1]})"
     )
     root = Path(__file__).parents[2]
     asking = subprocess.Popen([sys.executable, "-c", program, file, tmp_path], cwd=root)

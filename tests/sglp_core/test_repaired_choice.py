@@ -84,6 +84,25 @@ def test_the_plan_that_harms_least_after_its_repair_is_taken_with_that_repair(
     assert all(proposal.repaired_harm is None for proposal in unrepaired.proposals)
 
 
+def test_of_much_data_a_part_tells_plans_apart_and_all_of_it_repairs_the_winner(opened: Opened, tmp_path: Path) -> None:
+    text = write_text(tmp_path / "long.txt", lines=500)
+    calibration = Calibration(str(text), samples=300, sequence_length=16, batch_size=50)
+    data = prepare(opened, calibration, None, None, tmp_path, lambda *_: None)
+    found = chosen(opened, data, text, "least_squares")
+    assert found.repaired is not None
+    assert (found.repaired.fitted_windows, found.repaired.judged_windows) == (225, 75)
+    # 4,096 predictions are 256 of the windows.
+    alone = [batch.rows(row, row + 1) for batch in data.calibration(opened) for row in range(len(batch.labels))][:256]
+    layers = layers_of(opened.model, opened.stack.path)
+    for proposal in found.proposals:
+        if proposal.repaired_harm is not None:
+            removed = proposal.plan.removed_layers
+            fitted = repair(opened.model, opened.stack.path, alone, opened.task, removed, "least_squares")
+            weights = {"it": fitted.changes}
+            quality = evaluate(opened.model, layers, alone[192:], opened.task, {"it": removed}, weights=weights)
+            assert proposal.repaired_harm == pytest.approx(harm_of(quality["dense"], quality["it"]), rel=1e-4)
+
+
 def test_among_the_finalists_are_the_best_and_all_of_one_cut() -> None:
     def proposal(harm: float, *removed: int) -> Proposal:
         return Proposal(("it",), Plan(TARGET, removed, 1 / 3, 1, 1 / 3), harm, 1)

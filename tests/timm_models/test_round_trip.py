@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sglp_core.configuration import read_config
+from sglp_core.fresh_process import FreshProcesses
 from sglp_core.layers import layers_of, measure_stack
 from sglp_core.opening import Opened, open_model
 from sglp_core.surgery import bypassed, remove_layers
@@ -42,7 +43,7 @@ def opened_model(directory: Path) -> Opened:
 
 
 @pytest.mark.parametrize("architecture", CASES)
-def test_a_pruned_timm_model_reloads_as_planned(architecture: str, tmp_path: Path) -> None:
+def test_a_pruned_timm_model_reloads_as_planned(architecture: str, tmp_path: Path, fresh: FreshProcesses) -> None:
     arguments, count, removals = CASES[architecture]
     dense = write_tiny_timm(tmp_path / "dense", architecture, arguments)
     probe = {"pixel_values": torch.randn(2, 3, SIZE, SIZE)}
@@ -69,7 +70,7 @@ def test_a_pruned_timm_model_reloads_as_planned(architecture: str, tmp_path: Pat
         assert set(load_file(directory / "model.safetensors")) == set(by_timm.state_dict())
         with torch.no_grad():
             assert difference(by_timm(probe["pixel_values"]), expected) < 1e-4
-    for proof in verify(written, tmp_path):
+    for proof in verify(written, fresh):
         assert proof.problems == []
 
 
