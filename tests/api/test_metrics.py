@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import promql_parser
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -81,6 +82,18 @@ def expressions() -> list[str]:
     shown = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     alerts = yaml.safe_load((DOCKER / "prometheus" / "alerts.yml").read_text())
     return shown + [rule["expr"] for group in alerts["groups"] for rule in group["rules"]]
+
+
+def test_prometheus_takes_the_rules_and_every_question() -> None:
+    alerts = yaml.safe_load((DOCKER / "prometheus" / "alerts.yml").read_text())
+    rules = [rule for group in alerts["groups"] for rule in group["rules"]]
+    # A comma in a flow mapping would make another annotation of what follows it, and Prometheus would not start.
+    assert all(list(rule["annotations"]) == ["summary"] for rule in rules)
+    assert all(re.fullmatch("[a-zA-Z_]+", label) for rule in rules for label in rule["labels"])
+    for expression in expressions():
+        promql_parser.parse(expression)
+    with pytest.raises(ValueError, match="parenthesis"):
+        promql_parser.parse("max by (state (sglp_jobs)")
 
 
 def test_dashboard_and_alerts_ask_for_what_there_is(
