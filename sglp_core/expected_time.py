@@ -1,4 +1,7 @@
-"""The seconds of a job, foretold: its FLOPs and bytes over what this machine reaches on a matrix product and a copy."""
+"""The seconds of a job, foretold: its FLOPs and bytes over what this machine reaches on a matrix product and a copy.
+
+What is removed is not known yet, so the plan is supposed to have a cut for every two removed layers.
+"""
 
 import time
 from collections.abc import Callable
@@ -7,18 +10,23 @@ from typing import Any
 
 import torch
 
-from sglp_core.calibration import WRITTEN_AT_ONCE, Calibration
+from sglp_core.calibration import MASKED_SHARE, UNMASKING_STEPS, WRITTEN_AT_ONCE, Calibration
 from sglp_core.choosing import ANALYSIS_PASSES, CONTROLS, search_budget
 from sglp_core.evaluation import Evaluation
 from sglp_core.method import PROPOSALS, Method
 from sglp_core.outline import Outline
+from sglp_core.repair import JUDGED_SHARE, KINDS
+from sglp_core.repaired_choice import BEST, JUDGED_WINDOWS, MOST_PREDICTIONS
 
 TIMED_SECONDS = 0.3
 PRODUCT_SIZE = 1024
 COPIED_BYTES = 2**27
-# Loading and running the artifact beside the dense model: one verified, two timed, each in a process of its own.
-FRESH_PROCESSES = 3
-FRESH_PROCESS_SECONDS = 6.0
+# Importing the libraries: the job's own process, and the one that the artifact is verified and timed in.
+IMPORT_SECONDS = 6.0
+# Proposals of one cut that are repaired beside the best ones: three measures of runs propose up to three each.
+SINGLE_CUTS = 6
+# Passes over a window at every cut: the dense model and the pruned one, each about half of the way.
+STREAM_PASSES = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,24 +60,56 @@ def expected_seconds(
     stack = outline.stack
     window = stack.total_flops / speed.flops_per_second
     judged = evaluation.samples
-    written = calibration.samples + (judged if evaluation.source == "held_out" else 0)
-    batches = -(-written // (WRITTEN_AT_ONCE * calibration.batch_size))
-    step = outline.weight_bytes / speed.bytes_per_second
-    writing = written * window + batches * calibration.sequence_length * step
     parts = (
         calibration.samples if outline.task != "classification" else -(-calibration.samples // calibration.batch_size)
     )
-    trials = search_budget(len(stack), removed, parts) if method.importance == PROPOSALS else 0
+    searches = method.importance == PROPOSALS
+    trials = search_budget(len(stack), removed, parts) if searches else 0
     part = window * calibration.samples / parts
+    repairing = window * _repaired_windows(outline, removed, method, calibration)
     variants = 3 + (len(CONTROLS) if evaluation.controls else 0)
+    loading = outline.weight_bytes / speed.bytes_per_second
     return {
-        "calibrating": writing if calibration.source == "self" else 0.0,
+        "opening": IMPORT_SECONDS + loading,
+        "calibrating": _writing(outline, calibration, evaluation, speed) if calibration.source == "self" else 0.0,
         "measuring": ANALYSIS_PASSES * calibration.samples * window,
-        # At most: a trial leaves out layers, and shares those before the first of them with the dense model.
-        "planning": trials * part,
+        # At most: a trial leaves out layers, and shares those before the first of them with the dense model. Among
+        # proposals the plan is chosen by what it does once it is repaired.
+        "planning": trials * part + (repairing if searches else 0.0),
+        "repairing": 0.0 if searches else repairing,
         "evaluating": variants * judged * window,
-        "verifying": FRESH_PROCESSES * FRESH_PROCESS_SECONDS + 4 * outline.weight_bytes / speed.bytes_per_second,
+        "verifying": IMPORT_SECONDS + 4 * loading,
     }
+
+
+def _writing(outline: Outline, calibration: Calibration, evaluation: Evaluation, speed: Speed) -> float:
+    """Seconds that the model needs to write its own text."""
+    window = outline.stack.total_flops / speed.flops_per_second
+    written = calibration.samples + (evaluation.samples if evaluation.source == "held_out" else 0)
+    if outline.task == "masked_lm":
+        return UNMASKING_STEPS * written * window
+    batches = -(-written // (WRITTEN_AT_ONCE * calibration.batch_size))
+    step = outline.weight_bytes / speed.bytes_per_second
+    return written * window + batches * calibration.sequence_length * step
+
+
+def _repaired_windows(outline: Outline, removed: int, method: Method, calibration: Calibration) -> float:
+    """Forward passes over one window that repairs take, all candidates together."""
+    kinds = len(KINDS.get(method.repair, ()))
+    if not (kinds and isinstance(outline.stack.path, str)):
+        return 0.0
+    cuts = -(-removed // 2)
+    a_cut = STREAM_PASSES + (2 + kinds) / JUDGED_SHARE
+    chosen = calibration.samples * cuts * a_cut
+    if method.importance != PROPOSALS:
+        return chosen
+    shares = {"causal_lm": 1.0, "masked_lm": MASKED_SHARE, "classification": 1 / calibration.sequence_length}
+    predictions = shares[outline.task] * calibration.sequence_length
+    few = min(calibration.samples, max(JUDGED_WINDOWS, int(MOST_PREDICTIONS / predictions)))
+    turns = min(JUDGED_SHARE, -(-JUDGED_WINDOWS // max(1, few // JUDGED_SHARE)))
+    # Half of the candidates are in the second turn, a quarter in the third.
+    tournament = few * (BEST * cuts + SINGLE_CUTS) * a_cut * (2 - 2.0 ** (1 - turns))
+    return tournament + (chosen if few < calibration.samples else 0.0)
 
 
 def _seconds_each(work: Callable[[], Any]) -> float:

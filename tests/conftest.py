@@ -1,6 +1,7 @@
 """Servers, databases and disks that tests ask for by name; a server is started once, when the first test asks."""
 
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from tests.services.s3 import S3, s3
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
-    with postgresql(tmp_path_factory.mktemp("postgresql")) as server:
+def postgresql_server() -> Iterator[PostgreSQL]:
+    # Where root runs the tests the server is another user, and the next run of tests on this machine would lock that
+    # user out of pytest's own folder.
+    with tempfile.TemporaryDirectory(prefix="sglp-tests-") as folder, postgresql(Path(folder) / "data") as server:
         yield server
 
 
