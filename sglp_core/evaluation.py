@@ -72,7 +72,7 @@ def evaluate(
         sums["dense"] += compared(dense, dense, labels)
         for name, removed in variants.items():
             changed = weights.get(name, {})
-            with skipper.without(removed, resume=not changed), swapped(model, changed):
+            with skipper.without(removed, changed), swapped(model, changed):
                 sums[name] += compared(dense, log_probabilities(logits_of(model, moved), moved.labels, task)[0], labels)
         on_batch()
     return {name: quality_of(total, positions) for name, total in sums.items()}

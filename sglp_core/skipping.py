@@ -1,17 +1,19 @@
-"""The dense model without some layers, computing only what differs from it.
+"""The dense model without some layers, and with some weights changed, computing only what differs from it.
 
-A removed layer is not run at all, and neither are the layers before the first removed one: what they hand on was seen
-when the dense model ran. The result is that of `surgery.bypassed`, number for number.
+A removed layer is not run at all, and neither are the layers before the first that is removed or has another weight:
+what they hand on was seen when the dense model ran. The result is that of `surgery.bypassed`, number for number.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 
 from sglp_core.layers import layer_input
 from sglp_core.surgery import TAILS, bypassed
+from sglp_core.weights import Changes, held
 
 
 class Skipper:
@@ -22,7 +24,7 @@ class Skipper:
     """
 
     def __init__(self, model: Any, layers: nn.ModuleList) -> None:
-        self._layers = layers
+        self._model, self._layers = model, layers
         self._entering: list[Tensor] = []
         text = model.config.get_text_config()
         self._simple = not any(getattr(text, name, None) for name in TAILS)
@@ -44,29 +46,51 @@ class Skipper:
                 handle.remove()
 
     @contextmanager
-    def without(self, removed: Sequence[int], resume: bool = True) -> Iterator[None]:
-        """The watched model, on the same input, as if the layers were removed.
-
-        With `resume` the layers before the first removed one are not run again; their weights must be the same still.
+    def without(self, removed: Sequence[int], changes: Changes = MappingProxyType({})) -> Iterator[None]:
+        """The watched model, on the same input, as if the layers were removed; `changes` are the weights it will have
+        by then other than when it was watched.
         """
-        if not removed or not self._simple:
+        if not self._simple:
             with bypassed(self._layers, removed):
                 yield
             return
-        first = min(removed)
-        skipped = {*removed, *(range(first) if resume else ())}
+        first = min([*removed, *(self._first_of(name) for name in changes)], default=0)
+        replaced = {*removed, *range(first + 1)}
         try:
-            for index in skipped:
-                known = self._entering[first] if resume and index == first else None
-                self._layers[index].forward = _stand_in(known)
+            for index in replaced:
+                layer = self._layers[index]
+                known = self._entering[first] if index == first else None
+                layer.forward = _handing_on(known) if index in removed or index < first else _resuming(layer, known)
             yield
         finally:
-            for index in skipped:
+            for index in replaced:
                 vars(self._layers[index]).pop("forward", None)
 
+    def _first_of(self, name: str) -> int:
+        """The first layer that has this parameter or buffer, the first of all where it is outside of them."""
+        tensor = held(self._model, name)
+        having = (
+            index
+            for index, layer in enumerate(self._layers)
+            if any(each is tensor for each in (*layer.parameters(), *layer.buffers()))
+        )
+        return next(having, 0)
 
-def _stand_in(known: Tensor | None) -> Any:
+
+def _handing_on(known: Tensor | None) -> Any:
+    """A layer that only hands on what it is given, or what is known."""
+
     def forward(*args: Any, **kwargs: Any) -> Tensor:
         return layer_input(args, kwargs) if known is None else known
+
+    return forward
+
+
+def _resuming(layer: nn.Module, known: Tensor | None) -> Any:
+    """The layer itself, on what is known instead of what it is given."""
+    own = layer.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return own(known, *args[1:], **kwargs) if args else own(**{**kwargs, "hidden_states": known})
 
     return forward

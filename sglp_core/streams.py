@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sglp_core.layers import layer_input, layer_output
 from sglp_core.objectives import Batch, logits_of
 from sglp_core.residual import Call, NoForm, Write
-from sglp_core.surgery import bypassed
+from sglp_core.skipping import Skipper
 from sglp_core.weights import Changes, swapped
 
 
@@ -68,9 +68,11 @@ def cut_streams(
         handles = [layers[run[0]].register_forward_pre_hook(enter, with_kwargs=True)]
         return handles + ([model.get_submodule(write.module).register_forward_hook(wrote)] if write else [])
 
-    _until(model, moved, [layers[run[1]].register_forward_hook(hand_on), *(at_the_start() if same else [])])
+    skipper = Skipper(model, layers)
+    with skipper.watched():
+        _until(model, moved, [layers[run[1]].register_forward_hook(hand_on), *(at_the_start() if same else [])])
     if not same:
-        with bypassed(layers, before), swapped(model, changes):
+        with skipper.without(before, changes), swapped(model, changes):
             _until(model, moved, at_the_start())
 
     given = kept["given"]

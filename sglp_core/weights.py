@@ -14,7 +14,7 @@ Changes = Mapping[str, Tensor]
 @contextmanager
 def swapped(model: Any, changes: Changes) -> Iterator[None]:
     """The model with other values for some parameters and buffers; every tensor that did not change is shared."""
-    before = {name: _held(model, name).data for name in changes}
+    before = {name: held(model, name).data for name in changes}
     apply(model, changes)
     try:
         yield
@@ -25,9 +25,9 @@ def swapped(model: Any, changes: Changes) -> Iterator[None]:
 def apply(model: Any, changes: Changes) -> None:
     """Give parameters and buffers new values for good. Tied parameters change together."""
     for name, value in changes.items():
-        held = _held(model, name)
-        assert (value.shape, value.dtype) == (held.shape, held.dtype)
-        held.data = value
+        tensor = held(model, name)
+        assert (value.shape, value.dtype) == (tensor.shape, tensor.dtype)
+        tensor.data = value
 
 
 def owners(model: Any, parameter: Tensor) -> int:
@@ -49,13 +49,14 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 def in_type_of(parameter: Tensor, value: Tensor) -> Tensor:
     """A value as that parameter would hold it; raises `OverflowError` where its type cannot."""
-    held = value.to(parameter.device, parameter.dtype)
-    if not torch.isfinite(held).all():
+    typed = value.to(parameter.device, parameter.dtype)
+    if not torch.isfinite(typed).all():
         raise OverflowError(f"a repaired weight is not finite in {parameter.dtype}")
-    return held.contiguous()
+    return typed.contiguous()
 
 
-def _held(model: Any, name: str) -> Tensor:
+def held(model: Any, name: str) -> Tensor:
+    """The parameter or buffer of this name."""
     module, _, own_name = name.rpartition(".")
-    held: Tensor = getattr(model.get_submodule(module), own_name)
-    return held
+    tensor: Tensor = getattr(model.get_submodule(module), own_name)
+    return tensor

@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch import Tensor, nn
 
 from sglp_core.layers import find_stack, layers_of
 from sglp_core.skipping import Skipper
 from sglp_core.surgery import bypassed
+from sglp_core.weights import swapped
 from tests.round_trip.test_round_trip import CASES
 
 
@@ -29,8 +31,13 @@ def test_skipping_equals_bypassing(name: str) -> None:
     for removed in ((), (0,), (2, 5), (4, 5, 6, 7), tuple(range(8))):
         with bypassed(layers, removed):
             expected = model(**probe).logits
-        for resume in (True, False):
-            with skipper.without(removed, resume):
+        with skipper.without(removed):
+            assert torch.equal(model(**probe).logits, expected)
+        for changed in (0, 3, 7):
+            changes = changed_in(model, layers[changed])
+            with bypassed(layers, removed), swapped(model, changes):
+                expected = model(**probe).logits
+            with skipper.without(removed, changes), swapped(model, changes):
                 assert torch.equal(model(**probe).logits, expected)
     assert torch.equal(model(**probe).logits, dense)
 
@@ -52,6 +59,23 @@ def test_what_is_removed_is_not_run() -> None:
         model(probe)
     assert ran == [4, 6, 7]
     ran.clear()
-    with skipper.without((3, 5), resume=False):
+    for layer, others, expected in ((2, (), [2, 4, 6, 7]), (4, (), [4, 6, 7]), (1, (6,), [1, 2, 4, 6, 7])):
+        ran.clear()
+        changes = {}
+        for index in (layer, *others):
+            changes |= changed_in(model, model.model.layers[index])
+        with skipper.without((3, 5), changes), swapped(model, changes):
+            model(probe)
+        assert ran == expected
+    # What lies outside of the layers may come before them all.
+    ran.clear()
+    with skipper.without((3, 5), {"model.embed_tokens.weight": model.model.embed_tokens.weight}):
         model(probe)
     assert ran == [0, 1, 2, 4, 6, 7]
+
+
+def changed_in(model: nn.Module, layer: nn.Module) -> dict[str, Tensor]:
+    """Another value for the last matrix of a layer, by its name in the model."""
+    last = [parameter for parameter in layer.parameters() if parameter.ndim > 1][-1]
+    name = next(name for name, parameter in model.named_parameters() if parameter is last)
+    return {name: last.detach() * 1.5}
