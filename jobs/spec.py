@@ -176,9 +176,11 @@ class HealingSpec(_Part):
 
 
 class OutputSpec(_Part):
-    """Where the result goes beside the service's own store: `uri` is a bucket or folder that the service may write to.
+    """Where the result goes beside the service's own store: `uri` is a bucket, a folder or a repository on a hub
+    (`hf://organisation/name`) that the service may write to.
 
-    The files lie below it as artifacts are called, and `manifest.json` is written last: it says that all are there.
+    The files lie below it as artifacts are called, and `manifest.json` is written last: it says that all are there. On
+    a hub all is one commit, the model at the root and the rest in `sglp/`.
     """
 
     uri: Annotated[str, Field(max_length=2048), AfterValidator(check_output)] | None = None

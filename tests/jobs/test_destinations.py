@@ -13,11 +13,15 @@ from jobs.uris import ForbiddenURI
 SPEC = {"model": {"uri": "hf://org/name"}, "target": {"kind": "layers", "ratio": 0.25}}
 OURS = Destination(prefix="s3://results/ours/", tenants=("vision",))
 ALL = Destination(prefix="file:///results")
+HUB = [
+    Destination(prefix="hf://team", options={"token": "hub-token"}),
+    Destination(prefix="hf://others/one", options={"token": "hub-token"}),
+]
 
 
 def allowed(uri: str, tenant: str = "vision") -> bool:
     try:
-        destination_of("/output/uri", uri, (OURS, ALL), tenant)
+        destination_of("/output/uri", uri, (OURS, ALL, *HUB), tenant)
     except ForbiddenURI:
         return False
     return True
@@ -36,6 +40,10 @@ def allowed(uri: str, tenant: str = "vision") -> bool:
         ("file:///results/a", True),
         ("file:///result", False),
         ("file:///etc", False),
+        ("hf://team/small", True),
+        ("hf://team-too/small", False),
+        ("hf://others/one", True),
+        ("hf://others/one-too", False),
     ],
 )
 def test_only_what_lies_below_a_prefix_may_be_written(uri: str, expected: bool) -> None:
@@ -50,7 +58,8 @@ def test_a_destination_may_be_one_tenants_own() -> None:
 
 @pytest.mark.parametrize(
     "uri",
-    ["s3://", "s3:///a", "http://host/a", "hf://org/name", "s3://user:secret@bucket/a", "s3://b/a?x", "s3://b/../a",
+    ["s3://", "s3:///a", "http://host/a", "hf://org", "hf://org/name/a", "hf://org/name@v1", "hf://org/..",
+     "hf://a b/c", "s3://user:secret@bucket/a", "s3://b/a?x", "s3://b/../a",
      "s3://b/%2e%2e/a", "s3://b/a//b", "file://host/a", "file:///a/./b", "s3://b/a%0ab"],
 )  # fmt: skip
 def test_a_place_of_another_form_is_refused(uri: str) -> None:
@@ -65,3 +74,14 @@ def test_destinations_come_from_the_environment_and_hide_their_credentials(monke
     settings = Settings()
     assert settings.output_destinations[0].options == {"secret_access_key": "canary"}
     assert "canary" not in f"{settings!r}{settings.output_destinations!r}"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "options"),
+    [("hf://team", {}), ("hf://team", {"token": "canary", "region": "a"}), ("hf://", {"token": "canary"}),
+     ("hf://team/one/two", {"token": "canary"}), ("hf://team/one@v1", {"token": "canary"})],
+)  # fmt: skip
+def test_a_hub_needs_its_token_and_names(prefix: str, options: dict[str, str]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Destination(prefix=prefix, options=options)
+    assert "canary" not in str(caught.value)

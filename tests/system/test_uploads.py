@@ -7,12 +7,14 @@ from typing import Any
 
 import obstore
 import pytest
+from transformers import AutoModelForCausalLM
 
 from client.sdk import SGLPProblem
 from jobs.artifacts import open_store
 from tests.services.postgresql import PostgreSQL
 from tests.services.s3 import S3
 from tests.services.stack import Stack, running_stack
+from tests.services.writable_hub import WritableHub, writable_hub
 from tests.worker.tiny_model import LAYERS, tiny_spec
 
 
@@ -23,9 +25,18 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def model_hub() -> Iterator[WritableHub]:
+    """A hub that takes commits, and workers that speak Git LFS to it: its own protocol has no server that runs here."""
+    with pytest.MonkeyPatch.context() as patch, writable_hub() as server:
+        patch.setenv("HF_HUB_DISABLE_XET", "1")
+        patch.delenv("HF_HUB_OFFLINE", raising=False)
+        yield server
+
+
+@pytest.fixture(scope="module")
 def stack(
     tmp_path_factory: pytest.TempPathFactory, models: Path, results: Path, postgresql_server: PostgreSQL,
-    redis_url: str, s3_server: S3,
+    redis_url: str, s3_server: S3, model_hub: WritableHub,
 ) -> Iterator[Stack]:  # fmt: skip
     directory = tmp_path_factory.mktemp("stack")
     wrong = {**s3_server.options, "secret_access_key": "canary-secret"}
@@ -40,6 +51,7 @@ def stack(
             {"prefix": results.as_uri()},
             {"prefix": f"{s3_server.url}/{directory.name}-pushed", "options": s3_server.options},
             {"prefix": f"{s3_server.url}/forbidden", "options": wrong},
+            {"prefix": "hf://team", "options": {"token": model_hub.token, "endpoint": model_hub.url}},
         ],
     ) as running:
         yield running
@@ -119,6 +131,25 @@ def test_the_result_is_pushed_before_the_job_has_succeeded(
     found = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     assert found == artifacts
     assert job["spec"]["output"]["uri"] == uri
+
+
+def test_a_result_on_a_hub_is_one_commit_that_stock_classes_load(
+    stack: Stack, models: Path, model_hub: WritableHub, uploads: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = tiny_spec(models / "model", models / "text.txt", output={"uri": "hf://team/tiny-small"})
+    job = stack.wait_for_end(stack.client.submit(spec)["id"])
+    assert job["status"] == "succeeded", job["error"]
+    repository = model_hub.repositories["team/tiny-small"]
+    assert list(repository.commits) == [job["result"]["output"]["commit"]]
+    for name, content in repository.files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    model, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert (model.config.num_hidden_layers, info["missing_keys"]) == (LAYERS // 2, set())
+    assert hashlib.sha256(repository.files["sglp/report.json"]).hexdigest() in {
+        each["sha256"] for each in stack.client.artifacts(job["id"])
+    }
+    assert model_hub.token not in stack.logs() + str(list(stack.client.events(job["id"])))
 
 
 def test_a_result_that_may_not_go_there_is_kept_here(stack: Stack, models: Path, uploads: dict[str, Any]) -> None:
