@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import httpx
+from huggingface_hub.utils import disable_progress_bars, httpx
 
 from jobs.artifacts import StorageForbidden, StorageUnavailable
 from jobs.repository import PublishedArtifact
@@ -34,6 +34,8 @@ class PlaceOnHub:
     """The repository `hf://organisation/name`; made private where it is not there yet."""
 
     def __init__(self, uri: str, options: Mapping[str, str]) -> None:
+        # The log of a worker has one line an event.
+        disable_progress_bars()
         self._name = uri.removeprefix("hf://")
         self._hub = HfApi(endpoint=options.get("endpoint"), token=options["token"], library_name="sglp")
 
