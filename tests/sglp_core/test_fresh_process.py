@@ -34,6 +34,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_forks_answer_one_after_the_other_whatever_happened_to_the_last(module: str, tmp_path: Path) -> None:
+    # Those that other tests of the session have left running.
+    before = set(psutil.Process().children(recursive=True))
     with FreshProcesses(tmp_path) as fresh:
         first = fresh.call(module, {"do": "hello"})
         with pytest.raises(SGLPError, match="a reason"):
@@ -45,7 +47,7 @@ def test_forks_answer_one_after_the_other_whatever_happened_to_the_last(module: 
             fresh.call("no_such_module", {})
     assert first["said"] == second["said"] == "hello"
     assert len({first["pid"], second["pid"], os.getpid()}) == 3
-    assert psutil.Process().children(recursive=True) == []
+    assert set(psutil.Process().children(recursive=True)) <= before
 
 
 def test_where_nothing_forks_each_answer_has_an_interpreter(module: str, tmp_path: Path) -> None:
