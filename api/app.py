@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from api import problems
 from api.callers import Callers
@@ -13,6 +13,7 @@ from api.description import describe
 from api.hosts import AllowedHosts
 from api.limits import BodyLimit
 from api.metrics import RequestMetrics, make_registry
+from api.parameters import refuse_unknown_parameters
 from api.requests import Requests
 from api.routes import admin, artifacts, findings, jobs, service, submissions, uploads, webhooks
 from api.watching import JobWatcher
@@ -55,7 +56,8 @@ def make_app(settings: Settings) -> FastAPI:
     app.add_middleware(Requests, metrics=RequestMetrics(app.state.metrics))
     problems.install(app)
     app.openapi = partial(describe, app)
-    routes = (submissions, jobs, artifacts, findings, uploads, webhooks, admin, service)
-    for router in (module.router for module in routes):
-        app.include_router(router)
+    for module in (submissions, jobs, artifacts, findings, uploads, webhooks, admin):
+        app.include_router(module.router, dependencies=[Depends(refuse_unknown_parameters)])
+    # Probes and scrapers may add what they like.
+    app.include_router(service.router)
     return app

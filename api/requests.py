@@ -49,7 +49,7 @@ class Requests:
         async def send_with_id(message: Message) -> None:
             nonlocal status, sent_bytes
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = int(message["status"])
                 MutableHeaders(scope=message)[HEADER] = request_id
             else:
                 sent_bytes += len(message.get("body", b""))

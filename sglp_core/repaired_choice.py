@@ -25,8 +25,8 @@ from sglp_core.repair import JUDGED_SHARE, Repair, Repaired, repair, runs_of, sp
 BEST = 3
 # On how many windows at least the last two are judged, as far as there are as many.
 JUDGED_WINDOWS = 8
-# And on how many predictions plans are told apart at most, fitting included: 16 windows of 256 tokens.
-MOST_PREDICTIONS = 4096
+# And on how many predictions plans are told apart at most, fitting included: 8 windows of 256 tokens.
+MOST_PREDICTIONS = 2048
 
 
 def finalists(proposals: Sequence[Proposal]) -> list[Proposal]:

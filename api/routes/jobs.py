@@ -15,6 +15,7 @@ from api.conditional import etag_of, is_known, wanted_wait
 from api.dependencies import JOB_ID, JobId, Sessions, Tenant, Watcher, found
 from api.event_stream import stream_events
 from api.negotiation import negotiate
+from api.parameters import members
 from api.problems import Problem
 from api.representations import EventPage, JobPage, JobView
 from jobs.database import transaction
@@ -23,7 +24,19 @@ from jobs.states import TERMINAL, State
 from jobs.tables import Job
 
 EVENT_STREAM = "text/event-stream"
-METADATA = re.compile(r"metadata\[(.{1,200})\]")
+# FastAPI has no word for an object in the query.
+METADATA = {
+    "name": "metadata",
+    "in": "query",
+    "style": "deepObject",
+    "explode": True,
+    "description": "only jobs with this text in their metadata: `metadata[name]=text`",
+    "schema": {
+        "type": "object",
+        "propertyNames": {"minLength": 1, "maxLength": 200, "pattern": r"^[^\x00]*$"},
+        "additionalProperties": {"type": "string", "pattern": r"^[^\x00]*$"},
+    },
+}
 
 
 def _dated(text: object) -> object:
@@ -38,7 +51,7 @@ Time = Annotated[AwareDatetime, BeforeValidator(_dated)]
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
-@router.get("")
+@router.get("", openapi_extra={"parameters": [METADATA]})
 def listing(
     request: Request,
     sessions: Sessions,
@@ -48,10 +61,10 @@ def listing(
     status: State | None = None,
     created_after: Annotated[Time | None, Query(description="only jobs made after this time")] = None,
 ) -> JobPage:
-    """Jobs, newest first. `metadata[name]=text` chooses those with this text in their metadata, and may be repeated."""
+    """Jobs, newest first."""
     before = None if after is None else _read_cursor(after)
-    metadata = {match[1]: text for name, text in request.query_params.items() if (match := METADATA.fullmatch(name))}
-    if any("\0" in part for part in (*metadata, *metadata.values())):
+    metadata = members(request, "metadata")
+    if any("\0" in text for text in metadata.values()):
         errors = [{"parameter": "metadata", "detail": "must have no NUL"}]
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the filter cannot match anything", errors=errors)
     with transaction(sessions) as session:

@@ -183,3 +183,27 @@ def test_jobs_are_filtered_by_time_and_metadata(client: httpx.Client) -> None:
     assert page["has_more"]
     rest = client.get("/v1/jobs", params={"metadata[team]": "a", "after": page["next_cursor"]}).json()
     assert [job["id"] for job in rest["data"]] == [ids[0]]
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("staus=failed", "staus"),
+        ("status=failed&status=queued", "status"),
+        ("metadata=a", "metadata"),
+        ("metadata[]=a", "metadata[]"),
+        ("metadata[team]=a&metadata[team]=b", "metadata[team]"),
+        ("labels[team]=a", "labels[team]"),
+    ],
+)
+def test_a_filter_that_is_not_understood_is_refused(client: httpx.Client, query: str, parameter: str) -> None:
+    answer = client.get(f"/v1/jobs?{query}")
+    assert answer.status_code == 422
+    assert [error["parameter"] for error in answer.json()["errors"]] == [parameter]
+
+
+def test_what_takes_no_parameters_says_so(client: httpx.Client) -> None:
+    answer = client.post("/v1/jobs?mode=analyze", json={"mode": "analyze", "model": {"uri": "hf://org/name"}})
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [{"parameter": "mode", "detail": "is not known here, as no parameter is"}]
+    assert client.get("/v1/jobs").json()["data"] == []

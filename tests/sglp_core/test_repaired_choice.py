@@ -91,15 +91,15 @@ def test_of_much_data_a_part_tells_plans_apart_and_all_of_it_repairs_the_winner(
     found = chosen(opened, data, text, "least_squares")
     assert found.repaired is not None
     assert (found.repaired.fitted_windows, found.repaired.judged_windows) == (225, 75)
-    # 4,096 predictions are 256 of the windows.
-    alone = [batch.rows(row, row + 1) for batch in data.calibration(opened) for row in range(len(batch.labels))][:256]
+    # 2,048 predictions are 128 of the windows.
+    alone = [batch.rows(row, row + 1) for batch in data.calibration(opened) for row in range(len(batch.labels))][:128]
     layers = layers_of(opened.model, opened.stack.path)
     for proposal in found.proposals:
         if proposal.repaired_harm is not None:
             removed = proposal.plan.removed_layers
             fitted = repair(opened.model, opened.stack.path, alone, opened.task, removed, "least_squares")
             weights = {"it": fitted.changes}
-            quality = evaluate(opened.model, layers, alone[192:], opened.task, {"it": removed}, weights=weights)
+            quality = evaluate(opened.model, layers, alone[96:], opened.task, {"it": removed}, weights=weights)
             assert proposal.repaired_harm == pytest.approx(harm_of(quality["dense"], quality["it"]), rel=1e-4)
 
 
