@@ -47,7 +47,7 @@ class Callers:
             await unavailable(error)(connection, receive, send)
             return
         address = request.client.host if request.client else ""
-        rate = self._rates.count(caller.key_id if caller and caller.key_id else address)
+        rate = await self._rates.count(caller.key_id if caller and caller.key_id else address)
 
         async def send_with_rate(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 
 from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Rates:
         self._limit = RateLimitItemPerMinute(requests_per_minute)
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
-    def count(self, who: str) -> Rate:
+    async def count(self, who: str) -> Rate:
         """Count one request of this caller."""
-        within = self._limiter.hit(self._limit, who)
-        stats = self._limiter.get_window_stats(self._limit, who)
+        within = await self._limiter.hit(self._limit, who)
+        stats = await self._limiter.get_window_stats(self._limit, who)
         seconds = max(1, math.ceil(stats.reset_time - time.time()))
         headers = {
             "RateLimit-Policy": f'"default";q={self._limit.amount};w={self._limit.get_expiry()}',
