@@ -76,7 +76,7 @@ def _estimated(
     stack = outline.stack
     reachable = {kind: _reachable(outline, kind, method) for kind in KINDS}
     layers = _removed_layers(outline, target)
-    peak = peak_bytes(outline, calibration.batch_size)
+    peak = peak_bytes(outline, calibration.batch_size, calibration.samples + evaluation.samples)
     phases = expected_seconds(outline, layers, method, calibration, evaluation, speed)
     available = available_bytes()
     return {

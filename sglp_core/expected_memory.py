@@ -4,6 +4,8 @@ The model is run on tensors that have a shape and no memory, and everything that
 up. They say that they lie on the CPU, so that attention takes the way it takes there.
 """
 
+import math
+
 import psutil
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
@@ -13,10 +15,12 @@ from sglp_core.layers import example_inputs, layers_of, untrained
 from sglp_core.outline import Outline
 
 LOGIT_BYTES = 4
+PIXEL_BYTES = 4
 
 
-def peak_bytes(outline: Outline, batch_size: int) -> int | None:
-    """The interpreter as it is now, the weights, what a batch keeps, the gradient of its logits and of one layer.
+def peak_bytes(outline: Outline, batch_size: int, samples: int) -> int | None:
+    """The interpreter as it is now, the weights, what a batch keeps, the gradient of its logits and of one layer, and
+    all images, which are held as the model takes them; the tokens of a text are too few to count.
 
     None where what the model computes hangs on the values of its input, which are not known.
     """
@@ -26,7 +30,8 @@ def peak_bytes(outline: Outline, batch_size: int) -> int | None:
         return None
     width = outline.weight_bytes // outline.stack.total_parameters
     layer = max(layer.parameters for layer in outline.stack.layers) * width
-    return int(psutil.Process().memory_info().rss) + outline.weight_bytes + kept + 2 * logits + layer
+    images = samples * math.prod(outline.image_shape) * PIXEL_BYTES if outline.image_shape else 0
+    return int(psutil.Process().memory_info().rss) + outline.weight_bytes + kept + 2 * logits + layer + images
 
 
 def saved_for_backward(outline: Outline, batch_size: int) -> tuple[int, int]:

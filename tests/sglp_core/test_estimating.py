@@ -10,7 +10,7 @@ import transformers
 from transformers import LlamaConfig, ViTImageProcessor
 
 from sglp_core import Calibration, SGLPError, Target, estimate
-from sglp_core.expected_memory import saved_for_backward
+from sglp_core.expected_memory import peak_bytes, saved_for_backward
 from sglp_core.layers import example_inputs, find_stack, layers_of, measure_stack
 from sglp_core.outline import read_outline
 from tests.round_trip.test_round_trip import CASES, STAGED_CASES
@@ -82,6 +82,20 @@ def test_what_the_backward_pass_keeps_is_what_it_keeps_with_weights(name: str, t
     assert logit_bytes == logits.numel() * 4
     assert foretold == sum(storage.nbytes() for storage in kept.values())
     assert saved_for_backward(outline, batch_size=8)[0] == 8 * foretold
+
+
+def test_images_are_held_and_counted(tmp_path: Path) -> None:
+    stock = transformers.ViTForImageClassification
+    stock(stock.config_class(**FAMILIES[stock.__name__])).save_pretrained(tmp_path / "model")
+    processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE})
+    processor.save_pretrained(tmp_path / "model")
+    outline = read_outline(str(tmp_path / "model"), None, TOKENS, tmp_path, None)
+    image = processor(torch.zeros(3, SIZE, SIZE), return_tensors="pt")["pixel_values"]
+    few, many = peak_bytes(outline, 1, 0), peak_bytes(outline, 1, 100_000)
+    assert few is not None
+    assert many is not None
+    # The interpreter itself may grow in between.
+    assert many - few == pytest.approx(100_000 * image.nbytes, rel=0.05)
 
 
 def test_calibration_text_that_is_given_takes_no_time_to_write(model: Path, tmp_path: Path) -> None:
