@@ -27,6 +27,14 @@ FOLD_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
+class Judged:
+    """The same windows by the dense model, and by the pruned one as repaired so far."""
+
+    dense: Quality
+    pruned: Quality
+
+
+@dataclass(frozen=True)
 class Cut:
     """One run of `removed` layers. The repairs of the cuts before it are in `changes`; `grown` says how many times
     smaller they make the stream than the dense model's."""
@@ -67,18 +75,23 @@ class Cut:
                 refused.append(Attempt(self.run, kind, False, str(reason)))
         return built, refused
 
-    def judge(self, built: dict[str, Built], batches: Sequence[Batch], task: Task) -> list[Attempt]:
+    def judge(
+        self, built: dict[str, Built], batches: Sequence[Batch], task: Task, so_far: Judged | None
+    ) -> tuple[list[Attempt], Judged | None]:
         """Accept the repair with the least KL, if it makes KL less and loss no more than it is without it.
 
-        Below the dense model's loss, less of it is chance and no sign of quality, so there KL decides alone.
+        Below the dense model's loss, less of it is chance and no sign of quality, so there KL decides alone. `so_far`
+        is what was said of these batches when the repairs before were judged.
         """
         if not built:
-            return []
+            return [], so_far
         forms = self.forms
-        weights = {"before": self.changes} | {kind: {**self.changes, **b.changes} for kind, b in built.items()}
+        weights: dict[str, Changes] = {kind: {**self.changes, **each.changes} for kind, each in built.items()}
+        if so_far is None:
+            weights["before"] = self.changes
         variants = dict.fromkeys(weights, self.removed)
         quality = evaluate(forms.model, forms.layers, batches, task, variants, weights=weights)
-        before = quality["before"]
+        before = so_far.pruned if so_far else quality["before"]
         most = max(_loss(before), _loss(quality["dense"]))
         better = [kind for kind in built if quality[kind].kl < before.kl and _loss(quality[kind]) <= most]
         best = min(better, key=lambda kind: quality[kind].kl, default=None)
@@ -102,7 +115,7 @@ class Cut:
                     quality[kind].kl,
                 )
             )
-        return attempts
+        return attempts, Judged(quality["dense"], before if best is None else quality[best])
 
     def _fits(self, before: "Writes | NoForm", *, wants_refit: bool) -> "Fits":
         if isinstance(before, NoForm):

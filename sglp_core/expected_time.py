@@ -99,7 +99,8 @@ def _repaired_windows(outline: Outline, removed: int, method: Method, calibratio
     if not (kinds and isinstance(outline.stack.path, str)):
         return 0.0
     cuts = -(-removed // 2)
-    a_cut = STREAM_PASSES + (2 + kinds) / JUDGED_SHARE
+    # The dense model is judged at every cut too.
+    a_cut = STREAM_PASSES + (1 + kinds) / JUDGED_SHARE
     chosen = calibration.samples * cuts * a_cut
     if method.importance != PROPOSALS:
         return chosen

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sglp_core.attempts import Attempt
 from sglp_core.batch_norm import has_batch_norms, repair_batch_norms
-from sglp_core.cuts import Cut
+from sglp_core.cuts import Cut, Judged
 from sglp_core.forms import Forms
 from sglp_core.layers import StackPath, layers_of
 from sglp_core.objectives import Batch, Task
@@ -34,12 +34,16 @@ JUDGED_SHARE = 4
 
 @dataclass(frozen=True)
 class Repaired:
-    """The weights to change, and every attempt with how it went."""
+    """The weights to change, and every attempt with how it went.
+
+    `judged` is what the judged windows say of the model with all of it; None where nothing was folded cut by cut.
+    """
 
     changes: Changes
     attempts: tuple[Attempt, ...]
     fitted_windows: int
     judged_windows: int
+    judged: Judged | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -58,12 +62,13 @@ def repair(
     removed: Sequence[int],
     kind: Repair,
     on_cut: Callable[[int, int], None] = lambda _done, _total: None,
+    forms: Forms | None = None,
 ) -> Repaired:
     """Repair the dense `model` as it is with the layers `removed` from the stack at `path`; nothing is changed yet.
 
     With `auto` each folded repair is tried at every cut, and `compensate` together with each of the others (which then
     aim at the stream without its growth); the one with the least held-out KL is kept. A model with batch norms has
-    their statistics estimated anew instead, once for all cuts.
+    their statistics estimated anew instead, once for all cuts. `forms` are those of this model, where they are known.
     """
     if kind == "none":
         return Repaired({}, (), 0, 0)
@@ -84,22 +89,23 @@ def repair(
     if reason is not None or not isinstance(path, str):
         return _refused(runs, kind, reason)
     on_cut(0, len(runs))
-    forms = Forms(model, path, fitted[0])
+    forms = forms or Forms(model, path, fitted[0])
     folded: dict[str, Tensor] = {}
     attempts: list[Attempt] = []
     # The pruned stream is this many times smaller than the dense one, by the factors that were folded so far.
     grown = 1.0
+    so_far: Judged | None = None
     for number, run in enumerate(runs):
         cut = Cut(forms, tuple(removed), run, dict(folded), grown)
         built, refused = cut.build(KINDS[kind], fitted, judged)
-        judgements = cut.judge(built, judged, task)
+        judgements, so_far = cut.judge(built, judged, task, so_far)
         for attempt in judgements:
             if attempt.accepted:
                 folded |= built[attempt.kind].changes
                 grown *= built[attempt.kind].shrinks
         attempts += refused + judgements
         on_cut(number + 1, len(runs))
-    return Repaired(folded, tuple(attempts), windows(fitted), windows(judged))
+    return Repaired(folded, tuple(attempts), windows(fitted), windows(judged), so_far)
 
 
 def folds(model: Any, path: StackPath, kind: Repair) -> bool:

@@ -14,13 +14,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean
 
+from sglp_core.cuts import Judged
 from sglp_core.evaluation import evaluate
+from sglp_core.forms import Forms
 from sglp_core.judging import harm_of
 from sglp_core.layers import layers_of
 from sglp_core.objectives import IGNORED, Batch, together
 from sglp_core.opening import Opened
 from sglp_core.proposals import Proposal
-from sglp_core.repair import JUDGED_SHARE, Repair, Repaired, repair, runs_of, split, windows
+from sglp_core.repair import JUDGED_SHARE, Repair, Repaired, folds, repair, runs_of, split, windows
 
 BEST = 3
 # On how many windows at least the last two are judged, as far as there are as many.
@@ -46,11 +48,14 @@ def choose_repaired(
 
     Those that were repaired say how they did, the mean over the quarters of the batches that were held out in turn.
     """
-    layers = layers_of(opened.model, opened.stack.path)
+    path = opened.stack.path
+    layers = layers_of(opened.model, path)
     candidates = {each.plan.removed_layers: each for each in finalists(proposals)}
     harms: dict[tuple[int, ...], list[float]] = {removed: [] for removed in candidates}
     order = list(candidates)
     few = _first(batches, MOST_PREDICTIONS)
+    # Found once and not for each candidate.
+    forms = Forms(opened.model, path, few[0]) if isinstance(path, str) and folds(opened.model, path, kind) else None
     rounds = _rounds(len(candidates), windows(split(few)[1]))
     # Only the best repair of the first turn is held: each has copies of many weights.
     kept, kept_for, least = Repaired({}, (), 0, 0), order[0], math.inf
@@ -60,10 +65,13 @@ def choose_repaired(
         turned = _turned(few, turn)
         _, judged = split(turned)
         for removed in order[:count]:
-            repaired = repair(opened.model, opened.stack.path, turned, opened.task, removed, kind)
-            changes = {"it": repaired.changes}
-            quality = evaluate(opened.model, layers, judged, opened.task, {"it": removed}, weights=changes)
-            harm = harm_of(quality["dense"], quality["it"])
+            repaired = repair(opened.model, path, turned, opened.task, removed, kind, forms=forms)
+            found = repaired.judged
+            if found is None:
+                changes = {"it": repaired.changes}
+                quality = evaluate(opened.model, layers, judged, opened.task, {"it": removed}, weights=changes)
+                found = Judged(quality["dense"], quality["it"])
+            harm = harm_of(found.dense, found.pruned)
             harms[removed].append(harm)
             if turn == 0 and harm <= least:
                 kept, kept_for, least = repaired, removed, harm
@@ -71,7 +79,7 @@ def choose_repaired(
             on_repair(done, sum(rounds))
         order.sort(key=lambda each: (-len(harms[each]), fmean(harms[each])))
     if kept_for != order[0] or windows(few) < windows(batches):
-        kept = repair(opened.model, opened.stack.path, batches, opened.task, order[0], kind)
+        kept = repair(opened.model, path, batches, opened.task, order[0], kind, forms=forms)
     asked = [
         replace(candidates[each], repaired_harm=fmean(harms[each]), repaired_trials=len(harms[each])) for each in order
     ]
