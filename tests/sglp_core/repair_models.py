@@ -1,0 +1,102 @@
+"""Random models of many families whose layers are far from idle, for what is folded into their weights."""
+
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from sglp_core.objectives import Batch
+
+SMALL = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4}
+GROUPED = {**SMALL, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}
+# Class, configuration, the writes of a layer (last first), the form and the offset of the last one.
+PRE_NORM = {
+    "llama": ("LlamaForCausalLM", {**GROUPED, "rms_norm_eps": 1e-12}, ["mlp.down_proj", "self_attn.o_proj"]),
+    "llama tied": (
+        "LlamaForCausalLM",
+        {**GROUPED, "rms_norm_eps": 1e-12, "tie_word_embeddings": True, "mlp_bias": True},
+        ["mlp.down_proj", "self_attn.o_proj"],
+    ),
+    "qwen2": ("Qwen2ForCausalLM", {**GROUPED, "rms_norm_eps": 1e-12}, ["mlp.down_proj", "self_attn.o_proj"]),
+    "phi3": ("Phi3ForCausalLM", {**GROUPED, "rms_norm_eps": 1e-12}, ["mlp.down_proj", "self_attn.o_proj"]),
+    "granite": (
+        "GraniteForCausalLM",
+        {**GROUPED, "rms_norm_eps": 1e-12, "residual_multiplier": 0.3},
+        ["mlp.down_proj", "self_attn.o_proj"],
+    ),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        {**GROUPED, "rms_norm_eps": 1e-12},
+        ["post_feedforward_layernorm", "post_attention_layernorm"],
+    ),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        {**GROUPED, "rms_norm_eps": 1e-12},
+        ["post_feedforward_layernorm", "post_attention_layernorm"],
+    ),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        {"vocab_size": 99, "n_embd": 32, "n_layer": 6, "n_head": 4, "layer_norm_epsilon": 1e-12},
+        ["mlp.c_proj", "attn.c_proj"],
+    ),
+    "opt": ("OPTForCausalLM", {**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32}, ["fc2", "self_attn.out_proj"]),
+    "bloom": (
+        "BloomForCausalLM",
+        {"vocab_size": 99, "hidden_size": 32, "n_layer": 6, "n_head": 4, "layer_norm_epsilon": 1e-12},
+        ["mlp.dense_4h_to_h", "self_attention.dense"],
+    ),
+    "falcon": (
+        "FalconForCausalLM",
+        {**SMALL, "layer_norm_epsilon": 1e-12},
+        ["mlp.dense_4h_to_h", "self_attention.dense"],
+    ),
+    "gpt-neox": ("GPTNeoXForCausalLM", {**SMALL, "layer_norm_eps": 1e-12}, ["mlp.dense_4h_to_h", "attention.dense"]),
+}
+POST_NORM = {
+    "bert": ("BertForMaskedLM", SMALL, "output.LayerNorm"),
+    "distilbert": (
+        "DistilBertForMaskedLM",
+        {"vocab_size": 99, "dim": 32, "hidden_dim": 48, "n_layers": 6, "n_heads": 4},
+        "output_layer_norm",
+    ),
+    "opt-350m": (
+        "OPTForCausalLM",
+        {**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32, "do_layer_norm_before": False},
+        "final_layer_norm",
+    ),
+}
+FAMILIES = {name: case[:2] for name, case in (PRE_NORM | POST_NORM).items()}
+
+
+def build(name: str) -> Any:
+    """A random model in float64, its layers far from idle and with norms and biases that are not trivial."""
+    torch.manual_seed(0)
+    class_name, config = FAMILIES[name]
+    stock = getattr(transformers, class_name)
+    model = stock(stock.config_class(**config)).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, dtype=torch.float64)
+            parameter.add_(noise * (0.3 if parameter.ndim == 1 else 3 * parameter.std()))
+    return model
+
+
+def batches(count: int, name: str = "") -> list[Batch]:
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for _ in range(count):
+        ids = torch.randint(5, 99, (4, 24), generator=generator)
+        mask = torch.ones_like(ids)
+        mask[0, 18:] = 0
+        found.append(Batch({"input_ids": ids, "attention_mask": mask}, ids.masked_fill(mask == 0, -100)))
+    return found
+
+
+def logits(model: Any, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        return model(**batch.inputs).logits
+
+
+def apart(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())

@@ -1,0 +1,118 @@
+"""What is folded into weights, against the same change made by a hook."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sglp_core.compensate import fold_growth, scaled
+from sglp_core.folding import fold, fold_change
+from sglp_core.forms import Forms
+from sglp_core.layers import find_stack, layers_of
+from sglp_core.residual import NoForm
+from sglp_core.surgery import bypassed
+from sglp_core.weights import swapped
+from tests.sglp_core.repair_models import FAMILIES, POST_NORM, PRE_NORM, apart, batches, build, logits
+
+
+@pytest.mark.parametrize("name", PRE_NORM)
+def test_the_writes_of_a_layer_are_found(name: str) -> None:
+    model = build(name)
+    path = find_stack(model)
+    writes = Forms(model, path, batches(1)[0]).writes(2)
+    assert [w.module for w in writes.modules] == [f"{path}.2.{module}" for module in PRE_NORM[name][2]]
+    assert not writes.whole
+    assert [w.gain for w in writes.modules] == pytest.approx([0.3 if name == "granite" else 1] * 2)
+    assert {w.offset for w in writes.modules} == {1.0 if name.startswith("gemma") else 0.0}
+
+
+@pytest.mark.parametrize("name", POST_NORM)
+def test_a_post_norm_is_the_whole_output(name: str) -> None:
+    model = build(name)
+    path = find_stack(model)
+    writes = Forms(model, path, batches(1)[0]).writes(2)
+    assert ([w.module for w in writes.modules], writes.whole) == ([f"{path}.2.{POST_NORM[name][2]}"], True)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("alpha", [0.5, 1.7])
+def test_a_folded_growth_equals_the_same_factor_at_the_cut(name: str, alpha: float) -> None:
+    model = build(name)
+    path = find_stack(model)
+    layers, batch = layers_of(model, path), batches(1)[0]
+    forms = Forms(model, path, batch)
+    new = fold_growth(model, alpha, forms.writes(1), [forms.writes(4), forms.writes(5)])
+    with bypassed(layers, (2, 3)):
+        without = logits(model, batch)
+        with scaled(layers[3], alpha):
+            expected = logits(model, batch)
+        with swapped(model, new):
+            found = logits(model, batch)
+    assert apart(without, expected) > 1e-3
+    assert apart(found, expected) < 1e-5
+    assert not any("embed" in changed or "head" in changed for changed in new)
+
+
+def test_without_a_layer_behind_or_before_there_is_nothing_to_fold_into() -> None:
+    model = build("llama")
+    with pytest.raises(NoForm, match="no layer follows"):
+        fold_growth(model, 2.0, None, [])
+    bert = build("bert")
+    forms = Forms(bert, find_stack(bert), batches(1)[0])
+    with pytest.raises(NoForm, match="norm before the cut"):
+        fold_growth(bert, 2.0, None, [forms.writes(1)])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_folded_map_equals_the_same_map_of_what_the_module_writes(name: str) -> None:
+    model = build(name)
+    path = find_stack(model)
+    batch = batches(1)[0]
+    write = Forms(model, path, batch).writes(2).modules[0]
+    module = model.get_submodule(write.module)
+    scale = torch.randn((32,) if write.form == "norm" else (32, 32), dtype=torch.float64)
+    shift = torch.randn(32, dtype=torch.float64) if getattr(module, "bias", None) is not None else None
+
+    def mapped(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        moved = output * scale if scale.ndim == 1 else output @ scale
+        return moved if shift is None else moved + shift / write.gain
+
+    handle = module.register_forward_hook(mapped)
+    expected = logits(model, batch)
+    handle.remove()
+    before = logits(model, batch)
+    with swapped(model, fold(model, write, scale, shift)):
+        found = logits(model, batch)
+    assert apart(before, expected) > 1e-3
+    # Norms that compute in float32, whatever they are given, leave 1e-7.
+    assert apart(found, expected) < 1e-6
+    assert torch.equal(logits(model, batch), before)
+
+
+@pytest.mark.parametrize("name", PRE_NORM)
+def test_a_changed_weight_adds_what_was_fitted(name: str) -> None:
+    model = build(name)
+    path = find_stack(model)
+    batch = batches(1)[0]
+    write = Forms(model, path, batch).writes(2).modules[0]
+    module = model.get_submodule(write.module)
+    if write.form == "norm":
+        with pytest.raises(NoForm, match="mixes no channels"):
+            fold_change(model, write, torch.zeros(32, 32))
+        return
+    features = module.weight.numel() // 32
+    change = torch.randn(features, 32, dtype=torch.float64)
+    shift = torch.randn(32, dtype=torch.float64) if getattr(module, "bias", None) is not None else None
+
+    def more(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        added = args[0] @ change
+        return output + (added if shift is None else added + shift) / write.gain
+
+    handle = module.register_forward_hook(more)
+    expected = logits(model, batch)
+    handle.remove()
+    with swapped(model, fold_change(model, write, change, shift)):
+        found = logits(model, batch)
+    assert apart(logits(model, batch), expected) > 1e-3
+    assert apart(found, expected) < 1e-6

@@ -1,0 +1,134 @@
+"""What is fitted at a cut, against regressions of numpy on all rows at once."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sglp_core.forms import Forms
+from sglp_core.layers import find_stack
+from sglp_core.least_squares import ElementwiseFit, LinearFit
+from sglp_core.objectives import Batch
+from sglp_core.refitting import MOST_FEATURES, RIDGES, Refit
+from sglp_core.residual import NoForm
+from sglp_core.streams import cut_streams
+from sglp_core.through_norms import RefitThroughNorm
+from sglp_core.weights import swapped
+from tests.sglp_core.repair_models import POST_NORM, batches, build
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.7])
+@pytest.mark.parametrize("shift", [False, True])
+def test_least_squares_equals_weighted_ridge_regression_on_all_rows_at_once(shift: bool, alpha: float) -> None:
+    generator = np.random.default_rng(0)
+    written, handed_on, wanted = (generator.normal(size=(300, 8)) for _ in range(3))
+    wanted[0] *= 1e4
+    fit = LinearFit(8, 8, shift)
+    for rows in np.array_split(np.arange(300), 7):
+        fit.add(*(torch.from_numpy(each[rows]) for each in (written, handed_on, wanted)))
+    change, constant = fit.solve(0.1, alpha)
+    found = np.eye(8) + change.numpy()
+
+    root = 1 / np.linalg.norm(wanted, axis=1, keepdims=True)
+    penalty = 0.1 * np.mean(np.sum((root * written) ** 2, 0))
+    features = np.hstack([written, np.ones((300, 1))]) if shift else written
+    regular = np.sqrt(penalty) * np.eye(8, features.shape[1])
+    # T is drawn to the identity: its rows are those of a regression whose last equations say so.
+    left = np.vstack([root * features, regular])
+    right = np.vstack([root * (wanted / alpha - handed_on + written), np.sqrt(penalty) * np.eye(8)])
+    expected = np.linalg.lstsq(left, right, rcond=None)[0]
+    np.testing.assert_allclose(found, expected[:8], rtol=1e-8, atol=1e-10)
+    assert (constant is None) == (not shift)
+    if shift:
+        np.testing.assert_allclose(constant, expected[8], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("noise", [0.01, 20.0])
+def test_the_ridge_of_a_refit_is_the_one_that_errs_least_on_what_was_not_fitted(noise: float) -> None:
+    generator = np.random.default_rng(0)
+    truth = generator.normal(size=(12, 5))
+    parts = []
+    for rows in (30, 40):
+        entered, handed_on = generator.normal(size=(rows, 12)), generator.normal(size=(rows, 5))
+        parts.append((entered, handed_on, handed_on + entered @ truth + noise * generator.normal(size=(rows, 5))))
+    refit = Refit(12, 5, shift=False)
+    for part, held_out in zip(parts, (False, True), strict=True):
+        refit.add(*(torch.from_numpy(each) for each in part), held_out=held_out)
+    found, _ = refit.solve()
+
+    def fitted(ridge: float) -> np.ndarray:
+        entered, handed_on, wanted = parts[0]
+        root = 1 / np.linalg.norm(wanted, axis=1, keepdims=True)
+        penalty = np.sqrt(ridge * np.mean(np.sum((root * entered) ** 2, 0)))
+        left = np.vstack([root * entered, penalty * np.eye(12)])
+        right = np.vstack([root * (wanted - handed_on), np.zeros((12, 5))])
+        return np.linalg.lstsq(left, right, rcond=None)[0]
+
+    def error(change: np.ndarray) -> float:
+        entered, handed_on, wanted = parts[1]
+        return float(np.sum(np.sum((handed_on + entered @ change - wanted) ** 2, 1) / np.sum(wanted**2, 1)))
+
+    best = min(RIDGES, key=lambda ridge: error(fitted(ridge)))
+    assert best == (RIDGES[0] if noise < 1 else RIDGES[-1])
+    np.testing.assert_allclose(found, fitted(best), rtol=1e-7, atol=1e-9)
+
+
+def test_a_write_of_too_many_channels_is_not_fitted_anew() -> None:
+    with pytest.raises(NoForm, match="channels enter"):
+        Refit(MOST_FEATURES + 1, 8, shift=False)
+
+
+@pytest.mark.parametrize("name", [*POST_NORM, "gemma2", "gemma3"])
+def test_a_projection_is_fitted_through_the_norm_behind_it(name: str) -> None:
+    model = build(name)
+    path = find_stack(model)
+    forms = Forms(model, path, batches(1)[0])
+    write = forms.writes(2).modules[0]
+    inner = forms.inside(2, write)
+    last = {"bert": "output.dense", "distilbert": "ffn.lin2", "opt-350m": "fc2"}.get(name, "mlp.down_proj")
+    assert inner.module == f"{path}.2.{last}"
+
+    def streams(batch: Batch, through: Any) -> Any:
+        return cut_streams(model, forms.layers, batch, (3,), (3, 3), {}, through)
+
+    weight = model.get_submodule(inner.module).weight
+    other = {f"{inner.module}.weight": weight.data + torch.randn_like(weight) * weight.std() / 2}
+    refit = RefitThroughNorm(model, write, inner)
+    pairs = []
+    for batch, held_out in zip(batches(24), [False] * 16 + [True] * 8, strict=True):
+        with swapped(model, other):
+            wanted = streams(batch, write).given
+        here = streams(batch, write)
+        entered = streams(batch, inner).entered
+        refit.add(entered, here.entered, here.written, here.given, wanted, held_out=held_out)
+        pairs.append((batch, here.given, wanted))
+    apart_before = apart_after = 0.0
+    with swapped(model, refit.changes()):
+        for batch, given, wanted in pairs[16:]:
+            apart_before += float((given - wanted).square().sum())
+            apart_after += float((streams(batch, write).given - wanted).square().sum())
+    assert apart_after < 0.05 * apart_before
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.7])
+@pytest.mark.parametrize("shift", [False, True])
+def test_elementwise_least_squares_equals_a_regression_of_each_channel(shift: bool, alpha: float) -> None:
+    generator = np.random.default_rng(0)
+    written, handed_on, wanted = (generator.normal(size=(300, 8)) for _ in range(3))
+    fit = ElementwiseFit(8, shift)
+    for rows in np.array_split(np.arange(300), 7):
+        fit.add(*(torch.from_numpy(each[rows]) for each in (written, handed_on, wanted)))
+    found, constant = fit.solve(0.1, alpha)
+
+    root = 1 / np.linalg.norm(wanted, axis=1)
+    for channel in range(8):
+        column = root * written[:, channel]
+        regular = np.sqrt(0.1 * column @ column)
+        left = np.stack([column, root if shift else np.zeros(300)], 1)
+        right = root * (wanted / alpha - handed_on + written)[:, channel]
+        solution = np.linalg.lstsq(np.vstack([left, [regular, 0]]), np.append(right, regular), rcond=None)[0]
+        assert found[channel] == pytest.approx(solution[0], rel=1e-8)
+        if shift:
+            assert constant is not None
+            assert constant[channel] == pytest.approx(solution[1], rel=1e-8)
