@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import transformers
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -56,21 +57,36 @@ InMemory = Annotated[
 
 
 class Bars:
-    """One progress bar a phase on a terminal, one line a phase elsewhere."""
+    """One progress bar a phase and unit on a terminal, one line a phase elsewhere."""
 
     def __init__(self) -> None:
         self.bars = Progress(
-            TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+            TextColumn("{task.description:12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]:8}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
         )
         self.tasks: dict[tuple[str, str], TaskID] = {}
+        # Ours tell what these would, and they would be torn by ours.
+        transformers.utils.logging.disable_progress_bar()
 
     def progress(self, progress: sglp_core.Progress) -> None:
         key = (progress.phase, progress.unit)
         if key not in self.tasks:
-            self.tasks[key] = self.bars.add_task(progress.phase)
-            if not console.is_terminal:
+            if not console.is_terminal and progress.phase not in {phase for phase, _ in self.tasks}:
                 console.print(progress.phase)
+            self._finish()
+            self.tasks[key] = self.bars.add_task(progress.phase, unit="" if progress.unit == "steps" else progress.unit)
         self.bars.update(self.tasks[key], completed=progress.done, total=progress.total)
+
+    def _finish(self) -> None:
+        """What others follow is complete, whatever its last progress was."""
+        for task in self.bars.tasks[-1:]:
+            self.bars.update(task.id, completed=task.total)
+            self.bars.stop_task(task.id)
 
     def resolved(self, facts: dict[str, Any]) -> None:
         console.print(f"{facts['class']} ({facts['format']}, sha256 {facts['model_sha256'][:12]}…)")
