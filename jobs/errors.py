@@ -24,7 +24,7 @@ REASONS = {
     "unsafe_format": Reason("The files could run code, or lie about what they hold.", False),
     "unsupported_architecture": Reason("No stack of removable layers was found in the model.", False),
     "target_unreachable": Reason("No choice of layers reaches the target; the message says what could be.", False),
-    "bad_calibration": Reason("The calibration or evaluation data is empty, unreadable or too short.", False),
+    "bad_calibration": Reason("The calibration or evaluation data is missing, empty, unreadable or too short.", False),
     "out_of_memory": Reason("The worker has not enough memory for this model and batch size.", False),
     "gpu_out_of_memory": Reason("The GPU has not enough memory for this model and batch size.", False),
     "deadline_exceeded": Reason("The job did not end within its deadline_seconds.", True),

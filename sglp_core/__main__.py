@@ -1,8 +1,9 @@
 """The method on the command line: `sglp compress MODEL --remove 0.25 --out DIR`, without any service."""
 
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -205,8 +206,15 @@ def estimate(
 
 @contextmanager
 def _told_plainly(out: Path) -> Iterator[Bars]:
-    if out.exists() and any(out.iterdir()):
-        raise typer.BadParameter(f"{out} is not empty; name a new directory", param_hint="--out")
+    # Made now: what cannot be written should not be found out after the work.
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise typer.BadParameter(f"{out} is not empty; name a new directory", param_hint="--out")
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise typer.BadParameter(f"{out} is no folder to write to: {error.strerror}", param_hint="--out") from error
     bars = Bars()
     try:
         with bars.bars:
@@ -215,6 +223,10 @@ def _told_plainly(out: Path) -> Iterator[Bars]:
         code = getattr(error, "code", "invalid")
         console.print(f"[red]{code}[/red]: {error}", soft_wrap=True)
         sys.exit(1)
+    finally:
+        # It stays where something was written.
+        with suppress(OSError):
+            out.rmdir()
 
 
 def _target(of: TargetKind, remove: float | None, metric: Metric, max_drop: float | None) -> Target | QualityTarget:

@@ -16,7 +16,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from sglp_core.errors import BadCalibration
+from sglp_core.errors import BadCalibration, ModelNotFound
 from sglp_core.objectives import IGNORED, Batch, Task
 from sglp_core.sources import within
 from sglp_core.texts import draw_texts
@@ -160,9 +160,12 @@ def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def local_path(source: str, roots: Sequence[Path] | None) -> Path:
-    """A data source given as a path or a `file://` URI; refuses one outside `roots`."""
+    """A data source given as a path or a `file://` URI; refuses one outside `roots`, and one that is not there."""
     parts = urlsplit(source)
-    return within(Path(unquote(parts.path)) if parts.scheme == "file" else Path(source), roots)
+    try:
+        return within(Path(unquote(parts.path)) if parts.scheme == "file" else Path(source), roots)
+    except ModelNotFound as error:
+        raise BadCalibration(str(error)) from error
 
 
 def _padded(rows: list[list[int]], length: int, tokenizer: Any) -> Windows:

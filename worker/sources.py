@@ -111,7 +111,8 @@ class Sources:
         if not uri.endswith(DATA_SUFFIXES):
             raise SourceError("bad_calibration", f"{uri} must be one {', '.join(DATA_SUFFIXES)} file")
         place, file_name = self._split(uri)
-        return self._fetched(place, [self._required(place, file_name, uri)], self._folder / name, uri) / file_name
+        file = self._required(place, file_name, uri, "bad_calibration")
+        return self._fetched(place, [file], self._folder / name, uri) / file_name
 
     def _model_files(self, uri: str) -> tuple[Place, list[RemoteFile]]:
         """The files a model is made of, each asked for by its name."""
@@ -207,10 +208,10 @@ class Sources:
                 return None
             raise
 
-    def _required(self, place: Place, name: str, uri: str) -> RemoteFile:
+    def _required(self, place: Place, name: str, uri: str, code: str = "model_not_found") -> RemoteFile:
         found: RemoteFile | None = self._again(lambda: place.find(name))
         if found is None:
-            raise SourceError("model_not_found", f"there is no {uri}")
+            raise SourceError(code, f"there is no {uri}")
         return found
 
     def _again(self, ask: Callable[[], Any]) -> Any:

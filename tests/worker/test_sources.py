@@ -104,6 +104,12 @@ def test_a_missing_bucket_or_key_is_not_found(path: str, open_sources: Open, mod
     assert refusal(open_sources("s3://"), path.format(bucket=s3_server.url))[0] == "model_not_found"
 
 
+def test_missing_data_is_told_apart_from_a_missing_model(open_sources: Open, s3_server: S3) -> None:
+    with pytest.raises(SourceError, match=r"there is no .*/data/none\.txt") as caught:
+        open_sources().data(f"{s3_server.url}/data/none.txt", "calibration")
+    assert caught.value.code == "bad_calibration"
+
+
 def test_a_store_that_is_down_is_unreachable(open_sources: Open, s3_server: S3) -> None:
     code, message = refusal(open_sources(endpoint=f"http://127.0.0.1:{free_port()}"), f"{s3_server.url}/models/tiny")
     assert (code, "submit the job again" in message) == ("source_unreachable", True)

@@ -1,0 +1,95 @@
+"""`sglp compress`, `sweep` and `estimate` without a service: what they write, print and refuse."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from sglp_core.__main__ import app
+from tests.worker.tiny_model import LAYERS, write_text, write_tiny_model
+
+SGLP_COMMAND = Path(sys.executable).with_name("sglp")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model and a text, which every test writes beside."""
+    folder = tmp_path_factory.mktemp("made")
+    write_tiny_model(folder / "model")
+    write_text(folder / "text.txt")
+    return folder
+
+
+def run(made: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SGLP_COMMAND, *arguments],
+        check=False,
+        cwd=made,
+        capture_output=True,
+        text=True,
+        env={"PATH": "", "HOME": str(made)},
+    )
+
+
+def given(out: str, *more: str) -> Sequence[str]:
+    text = ["--calibration", "text.txt", "--samples", "8", "--sequence-length", "32", "--evaluation-samples", "4"]
+    return ["model", *text, "--out", out, *more]
+
+
+def test_compress_writes_a_smaller_model_and_says_how_to_load_it(made: Path) -> None:
+    done = run(made, "compress", *given("smaller", "--remove", "0.5", "--of", "layers"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == 'transformers.LlamaForCausalLM.from_pretrained("smaller/model")'
+    phases = ["fetching", "opening", "calibrating", "measuring", "planning", "evaluating", "pruning", "verifying"]
+    assert [line for line in done.stderr.splitlines() if line in phases] == phases
+    assert "Writing model shards" not in done.stderr
+    model = AutoModelForCausalLM.from_pretrained(made / "smaller" / "model")
+    plan = json.loads((made / "smaller" / "report.json").read_text())["plan"]
+    assert len(model.model.layers) == LAYERS - len(plan["removed_layers"]) == LAYERS // 2
+
+
+def test_sweep_and_estimate_print_their_tables(made: Path) -> None:
+    swept = run(made, "sweep", *given("swept", "--ratio", "0.2", "--ratio", "0.9"))
+    assert swept.returncode == 0, swept.stderr
+    assert "cannot remove 0.9" in swept.stdout
+    estimated = run(made, "estimate", *given("estimated", "--remove", "0.2"))
+    assert estimated.returncode == 0, estimated.stderr
+    assert "| planning |" in estimated.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["compress", "nowhere", "--remove", "0.3", "--out", "out"], "model_not_found: there is no file or directory"),
+        (["compress", "text.txt", "--remove", "0.3", "--out", "out"], "unsafe_format: "),
+        (["compress", *given("out", "--remove", "1.5")], "invalid: target ratio must lie between 0 and 1"),
+        (["compress", *given("out", "--remove", "0.99")], "target_unreachable: "),
+        (
+            ["compress", *given("out", "--remove", "0.3", "--calibration", "no.txt")],
+            "bad_calibration: there is no file",
+        ),
+        (["compress", *given("out")], "give one of --remove and --max-drop"),
+        (["compress", *given("text.txt", "--remove", "0.3")], "text.txt is no folder to write to: File exists"),
+        (["compress", *given("text.txt/out", "--remove", "0.3")], "is no folder to write to: Not a directory"),
+        (["compress", *given("model", "--remove", "0.3")], "model is not empty; name a new directory"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(
+    made: Path, monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str], said: str
+) -> None:
+    def files() -> list[Path]:
+        return [path for path in sorted(made.rglob("*")) if ".cache" not in path.parts]
+
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("HOME", str(made))
+    before = files()
+    # In this process: nothing of it hangs on a fresh one, and importing the libraries takes most of the time.
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code in {1, 2}
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert files() == before
