@@ -10,7 +10,7 @@ from ulid import ULID
 
 from jobs.clock import UTCDateTime, later, now, seconds_until
 from jobs.repository.moves import move
-from jobs.repository.tenants import check_submission
+from jobs.repository.tenants import check_submission, is_limited
 from jobs.repository.uploads import take_uploads
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL, State
@@ -22,9 +22,11 @@ NEW = {"state": State.QUEUED, "version": 1, "last_event_seq": 1, "attempt": 0, "
 NEW_JOB = (
     insert(Job.__table__)  # type: ignore[arg-type]
     .values(**NEW, created_at=now(), not_before=now(), deadline_at=later(bindparam("deadline_seconds", type_=Float)))
-    .returning(Job.created_at, Job.not_before, Job.deadline_at)
+    .returning(Job.created_at, Job.not_before, Job.deadline_at, is_limited(bindparam("owner")).label("limited"))
 )
 FIRST_EVENT = insert(Event.__table__).values(seq=1, type=State.QUEUED, data={}, created_at=now())  # type: ignore[arg-type]
+# SQLite has no such thing, and no round trip to save.
+NEW_JOB_WITH_EVENT = NEW_JOB.add_cte(FIRST_EVENT.values(job_id=bindparam("event_of")).cte("first_event"))
 
 
 def new_job_id() -> str:
@@ -49,7 +51,6 @@ class JobRepository:
         traceparent: str | None = None,
     ) -> Job:
         """Write a new job that waits for a worker, and its first event. Raises `QuotaExceeded`, `UnusableUpload`."""
-        check_submission(self._session, tenant)
         job_id = job_id or new_job_id()
         written = {
             "id": job_id,
@@ -60,10 +61,17 @@ class JobRepository:
             "max_attempts": max_attempts,
             "traceparent": traceparent,
         }
-        times = self._session.execute(NEW_JOB, {**written, "deadline_seconds": spec.deadline_seconds}).one()
+        asked = {**written, "owner": tenant, "deadline_seconds": spec.deadline_seconds}
+        if self._session.get_bind().dialect.name == "postgresql":
+            made = self._session.execute(NEW_JOB_WITH_EVENT, {**asked, "event_of": job_id}).one()
+        else:
+            made = self._session.execute(NEW_JOB, asked).one()
+            self._session.execute(FIRST_EVENT, {"job_id": job_id})
+        if made.limited:
+            check_submission(self._session, tenant)
         take_uploads(self._session, tenant, job_id, spec)
-        self._session.execute(FIRST_EVENT, {"job_id": job_id})
-        return Job(**written, **NEW, **times._mapping)
+        times = {"created_at": made.created_at, "not_before": made.not_before, "deadline_at": made.deadline_at}
+        return Job(**written, **NEW, **times)
 
     def get(self, tenant: str, job_id: str) -> Job | None:
         """The job, if the tenant has one of this id."""

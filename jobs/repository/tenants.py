@@ -1,12 +1,13 @@
 """Tenants, and the quotas that their jobs are held to.
 
-A check locks its tenant's row, so that of any number of requests at once no two count the same free place.
+A check locks its tenant's row, so that of any number of requests at once no two count the same free place. Most tenants
+have no quotas, so a submission asks for them in the statement that writes the job, and counts only where there are any.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ScalarSelect, Select, bindparam, func, or_, select, update
+from sqlalchemy import BindParameter, Exists, ScalarSelect, Select, bindparam, exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -15,9 +16,10 @@ from jobs.states import HELD, State
 from jobs.tables import Artifact, Job, Tenant, Upload, UploadFile
 
 # Only a tenant that has such quotas is locked. Keys that are made meanwhile refer to its row, and need not wait.
+HAS_LIMITS = or_(Tenant.queued_jobs.is_not(None), Tenant.stored_bytes.is_not(None))
 LIMITS = (
     select(Tenant.queued_jobs, Tenant.stored_bytes)
-    .where(Tenant.name == bindparam("tenant"), or_(Tenant.queued_jobs.is_not(None), Tenant.stored_bytes.is_not(None)))
+    .where(Tenant.name == bindparam("tenant"), HAS_LIMITS)
     .with_for_update(key_share=True)
 )
 
@@ -75,14 +77,21 @@ class TenantRepository:
         return self._session.scalars(changed.execution_options(populate_existing=True)).one_or_none()
 
 
+def is_limited(tenant: BindParameter[str]) -> Exists:
+    """Whether `check_submission` has anything to check."""
+    return exists().where(Tenant.name == tenant, HAS_LIMITS)
+
+
 def check_submission(session: Session, tenant: str) -> None:
-    """Raises `QuotaExceeded` where the tenant may not have one more waiting job, or has stored enough."""
+    """Raises `QuotaExceeded` where the waiting jobs of the tenant, the one just written included, are more than it may
+    have, or it has stored enough.
+    """
     row = session.execute(LIMITS, {"tenant": tenant}).one_or_none()
     if row is None:
         return
     if row.queued_jobs is not None:
         waiting = select(func.count()).select_from(Job).where(Job.tenant == tenant, Job.state == State.QUEUED)
-        _hold("queued_jobs", row.queued_jobs, session.scalar(waiting))
+        _hold("queued_jobs", row.queued_jobs, (session.scalar(waiting) or 0) - 1)
     if row.stored_bytes is not None:
         _hold("stored_bytes", row.stored_bytes, _stored_bytes(session, tenant))
 
@@ -126,6 +135,6 @@ def _running(tenant: object) -> ScalarSelect[int]:
     return counted.scalar_subquery()
 
 
-def _hold(quota: str, limit: int, use: int | None) -> None:
-    if (use or 0) >= limit:
-        raise QuotaExceeded(quota, limit, int(use or 0))
+def _hold(quota: str, limit: int, use: int) -> None:
+    if use >= limit:
+        raise QuotaExceeded(quota, limit, use)
