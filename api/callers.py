@@ -77,7 +77,10 @@ class Callers:
 
 
 def _needed(request: Request) -> Scope:
-    """The scope that a request needs, by its place and its method."""
-    if request.url.path.startswith(ADMIN):
+    """The scope that a request needs, by its method and its place.
+
+    That is what the router goes by, and not `request.url`, which is put together from header fields.
+    """
+    if request.scope["path"].startswith(ADMIN):
         return Scope.ADMIN
     return Scope.JOBS_READ if request.method in {"GET", "HEAD"} else Scope.JOBS_WRITE

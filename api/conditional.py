@@ -18,7 +18,8 @@ def etag_of(job: Job) -> str:
 def is_known(request: Request, job: Job) -> bool:
     """Whether the client already has this version."""
     known = parse_etags(request.headers.get("if-none-match", ""))
-    return known.contains(etag_of(job).strip('"'))
+    # A proxy that compresses makes a strong validator a weak one.
+    return known.contains_weak(etag_of(job).strip('"'))
 
 
 def wanted_wait(request: Request) -> int:

@@ -18,14 +18,18 @@ from jobs.tables import Artifact
 
 
 def deliver(request: Request, store: ArtifactStore, artifact: Artifact, *, inline: bool = False) -> Response:
-    """The answer to a GET of a published file; what is shown inline is small and comes from here in any case."""
-    url = None if inline else store.signed_url(artifact.key)
+    """The answer to a GET or HEAD of a published file; what is shown inline is small and always comes from here."""
+    # A signature is good for one method.
+    url = None if inline or request.method == "HEAD" else store.signed_url(artifact.key)
     if url is not None:
         return RedirectResponse(url, HTTPStatus.TEMPORARY_REDIRECT, {"Cache-Control": "no-store"})
     headers = _headers(artifact, inline=inline)
     if _unchanged(request, artifact):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     part = _range(request, artifact)
+    if request.method == "HEAD":
+        headers["Content-Length"] = str(artifact.size_bytes)
+        return Response(headers=headers, media_type=artifact.media_type)
     if part is None:
         headers["Content-Length"] = str(artifact.size_bytes)
         chunks = checked(store.stream(artifact.key), artifact.key, artifact.sha256)

@@ -14,9 +14,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import respond
 
+# What asks these calls the service by an address, or by its name inside a network.
+PROBES = frozenset({"/livez", "/readyz", "/metrics"})
+
 
 class AllowedHosts:
-    """ASGI middleware: 400 for a `Host` that is not allowed, and 403 for an `Origin` that is not the host."""
+    """ASGI middleware: 400 for a `Host` that is not allowed, and 403 for an `Origin` that is not the host.
+
+    A service with keys answers probes under any name.
+    """
 
     def __init__(self, app: ASGIApp, allowed_hosts: tuple[str, ...], *, same_origin: bool) -> None:
         self._app = app
@@ -28,9 +34,10 @@ class AllowedHosts:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             origin = headers.get("origin")
-            if not await self._is_allowed(scope, receive):
+            is_probe = not self._same_origin and scope["path"] in PROBES
+            if not (is_probe or await self._is_allowed(scope, receive)):
                 answer = respond(HTTPStatus.BAD_REQUEST, "the API is not called by this host; see SGLP_ALLOWED_HOSTS")
-            elif self._same_origin and origin is not None and urlsplit(origin).netloc != headers["host"]:
+            elif self._same_origin and origin is not None and _host_of(origin) != headers["host"]:
                 answer = respond(HTTPStatus.FORBIDDEN, "without API keys, no page of another origin may call this")
         await answer(scope, receive, send)
 
@@ -43,6 +50,13 @@ class AllowedHosts:
 
         await self._judge(scope, receive, note)
         return not answered
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 async def _pass(_scope: Scope, _receive: Receive, _send: Send) -> None:

@@ -9,9 +9,9 @@ import structlog
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from ulid import ULID
 
 from api.metrics import RequestMetrics
+from jobs.ids import new_id
 from jobs.tracing import begin_span
 
 HEADER = "X-Request-Id"
@@ -36,7 +36,7 @@ class Requests:
             return
         begin = time.perf_counter()
         given = Headers(scope=scope).get(HEADER, "")
-        request_id = given if FORM.fullmatch(given) else f"req_{str(ULID()).lower()}"
+        request_id = given if FORM.fullmatch(given) else new_id("req")
         scope.setdefault("state", {})["request_id"] = request_id
         # The server has made a context for this request; bound to the end, so that what it logs has the id too.
         structlog.contextvars.clear_contextvars()

@@ -17,6 +17,7 @@ TERMINAL = {"succeeded", "failed", "cancelled"}
 # A long poll that is short enough for the caller to look around in between.
 LOOK_SECONDS = 2
 PAUSE_SECONDS = 0.5
+SHORTEST_SECONDS = 0.1
 PATIENCE_SECONDS = 60.0
 COMPLETE_SECONDS = 90.0
 UNAVAILABLE = {429, 502, 503, 504}
@@ -222,6 +223,7 @@ class SGLP:
         job: Json = {"status": None}
         while job["status"] not in TERMINAL:
             on_poll()
+            asked_at = time.monotonic()
             try:
                 response = self._http.get(_path(job_id), headers=headers)
                 if response.status_code != httpx.codes.NOT_MODIFIED:
@@ -235,6 +237,9 @@ class SGLP:
                 time.sleep(PAUSE_SECONDS)
                 continue
             give_up = time.monotonic() + PATIENCE_SECONDS
+            if job["status"] not in TERMINAL:
+                # What stands in between may keep an answer from being waited for.
+                time.sleep(max(0.0, SHORTEST_SECONDS - (time.monotonic() - asked_at)))
         return job
 
     def report(self, job_id: str) -> Json:

@@ -11,6 +11,8 @@ Network = IPv4Network | IPv6Network
 
 # Ways around IPv4 rules that count as global themselves: NAT64 (RFC 6052, RFC 8215) and IPv4-compatible addresses.
 TRANSLATED = tuple(ip_network(each) for each in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96"))
+# Python calls them public: 6to4 relays (RFC 7526), site-local addresses (RFC 3879), those for documentation (RFC 9637).
+NOT_PUBLIC = tuple(ip_network(each) for each in ("192.88.99.0/24", "fec0::/10", "3fff::/20"))
 
 
 def may_connect(address: Address, allowed: Sequence[Network] = ()) -> bool:
@@ -25,7 +27,8 @@ def may_connect(address: Address, allowed: Sequence[Network] = ()) -> bool:
         carries = address.ipv4_mapped or address.sixtofour or address.teredo
         if carries or any(address in network for network in TRANSLATED):
             return False
-    return address.is_global and not address.is_multicast and not address.is_reserved
+    is_named = any(address in network for network in NOT_PUBLIC)
+    return address.is_global and not (is_named or address.is_multicast or address.is_reserved)
 
 
 def literal_address(host: str) -> Address | None:

@@ -116,8 +116,12 @@ class ArtifactStore:
 
     def list(self, prefix: str) -> list[str]:
         """The keys below a prefix that ends with a slash."""
+        return list(self.sizes(prefix))
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """The size of every object below a prefix that ends with a slash, by key."""
         with _told_plainly(prefix):
-            return [item["path"] for batch in obstore.list(self._store, prefix) for item in batch]
+            return {item["path"]: item["size"] for batch in obstore.list(self._store, prefix) for item in batch}
 
     def delete_prefix(self, prefix: str) -> None:
         """Delete everything below the prefix, or the object of this key."""

@@ -2,11 +2,11 @@
 
 import importlib.util
 import json
+import re
 import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from jobs.settings import Settings
 # Migrations change whole tables; what serves requests waits for `Settings.database_timeout_seconds`.
 STATEMENT_SECONDS = 30.0
 SQLITE_BUSY_SECONDS = 30.0
+# Behind an even number of backslashes.
+NUL_IN_JSON = re.compile(r"((?<!\\)(?:\\\\)*)\\u0000")
 # What a database says that is down, fails over, or has more to do than connections for it.
 DATABASE_DOWN = (OperationalError, InternalError, InterfaceError, TimeoutError)
 
@@ -36,12 +38,10 @@ def open_engine(url: str, statement_seconds: float = STATEMENT_SECONDS) -> Engin
     """An engine for the database at this URL. On PostgreSQL a statement that takes longer than `statement_seconds`
     fails: better a clear error than a request that hangs.
     """
-    # NaN is no JSON: PostgreSQL refuses it, and a client could not read it from SQLite.
-    serializer = partial(json.dumps, allow_nan=False)
     if url.startswith("postgresql"):
         engine = create_engine(
             url,
-            json_serializer=serializer,
+            json_serializer=storable_json,
             hide_parameters=True,
             pool_pre_ping=True,
             pool_timeout=statement_seconds,
@@ -55,11 +55,22 @@ def open_engine(url: str, statement_seconds: float = STATEMENT_SECONDS) -> Engin
         )
         return engine
     engine = create_engine(
-        url, json_serializer=serializer, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_SECONDS}
+        url, json_serializer=storable_json, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_SECONDS}
     )
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_immediate)
     return engine
+
+
+def storable_json(value: Any) -> str:
+    """JSON as both databases take it: NUL and half a surrogate pair, which are no text to them, become U+FFFD and `?`.
+
+    A model may have any name in its files, and saying so must not keep its job from ending.
+
+    Raises `ValueError` for NaN, which is no JSON.
+    """
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    return NUL_IN_JSON.sub(r"\1\\ufffd", text).encode(errors="replace").decode()
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:

@@ -37,6 +37,10 @@ REASONS = {
 }
 
 
+# A message may repeat what a file says, and a file may say much.
+MOST_MESSAGE = 2000
+
+
 class JobError(BaseModel):
     """Why a job failed: a code of `REASONS`, a message for people, and where it happened."""
 
@@ -46,6 +50,11 @@ class JobError(BaseModel):
     message: str
     phase: str | None
     attempt: int
+
+    @field_validator("message")
+    @classmethod
+    def _short(cls, message: str) -> str:
+        return message if len(message) <= MOST_MESSAGE else f"{message[: MOST_MESSAGE - 1]}…"
 
     @field_validator("code")
     @classmethod

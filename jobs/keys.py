@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from ulid import ULID
+from jobs.ids import new_id
 
 SECRET_BYTES = 32
 FORM = re.compile(r"sglp_([0-9a-z]{26})_([0-9a-f]{64})")
@@ -36,8 +36,8 @@ class Presented(NamedTuple):
 
 def make_key() -> tuple[str, Presented]:
     """A new key as its user gets it, and what the service keeps of it."""
-    number, secret = str(ULID()).lower(), secrets.token_hex(SECRET_BYTES)
-    return f"sglp_{number}_{secret}", Presented(f"key_{number}", _digest(secret))
+    key_id, secret = new_id("key"), secrets.token_hex(SECRET_BYTES)
+    return f"sglp_{key_id.removeprefix('key_')}_{secret}", Presented(key_id, _digest(secret))
 
 
 def read_key(text: str) -> Presented | None:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.destinations import Destination
+from jobs.uploads import MOST_PRESIGN_SECONDS
 from jobs.uris import PLACE_SCHEMES
 
 SOURCE_SCHEMES = ("hf", *PLACE_SCHEMES)
@@ -66,7 +67,7 @@ class Settings(BaseSettings):
     artifact_patience_seconds: PositiveFloat = 300
     """How long a worker goes on trying to read and write files while the store fails, before the job fails."""
 
-    presign_seconds: int = Field(default=900, ge=0, le=900)
+    presign_seconds: int = Field(default=MOST_PRESIGN_SECONDS, ge=0, le=MOST_PRESIGN_SECONDS)
     """How long a signed download address holds; 0 streams every download through the API."""
 
     artifact_retention_days: float = Field(default=30, ge=0)

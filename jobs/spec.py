@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -179,13 +180,15 @@ class OutputSpec(_Part):
     """Where the result goes beside the service's own store: `uri` is a bucket, a folder or a repository on a hub
     (`hf://organisation/name`) that the service may write to.
 
-    The files lie below it as artifacts are called, and `manifest.json` is written last: it says that all are there. On
-    a hub all is one commit, the model at the root and the rest in `sglp/`.
+    Its tensors keep their types (`dtype`). The files lie below `uri` as artifacts are called, and `manifest.json` is
+    written last: it says that all are there. On a hub all is one commit, the model at the root and the rest in `sglp/`.
     """
 
+    dtype: Literal["keep"] = "keep"
     uri: Annotated[str, Field(max_length=2048), AfterValidator(check_output)] | None = None
 
 
+NoneIsDefault = BeforeValidator(lambda given: {} if given is None else given, json_schema_input_type=HealingSpec | None)
 EXAMPLES: list[JsonValue] = [
     {
         "model": {"uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct"},
@@ -212,7 +215,7 @@ class JobSpec(_Part):
     method: MethodSpec = MethodSpec()
     calibration: CalibrationSpec = CalibrationSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
-    healing: HealingSpec = HealingSpec()
+    healing: Annotated[HealingSpec, NoneIsDefault] = HealingSpec()
     output: OutputSpec = OutputSpec()
     gpu_class: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] = "default"
     deadline_seconds: Annotated[int, Field(ge=1, le=30 * 86400, strict=True)] = 86400

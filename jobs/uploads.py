@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 UPLOADS = "uploads"
 MOST_FILES = 200
+# How long an address that was signed for sending may be good.
+MOST_PRESIGN_SECONDS = 900
 # No separator, no control character, and no dot in front.
 BASE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9 ._+=@-]*$"
 

@@ -9,12 +9,14 @@ from jobs.tables import Base
 
 # Any number of our own; it only has to be the same in every process.
 ADVISORY_LOCK = 0x53474C50
+# An index on a large table takes its time; so do the migrations of another process that are waited for.
+MOST_SECONDS = 6 * 3600.0
 
 
 def run() -> None:
     url = context.config.get_main_option("sqlalchemy.url") or Settings().database_url
     # On SQLite its transactions begin with the write lock, so a second process waits here, too.
-    engine = open_engine(url)
+    engine = open_engine(url, MOST_SECONDS)
     postgresql = engine.dialect.name == "postgresql"
     if not postgresql:
         # There a table is changed by making it anew, and dropping the old one would delete all that refers to it.

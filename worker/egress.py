@@ -6,7 +6,6 @@ import socket
 import ssl
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -35,6 +34,7 @@ class GuardedBackend(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
+        deadline = time.monotonic() + self._total_seconds
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
@@ -42,15 +42,20 @@ class GuardedBackend(httpcore.SyncBackend):
         addresses = list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
         if not all(may_connect(ip_address(address), self._allowed) for address in addresses):
             raise AddressRefused(f"{host} stands for an address that is not public")
-        deadline = time.monotonic() + self._total_seconds
-        for address in addresses[:-1]:
-            # Names often have an IPv6 address that is of no use from here.
-            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
-                return BoundedStream(
-                    super().connect_tcp(address, port, timeout, local_address, socket_options), deadline
-                )
-        last = super().connect_tcp(addresses[-1], port, timeout, local_address, socket_options)
-        return BoundedStream(last, deadline)
+        error: httpcore.ConnectError | httpcore.ConnectTimeout = httpcore.ConnectTimeout(f"{host} took too long")
+        # Names often have an IPv6 address that is of no use from here, and may have any number of others.
+        for address in addresses:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                seconds = left if timeout is None else min(timeout, left)
+                stream = super().connect_tcp(address, port, seconds, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as failure:
+                error = failure
+            else:
+                return BoundedStream(stream, deadline)
+        raise error
 
     def connect_unix_socket(self, *_args: Any, **_kwargs: Any) -> httpcore.NetworkStream:
         raise AddressRefused("a socket file is not on the network")

@@ -71,7 +71,7 @@ class Scheduler:
             webhooks.forget_old,
         )
         self._start(stopping, SWEEP_INTERVAL_SECONDS, *sweeping)
-        self._start(stopping, ORPHAN_INTERVAL_SECONDS, sweeper.remove_orphans)
+        self._start(stopping, ORPHAN_INTERVAL_SECONDS, sweeper.remove_orphans, sweeper.remove_oversized)
         self._start(stopping, HEALTH_INTERVAL_SECONDS, self.note_health)
         self._start(stopping, self._settings.scheduler_interval_seconds, webhooks.deliver_due)
 

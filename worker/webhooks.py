@@ -2,8 +2,9 @@
 
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import httpcore
 import structlog
@@ -21,7 +22,10 @@ JITTER = 0.1
 TIMEOUT_SECONDS = 15.0
 # Longer than a request can take, so that nobody sends the same delivery meanwhile.
 LEASE_SECONDS = 4 * TIMEOUT_SECONDS
-AT_ONCE = 8
+AT_ONCE = 16
+# So that the slow receivers of some tenants do not keep those of all others waiting.
+AT_ONCE_OF_A_TENANT = 2
+LOOK_SECONDS = 0.5
 READ_BYTES = 64 * 1024
 GONE = 410
 
@@ -37,11 +41,24 @@ class WebhookSender:
         self._allowed = allowed_networks
 
     def deliver_due(self) -> None:
-        """Send everything that is due now, some at once."""
-        with transaction(self._sessions) as session:
-            due = DeliveryRepository(session).take_due(AT_ONCE, LEASE_SECONDS)
+        """Send until nothing is due, some at once, and of one tenant no more than its share."""
+        sending: dict[Future[None], str] = {}
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(self._deliver, due))
+            while True:
+                due = self._take(Counter(sending.values())) if len(sending) < AT_ONCE else None
+                if due is not None:
+                    sending[pool.submit(self._deliver, due)] = due.tenant
+                    continue
+                if not sending:
+                    return
+                for ended in wait(sending, LOOK_SECONDS, FIRST_COMPLETED).done:
+                    del sending[ended]
+                    ended.result()
+
+    def _take(self, sending: Counter[str]) -> DueDelivery | None:
+        at_their_share = [tenant for tenant, count in sending.items() if count >= AT_ONCE_OF_A_TENANT]
+        with transaction(self._sessions) as session:
+            return DeliveryRepository(session).take_due(LEASE_SECONDS, but_not_of=at_their_share)
 
     def forget_old(self) -> None:
         """Delete deliveries that are long over."""
@@ -54,7 +71,14 @@ class WebhookSender:
         try:
             status = self._send(due)
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, LostSecretKey) as failure:
-            error = f"{type(failure).__name__}: {failure}"
+            # It may repeat what the receiver has sent.
+            error = (
+                f"{type(failure).__name__}: {failure}".encode("ascii", "backslashreplace").decode().replace("\0", "")
+            )
+        except Exception as failure:
+            # Without an outcome it would be tried for ever.
+            log.exception("a webhook could not be sent", delivery_id=due.id, endpoint_id=due.endpoint_id)
+            error = f"not sent ({type(failure).__name__})"
         with transaction(self._sessions) as session:
             deliveries = DeliveryRepository(session)
             if status is not None and 200 <= status < 300:

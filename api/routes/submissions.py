@@ -1,19 +1,21 @@
 """New jobs: submitted, or submitted again. Sending a request twice under one key makes one job."""
 
 import hashlib
+import json
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
+from sqlalchemy.orm import Session
 
 from api.actions import Action, ActionOfRequest
-from api.dependencies import JobId, ServiceSettings, Sessions, Tenant, found
+from api.dependencies import JobId, ServiceSettings, Tenant, found
 from api.problems import Problem
 from api.representations import JobView, job_path
 from api.strict_json import StrictRoute
-from jobs.database import transaction
 from jobs.destinations import destination_of
-from jobs.repository import JobRepository, KeyReused, SubmissionRepository
+from jobs.repository import JobDeleted, JobRepository, KeyReused, SubmissionRepository
 from jobs.settings import Settings
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL
@@ -38,64 +40,83 @@ def submit(
 
     Sent again with the same `Idempotency-Key` within 24 hours, a request gives the job that is already there.
     """
-    return _submit(spec, action, tenant, settings, idempotency_key, retry_of=None)
+    # Without what is there by default, so that a field which a later version adds changes nothing.
+    asked = json.dumps(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+
+    def check(_session: Session) -> JobSpec:
+        return _checked(spec, tenant, settings)
+
+    return _submit(check, f"submit {asked}", action, tenant, settings, idempotency_key)
 
 
 @router.post("/{job_id}/retry", status_code=HTTPStatus.ACCEPTED, response_model=JobView)
 def retry(
     job_id: JobId,
     action: Action,
-    sessions: Sessions,
     tenant: Tenant,
     settings: ServiceSettings,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Submit a job again that has ended: a new job with the same specification, and `retry_of` the old one's id."""
-    with transaction(sessions) as session:
+
+    def look_up(session: Session) -> JobSpec:
         job = found(JobRepository(session).get(tenant, job_id), job_id)
-    if job.state not in TERMINAL:
-        raise Problem(HTTPStatus.CONFLICT, f"{job_id} is {job.state}; only a job that has ended can be retried")
-    spec = JobSpec.model_validate(job.spec)
-    return _submit(spec, action, tenant, settings, idempotency_key, retry_of=job_id)
+        if job.state not in TERMINAL:
+            raise Problem(HTTPStatus.CONFLICT, f"{job_id} is {job.state}; only a job that has ended can be retried")
+        return _checked(JobSpec.model_validate(job.spec), tenant, settings)
+
+    return _submit(look_up, f"retry {job_id}", action, tenant, settings, idempotency_key, retry_of=job_id)
 
 
-def _submit(
-    spec: JobSpec,
-    action: ActionOfRequest,
-    tenant: str,
-    settings: Settings,
-    key: str | None,
-    retry_of: str | None,
-) -> Response:
+def _checked(spec: JobSpec, tenant: str, settings: Settings) -> JobSpec:
     for pointer, uri in spec.uris().items():
         check_root(pointer, uri, settings.model_roots)
         check_place(pointer, uri, settings.sources)
     if spec.output.uri is not None:
         destination_of("/output/uri", spec.output.uri, settings.output_destinations, tenant)
-    fingerprint = ""
-    if key is not None:
-        asked = f"{retry_of}\n{spec.model_dump_json()}"
-        fingerprint = hashlib.sha256(asked.encode()).hexdigest()
+    return spec
+
+
+def _submit(
+    wanted: Callable[[Session], JobSpec],
+    asked: str,
+    action: ActionOfRequest,
+    tenant: str,
+    settings: Settings,
+    key: str | None,
+    retry_of: str | None = None,
+) -> Response:
+    """What is `wanted` is only looked at where no job was made of it before: since then it may have been forbidden, or
+    the job that is to be retried deleted.
+    """
+    fingerprint = hashlib.sha256(asked.encode()).hexdigest() if key else ""
     try:
         with action.transaction() as session:
-            job, replayed = SubmissionRepository(session).submit(
-                tenant,
-                spec,
-                max_attempts=settings.max_attempts,
-                key=key,
-                fingerprint=fingerprint,
-                retry_of=retry_of,
-                traceparent=action.traceparent,
-            )
+            submissions = SubmissionRepository(session)
+            job = submissions.earlier(tenant, key, fingerprint) if key else None
+            spec, replayed = None, True
             if job is None:
-                raise Problem(HTTPStatus.GONE, "the job that this Idempotency-Key has made was deleted")
+                spec = wanted(session)
+                job, replayed = submissions.submit(
+                    tenant,
+                    spec,
+                    max_attempts=settings.max_attempts,
+                    key=key,
+                    fingerprint=fingerprint,
+                    retry_of=retry_of,
+                    traceparent=action.traceparent,
+                )
             action.subject = job.id
     except KeyReused:
         detail = "this Idempotency-Key was used for another request within the last 24 hours"
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, code="idempotency_key_reused") from None
+    except JobDeleted:
+        raise Problem(HTTPStatus.GONE, "the job that this Idempotency-Key has made was deleted") from None
     headers = {"Location": job_path(job.id)}
     if replayed:
         headers["Idempotent-Replayed"] = "true"
-    # Put into words here: the framework would check once more what was just made.
-    content = JobView.of(job, spec).model_dump_json()
-    return Response(content, HTTPStatus.ACCEPTED, headers, "application/json")
+    # Put into words here: the framework would check once more what was just made. A job that was there before has the
+    # specification that its row says.
+    return Response(
+        JobView.of(job, None if replayed else spec).model_dump_json(), HTTPStatus.ACCEPTED, headers, "application/json"
+    )

@@ -21,7 +21,7 @@ from api.webhook_views import (
 )
 from jobs.addresses import literal_address, may_connect
 from jobs.database import transaction
-from jobs.repository import WebhookRepository
+from jobs.repository import MOST_ENDPOINTS, TooManyEndpoints, WebhookRepository
 from jobs.settings import Settings
 from jobs.signing_secrets import new_secret
 from jobs.tables import WebhookEndpoint
@@ -45,9 +45,13 @@ def create(
     _check(wanted.url, settings)
     secret = new_secret()
     sealed = sealer.seal(secret)
-    with action.transaction() as session:
-        endpoint = WebhookRepository(session).create(tenant, wanted.url, wanted.event_types, sealed)
-        action.subject = endpoint.id
+    try:
+        with action.transaction() as session:
+            endpoint = WebhookRepository(session).create(tenant, wanted.url, wanted.event_types, sealed)
+            action.subject = endpoint.id
+    except TooManyEndpoints:
+        detail = f"a tenant has at most {MOST_ENDPOINTS} webhook endpoints; delete one first"
+        raise Problem(HTTPStatus.CONFLICT, detail) from None
     response.headers["Location"] = f"/v1/webhook-endpoints/{endpoint.id}"
     return EndpointWithSecret.of(endpoint, secret=secret)
 
@@ -130,6 +134,8 @@ def _check(url: str, settings: Settings) -> None:
         literal = literal_address(parts.hostname or "")
         if parts.scheme not in schemes or not parts.hostname or not url.isprintable() or " " in url:
             detail = f"must be {' or '.join(schemes)}:// and a host"
+        elif not url.isascii():
+            detail = "must be ASCII: a name in other letters in its xn-- form, and what follows it percent-encoded"
         elif "@" in parts.netloc or parts.fragment or parts.port == 0:
             detail = "must have no user name and no fragment"
         elif literal is not None and not may_connect(literal, allowed):

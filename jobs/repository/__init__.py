@@ -8,15 +8,16 @@ from jobs.repository.jobs import JobRepository
 from jobs.repository.keys import Caller, KeyRepository
 from jobs.repository.overview import OverviewRepository
 from jobs.repository.secrets import SecretRepository
-from jobs.repository.submissions import KeyReused, SubmissionRepository
+from jobs.repository.submissions import JobDeleted, KeyReused, SubmissionRepository
 from jobs.repository.tenants import QuotaExceeded, Quotas, TenantRepository
 from jobs.repository.upkeep import UpkeepRepository
 from jobs.repository.uploads import DeclaredFile, StoredUpload, UnusableUpload, UploadRepository, missing_code
 from jobs.repository.watching import Standing, WatchRepository
-from jobs.repository.webhooks import WebhookRepository
+from jobs.repository.webhooks import MOST_ENDPOINTS, TooManyEndpoints, WebhookRepository
 
 __all__ = [
     "BROKER",
+    "MOST_ENDPOINTS",
     "SCHEDULER",
     "AuditRepository",
     "Caller",
@@ -26,6 +27,7 @@ __all__ = [
     "DeliveryRepository",
     "DueDelivery",
     "HealthRepository",
+    "JobDeleted",
     "JobRepository",
     "KeyRepository",
     "KeyReused",
@@ -39,6 +41,7 @@ __all__ = [
     "StoredUpload",
     "SubmissionRepository",
     "TenantRepository",
+    "TooManyEndpoints",
     "UnusableUpload",
     "UpkeepRepository",
     "UploadRepository",

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
-from ulid import ULID
 
 from jobs.clock import later, now
+from jobs.ids import new_id
 from jobs.tables import AuditEvent
 
 # Of the table and not of the class: nobody wants the row back, and every submission writes one.
@@ -33,7 +33,7 @@ class AuditRepository:
         self._session.execute(
             NOTE,
             {
-                "id": f"audit_{str(ULID()).lower()}",
+                "id": new_id("audit"),
                 "tenant": tenant,
                 "action": action,
                 "key_id": key_id,

@@ -1,13 +1,14 @@
 """Webhook deliveries: written with the event they tell of, taken by senders when they are due."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
-from ulid import ULID
 
 from jobs.clock import later, now
+from jobs.ids import new_id
 from jobs.repository.tallies import WEBHOOK_ATTEMPTS, tally
 from jobs.tables import WebhookDelivery, WebhookEndpoint
 
@@ -22,6 +23,7 @@ class DueDelivery:
     """
 
     id: str
+    tenant: str
     job_id: str
     event_type: str
     created_at: datetime
@@ -41,14 +43,18 @@ class DeliveryRepository:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def take_due(self, limit: int, lease_seconds: float) -> list[DueDelivery]:
-        """Deliveries that are due. Unless the outcome is noted, they are due again after the lease."""
+    def take_due(self, lease_seconds: float, *, but_not_of: Collection[str] = ()) -> DueDelivery | None:
+        """The delivery that is due for longest, if one is, but of none of these tenants.
+
+        Unless its outcome is noted, it is due again after the lease.
+        """
         due = (
             select(WebhookDelivery.id)
             .join(WebhookEndpoint)
             .where(WebhookDelivery.next_at <= now(), WebhookEndpoint.disabled_reason.is_(None))
+            .where(WebhookEndpoint.tenant.not_in(but_not_of))
             .order_by(WebhookDelivery.next_at)
-            .limit(limit)
+            .limit(1)
             .with_for_update(skip_locked=True, of=WebhookDelivery)
         )
         taken = (
@@ -58,28 +64,26 @@ class DeliveryRepository:
             .returning(WebhookDelivery)
             .execution_options(synchronize_session=False, populate_existing=True)
         )
-        found = []
-        taken_at = self._session.scalars(select(now())).one()
-        for row in self._session.scalars(taken).all():
-            endpoint = self._session.get_one(WebhookEndpoint, row.endpoint_id)
-            still = select(WebhookEndpoint.previous_secret).where(
-                WebhookEndpoint.id == endpoint.id, WebhookEndpoint.previous_until > now()
-            )
-            keys = (endpoint.secret, self._session.scalar(still))
-            found.append(
-                DueDelivery(
-                    row.id,
-                    row.job_id,
-                    row.event_type,
-                    row.created_at,
-                    taken_at,
-                    row.attempts,
-                    endpoint.id,
-                    endpoint.url,
-                    tuple(key for key in keys if key),
-                )
-            )
-        return found
+        row = self._session.scalars(taken).one_or_none()
+        if row is None:
+            return None
+        endpoint = self._session.get_one(WebhookEndpoint, row.endpoint_id)
+        still = select(WebhookEndpoint.previous_secret).where(
+            WebhookEndpoint.id == endpoint.id, WebhookEndpoint.previous_until > now()
+        )
+        keys = (endpoint.secret, self._session.scalar(still))
+        return DueDelivery(
+            row.id,
+            endpoint.tenant,
+            row.job_id,
+            row.event_type,
+            row.created_at,
+            self._session.scalars(select(now())).one(),
+            row.attempts,
+            endpoint.id,
+            endpoint.url,
+            tuple(key for key in keys if key),
+        )
 
     def delivered(self, due: DueDelivery, status: int) -> None:
         """Note that the endpoint has taken it."""
@@ -93,9 +97,10 @@ class DeliveryRepository:
         self._note(due, {"next_at": next_at, "last_status": status, "last_error": error})
 
     def disable(self, endpoint_id: str, reason: str) -> None:
-        """Tell an endpoint nothing any more."""
+        """Tell an endpoint nothing any more, what waits included."""
         mine = WebhookEndpoint.id == endpoint_id
         self._session.execute(update(WebhookEndpoint).where(mine).values(disabled_reason=reason))
+        give_up_waiting(self._session, endpoint_id)
 
     def forget_old(self) -> None:
         """Delete deliveries that are over, after a month."""
@@ -105,6 +110,13 @@ class DeliveryRepository:
     def _note(self, due: DueDelivery, values: dict[str, object]) -> None:
         mine = (WebhookDelivery.id == due.id, WebhookDelivery.attempts == due.attempt)
         self._session.execute(update(WebhookDelivery).where(*mine).values(**values))
+
+
+def give_up_waiting(session: Session, endpoint_id: str) -> None:
+    """Send an endpoint nothing of what still waits: told months later, it would do more harm than good."""
+    waiting = (WebhookDelivery.endpoint_id == endpoint_id, WebhookDelivery.next_at.is_not(None))
+    given_up = {"next_at": None, "last_error": "given up: the endpoint was disabled"}
+    session.execute(update(WebhookDelivery).where(*waiting).values(**given_up))
 
 
 def write_deliveries(session: Session, tenant: str, job_id: str, event_type: str) -> None:
@@ -123,8 +135,3 @@ def write_deliveries(session: Session, tenant: str, job_id: str, event_type: str
         for endpoint in session.scalars(wanting)
         if event_type in endpoint.event_types
     )
-
-
-def new_id(kind: str) -> str:
-    """An id that sorts by time and cannot be guessed."""
-    return f"{kind}_{str(ULID()).lower()}"

@@ -6,9 +6,9 @@ from types import MappingProxyType
 
 from sqlalchemy import ColumnElement, Float, bindparam, delete, insert, literal, select
 from sqlalchemy.orm import Session
-from ulid import ULID
 
 from jobs.clock import UTCDateTime, later, now, seconds_until
+from jobs.ids import new_id
 from jobs.repository.moves import move
 from jobs.repository.tenants import check_submission, is_limited
 from jobs.repository.uploads import take_uploads
@@ -29,11 +29,6 @@ FIRST_EVENT = insert(Event.__table__).values(seq=1, type=State.QUEUED, data={}, 
 NEW_JOB_WITH_EVENT = NEW_JOB.add_cte(FIRST_EVENT.values(job_id=bindparam("event_of")).cte("first_event"))
 
 
-def new_job_id() -> str:
-    """An id that sorts by time and cannot be guessed."""
-    return f"job_{str(ULID()).lower()}"
-
-
 class JobRepository:
     """Jobs as their tenant sees them."""
 
@@ -51,7 +46,7 @@ class JobRepository:
         traceparent: str | None = None,
     ) -> Job:
         """Write a new job that waits for a worker, and its first event. Raises `QuotaExceeded`, `UnusableUpload`."""
-        job_id = job_id or new_job_id()
+        job_id = job_id or new_id("job")
         written = {
             "id": job_id,
             "tenant": tenant,

@@ -11,9 +11,10 @@ from jobs.repository.moves import fail, move, requeue
 from jobs.repository.submissions import KEY_SECONDS
 from jobs.repository.tallies import LEASES_EXPIRED, tally
 from jobs.repository.tenants import tenants_at_running_quota
-from jobs.repository.uploads import in_use
+from jobs.repository.uploads import OPEN_SECONDS, in_use
 from jobs.states import TERMINAL, State
-from jobs.tables import Artifact, IdempotencyKey, Job, Leftover, Upload
+from jobs.tables import Artifact, IdempotencyKey, Job, Leftover, Upload, UploadFile
+from jobs.uploads import MOST_PRESIGN_SECONDS
 
 
 class UpkeepRepository:
@@ -114,6 +115,14 @@ class UpkeepRepository:
     def unknown_uploads(self, ids: Sequence[str]) -> set[str]:
         """Those of these uploads that are not there."""
         return set(ids) - set(self._session.scalars(select(Upload.id).where(Upload.id.in_(ids))))
+
+    def recent_uploads(self) -> dict[str, dict[str, int]]:
+        """The declared size of every file of the uploads that somebody may still hold an address for, by upload."""
+        chosen = select(UploadFile).join(Upload).where(Upload.created_at > later(-OPEN_SECONDS - MOST_PRESIGN_SECONDS))
+        found: dict[str, dict[str, int]] = {}
+        for file in self._session.scalars(chosen):
+            found.setdefault(file.upload_id, {})[file.name] = file.size_bytes
+        return found
 
     def leftovers(self, after_seconds: float, limit: int) -> Sequence[str]:
         """Jobs that were deleted so long ago and whose objects may still lie in the store."""

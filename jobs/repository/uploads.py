@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from jobs.clock import later, now
-from jobs.repository.deliveries import new_id
+from jobs.ids import new_id
 from jobs.repository.tenants import check_stored_bytes
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL

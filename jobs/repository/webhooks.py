@@ -6,10 +6,17 @@ from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.orm import Session
 
 from jobs.clock import later, now
-from jobs.repository.deliveries import new_id
+from jobs.ids import new_id
+from jobs.repository.deliveries import give_up_waiting
 from jobs.tables import WebhookDelivery, WebhookEndpoint
 
 ROTATION_SECONDS = 24 * 3600
+# Of one tenant: the end of a job writes a row for each.
+MOST_ENDPOINTS = 20
+
+
+class TooManyEndpoints(Exception):
+    """The tenant has `MOST_ENDPOINTS` already."""
 
 
 class WebhookRepository:
@@ -19,7 +26,9 @@ class WebhookRepository:
         self._session = session
 
     def create(self, tenant: str, url: str, event_types: Sequence[str], sealed_secret: str) -> WebhookEndpoint:
-        """Write a new endpoint."""
+        """Write a new endpoint. Raises `TooManyEndpoints`."""
+        if len(self.list(tenant)) >= MOST_ENDPOINTS:
+            raise TooManyEndpoints
         endpoint = WebhookEndpoint(
             id=new_id("whe"),
             tenant=tenant,
@@ -51,7 +60,10 @@ class WebhookRepository:
             values["disabled_reason"] = None if enabled else "switched off"
         if values:
             self._session.execute(update(WebhookEndpoint).where(*_owned(tenant, endpoint_id)).values(**values))
-        return self.get(tenant, endpoint_id)
+        endpoint = self.get(tenant, endpoint_id)
+        if endpoint is not None and enabled is False:
+            give_up_waiting(self._session, endpoint_id)
+        return endpoint
 
     def rotate(self, tenant: str, endpoint_id: str, sealed_secret: str) -> WebhookEndpoint | None:
         """Give an endpoint another secret; the one it had signs too for a day."""

@@ -34,7 +34,7 @@ def test_the_names_of_this_machine_are_answered(client: httpx.Client, host: str)
     assert client.get("/v1/jobs", headers={"Host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://["])
 def test_a_page_of_another_origin_is_refused(client: httpx.Client, origin: str) -> None:
     assert_problem(client.post("/v1/jobs", json=SPEC, headers={"Origin": origin}), 403)
     assert client.get("/v1/jobs").json()["data"] == []
@@ -58,7 +58,10 @@ def test_a_service_without_keys_takes_no_notice_of_one(client: httpx.Client) -> 
 def test_with_keys_the_hosts_are_the_operators_choice(settings: Settings) -> None:
     with serving(with_keys(settings).model_copy(update={"allowed_hosts": ("*.example.org",)})) as client:
         assert client.get("/livez", headers={"Host": "sglp.example.org"}).status_code == 200
-        assert_problem(client.get("/livez"), 400)
+        assert_problem(client.get("/v1/jobs"), 400)
+        # Whoever watches the service calls it by an address.
+        for probe in ("/livez", "/readyz", "/metrics"):
+            assert client.get(probe).status_code == 200
 
 
 @pytest.mark.parametrize(

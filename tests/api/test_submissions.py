@@ -1,8 +1,10 @@
 """Submitting safely: keys, retries, deletion."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,7 +17,7 @@ from jobs.database import transaction
 from jobs.repository import JobRepository, UpkeepRepository
 from jobs.settings import Settings
 from jobs.tables import IdempotencyKey, Job, Leftover
-from tests.api.conftest import SPEC
+from tests.api.conftest import SPEC, serving
 from worker.sweeping import Sweeper
 
 Submit = Callable[[], str]
@@ -33,8 +35,8 @@ def test_the_same_key_gives_the_same_job(client: httpx.Client, sessions: session
     assert first.json() == second.json()
     assert ("Idempotent-Replayed" in first.headers, second.headers["Idempotent-Replayed"]) == (False, "true")
     assert first.headers["Location"] == second.headers["Location"]
-    # A default that is spelled out asks for nothing else.
-    spelled = {**SPEC, "mode": "compress"}
+    # A default that is spelled out asks for nothing else, and nor does another order.
+    spelled = dict(reversed({**SPEC, "mode": "compress", "healing": None}.items()))
     assert client.post("/v1/jobs", json=spelled, headers=KEY).json()["id"] == first.json()["id"]
     assert count_jobs(sessions) == 1
 
@@ -90,6 +92,30 @@ def test_a_retry_is_a_new_job_that_names_the_old_one(client: httpx.Client, submi
     assert (job["id"] != job_id, second.json()["id"]) == (True, job["id"])
     # A retry is not the request that submitted the specification first.
     assert client.post("/v1/jobs", json=SPEC, headers=KEY).status_code == 422
+
+
+def test_metadata_has_no_order(client: httpx.Client) -> None:
+    one, other = ({**SPEC, "metadata": metadata} for metadata in ({"a": 1, "b": 2}, {"b": 2, "a": 1}))
+    first, second = (client.post("/v1/jobs", json=each, headers=KEY) for each in (one, other))
+    assert (second.status_code, second.json()["id"]) == (202, first.json()["id"])
+
+
+def test_a_request_sent_again_gives_its_job_whatever_has_changed_since(
+    client: httpx.Client, submit: Submit, settings: Settings
+) -> None:
+    job_id = submit()
+    client.post(f"/v1/jobs/{job_id}/cancel")
+    retried = client.post(f"/v1/jobs/{job_id}/retry", headers=KEY)
+    assert client.delete(f"/v1/jobs/{job_id}").status_code == 204
+    again = client.post(f"/v1/jobs/{job_id}/retry", headers=KEY)
+    assert (again.status_code, again.json()["id"]) == (202, retried.json()["id"])
+    assert client.post(f"/v1/jobs/{job_id}/retry").status_code == 404
+    local = {**SPEC, "model": {"uri": "file:///models/mine"}}
+    key = {"Idempotency-Key": "local"}
+    with serving(settings.model_copy(update={"model_roots": (Path("/models"),)})) as before:
+        made = before.post("/v1/jobs", json=local, headers=key).json()["id"]
+    assert client.post("/v1/jobs", json=local).status_code == 422
+    assert client.post("/v1/jobs", json=local, headers=key).json()["id"] == made
 
 
 def test_a_deleted_job_is_gone_with_everything_it_made(
@@ -155,5 +181,8 @@ def test_a_file_can_be_asked_about_without_its_bytes(
     job_id = submit()
     finish(job_id)
     link = f"/v1/jobs/{job_id}/artifacts/report.md"
-    assert client.head(link).status_code == client.get(link).status_code
-    assert client.head(link).content == b""
+    asked, got = client.head(link), client.get(link, follow_redirects=True)
+    assert (asked.status_code, asked.content, got.status_code) == (200, b"", 200)
+    assert asked.headers["Content-Length"] == str(len(got.content))
+    assert asked.headers["ETag"] == f'"{hashlib.sha256(got.content).hexdigest()}"'
+    assert client.head(link, headers={"If-None-Match": asked.headers["ETag"]}).status_code == 304

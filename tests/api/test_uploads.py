@@ -360,6 +360,18 @@ def test_what_was_deleted_goes_from_the_store(
     assert stored(store) == [f"uploads/{second['id']}/text.txt"]
 
 
+def test_more_than_was_declared_does_not_stay_in_the_store(
+    client: httpx.Client, key: Key, sessions: Sessions, store: ArtifactStore, settings: Settings
+) -> None:
+    if settings.artifact_url.startswith("file:"):
+        pytest.skip("a folder signs no address, and the service lets no more through")
+    upload, honest = opened(client, key, declared(TEXT)), ready(client, key)
+    where = client.post(f"{upload['files'][0]['link']}/address", headers=key).json()
+    assert httpx.put(where["url"], content=TEXT * 2).is_success
+    Sweeper(sessions, store, Settings()).remove_oversized()
+    assert stored(store) == [f"uploads/{honest['id']}/text.txt"]
+
+
 def test_an_upload_expires_unless_a_job_reads_it(
     client: httpx.Client, key: Key, sessions: Sessions, store: ArtifactStore
 ) -> None:

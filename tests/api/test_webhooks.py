@@ -6,6 +6,7 @@ import httpx
 import pytest
 from sqlalchemy import create_engine, select
 
+from jobs.repository import MOST_ENDPOINTS
 from jobs.settings import Settings
 from jobs.tables import WebhookEndpoint
 from tests.api.conftest import serving
@@ -51,6 +52,14 @@ def test_an_endpoint_can_be_changed_and_deleted(client: httpx.Client) -> None:
         assert answer.status_code == 404
 
 
+def test_a_tenant_has_so_many_endpoints_and_no_more(client: httpx.Client) -> None:
+    made = [create(client)["id"] for _ in range(MOST_ENDPOINTS)]
+    refused = client.post("/v1/webhook-endpoints", json={"url": URL})
+    assert (refused.status_code, str(MOST_ENDPOINTS) in refused.json()["detail"]) == (409, True)
+    assert client.delete(f"/v1/webhook-endpoints/{made[0]}").status_code == 204
+    create(client)
+
+
 def test_deliveries_are_listed_and_sent_again(client: httpx.Client) -> None:
     endpoint = create(client)
     spec = {"mode": "analyze", "model": {"uri": "hf://org/name"}}
@@ -72,7 +81,8 @@ def test_deliveries_are_listed_and_sent_again(client: httpx.Client) -> None:
     "url",
     ["http://example.com/", "ftp://example.com/", "https://", "https://127.0.0.1/", "https://[::1]/", "https://10.0.0.1/",
      "https://[::ffff:10.0.0.1]/", "https://169.254.169.254/latest", "https://user:pw@example.com/", "https://a b/",
-     "https://example.com/#x", "https://[::1", "https://example.com:99999/", "https://example.com/\n", "x", ""],
+     "https://example.com/#x", "https://[::1", "https://example.com:99999/", "https://example.com/\n", "x", "",
+     "https://ex\u00e4mple.com/", "https://example.com/\u00e4"],
 )  # fmt: skip
 def test_an_address_that_could_never_be_told_is_refused(client: httpx.Client, url: str) -> None:
     answer = client.post("/v1/webhook-endpoints", json={"url": url})

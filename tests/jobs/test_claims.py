@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy.exc import StatementError
 
 from jobs.database import transaction
-from jobs.repository import Claim, JobRepository
+from jobs.errors import MOST_MESSAGE, JobError
+from jobs.repository import Claim, ClaimRepository, JobRepository
 from jobs.states import State
 from tests.jobs.lives import (
     ANALYSIS,
@@ -111,6 +112,22 @@ def test_a_failure_keeps_its_error(sessions: Sessions) -> None:
     described = {"code": "internal", "message": "broken", "phase": "measuring", "attempt": 1, "retryable": True}
     assert row(sessions, held.job_id).error == described
     assert events(sessions, held.job_id)[-1] == (3, "failed", described)
+
+
+def test_what_a_database_does_not_know_as_text_keeps_no_job_from_ending(sessions: Sessions) -> None:
+    held = running(sessions)
+    odd = "model_type \0 \\\0 \ud83d \\u0000"
+    assert beat(sessions, held, events=[("phase", {"phase": odd})], resolved={odd: [odd]}) == State.RUNNING
+    error = JobError(code="unsupported_architecture", message=odd * 1000, phase=None, attempt=1)
+    with transaction(sessions) as session:
+        assert ClaimRepository(session).fail(held.job_id, held.fence, error)
+    job = row(sessions, held.job_id)
+    kept = "model_type \ufffd \\\ufffd ? \\u0000"
+    assert job.resolved == {kept: [kept]}
+    assert job.error is not None
+    assert job.error["message"].startswith(kept)
+    assert len(job.error["message"]) == MOST_MESSAGE
+    assert events(sessions, held.job_id)[2] == (3, "phase", {"phase": kept})
 
 
 @pytest.mark.parametrize("ending", ["succeed", "fail", "cancelled", "release"])

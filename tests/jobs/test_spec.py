@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jobs.settings import Settings
-from jobs.spec import JobSpec
+from jobs.spec import HealingSpec, JobSpec
 from jobs.uris import ForbiddenURI, check_place, check_root, place_of
 
 SMALLEST: dict[str, Any] = {"model": {"uri": "hf://org/name"}, "target": {"kind": "parameters", "ratio": 0.25}}
@@ -22,6 +22,31 @@ def test_only_model_and_target_are_required() -> None:
     assert (spec.mode, spec.method.segments, spec.method.importance) == ("compress", "auto", "proposals")
     assert (spec.method.repair, spec.healing.steps, spec.healing.trained) == ("auto", 0, "neighbours")
     assert (spec.calibration.source, spec.evaluation.source, spec.deadline_seconds) == ("self", "held_out", 86400)
+
+
+def test_the_request_of_the_contract_is_one() -> None:
+    """With every field it shows, nulls too."""
+    asked = {
+        "mode": "compress",
+        "model": {
+            "uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct",
+            "revision": "7e27bd9f9532",
+        },
+        "target": {"kind": "parameters", "ratio": 0.25},
+        "method": {"segments": "auto", "importance": "grad_norm", "repair": "none"},
+        "calibration": {"source": "self", "samples": 64, "sequence_length": 256, "seed": 0},
+        "evaluation": {"source": "file:///data/eval.txt"},
+        "healing": None,
+        "output": {"dtype": "keep", "uri": None},
+        "gpu_class": "default",
+        "deadline_seconds": 86400,
+        "metadata": {"pipeline": "nightly"},
+    }
+    spec = JobSpec.model_validate(asked)
+    assert spec.healing == HealingSpec()
+    assert JobSpec.model_validate(spec.model_dump(mode="json")) == spec
+    with pytest.raises(ValidationError):
+        JobSpec.model_validate({**asked, "output": {"dtype": "float16"}})
 
 
 def test_a_stored_spec_reads_back_as_it_was() -> None:

@@ -1,6 +1,7 @@
 """Addresses that must not be connected to, however they are spelled, and whatever a name stands for later."""
 
 import socket
+import time
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -15,7 +16,7 @@ REFUSED = [
     "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1",
     "224.0.0.1", "240.0.0.1", "255.255.255.255", "192.0.2.1", "::1", "::", "fe80::1", "fc00::1", "ff02::1",
     "::ffff:127.0.0.1", "::ffff:8.8.8.8", "64:ff9b::7f00:1", "64:ff9b:1::7f00:1", "2002:7f00:1::", "2001:0:7f00:1::",
-    "::7f00:1", "2001:db8::1",
+    "::7f00:1", "2001:db8::1", "192.88.99.1", "fec0::1", "3fff::1",
 ]  # fmt: skip
 
 
@@ -74,6 +75,24 @@ def test_the_next_address_is_tried_where_one_is_of_no_use(monkeypatch: pytest.Mo
         with guarded_pool(["127.0.0.0/8"]) as pool:
             answer = pool.request("POST", f"http://two.example:{port}/", headers={"Content-Length": "0"})
     assert answer.status == 200
+
+
+def test_however_many_addresses_a_name_has_they_share_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"9.9.9.{number}", 80)) for number in range(200)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: found)
+    waited: list[float] = []
+
+    def connect(_address: tuple[str, int], timeout: float, **_options: Any) -> Any:
+        waited.append(timeout)
+        time.sleep(min(timeout, 0.2))
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    limits = {"timeout": {"connect": 15.0}}
+    with guarded_pool(total_seconds=1.0) as pool, pytest.raises(httpcore.ConnectTimeout):
+        pool.request("GET", "http://many.example/", extensions=limits)
+    assert len(waited) <= 6
+    assert max(waited) <= 1.0
 
 
 def test_one_bad_address_among_good_ones_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:

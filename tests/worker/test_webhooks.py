@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -184,7 +184,8 @@ def test_a_sender_that_died_is_replaced_after_its_lease(
     add(sessions, hook.url)
     cancel_a_job(sessions)
     with transaction(sessions) as session:
-        (taken,) = DeliveryRepository(session).take_due(10, lease_seconds=60)
+        taken = DeliveryRepository(session).take_due(lease_seconds=60)
+    assert taken is not None
     sender.deliver_due()
     assert hook.received == []
     make_due(sessions)
@@ -297,6 +298,68 @@ def test_a_receiver_that_drips_does_not_hold_the_others_up(
     (row,) = rows(sessions)
     assert (row.last_error or "").startswith("ReadTimeout")
     assert row.delivered_at is None
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """A receiver that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+
+
+def test_one_tenants_slow_receivers_hold_up_nobody_elses(
+    sessions: sessionmaker[Session], hook: Receiver, sender: WebhookSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 2.0)
+    with silent() as slow:
+        # Four times as many as are sent at once, and due before anything else.
+        for _ in range(4):
+            add(sessions, slow, tenant="slow")
+        for _ in range(webhooks.AT_ONCE):
+            cancel_a_job(sessions, "slow")
+        add(sessions, hook.url)
+        wanted = [cancel_a_job(sessions) for _ in range(10)]
+        sending = threading.Thread(target=sender.deliver_due)
+        begin = time.monotonic()
+        sending.start()
+        while len(hook.received) < len(wanted) and time.monotonic() - begin < 30:
+            time.sleep(0.05)
+        waiting = [row for row in rows(sessions) if row.attempts == 0]
+        monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 0.01)
+        sending.join()
+    assert {json.loads(body)["data"]["id"] for _, body in hook.received} == set(wanted)
+    # Still about the first of the slow ones by then: nobody waited for more than one round of them.
+    assert len(waiting) >= 4 * webhooks.AT_ONCE - 3 * webhooks.AT_ONCE_OF_A_TENANT
+    assert {row.attempts for row in rows(sessions)} == {1}
+
+
+def test_what_cannot_be_sent_at_all_is_given_up_like_what_is_not_taken(
+    sessions: sessionmaker[Session], sender: WebhookSender
+) -> None:
+    add(sessions, "https://ex\u00e4mple.com/hook")
+    cancel_a_job(sessions)
+    for _ in range(len(RETRY_SECONDS) + 3):
+        sender.deliver_due()
+        make_due(sessions)
+    (row,) = rows(sessions)
+    assert (row.attempts, row.next_at, row.delivered_at) == (len(RETRY_SECONDS) + 1, None, None)
+    assert row.last_error == "not sent (TypeError)"
+
+
+def test_what_waits_for_an_endpoint_that_is_switched_off_is_given_up(
+    sessions: sessionmaker[Session], hook: Receiver, sender: WebhookSender
+) -> None:
+    endpoint = add(sessions, hook.url)
+    cancel_a_job(sessions)
+    with transaction(sessions) as session:
+        WebhookRepository(session).change("other", endpoint.id, None, enabled=False)
+        assert [row.next_at is not None for row in session.scalars(select(WebhookDelivery))] == [True]
+        WebhookRepository(session).change("default", endpoint.id, None, enabled=False)
+        WebhookRepository(session).change("default", endpoint.id, None, enabled=True)
+    sender.deliver_due()
+    assert hook.received == []
+    (row,) = rows(sessions)
+    assert (row.next_at, row.last_error) == (None, "given up: the endpoint was disabled")
 
 
 def test_what_is_over_is_forgotten_after_a_month(
