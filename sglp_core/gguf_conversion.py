@@ -11,8 +11,8 @@ from gguf import GGUFReader
 from sglp_core.configuration import read_config
 from sglp_core.errors import UnsafeFormat, as_unsupported
 from sglp_core.gguf_header import read_tensors
-from sglp_core.layers import model_class
 from sglp_core.loading import require_finite, require_loaded
+from sglp_core.stock import model_class
 
 FLOAT32_BYTES = 4
 

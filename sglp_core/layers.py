@@ -16,10 +16,10 @@ import transformers
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sglp_core.architectures import IMAGE_CLASSIFIERS
 from sglp_core.errors import UnsupportedArchitecture, as_unsupported
 from sglp_core.sources import require_stored
 from sglp_core.stages import Shapes, alike, blocks_of_stages, form_of, removable_blocks, removable_runs, stage_lists
+from sglp_core.stock import meta_model, untrained
 from sglp_core.timm_models import is_timm
 
 StackPath = str | tuple[str, ...]
@@ -87,23 +87,6 @@ class LayerStack:
         if kind == "flops":
             return [layer.flops for layer in self.layers], self.total_flops
         return [1] * len(self.layers), len(self.layers)
-
-
-def model_class(config: transformers.PretrainedConfig) -> type[transformers.PreTrainedModel]:
-    """The class that the configuration names, of transformers or of `sglp_core.architectures`.
-
-    Raises `UnsupportedArchitecture` where there is none.
-    """
-    names = config.architectures or []
-    ours = {found.__name__: found for found in IMAGE_CLASSIFIERS.values()}
-    for name in names:
-        found = (getattr(transformers, name, None) or ours.get(name)) if isinstance(name, str) else None
-        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
-            return found
-    raise UnsupportedArchitecture(
-        f"config.json names the architectures {names}, and transformers {transformers.__version__} has no such class; "
-        "looked for a class of that name in the transformers package (custom code is never run)"
-    )
 
 
 def find_stack(model: Any, image_shape: Sequence[int] | None = None) -> StackPath:
@@ -248,11 +231,6 @@ def _stages(path: StackPath, count: int) -> tuple[tuple[int, int], ...]:
     return tuple((start, end - 1) for start, end in zip(starts, [*starts[1:], count], strict=True))
 
 
-def meta_model(config: transformers.PretrainedConfig) -> transformers.PreTrainedModel:
-    """The stock model without memory for its weights. Raises `UnsupportedArchitecture` where it cannot be built."""
-    return untrained(config, "meta")
-
-
 def example_inputs(
     model: transformers.PreTrainedModel, sequence_length: int, image_shape: Sequence[int] | None = None
 ) -> dict[str, Tensor]:
@@ -282,22 +260,3 @@ def layer_output(output: Any) -> Tensor:
     hidden = output[0] if isinstance(output, tuple) else output
     assert isinstance(hidden, Tensor)
     return hidden
-
-
-def untrained(
-    config: transformers.PretrainedConfig,
-    device: str,
-    attention: str | None = "eager",
-    dtype: torch.dtype | None = None,
-) -> transformers.PreTrainedModel:
-    """The stock model with weights that mean nothing. Raises `UnsupportedArchitecture` where it cannot be built.
-
-    Eager attention and batched experts: every counter sees their FLOPs, and they need no data to know their shapes.
-    With None the attention is the one that a loaded model has.
-    """
-    stock = model_class(config)
-    with as_unsupported("the model cannot be built from its config.json"), torch.device(device):
-        model = stock._from_config(
-            config, attn_implementation=attention, dtype=dtype, experts_implementation="batched_mm"
-        )
-        return model.requires_grad_(False).eval()

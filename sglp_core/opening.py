@@ -15,11 +15,12 @@ from sglp_core.configuration import read_config
 from sglp_core.errors import ModelNotFound
 from sglp_core.fetching import Fetched, fetch
 from sglp_core.images import image_shape
-from sglp_core.layers import LayerStack, measure_stack, model_class
+from sglp_core.layers import LayerStack, measure_stack
 from sglp_core.loading import load_whole
 from sglp_core.memory import Memory, streams
 from sglp_core.objectives import Task, task_of
 from sglp_core.sources import Source, open_source
+from sglp_core.stock import model_class
 from sglp_core.streamed_model import StreamedModel
 
 

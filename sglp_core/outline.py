@@ -15,7 +15,7 @@ from sglp_core.fetching import Outlined, fetch_outline
 from sglp_core.gguf_conversion import check_gguf
 from sglp_core.gguf_header import read_tensors
 from sglp_core.images import image_shape
-from sglp_core.layers import LayerStack, measure_stack, model_class
+from sglp_core.layers import LayerStack, measure_stack
 from sglp_core.objectives import Task, task_of
 from sglp_core.opening import processor_of
 from sglp_core.sources import (
@@ -26,6 +26,7 @@ from sglp_core.sources import (
     refuse_endless_layers,
     require_gguf,
 )
+from sglp_core.stock import model_class
 from sglp_core.strict_json import read_json
 
 # Of a model on a hub whose headers were counted there.

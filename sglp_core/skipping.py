@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from sglp_core.layers import layer_input
-from sglp_core.surgery import TAILS, bypassed
+from sglp_core.renumbering import TAILS
+from sglp_core.surgery import bypassed
 from sglp_core.weights import Changes, held
 
 

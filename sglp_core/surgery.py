@@ -10,21 +10,10 @@ from typing import Any
 from torch import nn
 
 from sglp_core.layers import StackPath, layer_input, layers_of
+from sglp_core.renumbering import renumber_config
 from sglp_core.stages import remove_blocks
 from sglp_core.timm_models import is_timm, say_depth
 
-# Lists of layer numbers, where others are lists with one entry a layer.
-INDEX_LISTS = (
-    "mlp_only_layers",
-    "global_attn_indexes",
-    "attn_layer_indices",
-    "full_attn_idxs",
-    "cross_attention_layers",
-)
-# A number n says: layers from n on are different.
-BOUNDARIES = ("max_window_layers", "first_k_dense_replace")
-# A number n says: the last n layers are different.
-TAILS = ("num_kv_shared_layers",)
 INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_index")
 
 
@@ -48,20 +37,6 @@ def remove_layers(model: Any, path: StackPath, removed: Sequence[int]) -> dict[i
     for number in sorted(removed, reverse=True):
         del stack[number]
     return kept
-
-
-def renumber_config(config: Any, count: int, kept: dict[int, int]) -> None:
-    """Make a configuration of `count` layers describe only the kept ones, in their new order."""
-    for name, value in list(vars(config).items()):
-        if name in INDEX_LISTS and isinstance(value, list | tuple):
-            setattr(config, name, [kept[i] for i in value if i in kept])
-        elif name in BOUNDARIES and isinstance(value, int):
-            setattr(config, name, sum(old < value for old in kept))
-        elif name in TAILS and isinstance(value, int):
-            setattr(config, name, sum(old >= count - value for old in kept))
-        elif isinstance(value, list | tuple) and len(value) == count and name != "architectures":
-            setattr(config, name, [value[old] for old in kept])
-    config.num_hidden_layers = len(kept)
 
 
 @contextmanager

@@ -1,0 +1,30 @@
+"""The configuration of a model with some of its layers removed: every entry that is about a layer follows it."""
+
+from typing import Any
+
+# Lists of layer numbers, where others are lists with one entry a layer.
+INDEX_LISTS = (
+    "mlp_only_layers",
+    "global_attn_indexes",
+    "attn_layer_indices",
+    "full_attn_idxs",
+    "cross_attention_layers",
+)
+# A number n says: layers from n on are different.
+BOUNDARIES = ("max_window_layers", "first_k_dense_replace")
+# A number n says: the last n layers are different.
+TAILS = ("num_kv_shared_layers",)
+
+
+def renumber_config(config: Any, count: int, kept: dict[int, int]) -> None:
+    """Make a configuration of `count` layers describe only the kept ones, in their new order."""
+    for name, value in list(vars(config).items()):
+        if name in INDEX_LISTS and isinstance(value, list | tuple):
+            setattr(config, name, [kept[i] for i in value if i in kept])
+        elif name in BOUNDARIES and isinstance(value, int):
+            setattr(config, name, sum(old < value for old in kept))
+        elif name in TAILS and isinstance(value, int):
+            setattr(config, name, sum(old >= count - value for old in kept))
+        elif isinstance(value, list | tuple) and len(value) == count and name != "architectures":
+            setattr(config, name, [value[old] for old in kept])
+    config.num_hidden_layers = len(kept)
