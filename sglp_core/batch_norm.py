@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sglp_core.attempts import Attempt
 from sglp_core.evaluation import evaluate
-from sglp_core.objectives import Batch, Task, logits_of
+from sglp_core.objectives import Batch, Task, evenly, logits_of
 from sglp_core.surgery import bypassed
 from sglp_core.weights import Changes
 
@@ -55,12 +55,14 @@ def repair_batch_norms(
 def estimate_statistics(model: Any, layers: nn.ModuleList, removed: Sequence[int], batches: Sequence[Batch]) -> Changes:
     """Mean and variance of every batch norm that stays, averaged over the batches, by the names of their buffers.
 
-    The model itself is left as it was.
+    The model itself is left as it was. One image gives nothing: where it is one pixel, it has no variance.
     """
+    if sum(len(batch.labels) for batch in batches) < 2:
+        return {}
     gone = {id(module) for index in removed for module in layers[index].modules()}
     kept = {name: module for name, module in _batch_norms(model).items() if id(module) not in gone}
     with _estimating(kept.values()), bypassed(layers, removed):
-        for batch in batches:
+        for batch in evenly(batches, max(len(batch.labels) for batch in batches)):
             logits_of(model, batch.to(model.device))
         return {f"{name}.{each}": getattr(norm, each).clone() for name, norm in kept.items() for each in STATISTICS}
 

@@ -22,7 +22,8 @@ from sglp_core.sources import within
 from sglp_core.texts import draw_texts
 
 PROBE_ROWS = 2
-PROBE_TOKENS = 32
+# Longer than the window of many models that attend locally (ModernBERT: 128), of which a short probe says nothing.
+PROBE_TOKENS = 160
 MASKED_SHARE = 0.15
 UNMASKING_STEPS = 16
 # Writing keeps a KV cache but no activations for a backward pass, so more windows fit at once than when measuring.

@@ -108,9 +108,14 @@ def _reachable(outline: Outline, kind: str, method: Method) -> dict[str, float]:
     stack = outline.stack
     sizes, total = stack.sizes(kind)
     protected = method.protected_in(len(stack))
+    kinds: dict[str, list[int]] = {}
+    for layer in stack.layers:
+        kinds.setdefault(layer.kind, []).append(layer.index)
+    # Of every kind of layer one stays.
+    kept = {min(each, key=lambda i: (sizes[i], i)) for each in kinds.values() if not protected.intersection(each)}
     removable = [size / total for index, size in enumerate(sizes) if index not in protected]
     return {
-        "largest": largest_removal(sizes, stack.stages, protected) / total,
+        "largest": largest_removal(sizes, stack.stages, protected | kept) / total,
         "smallest_layer": min(removable, default=0.0),
         "largest_layer": max(removable, default=0.0),
     }

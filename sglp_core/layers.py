@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sglp_core.errors import UnsupportedArchitecture, as_unsupported
+from sglp_core.layout import forms_of, layouts_of
 from sglp_core.sources import require_stored
 from sglp_core.stages import Shapes, alike, blocks_of_stages, form_of, removable_blocks, removable_runs, stage_lists
 from sglp_core.stock import meta_model, untrained
@@ -28,7 +29,8 @@ StackPath = str | tuple[str, ...]
 @dataclass(frozen=True)
 class Layer:
     """One removable layer; `flops` counts one forward pass of one sequence (or image); `form` is that of
-    `stages.form_of`. Layers of one `kind` keep their parameters in the same classes.
+    `stages.form_of` or `layout.forms_of`, `layout` that of `layout.layouts_of`, empty where layers stand in stages.
+    Layers of one `kind` keep their parameters in the same classes.
     """
 
     index: int
@@ -37,6 +39,7 @@ class Layer:
     flops: int
     form: str = ""
     kind: str = ""
+    layout: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,15 @@ def measure_stack(
     model = meta_model(config)
     path = find_stack(model, image_shape)
     names = layer_names(model, path)
+    modules = layers_of(model, path)
+    _require_separate(model, modules)
+    kinds = [_kind_of(module) for module in modules]
+    # Before the model runs, which leaves traces in some.
+    if isinstance(path, str) and not is_timm(config):
+        layouts = layouts_of(modules)
+        forms = forms_of(config, path, layouts, kinds)
+    else:
+        layouts, forms = ("",) * len(names), [form_of(module) for module in modules]
     # Before anything takes memory: up to here all was on the meta device.
     if stored_bits is not None:
         require_stored(sum(p.numel() for p in model.parameters()), stored_bits)
@@ -177,10 +189,11 @@ def measure_stack(
             name=name,
             parameters=sum(p.numel() for p in module.parameters()),
             flops=by_module.get(f"{prefix}.{name}", 0),
-            form=form_of(module),
-            kind=_kind_of(module),
+            form=forms[index],
+            kind=kinds[index],
+            layout=layouts[index],
         )
-        for index, (name, module) in enumerate(zip(names, layers_of(model, path), strict=True))
+        for index, (name, module) in enumerate(zip(names, modules, strict=True))
     )
     return LayerStack(
         path,
@@ -190,6 +203,17 @@ def measure_stack(
         counter.get_total_flops(),
         sequence_length,
     )
+
+
+def _require_separate(model: nn.Module, layers: nn.ModuleList) -> None:
+    owners: dict[int, int] = {}
+    for index, layer in enumerate(layers):
+        for parameter in layer.parameters():
+            if owners.setdefault(id(parameter), index) != index:
+                raise UnsupportedArchitecture(
+                    f"layers of {type(model).__name__} share their parameters (the layers {owners[id(parameter)]} and "
+                    f"{index}), so removing one makes the model no smaller, or leaves others without theirs"
+                )
 
 
 def _kind_of(layer: nn.Module) -> str:
@@ -243,7 +267,7 @@ def example_inputs(
         if image_shape is None:
             # Networks of convolutions alone take any size, and their configurations name none.
             size = getattr(model.config, "image_size", 224)
-            image_shape = (model.config.num_channels, *((size, size) if isinstance(size, int) else size))
+            image_shape = (getattr(model.config, "num_channels", 3), *((size, size) if isinstance(size, int) else size))
         return {"pixel_values": torch.zeros(1, *image_shape, device=device, dtype=model.dtype)}
     return {"input_ids": torch.zeros(1, sequence_length, dtype=torch.long, device=device)}
 

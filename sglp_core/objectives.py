@@ -50,6 +50,15 @@ def together(batches: Sequence[Batch], rows: int) -> Iterator[Batch]:
     yield from Batch(inputs, torch.cat([batch.labels for batch in batches])).split(rows)
 
 
+def evenly(batches: Sequence[Batch], most: int) -> Iterator[Batch]:
+    """The same samples in the same order, in batches of at most `most` whose sizes differ by one at most."""
+    whole = next(together(batches, sum(len(batch.labels) for batch in batches)))
+    count = len(whole.labels)
+    parts = -(-count // most)
+    for part in range(parts):
+        yield whole.rows(part * count // parts, (part + 1) * count // parts)
+
+
 def task_of(model_class: type[transformers.PreTrainedModel]) -> Task:
     """The task of a stock class, by transformers' own tables; raises `UnsupportedArchitecture` where it has no head."""
     tables: dict[Task, list[str]] = {

@@ -19,6 +19,7 @@ from sglp_core.layers import LayerStack, measure_stack
 from sglp_core.loading import load_whole
 from sglp_core.memory import Memory, streams
 from sglp_core.objectives import Task, task_of
+from sglp_core.positions import require_length
 from sglp_core.sources import Source, open_source
 from sglp_core.stock import model_class
 from sglp_core.streamed_model import StreamedModel
@@ -71,6 +72,8 @@ def open_model(
     shape = image_shape(processor) if task == "classification" else None
     stored_bits = sum(tensor.size_bytes for tensor in stored_tensors(source.directory)) * 8
     stack = measure_stack(config, sequence_length, shape, stored_bits)
+    if task != "classification":
+        require_length(config, sequence_length)
     opened = Opened(fetched, source, stack, task, stock.__name__, None, processor)
     if streams(memory, source.directory):
         cache.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from sglp_core.images import image_shape
 from sglp_core.layers import LayerStack, measure_stack
 from sglp_core.objectives import Task, task_of
 from sglp_core.opening import processor_of
+from sglp_core.positions import require_length
 from sglp_core.sources import (
     FEWEST_BITS,
     SAFETENSORS_BITS,
@@ -86,6 +87,8 @@ def read_outline(
     task = task_of(stock)
     shape = image_shape(processor_of(task, path)) if task == "classification" else None
     stack = measure_stack(config, sequence_length, shape, stored_bits)
+    if task != "classification":
+        require_length(config, sequence_length)
     return Outline(
         found.fetched.origin, found.fetched.revision, form, config, stock.__name__, task, stack, shape, dtype
     )

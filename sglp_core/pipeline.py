@@ -21,6 +21,7 @@ from sglp_core.fresh_process import FreshProcesses
 from sglp_core.healing import Healed, Healing, heal
 from sglp_core.healing_state import kept_state
 from sglp_core.layers import layers_of
+from sglp_core.layout import require_layout
 from sglp_core.measuring import measure
 from sglp_core.memory import Memory
 from sglp_core.method import Method
@@ -243,8 +244,12 @@ def _choose(
     if isinstance(target, QualityTarget):
         within = quality_search.search(opened, analysis, target, method, data, seed, tell)
         # Repaired again on all of the calibration data: the search has used but half of it.
-        return Choice(within.found.plan, within.found.proposals), within
-    return choose_plan(opened, analysis, target, method, data.calibration(opened), seed, tell), None
+        choice = Choice(within.found.plan, within.found.proposals)
+    else:
+        within = None
+        choice = choose_plan(opened, analysis, target, method, data.calibration(opened), seed, tell)
+    require_layout(opened.source.directory, opened.stack, choice.plan.removed_layers)
+    return choice, within
 
 
 def _heal(

@@ -1,14 +1,15 @@
 """Calibration and held-out data for one job: which samples the plan may see, and which it never sees."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, Self
 
 from torch import Tensor
 
-from sglp_core.calibration import Calibration, self_written_windows, text_windows
+from sglp_core.calibration import Calibration, local_path, self_written_windows, text_windows
 from sglp_core.errors import BadCalibration
 from sglp_core.evaluation import Evaluation
 from sglp_core.images import read_images
@@ -77,6 +78,9 @@ def prepare(
     `local` has the files of sources that the caller fetched. What the model writes itself is kept in `cache` and found
     there again.
     """
+    if evaluation and _is_same(evaluation.source, calibration.source, roots, local):
+        # Drawn in the same order from the same samples, they would be those that were measured.
+        evaluation = replace(evaluation, source="held_out")
     wanted = evaluation.samples if evaluation and evaluation.source == "held_out" else 0
     samples = _samples(
         opened, calibration, calibration.source, calibration.samples + wanted, roots, cache, report, local
@@ -94,6 +98,24 @@ def prepare(
     if not len(measured) or (evaluation and not len(held_out)):
         raise BadCalibration("the calibration data is too little for both measuring and judging; give more")
     return Data(measured, held_out if evaluation else None, calibration.batch_size, calibration.seed, description)
+
+
+def _is_same(one: str, other: str, roots: Sequence[Path] | None, local: Mapping[str, Path]) -> bool:
+    """Whether two sources are one file or folder, or files of the same bytes."""
+    if {one, other} & {"self", "held_out"}:
+        return False
+    first, second = (
+        (local[source] if source in local else local_path(source, roots)).resolve() for source in (one, other)
+    )
+    if first == second:
+        return True
+    are_alike = first.is_file() and second.is_file() and first.stat().st_size == second.stat().st_size
+    return are_alike and len({_sha256(first), _sha256(second)}) == 1
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _samples(

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sglp_core import export
-from sglp_core.layers import layers_of
+from sglp_core.errors import as_unsupported
+from sglp_core.layers import LayerStack, layers_of
 from sglp_core.objectives import Batch
 from sglp_core.opening import Opened
 from sglp_core.planning import Plan
@@ -29,7 +31,10 @@ class Pruned:
 
 
 def prune(opened: Opened, plan: Plan, changes: Changes, probe: dict[str, Tensor], directory: Path) -> Pruned:
-    """Remove the plan's layers, change the repaired weights, and write the result; `opened` has no weights after it."""
+    """Remove the plan's layers, change the repaired weights, and write the result; `opened` has no weights after it.
+
+    Raises `UnsupportedArchitecture` where the model does not run without them.
+    """
     write = _from_shards if isinstance(opened.model, StreamedModel) else _in_memory
     pruned = write(opened, plan.removed_layers, changes, probe, directory)
     opened.release()
@@ -39,14 +44,19 @@ def prune(opened: Opened, plan: Plan, changes: Changes, probe: dict[str, Tensor]
 def _in_memory(
     opened: Opened, removed: tuple[int, ...], changes: Changes, probe: dict[str, Tensor], directory: Path
 ) -> Pruned:
+    on_cpu = opened.model.device.type == "cpu"
     with bypassed(layers_of(opened.model, opened.stack.path), removed), swapped(opened.model, changes):
         expected = probe_logits(opened.model, probe)
     apply(opened.model, changes)
-    layer_map = remove_layers(opened.model, opened.stack.path, removed)
-    found = probe_logits(opened.model, probe)
+    with as_unsupported("the model cannot run without the layers that were removed"):
+        layer_map = remove_layers(opened.model, opened.stack.path, removed)
+        found = probe_logits(opened.model, probe)
     export.write_model(opened.model, opened.source, directory)
     parameters = sum(p.numel() for p in opened.model.parameters())
-    return Pruned(Written(directory, opened.task, probe, found, expected), layer_map, parameters)
+    written = Written(
+        directory, opened.task, probe, found, expected, on_cpu=on_cpu, **_layouts(opened.stack, layer_map)
+    )
+    return Pruned(written, layer_map, parameters)
 
 
 def _from_shards(
@@ -59,7 +69,15 @@ def _from_shards(
     export.carry_over(opened.source, directory)
     found = _streamed_logits(StreamedModel(directory, dense.scratch), probe, ())
     parameters = opened.stack.total_parameters - sum(opened.stack.layers[i].parameters for i in removed)
-    return Pruned(Written(directory, opened.task, probe, found, expected, offloaded=True), layer_map, parameters)
+    written = Written(
+        directory, opened.task, probe, found, expected, offloaded=True, **_layouts(opened.stack, layer_map)
+    )
+    return Pruned(written, layer_map, parameters)
+
+
+def _layouts(stack: LayerStack, layer_map: dict[int, int]) -> dict[str, Any]:
+    layouts = tuple(stack.layers[old].layout for old in layer_map)
+    return {"path": stack.path, "layouts": layouts} if isinstance(stack.path, str) and all(layouts) else {}
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from typing import Any
 
 from sglp_core.analysis import Analysis
 from sglp_core.choosing import choose_plan
-from sglp_core.errors import TargetUnreachable
+from sglp_core.errors import BadCalibration, TargetUnreachable
 from sglp_core.evaluation import evaluate
 from sglp_core.layers import layers_of
 from sglp_core.method import Method
@@ -97,6 +97,11 @@ def search(
             weights={"pruned": repaired.changes},
         )
         dense, pruned = (getattr(quality[name], target.metric) for name in ("dense", "pruned"))
+        if target.metric == "accuracy" and not dense:
+            raise BadCalibration(
+                "the model itself gets nothing right on this data, so every plan would be within the budget; give data "
+                "that it was made for, or another metric"
+            )
         tried[removed] = Trial(chosen.plan, chosen.proposals, dense, pruned, target.drop(dense, pruned))
         tell(len(tried), max(expected, len(tried)), "plans")
         return tried[removed].drop <= target.max_drop

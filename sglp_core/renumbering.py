@@ -5,19 +5,21 @@ from typing import Any
 # Lists of layer numbers, where others are lists with one entry a layer.
 INDEX_LISTS = (
     "mlp_only_layers",
+    "moe_layers",
     "global_attn_indexes",
     "attn_layer_indices",
     "full_attn_idxs",
     "cross_attention_layers",
 )
 # A number n says: layers from n on are different.
-BOUNDARIES = ("max_window_layers", "first_k_dense_replace")
+BOUNDARIES = ("max_window_layers", "first_k_dense_replace", "num_dense_layers")
 # A number n says: the last n layers are different.
 TAILS = ("num_kv_shared_layers",)
 
 
 def renumber_config(config: Any, count: int, kept: dict[int, int]) -> None:
     """Make a configuration of `count` layers describe only the kept ones, in their new order."""
+    overrides = config.to_dict().get("per_layer_config")
     for name, value in list(vars(config).items()):
         if name in INDEX_LISTS and isinstance(value, list | tuple):
             setattr(config, name, [kept[i] for i in value if i in kept])
@@ -28,3 +30,11 @@ def renumber_config(config: Any, count: int, kept: dict[int, int]) -> None:
         elif isinstance(value, list | tuple) and len(value) == count and name != "architectures":
             setattr(config, name, [value[old] for old in kept])
     config.num_hidden_layers = len(kept)
+    if overrides:
+        by_number = {int(number): entries for number, entries in overrides.items()}
+        config.per_layer_config = {kept[old]: entries for old, entries in by_number.items() if old in kept}
+    names = getattr(config, "stage_names", None)
+    if names and len(names) == count + 1:
+        # Of an encoder that may also be a backbone: its input, and each layer. What follows the last is what it gives.
+        config.stage_names = names[: len(kept) + 1]
+        config.set_output_features_output_indices(out_features=config.stage_names[-1:], out_indices=None)

@@ -6,6 +6,7 @@ reloaded artifact. Decoding with the cache must equal decoding without it.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sglp_core.errors import VerificationFailed
+from sglp_core.errors import SGLPError, VerificationFailed
 from sglp_core.fresh_process import FreshProcesses
+from sglp_core.layout import layouts_of
 from sglp_core.objectives import Task
-from sglp_core.stock import model_class
+from sglp_core.stock import meta_model, model_class
 
 # Largest difference allowed, relative to the largest logit: a few units in the last place of each type, times depth.
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
+# The same sums in the same order: on a CPU every model of our tests agrees to the last bit.
+SAME_SUMS = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-4, torch.bfloat16: 1e-3}
 DECODED_TOKENS = 16
 # Every token reads all weights from disk, and a wrong cache shows at the second.
 OFFLOADED_DECODED_TOKENS = 3
@@ -29,7 +33,10 @@ PROMPT_TOKENS = 8
 
 @dataclass(frozen=True)
 class Verification:
-    """Differences are relative to the largest logit; `cached_decoding_equal` is None without generation."""
+    """Differences are relative to the largest logit; `cached_decoding_equal` is None without generation.
+
+    `other_layers` are the numbers of those that the written configuration makes other than they were, but for weights.
+    """
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
@@ -37,12 +44,15 @@ class Verification:
     bypass_difference: float
     tolerance: float
     cached_decoding_equal: bool | None
+    other_layers: tuple[int, ...] = ()
 
     @property
     def problems(self) -> list[str]:
         found = []
         if self.missing or self.unexpected:
             found.append(f"tensors missing {list(self.missing)[:5]}, unexpected {list(self.unexpected)[:5]}")
+        if self.other_layers:
+            found.append(f"by config.json the layers {list(self.other_layers)[:5]} are other than they were")
         # Written so that a NaN counts as a difference.
         if not self.reload_difference <= self.tolerance:
             found.append(f"reloaded logits differ by {self.reload_difference:.2e} (allowed {self.tolerance:.0e})")
@@ -60,7 +70,8 @@ class Verification:
 class Written:
     """An artifact on disk with what it must reproduce: a probe input and two sets of logits, in memory and bypassed.
 
-    An `offloaded` one is reloaded with its weights left on disk, for models that do not fit in memory.
+    An `offloaded` one is reloaded with its weights left on disk, for models that do not fit in memory. `layouts` are
+    what the layers at `path` were (`layout.py`), and empty where they stand in stages.
     """
 
     directory: Path
@@ -69,6 +80,9 @@ class Written:
     pruned_logits: Tensor
     bypassed_logits: Tensor
     offloaded: bool = False
+    on_cpu: bool = True
+    path: str = ""
+    layouts: tuple[str, ...] = ()
 
 
 @torch.no_grad()
@@ -81,7 +95,7 @@ def probe_logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
 
 
 def verify(artifacts: Sequence[Written], fresh: FreshProcesses) -> list[Verification]:
-    """Reload every artifact in one fresh process and compare."""
+    """Reload every artifact in one fresh process and compare. Raises `VerificationFailed` where one cannot be used."""
     scratch = fresh.scratch
     requests: list[dict[str, Any]] = []
     for number, written in enumerate(artifacts):
@@ -92,10 +106,14 @@ def verify(artifacts: Sequence[Written], fresh: FreshProcesses) -> list[Verifica
                 "probe": str(scratch / f"probe-{number}.safetensors"),
                 "logits": str(scratch / f"logits-{number}.safetensors"),
                 "decode": written.task == "causal_lm",
+                "path": written.path,
                 "offload": str((scratch / f"offload-{number}").resolve()) if written.offloaded else None,
             }
         )
-    answers = fresh.call(__name__, {"artifacts": requests})["artifacts"]
+    try:
+        answers = fresh.call(__name__, {"artifacts": requests})["artifacts"]
+    except SGLPError as error:
+        raise VerificationFailed(f"the written model cannot be loaded and run: {error}") from error
     results = []
     for written, request, answer in zip(artifacts, requests, answers, strict=True):
         reloaded = load_file(request["logits"])["logits"]
@@ -105,11 +123,19 @@ def verify(artifacts: Sequence[Written], fresh: FreshProcesses) -> list[Verifica
                 unexpected=tuple(answer["unexpected"]),
                 reload_difference=difference(reloaded, written.pruned_logits),
                 bypass_difference=difference(written.pruned_logits, written.bypassed_logits),
-                tolerance=TOLERANCES[written.pruned_logits.dtype],
+                tolerance=(SAME_SUMS if written.on_cpu else TOLERANCES)[written.pruned_logits.dtype],
                 cached_decoding_equal=answer["cached_decoding_equal"],
+                other_layers=_others(written.layouts, answer["layouts"]),
             )
         )
     return results
+
+
+def _others(wanted: Sequence[str], found: Sequence[str]) -> tuple[int, ...]:
+    if not wanted:
+        return ()
+    pairs = zip_longest(wanted, found)
+    return tuple(number for number, (layer, written) in enumerate(pairs) if layer != written)
 
 
 def require(verification: Verification) -> None:
@@ -136,7 +162,9 @@ def _reload(request: dict[str, Any]) -> dict[str, Any]:
     tokens = OFFLOADED_DECODED_TOKENS if offload else DECODED_TOKENS
     probe = load_file(request["probe"])
     save_file({"logits": probe_logits(model, probe).contiguous()}, request["logits"])
+    layouts = layouts_of(meta_model(config).get_submodule(request["path"])) if request["path"] else ()
     return {
+        "layouts": layouts,
         "missing": sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"]),
         "unexpected": sorted(info["unexpected_keys"]),
         "cached_decoding_equal": _decodes_alike(model, probe["input_ids"], tokens) if request["decode"] else None,

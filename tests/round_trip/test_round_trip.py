@@ -1,5 +1,6 @@
 """Layers removed, written, reloaded in a fresh process: every row must give the logits of the bypassed model."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,42 @@ CASES = {
     "ViTForImageClassification": IMAGES,
     "DeiTForImageClassification": IMAGES,
 }
+EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+STATES = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_chunk_size": 8}
+
+
+def types(letters: str) -> list[str]:
+    words = {"l": "linear_attention", "f": "full_attention", "s": "sliding_attention", "c": "conv", "m": "mamba"}
+    return [words[letter] for letter in letters]
+
+
+# Layers of several kinds, said layer by layer in many ways: lists, lists of numbers, boundaries, numbers by layer.
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "Qwen3NextForCausalLM": {**GROUPED, **EXPERTS, **LINEAR, "shared_expert_intermediate_size": 16},
+    "Qwen3MoeForCausalLM": {**GROUPED, **EXPERTS, "mlp_only_layers": [0, 3]},
+    "GptOssForCausalLM": {**WINDOWED, **EXPERTS, "layer_types": types("sfsfsfsf")},
+    "Llama4ForCausalLM": {**GROUPED, **EXPERTS, "intermediate_size_mlp": 48, "interleave_moe_layer_step": 2},
+    "DeepseekV3ForCausalLM": {
+        **{**GROUPED, "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1},
+        **{"topk_group": 1, "moe_intermediate_size": 16, "first_k_dense_replace": 2, "q_lora_rank": 8},
+        **{"kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8},
+    },
+    "Lfm2ForCausalLM": {**GROUPED, "layer_types": types("ccfccfcc")},
+    "Lfm2MoeForCausalLM": {**GROUPED, **EXPERTS, "layer_types": types("ccfccfcc"), "num_dense_layers": 2},
+    "FalconH1ForCausalLM": {**GROUPED, **STATES, "mamba_d_ssm": 64},
+    "BambaForCausalLM": {**GROUPED, **STATES, "attn_layer_indices": [2, 5, 7]},
+    "GraniteMoeHybridForCausalLM": {
+        **{**GROUPED, **EXPERTS, **STATES, "layer_types": types("mmfmmfmm"), "shared_intermediate_size": 48},
+    },
+    "Gemma4ForCausalLM": {
+        **{**WINDOWED, "layer_types": types("ssfssfsf"), "hidden_size_per_layer_input": 0, "global_head_dim": 16},
+    },
+    "ModernBertForMaskedLM": {**SMALL, "pad_token_id": 0, "local_attention": 8, "global_attn_every_n_layers": 3},
+    "DebertaV2ForMaskedLM": SMALL,
+    "Dinov2ForImageClassification": IMAGES,
+    "BeitForImageClassification": IMAGES,
+}
 STAGED_CASES: dict[str, tuple[dict[str, Any], tuple[tuple[int, ...], ...]]] = {
     "ResNetForImageClassification": ({**CONVOLUTIONS, "layer_type": "basic"}, ((0, 4), (2, 3))),
     "RegNetForImageClassification": ({**CONVOLUTIONS, "groups_width": 8}, ((0, 4), (2, 3))),
@@ -59,14 +96,19 @@ STAGED_CASES: dict[str, tuple[dict[str, Any], tuple[tuple[int, ...], ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *HYBRIDS])
 def test_a_pruned_model_reloads_as_planned(name: str, tmp_path: Path, fresh: FreshProcesses) -> None:
     stock = getattr(transformers, name)
     written = []
-    for removed in ((2, 5), (0, 3), (4, 7)):
+    for removed in ((2, 5), (0, 3), (4, 7)) if name in CASES else ((2, 5), (3, 4), (1, 3, 4), (1, 2, 3)):
         torch.manual_seed(0)
-        model = stock(stock.config_class(**CASES[name])).eval()
-        path = find_stack(model)
+        model = stock(stock.config_class(**(CASES | HYBRIDS)[name], architectures=[name])).eval()
+        stack = measure_stack(deepcopy(model.config), 20)
+        path = stack.path
+        if not stack.can_remove(removed):
+            # The last attention, or the last experts.
+            assert stack.vanished_kind(removed)
+            continue
         if model.main_input_name == "pixel_values":
             probe, task = {"pixel_values": torch.randn(2, 3, 16, 16)}, "classification"
         else:
@@ -77,9 +119,59 @@ def test_a_pruned_model_reloads_as_planned(name: str, tmp_path: Path, fresh: Fre
         remove_layers(model, path, removed)
         directory = tmp_path / "-".join(map(str, removed))
         model.save_pretrained(directory)
-        written.append(Written(directory, task, probe, probe_logits(model, probe), expected))
+        layouts = tuple(layer.layout for layer in stack.layers if layer.index not in removed)
+        logits = probe_logits(model, probe)
+        written.append(Written(directory, task, probe, logits, expected, path=str(path), layouts=layouts))
+    assert len(written) >= 2
     for proof in verify(written, fresh):
         assert proof.problems == []
+
+
+def test_a_window_in_the_wrong_layer_is_seen_though_the_logits_agree(tmp_path: Path, fresh: FreshProcesses) -> None:
+    torch.manual_seed(0)
+    kinds = types("sfsfsfsf")
+    # Longer than the probe: all layers see all of it.
+    values = {**GROUPED, "use_sliding_window": True, "sliding_window": 512, "layer_types": kinds}
+    config = transformers.Qwen2Config(**values, architectures=["Qwen2ForCausalLM"])
+    model = transformers.Qwen2ForCausalLM(config).eval()
+    stack = measure_stack(deepcopy(config), 20)
+    probe = {"input_ids": torch.randint(5, 99, (2, 20))}
+    with bypassed(layers_of(model, stack.path), (1, 2)):
+        expected = probe_logits(model, probe)
+    remove_layers(model, stack.path, (1, 2))
+    model.config.layer_types = kinds[:6]
+    model.config.layer_types[1:3] = kinds[2:0:-1]
+    model.save_pretrained(tmp_path / "model")
+    layouts = tuple(layer.layout for layer in stack.layers if layer.index not in (1, 2))
+    artifact = Written(
+        tmp_path / "model",
+        "causal_lm",
+        probe,
+        probe_logits(model, probe),
+        expected,
+        path="model.layers",
+        layouts=layouts,
+    )
+    (proof,) = verify([artifact], fresh)
+    assert proof.reload_difference == 0
+    assert proof.other_layers == (1, 2)
+    assert "config.json" in proof.problems[0]
+
+
+def test_half_precision_hides_no_small_difference(tmp_path: Path, fresh: FreshProcesses) -> None:
+    """GPT-2 can weigh attention by the number of the layer, which no entry of the configuration says layer by layer."""
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(**CASES["GPT2LMHeadModel"], scale_attn_by_inverse_layer_idx=True)
+    model = transformers.GPT2LMHeadModel(config).eval().bfloat16()
+    probe = {"input_ids": torch.randint(5, 99, (2, 20))}
+    with bypassed(layers_of(model, "transformer.h"), (2, 5)):
+        expected = probe_logits(model, probe)
+    remove_layers(model, "transformer.h", (2, 5))
+    model.save_pretrained(tmp_path / "model")
+    artifact = Written(tmp_path / "model", "masked_lm", probe, probe_logits(model, probe), expected)
+    (proof,) = verify([artifact], fresh)
+    assert 0 < max(proof.reload_difference, proof.bypass_difference) < 8e-2
+    assert proof.problems
 
 
 def randomised(model: Any) -> Any:

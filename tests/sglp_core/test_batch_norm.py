@@ -45,6 +45,17 @@ def batches(seed: int) -> list[Batch]:
     return [Batch({"pixel_values": torch.randn(16, 3, 16, 16, generator=generator)}, torch.arange(16) % 3)] * 2
 
 
+def test_what_is_left_over_of_the_images_is_dealt_out(model: Any) -> None:
+    images = batches(1)[0]
+    layers = layers_of(model, find_stack(model))
+    parted = estimate_statistics(model, layers, REMOVED, [images.rows(0, 8), images.rows(8, 9)])
+    halves = [estimate_statistics(model, layers, REMOVED, [part]) for part in (images.rows(0, 4), images.rows(4, 9))]
+    for name, tensor in parted.items():
+        torch.testing.assert_close(tensor, (halves[0][name] + halves[1][name]) / 2)
+    # One image cannot say how images differ.
+    assert estimate_statistics(model, layers, REMOVED, [images.rows(0, 1)]) == {}
+
+
 def test_statistics_are_the_mean_over_batches_of_what_comes_in_without_the_layers(model: Any) -> None:
     path = find_stack(model)
     before = copy.deepcopy(model.state_dict())

@@ -59,6 +59,20 @@ def test_a_target_beyond_every_plan_is_said_to_be(model: Path, tmp_path: Path) -
     assert found["target"]["reachable"] is False
 
 
+def test_what_is_reachable_leaves_a_layer_of_every_kind(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    kinds = ["conv", "full_attention", "conv", "full_attention", "conv", "conv", "conv", "conv"]
+    config = transformers.Lfm2Config(
+        vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=8, num_attention_heads=4,
+        num_key_value_heads=2, layer_types=kinds,
+    )  # fmt: skip
+    transformers.Lfm2ForCausalLM(config).save_pretrained(model)
+    found = estimate(str(model), tmp_path / "out", target=Target("layers", 0.75))["estimate"]
+    # First, last, and one of the two with attention.
+    assert found["reachable"]["layers"]["largest"] == pytest.approx(5 / 8)
+    assert found["target"]["reachable"] is False
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_the_backward_pass_keeps_is_what_it_keeps_with_weights(name: str, tmp_path: Path) -> None:
     stock = getattr(transformers, name)

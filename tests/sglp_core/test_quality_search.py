@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sglp_core import Calibration, Evaluation, Method, QualityTarget, compress
-from sglp_core.errors import TargetUnreachable
+from sglp_core.errors import BadCalibration, TargetUnreachable
 from sglp_core.quality_search import largest_within
 from tests.worker.tiny_model import write_text, write_tiny_model
 
@@ -83,6 +83,21 @@ def test_where_one_layer_is_too_much_the_smallest_loss_is_named(model: Path, tex
         run(model, text, tmp_path, QualityTarget("agreement", 0.0), protected=(1, 2, 3))
     with pytest.raises(TargetUnreachable, match="no layer can be removed"):
         run(model, text, tmp_path, QualityTarget("agreement", 0.5), protected=tuple(range(6)))
+
+
+def test_accuracy_that_is_none_from_the_start_is_no_budget(model: Path, tmp_path: Path) -> None:
+    """Text of words that the model does not know: it never foretells the unknown word."""
+    text = tmp_path / "unknown.txt"
+    text.write_text("xyzzy " * 4000)
+    weights = load_file(model / "model.safetensors")
+    copy = write_tiny_model(tmp_path / "model")
+    # Whatever comes in, the head says the same other word.
+    weights["lm_head.weight"] = torch.zeros_like(weights["lm_head.weight"])
+    weights["lm_head.weight"][5] = 1e-3
+    weights["lm_head.weight"][0] = -1e-3
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BadCalibration, match="nothing right"):
+        run(copy, text, tmp_path, QualityTarget("accuracy", 0.1))
 
 
 def test_what_is_lost_of_a_metric() -> None:

@@ -1,0 +1,62 @@
+"""How many positions a model has, against where it really fails."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from sglp_core import Calibration, SGLPError, Target, compress
+from sglp_core.positions import most_positions
+from tests.worker.tiny_model import write_tiny_model
+
+SMALL = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+TABLE = {**SMALL, "max_position_embeddings": 40}
+CASES: dict[str, dict[str, Any]] = {
+    "BertForMaskedLM": TABLE,
+    "RobertaForMaskedLM": TABLE,
+    "MPNetForMaskedLM": TABLE,
+    "DebertaV2ForMaskedLM": TABLE,
+    "OPTForCausalLM": {**TABLE, "ffn_dim": 48, "word_embed_proj_dim": 32},
+    "GPT2LMHeadModel": {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40},
+    "LlamaForCausalLM": TABLE,
+    "BloomForCausalLM": SMALL,
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_length_of_the_table_is_the_longest_text_that_the_model_reads(name: str) -> None:
+    stock = getattr(transformers, name)
+    config = stock.config_class(**CASES[name])
+    config.architectures = [name]
+    model = stock(config).eval()
+
+    def reads(tokens: int) -> bool:
+        try:
+            with torch.no_grad():
+                model(input_ids=torch.full((1, tokens), 7))
+        except (IndexError, RuntimeError):
+            return False
+        return True
+
+    longest = max(tokens for tokens in range(30, 50) if reads(tokens))
+    assert most_positions(config) == (None if longest == 49 else longest)
+
+
+def test_windows_that_are_too_long_are_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    config = transformers.GPT2Config(vocab_size=99, n_embd=32, n_layer=4, n_head=4, n_positions=40)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    tokenizer = write_tiny_model(tmp_path / "other")
+    for file in tokenizer.glob("tokenizer*"):
+        file.rename(tmp_path / "gpt2" / file.name)
+    with pytest.raises(SGLPError, match="40 positions") as refused:
+        compress(
+            str(tmp_path / "gpt2"),
+            Target("layers", 0.25),
+            tmp_path / "out",
+            calibration=Calibration(sequence_length=41),
+            cache=tmp_path / "cache",
+        )
+    assert refused.value.code == "bad_calibration"
+    assert not (tmp_path / "out").exists()
