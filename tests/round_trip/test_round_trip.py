@@ -1,5 +1,6 @@
 """Layers removed, written, reloaded in a fresh process: every row must give the logits of the bypassed model."""
 
+import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 from sglp_core import architectures
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.layers import find_stack, layers_of, measure_stack
+from sglp_core.objectives import task_of
 from sglp_core.surgery import bypassed, remove_layers
 from sglp_core.verification import Written, probe_logits, verify
 
@@ -125,6 +127,15 @@ def test_a_pruned_model_reloads_as_planned(name: str, tmp_path: Path, fresh: Fre
     assert len(written) >= 2
     for proof in verify(written, fresh):
         assert proof.problems == []
+
+
+def test_what_the_service_says_of_architectures_is_what_is_tested_here() -> None:
+    told = json.loads((Path(__file__).parents[2] / "api" / "architectures.json").read_text())["tested"]
+    found = {}
+    for name in (*CASES, *HYBRIDS, *STAGED_CASES):
+        stock = getattr(transformers, name, None) or getattr(architectures, name)
+        found[name] = {"class": name, "model_type": stock.config_class.model_type, "task": task_of(stock)}
+    assert {row["class"]: row for row in told} == found
 
 
 def test_a_window_in_the_wrong_layer_is_seen_though_the_logits_agree(tmp_path: Path, fresh: FreshProcesses) -> None:
