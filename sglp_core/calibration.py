@@ -38,7 +38,8 @@ Report = Callable[[int, int, str], None]
 class Calibration:
     """Where the calibration data comes from: `self`, or a path or file:// URI.
 
-    Language models take `samples` windows of `sequence_length` tokens of a `.txt`, `.jsonl` or `.parquet` file; image
+    Language models take `samples` windows of `sequence_length` tokens of a `.txt`, `.jsonl` or `.parquet` file,
+    classifiers of texts `samples` documents of one, each cut at so many tokens and labelled by the model itself; image
     classifiers `samples` images of a folder of class folders, a `.zip` of one, or a `.parquet` file. `batch_size` at a
     time; everything drawn is drawn from `seed`.
     """

@@ -13,7 +13,9 @@ import torch
 from sglp_core.calibration import MASKED_SHARE, UNMASKING_STEPS, WRITTEN_AT_ONCE, Calibration
 from sglp_core.choosing import ANALYSIS_PASSES, CONTROLS, search_budget
 from sglp_core.evaluation import Evaluation
+from sglp_core.judging import SAMPLES_AT_ONCE, WINDOWS_AT_ONCE
 from sglp_core.method import PROPOSALS, Method
+from sglp_core.objectives import CLASSIFICATIONS
 from sglp_core.outline import Outline
 from sglp_core.repair import JUDGED_SHARE, KINDS
 from sglp_core.repaired_choice import BEST, JUDGED_WINDOWS, MOST_PREDICTIONS
@@ -60,9 +62,8 @@ def expected_seconds(
     stack = outline.stack
     window = stack.total_flops / speed.flops_per_second
     judged = evaluation.samples
-    parts = (
-        calibration.samples if outline.task != "classification" else -(-calibration.samples // calibration.batch_size)
-    )
+    at_once = SAMPLES_AT_ONCE if outline.task in CLASSIFICATIONS else WINDOWS_AT_ONCE
+    parts = -(-calibration.samples // at_once)
     searches = method.importance == PROPOSALS
     trials = search_budget(len(stack), removed, parts) if searches else 0
     part = window * calibration.samples / parts
@@ -104,8 +105,8 @@ def _repaired_windows(outline: Outline, removed: int, method: Method, calibratio
     chosen = calibration.samples * cuts * a_cut
     if method.importance != PROPOSALS:
         return chosen
-    shares = {"causal_lm": 1.0, "masked_lm": MASKED_SHARE, "classification": 1 / calibration.sequence_length}
-    predictions = shares[outline.task] * calibration.sequence_length
+    shares = {"causal_lm": 1.0, "masked_lm": MASKED_SHARE}
+    predictions = shares.get(outline.task, 1 / calibration.sequence_length) * calibration.sequence_length
     few = min(calibration.samples, max(JUDGED_WINDOWS, int(MOST_PREDICTIONS / predictions)))
     turns = min(JUDGED_SHARE, -(-JUDGED_WINDOWS // max(1, few // JUDGED_SHARE)))
     # Half of the candidates are in the second turn, a quarter in the third.

@@ -18,14 +18,14 @@ from torch import nn
 
 from sglp_core.batch_norm import estimate_statistics
 from sglp_core.evaluation import Quality, evaluate
-from sglp_core.objectives import Batch, Task, together
+from sglp_core.objectives import CLASSIFICATIONS, Batch, Task, together
 from sglp_core.weights import Changes
 
 Removed = tuple[int, ...]
 # Sets are compared on the same window, so one is enough to tell most apart and many sets can be asked about.
 WINDOWS_AT_ONCE = 1
-# A window has hundreds of predictions, an image one.
-IMAGES_AT_ONCE = 64
+# A window has hundreds of predictions, an image or a text with a class has one.
+SAMPLES_AT_ONCE = 64
 FINAL_PARTS = 6
 ANEW = ", batch norms anew"
 
@@ -113,6 +113,6 @@ def harm_of(dense: Quality, pruned: Quality) -> float:
 
 
 def _parts_of(batches: Sequence[Batch], task: Task) -> list[Batch]:
-    if task == "classification":
-        return list(together(batches, IMAGES_AT_ONCE))
+    if task in CLASSIFICATIONS:
+        return list(together(batches, SAMPLES_AT_ONCE))
     return [part for batch in batches for part in batch.split(WINDOWS_AT_ONCE)]

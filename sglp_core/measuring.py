@@ -54,6 +54,6 @@ def measure(
         estimator=method.estimator,
         kernel=method.kernel,
         n_samples=similarity.n_samples,
-        sample_unit="image" if opened.task == "classification" else "token position",
+        sample_unit="image" if opened.task == "image_classification" else "token position",
         calibration_digest=data.calibration_digest,
     )

@@ -15,7 +15,9 @@ from transformers.models.auto import modeling_auto
 from sglp_core.architectures import IMAGE_CLASSIFIERS
 from sglp_core.errors import UnsupportedArchitecture
 
-Task = Literal["causal_lm", "masked_lm", "classification"]
+Task = Literal["causal_lm", "masked_lm", "image_classification", "text_classification"]
+# One prediction for a whole image or text.
+CLASSIFICATIONS: tuple[Task, ...] = ("image_classification", "text_classification")
 IGNORED = -100
 
 
@@ -24,7 +26,7 @@ class Batch:
     """One calibration batch on the CPU: the model's inputs, and the label of every position (or image) that counts.
 
     `inputs` holds `input_ids` and `attention_mask` `[B, T]`, or `pixel_values` `[B, C, H, W]`; `labels` is `[B, T]`
-    with -100 where nothing is predicted, or `[B]`.
+    with -100 where nothing is predicted, or, of classifiers, `[B]`.
     """
 
     inputs: dict[str, Tensor]
@@ -64,7 +66,8 @@ def task_of(model_class: type[transformers.PreTrainedModel]) -> Task:
     tables: dict[Task, list[str]] = {
         "causal_lm": ["MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"],
         "masked_lm": ["MODEL_FOR_MASKED_LM_MAPPING_NAMES"],
-        "classification": ["MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"],
+        "image_classification": ["MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"],
+        "text_classification": ["MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"],
     }
     # Masked first: BERT-like classes with both heads are listed by their own class name in one table only.
     for task, names in tables.items():
@@ -73,11 +76,21 @@ def task_of(model_class: type[transformers.PreTrainedModel]) -> Task:
                 if model_class.__name__ in ((entry,) if isinstance(entry, str) else entry):
                     return task
     if model_class in IMAGE_CLASSIFIERS.values():
-        return "classification"
+        return "image_classification"
     raise UnsupportedArchitecture(
-        f"{model_class.__name__} has no head whose loss is known here; looked for a causal or masked language model or "
-        "an image classifier"
+        f"{model_class.__name__} has no head whose loss is known here; looked for a causal or masked language model, "
+        "or a classifier of images or texts"
     )
+
+
+def require_classes(config: transformers.PretrainedConfig, task: Task) -> None:
+    """Raises `UnsupportedArchitecture` for a model with a head of classes that does not choose one of several."""
+    kind = getattr(config, "problem_type", None)
+    if task == "text_classification" and (config.num_labels < 2 or kind not in {None, "single_label_classification"}):
+        raise UnsupportedArchitecture(
+            f"the model gives {config.num_labels} numbers ({kind or 'regression'}); looked for a head that chooses one "
+            "of several classes, since its loss is the cross-entropy of one class"
+        )
 
 
 def logits_of(model: nn.Module, batch: Batch, weights: Mapping[str, Tensor] | None = None) -> Tensor:

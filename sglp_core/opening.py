@@ -18,7 +18,7 @@ from sglp_core.images import image_shape
 from sglp_core.layers import LayerStack, measure_stack
 from sglp_core.loading import load_whole
 from sglp_core.memory import Memory, streams
-from sglp_core.objectives import Task, task_of
+from sglp_core.objectives import Task, require_classes, task_of
 from sglp_core.positions import require_length
 from sglp_core.sources import Source, open_source
 from sglp_core.stock import model_class
@@ -68,11 +68,12 @@ def open_model(
     config = read_config(source.directory)
     stock = model_class(config)
     task = task_of(stock)
+    require_classes(config, task)
     processor = processor_of(task, source.directory)
-    shape = image_shape(processor) if task == "classification" else None
+    shape = image_shape(processor) if task == "image_classification" else None
     stored_bits = sum(tensor.size_bytes for tensor in stored_tensors(source.directory)) * 8
     stack = measure_stack(config, sequence_length, shape, stored_bits)
-    if task != "classification":
+    if task != "image_classification":
         require_length(config, sequence_length)
     opened = Opened(fetched, source, stack, task, stock.__name__, None, processor)
     if streams(memory, source.directory):
@@ -88,7 +89,7 @@ def open_model(
 
 def processor_of(task: Task, directory: Path) -> Any:
     """The tokenizer or image processor that came with a model; raises `ModelNotFound` where it has none."""
-    if task != "classification":
+    if task != "image_classification":
         try:
             return transformers.AutoTokenizer.from_pretrained(directory)
         except Exception as error:

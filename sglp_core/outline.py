@@ -16,7 +16,7 @@ from sglp_core.gguf_conversion import check_gguf
 from sglp_core.gguf_header import read_tensors
 from sglp_core.images import image_shape
 from sglp_core.layers import LayerStack, measure_stack
-from sglp_core.objectives import Task, task_of
+from sglp_core.objectives import Task, require_classes, task_of
 from sglp_core.opening import processor_of
 from sglp_core.positions import require_length
 from sglp_core.sources import (
@@ -85,9 +85,10 @@ def read_outline(
         config, form, dtype = read_config(path), "safetensors", max(values, key=lambda name: values[name])
     stock = model_class(config)
     task = task_of(stock)
-    shape = image_shape(processor_of(task, path)) if task == "classification" else None
+    require_classes(config, task)
+    shape = image_shape(processor_of(task, path)) if task == "image_classification" else None
     stack = measure_stack(config, sequence_length, shape, stored_bits)
-    if task != "classification":
+    if task != "image_classification":
         require_length(config, sequence_length)
     return Outline(
         found.fetched.origin, found.fetched.revision, form, config, stock.__name__, task, stack, shape, dtype

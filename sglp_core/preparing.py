@@ -13,6 +13,7 @@ from sglp_core.calibration import Calibration, local_path, self_written_windows,
 from sglp_core.errors import BadCalibration
 from sglp_core.evaluation import Evaluation
 from sglp_core.images import read_images
+from sglp_core.labelled_texts import read_labelled_texts
 from sglp_core.objectives import Batch, Task
 from sglp_core.opening import Opened
 from sglp_core.streamed_model import StreamedModel
@@ -20,7 +21,7 @@ from sglp_core.window_cache import find_or_write
 
 
 class Samples(Protocol):
-    """What a model is measured and judged on: token windows or images, in the order they were drawn."""
+    """What a model is measured and judged on: token windows, texts or images, in the order they were drawn."""
 
     @property
     def noun(self) -> str: ...
@@ -131,13 +132,21 @@ def _samples(
     samples: Samples
     if source in local:
         source, roots = str(local[source]), None
-    if opened.task == "classification":
+    if opened.task == "image_classification":
         if source == "self":
             raise BadCalibration(
                 "an image model cannot write its own calibration data; give a folder of class folders, a .zip of one, "
                 "or a .parquet file with images"
             )
         samples = read_images(source, opened.model, opened.processor, count, calibration.seed, roots)
+    elif opened.task == "text_classification":
+        if source == "self" or isinstance(opened.model, StreamedModel):
+            raise BadCalibration(
+                "a classifier of texts cannot write its own calibration data, and must fit in memory to label it; give "
+                "texts as a .txt, .jsonl or .parquet file"
+            )
+        length = calibration.sequence_length
+        samples = read_labelled_texts(source, opened.model, opened.processor, count, length, calibration.seed, roots)
     elif source == "self":
         if isinstance(opened.model, StreamedModel):
             raise BadCalibration(

@@ -92,7 +92,7 @@ def judge(
         count("evaluating", len(batches), "batches"),
         weights=changes,
     )
-    shape = image_shape(opened.processor) if opened.task == "classification" else None
+    shape = image_shape(opened.processor) if opened.task == "image_classification" else None
     inputs = example_inputs(opened.model, sequence_length, shape)
     on_latency = count("evaluating", len(named) + 1, "latencies")
     points = []

@@ -112,7 +112,7 @@ def test_a_pruned_model_reloads_as_planned(name: str, tmp_path: Path, fresh: Fre
             assert stack.vanished_kind(removed)
             continue
         if model.main_input_name == "pixel_values":
-            probe, task = {"pixel_values": torch.randn(2, 3, 16, 16)}, "classification"
+            probe, task = {"pixel_values": torch.randn(2, 3, 16, 16)}, "image_classification"
         else:
             probe = {"input_ids": torch.randint(5, 99, (2, 20))}
             task = "causal_lm" if "Masked" not in name else "masked_lm"
@@ -217,7 +217,7 @@ def test_a_staged_model_reloads_as_planned(name: str, tmp_path: Path, fresh: Fre
         assert measure_stack(model.config, 1).total_flops == left
         directory = tmp_path / "-".join(map(str, removed))
         model.save_pretrained(directory)
-        written.append(Written(directory, "classification", probe, probe_logits(model, probe), expected))
+        written.append(Written(directory, "image_classification", probe, probe_logits(model, probe), expected))
     for proof in verify(written, fresh):
         assert proof.problems == []
 
@@ -236,7 +236,6 @@ def test_a_removal_that_would_turn_the_alternation_round_is_forbidden_and_verifi
         expected = probe_logits(model, probe)
     remove_layers(model, stack.path, removed)
     model.save_pretrained(tmp_path / "model")
-    proof = verify([Written(tmp_path / "model", "classification", probe, probe_logits(model, probe), expected)], fresh)[
-        0
-    ]
+    artifact = Written(tmp_path / "model", "image_classification", probe, probe_logits(model, probe), expected)
+    (proof,) = verify([artifact], fresh)
     assert proof.problems

@@ -84,7 +84,7 @@ def test_statistics_are_the_mean_over_batches_of_what_comes_in_without_the_layer
 def test_statistics_that_do_not_help_on_held_out_data_are_not_kept(model: Any) -> None:
     layers = layers_of(model, find_stack(model))
     noise = [Batch({"pixel_values": 100 * torch.randn(4, 3, 16, 16)}, torch.zeros(4, dtype=torch.long))]
-    _, attempt = repair_batch_norms(model, layers, REMOVED, noise, batches(0), "classification")
+    _, attempt = repair_batch_norms(model, layers, REMOVED, noise, batches(0), "image_classification")
     assert not attempt.accepted
     assert attempt.reason == "held-out loss or divergence does not fall"
 
@@ -92,7 +92,7 @@ def test_statistics_that_do_not_help_on_held_out_data_are_not_kept(model: Any) -
 def test_new_statistics_are_kept_where_they_bring_the_model_closer_to_the_dense_one(model: Any) -> None:
     images = batches(0)[0]
     images.labels.copy_(model(**images.inputs).logits.argmax(-1))
-    found = repair(model, find_stack(model), [images] * 4, "classification", REMOVED, "auto")
+    found = repair(model, find_stack(model), [images] * 4, "image_classification", REMOVED, "auto")
     attempt = found.attempts[0]
     assert (attempt.kind, attempt.accepted) == ("batch_norm", True)
     assert attempt.loss_after < attempt.loss_before
@@ -102,7 +102,7 @@ def test_new_statistics_are_kept_where_they_bring_the_model_closer_to_the_dense_
 
 def test_models_without_batch_norms_say_so(tmp_path: Path) -> None:
     vit = ViTForImageClassification.from_pretrained(write_tiny_vit(tmp_path)).eval()
-    found = repair(vit, find_stack(vit), batches(0), "classification", (2,), "batch_norm")
+    found = repair(vit, find_stack(vit), batches(0), "image_classification", (2,), "batch_norm")
     assert (found.changes, found.attempts[0].reason) == ({}, "the model has no batch norms")
 
 

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
 from sglp_core.batch_norm import estimate_statistics
 from sglp_core.evaluation import evaluate
-from sglp_core.judging import IMAGES_AT_ONCE, Judge, harm_of
+from sglp_core.judging import SAMPLES_AT_ONCE, Judge, harm_of
 from sglp_core.layers import find_stack, layers_of
 from sglp_core.objectives import Batch
 from sglp_core.planning import Plan
@@ -97,7 +97,7 @@ def test_where_batch_norms_may_be_estimated_anew_the_better_statistics_of_a_set_
         # that does not know them is changed more by new statistics than by the loss of quiet blocks.
         apply(model, estimate_statistics(model, layers, (), [batch]))
     batch = Batch({"pixel_values": images}, model(pixel_values=images).logits.argmax(-1))
-    estimated = Judge(model, layers_of(model, path), [batch], "classification", estimated=True)([(1, 2)])[1, 2]
+    estimated = Judge(model, layers_of(model, path), [batch], "image_classification", estimated=True)([(1, 2)])[1, 2]
 
     pruned = copy.deepcopy(model)
     remove_layers(pruned, path, (1, 2))
@@ -116,7 +116,7 @@ def test_where_batch_norms_may_be_estimated_anew_the_better_statistics_of_a_set_
         dense, batch.labels
     )
     anew = float(divergence + rise)
-    as_they_were = Judge(model, layers_of(model, path), [batch], "classification")([(1, 2)])[1, 2]
+    as_they_were = Judge(model, layers_of(model, path), [batch], "image_classification")([(1, 2)])[1, 2]
     assert as_they_were != pytest.approx(anew, abs=1e-3)
     assert (anew < as_they_were) == (loud > 1)
     assert estimated == pytest.approx(min(anew, as_they_were), abs=1e-5)
@@ -127,10 +127,10 @@ def test_images_are_judged_many_at_once_and_windows_one_at_a_time() -> None:
     model = CifarResNetForImageClassification(CifarResNetConfig(depths=[4], hidden_sizes=[4], num_labels=3)).eval()
     images = torch.randn(150, 3, 8, 8)
     parts = [Batch({"pixel_values": some}, torch.zeros(len(some), dtype=torch.long)) for some in images.split(8)]
-    judge = Judge(model, layers_of(model, find_stack(model)), parts, "classification")
-    assert judge.parts == math.ceil(150 / IMAGES_AT_ONCE)
+    judge = Judge(model, layers_of(model, find_stack(model)), parts, "image_classification")
+    assert judge.parts == math.ceil(150 / SAMPLES_AT_ONCE)
     # Every image is judged once: the mean over all parts of equal size is that of all images together.
-    whole = evaluate(model, layers_of(model, find_stack(model)), parts[:16], "classification", {"it": (1,)})
+    whole = evaluate(model, layers_of(model, find_stack(model)), parts[:16], "image_classification", {"it": (1,)})
     assert judge([(1,)], 2)[1,] == pytest.approx(harm_of(whole["dense"], whole["it"]), abs=1e-6)
 
 

@@ -90,7 +90,7 @@ def test_runs_of_a_staged_network_are_measured_inside_a_stage_and_add_up_across(
     layers = layers_of(model, stack.path)
     images, labels = torch.randn(5, 3, 32, 32), torch.arange(5)
     batch = Batch({"pixel_values": images}, labels)
-    found = trace(model, layers, [batch], "classification", SimilarityAccumulator(), stages=stack.stages)
+    found = trace(model, layers, [batch], "image_classification", SimilarityAccumulator(), stages=stack.stages)
 
     calls: list[tuple[Tensor, Tensor]] = []
     handles = [layer.register_forward_hook(lambda _m, args, out: calls.append((args[0], out))) for layer in layers]

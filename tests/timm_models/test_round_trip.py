@@ -59,7 +59,7 @@ def test_a_pruned_timm_model_reloads_as_planned(architecture: str, tmp_path: Pat
         remove_layers(model, stack.path, removed)
         directory = tmp_path / "-".join(map(str, removed))
         model.save_pretrained(directory)
-        written.append(Written(directory, "classification", probe, probe_logits(model, probe), expected))
+        written.append(Written(directory, "image_classification", probe, probe_logits(model, probe), expected))
 
         assert model.config.model_args == {**read_config(dense).model_args, argument: said}
         smaller = measure_stack(read_config(directory), 1, (3, SIZE, SIZE))

@@ -1,0 +1,105 @@
+"""Classifiers of texts: their data, and a whole job with one."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from sglp_core import Calibration, Evaluation, SGLPError, Target, compress, estimate
+from sglp_core.labelled_texts import read_labelled_texts
+from sglp_core.opening import open_model
+from tests.worker.tiny_model import WORDS, write_tiny_model
+
+SMALL = {"vocab_size": 23, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4}
+CASES: dict[str, dict[str, Any]] = {
+    "BertForSequenceClassification": {**SMALL, "max_position_embeddings": 64},
+    "RobertaForSequenceClassification": {**SMALL, "max_position_embeddings": 64, "pad_token_id": 0},
+    "DistilBertForSequenceClassification": {
+        **{"vocab_size": 23, "dim": 32, "hidden_dim": 48, "n_layers": 6, "n_heads": 4, "max_position_embeddings": 64},
+    },
+    "ModernBertForSequenceClassification": {**SMALL, "pad_token_id": 0, "local_attention": 8},
+    "LlamaForSequenceClassification": {**SMALL, "pad_token_id": 0},
+}
+
+
+def write_classifier(directory: Path, name: str = "BertForSequenceClassification", **more: Any) -> Path:
+    """A random classifier whose answers differ from text to text."""
+    write_tiny_model(directory)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    tokenizer.pad_token = tokenizer.unk_token
+    tokenizer.save_pretrained(directory)
+    torch.manual_seed(1)
+    stock = getattr(transformers, name)
+    model = stock(stock.config_class(**{**CASES[name], "num_labels": 3, **more}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6)
+    model.save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_classifier_of_texts_is_compressed(name: str, tmp_path: Path) -> None:
+    model, text = write_classifier(tmp_path / "model", name), tmp_path / "text.txt"
+    draw = random.Random(0)
+    text.write_text("\n\n".join(" ".join(draw.choices(WORDS, k=draw.randint(5, 40))) for _ in range(60)))
+    report = compress(
+        str(model),
+        Target("layers", 0.33),
+        tmp_path / "out",
+        calibration=Calibration(str(text), samples=24, sequence_length=32),
+        evaluation=Evaluation(samples=12),
+        cache=tmp_path / "cache",
+    )
+    assert report["verification"]["passed"]
+    assert (report["stages"][0]["stage"], report["stages"][0]["accuracy"]) == ("dense", 1)
+    assert "texts labelled by the dense model itself" in report["evaluation"]["description"]
+    reloaded = getattr(transformers, name).from_pretrained(tmp_path / "out/model")
+    assert (type(reloaded).__name__, reloaded.config.num_hidden_layers) == (name, 4)
+    assert json.loads((tmp_path / "out/report.json").read_text())["verification"]["cached_decoding_equal"] is None
+
+
+def test_each_document_is_one_sample_with_the_models_own_answer(tmp_path: Path) -> None:
+    model = write_classifier(tmp_path / "model")
+    opened = open_model(str(model), None, 16, tmp_path / "cache", None, lambda _phase: None)
+    documents = [" ".join(WORDS[i:] + WORDS[:i]) for i in range(len(WORDS))] + ["the cat"]
+    text = tmp_path / "text.jsonl"
+    text.write_text("\n".join(json.dumps({"text": each}) for each in documents))
+    found = read_labelled_texts(str(text), opened.model, opened.processor, 100, 16, 3)
+    assert found.input_ids.shape == (len(documents), 16)
+    # The only short one is padded, and the padding not read.
+    (short,) = (found.attention_mask.sum(1) < 16).nonzero().flatten().tolist()
+    alone = opened.processor("the cat", return_tensors="pt")
+    with torch.no_grad():
+        logits = opened.model(**{k: v for k, v in alone.items() if k != "token_type_ids"}).logits
+    assert found.labels[short] == logits.argmax()
+    assert len(set(found.labels.tolist())) > 1
+    first, second = found.split(5)
+    assert torch.cat([first.labels, second.labels]).equal(found.labels)
+    assert read_labelled_texts(str(text), opened.model, opened.processor, 100, 16, 3).digest == found.digest
+    assert read_labelled_texts(str(text), opened.model, opened.processor, 100, 16, 4).digest != found.digest
+
+
+@pytest.mark.parametrize("more", [{"num_labels": 1}, {"problem_type": "multi_label_classification"}])
+def test_a_head_that_chooses_no_class_is_refused(tmp_path: Path, more: dict[str, Any]) -> None:
+    model = write_classifier(tmp_path / "model", **more)
+    with pytest.raises(SGLPError, match="one of several classes") as refused:
+        estimate(str(model), tmp_path / "out")
+    assert refused.value.code == "unsupported_architecture"
+
+
+def test_a_classifier_is_told_that_it_needs_texts(tmp_path: Path) -> None:
+    with pytest.raises(SGLPError, match="give texts") as refused:
+        compress(
+            str(write_classifier(tmp_path / "model")),
+            Target("layers", 0.33),
+            tmp_path / "out",
+            calibration=Calibration(sequence_length=32),
+            cache=tmp_path / "cache",
+        )
+    assert refused.value.code == "bad_calibration"
