@@ -55,27 +55,30 @@ class Skipper:
             with bypassed(self._layers, removed):
                 yield
             return
-        first = min([*removed, *(self._first_of(name) for name in changes)], default=0)
-        replaced = {*removed, *range(first + 1)}
+        changed = [self._first_of(name) for name in changes]
+        # What lies outside of the layers may come before them all, and then nothing is known of what enters the first.
+        entering = None not in changed
+        first = min([*removed, *(index for index in changed if index is not None)], default=0)
+        replaced = {*removed, *(range(first + 1) if entering else ())}
         try:
             for index in replaced:
                 layer = self._layers[index]
-                known = self._entering[first] if index == first else None
+                known = self._entering[first] if entering and index == first else None
                 layer.forward = _handing_on(known) if index in removed or index < first else _resuming(layer, known)
             yield
         finally:
             for index in replaced:
                 vars(self._layers[index]).pop("forward", None)
 
-    def _first_of(self, name: str) -> int:
-        """The first layer that has this parameter or buffer, the first of all where it is outside of them."""
+    def _first_of(self, name: str) -> int | None:
+        """The first layer that has this parameter or buffer; None where it is outside of them."""
         tensor = held(self._model, name)
         having = (
             index
             for index, layer in enumerate(self._layers)
             if any(each is tensor for each in (*layer.parameters(), *layer.buffers()))
         )
-        return next(having, 0)
+        return next(having, None)
 
 
 def _handing_on(known: Tensor | None) -> Any:
