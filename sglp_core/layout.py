@@ -26,6 +26,8 @@ from sglp_core.stock import meta_model
 OF_NO_ACCOUNT = re.compile(r"^_|training$|drop|(^|_)(idx|index|id|number)$|^num_hidden_layers$")
 TRIED_RUNS = 4
 
+Shapes = dict[str, torch.Size]
+
 
 def layouts_of(layers: nn.ModuleList) -> tuple[str, ...]:
     """For each layer a digest of its modules, the shapes of their parameters, and their numbers and words."""
@@ -40,15 +42,20 @@ def forms_of(config: Any, path: str, layouts: Sequence[str], kinds: Sequence[str
     Raises `UnsupportedArchitecture` where removing layers leaves no model of the layers that stay.
     """
     count = len(layouts)
+    outside = _outside(meta_model(config), path)
     # Not at the ends, which are kept unless somebody asks for it: some classes have rules for them.
     tried = {(1,), (count // 2,), (count - 2,), tuple(range(1, count - 1, 2))} - {()}
-    if all(stays_what_it_is(config, path, layouts, removed) for removed in sorted(tried) if _keeps_all(kinds, removed)):
+    if all(
+        stays_what_it_is(config, path, layouts, removed, outside)
+        for removed in sorted(tried)
+        if _keeps_all(kinds, removed)
+    ):
         return [""] * count
     allowed = removable_runs([(0, count - 1)], layouts)
     runs = [(i, j) for i in range(count) for j in range(i + 1, count + 1) if allowed[i, j] and j - i < count]
     runs = [(i, j) for i, j in runs if _keeps_all(kinds, range(i, j))]
     for i, j in sorted(runs, key=lambda run: run[1] - run[0])[:TRIED_RUNS]:
-        if stays_what_it_is(config, path, layouts, range(i, j)):
+        if stays_what_it_is(config, path, layouts, range(i, j), outside):
             return list(layouts)
     raise UnsupportedArchitecture(
         f"{(config.architectures or ['the model'])[0]} has layers, or parameters outside of them, that depend on the "
@@ -56,8 +63,14 @@ def forms_of(config: Any, path: str, layouts: Sequence[str], kinds: Sequence[str
     )
 
 
-def stays_what_it_is(config: Any, path: str, layouts: Sequence[str], removed: Sequence[int]) -> bool:
-    """Whether the model that the renumbered configuration makes has the layers that stay, and all else as before."""
+def stays_what_it_is(
+    config: Any, path: str, layouts: Sequence[str], removed: Sequence[int], outside: Shapes | None = None
+) -> bool:
+    """Whether the model that the renumbered configuration makes has the layers that stay, and all else as before.
+
+    `outside` are the shapes of the dense model's parameters that are in no layer, where they are known.
+    """
+    outside = outside or _outside(meta_model(config), path)
     kept = {old: new for new, old in enumerate(i for i in range(len(layouts)) if i not in set(removed))}
     try:
         smaller = deepcopy(config)
@@ -69,9 +82,7 @@ def stays_what_it_is(config: Any, path: str, layouts: Sequence[str], removed: Se
         return False
     stack = model.get_submodule(path)
     assert isinstance(stack, nn.ModuleList)
-    return layouts_of(stack) == tuple(layouts[old] for old in kept) and _outside(model, path) == _outside(
-        meta_model(config), path
-    )
+    return layouts_of(stack) == tuple(layouts[old] for old in kept) and _outside(model, path) == outside
 
 
 def require_layout(source: Path, stack: Any, removed: Sequence[int]) -> None:
@@ -91,7 +102,7 @@ def _keeps_all(kinds: Sequence[str], removed: Sequence[int]) -> bool:
     return {kind for i, kind in enumerate(kinds) if i not in set(removed)} == set(kinds)
 
 
-def _outside(model: nn.Module, path: str) -> dict[str, torch.Size]:
+def _outside(model: nn.Module, path: str) -> Shapes:
     return {name: each.shape for name, each in model.named_parameters() if not name.startswith(f"{path}.")}
 
 
