@@ -16,6 +16,7 @@ from client import demo as demo_story
 from client import keys, webhooks
 from client.live import follow, require_success
 from client.sdk import SGLP
+from client.showing import show_figures
 from client.stack import EmbeddedStack
 from client.telling import HERE, Url, told_plainly
 from client.uploading import send
@@ -42,16 +43,30 @@ def main(
 
 @app.command()
 def up(
-    state: Annotated[Path, typer.Option(help="Folder for everything the service keeps.")] = Path(".sglp"),
+    state: Annotated[
+        Path, typer.Option(help="Folder for everything the service keeps.", envvar="SGLP_STATE_DIR", file_okay=False)
+    ] = Path(".sglp"),
     models: Annotated[
-        list[Path] | None, typer.Option(help="Folder that file:// models may come from; repeatable.")
+        list[Path] | None,
+        typer.Option(help="Folder that file:// models may come from; repeatable.", exists=True, file_okay=False),
     ] = None,
-    port: Annotated[int, typer.Option(help="Port to listen on, on the loopback interface only.")] = 8000,
+    port: Annotated[
+        int, typer.Option(help="Port to listen on, on the loopback interface only.", envvar="SGLP_PORT")
+    ] = 8000,
+    require_keys: Annotated[
+        bool, typer.Option(help="Ask every request for an API key.", envvar="SGLP_REQUIRE_KEYS")
+    ] = False,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C."""
-    with told_plainly(), EmbeddedStack(state, model_roots=models or [], port=port) as stack:
+    with (
+        told_plainly(),
+        EmbeddedStack(state, model_roots=models or [], port=port, require_keys=require_keys) as stack,
+    ):
         console.print(f"SGLP is ready at {stack.url}", highlight=False)
-        console.print("[bold red]There is no authentication: every program on this machine can use it.[/]")
+        if stack.ignored:
+            console.print(f"`sglp up` decides itself, whatever they say: {', '.join(stack.ignored)}", highlight=False)
+        if not require_keys:
+            console.print("[bold red]There is no authentication: every program on this machine can use it.[/]")
         while True:
             stack.check()
             time.sleep(0.5)
@@ -65,11 +80,15 @@ def submit(
     remove: Annotated[
         float | None, typer.Option(help="Fraction to remove; without it the model is only analysed.")
     ] = None,
-    of: Annotated[str, typer.Option(help="What the fraction is of: parameters, flops or layers.")] = "parameters",
+    of: Annotated[
+        str | None, typer.Option(help="What the fraction is of: parameters (if not given), flops or layers.")
+    ] = None,
     max_drop: Annotated[
         float | None, typer.Option(help="Instead of --remove: as much as loses no more of --metric than this.")
     ] = None,
-    metric: Annotated[str, typer.Option(help="perplexity, accuracy or agreement.")] = "perplexity",
+    metric: Annotated[
+        str | None, typer.Option(help="For --max-drop: perplexity (if not given), accuracy or agreement.")
+    ] = None,
     sweep: Annotated[
         list[float] | None, typer.Option(help="Instead of --remove: a fraction to look at, repeatable; no model comes.")
     ] = None,
@@ -82,30 +101,56 @@ def submit(
 ) -> None:
     """Submit a job and print its id."""
     try:
-        more: dict[str, Any] = json.loads(options)
+        more = json.loads(options)
     except ValueError as error:
         raise typer.BadParameter(f"not JSON: {error}", param_hint="--options") from None
+    if not isinstance(more, dict) or not isinstance(more.get("model", {}), dict):
+        raise typer.BadParameter("must be a JSON object, and so must be its `model`", param_hint="--options")
+    if metric is not None and max_drop is None:
+        raise typer.BadParameter("goes with --max-drop", param_hint="--metric")
+    if of is not None and remove is None and not sweep:
+        raise typer.BadParameter("goes with --remove or --sweep", param_hint="--of")
     if sum((remove is not None, max_drop is not None, bool(sweep))) > 1:
         raise typer.BadParameter("give one of --remove, --max-drop and --sweep, or none of them")
     asked: dict[str, Any] = {"mode": "analyze"}
     if remove is not None:
-        asked = {"target": {"kind": of, "ratio": remove}}
+        asked = {"target": {"kind": of or "parameters", "ratio": remove}}
     elif max_drop is not None:
-        asked = {"target": {"kind": "quality", "metric": metric, "max_drop": max_drop}}
+        asked = {"target": {"kind": "quality", "metric": metric or "perplexity", "max_drop": max_drop}}
     elif sweep:
-        asked = {"mode": "sweep", "target": {"kind": "sweep", "of": of, "ratios": sweep}}
+        asked = {"mode": "sweep", "target": {"kind": "sweep", "of": of or "parameters", "ratios": sweep}}
     if estimate:
         asked["mode"] = "estimate"
     spec: dict[str, Any] = {
         **more,
-        "model": {**more.get("model", {}), "uri": model if "://" in model else Path(model).resolve().as_uri()},
+        "model": {**more.get("model", {}), "uri": model if "://" in model else _as_path(model)},
         **asked,
     }
     with told_plainly(), SGLP(url) as service:
         job_id = service.submit(spec)["id"]
         print(job_id)
         if watch:
-            require_success(follow(service, job_id, console))
+            _follow_to_end(service, job_id)
+
+
+def _as_path(model: str) -> str:
+    path = Path(model)
+    if not path.exists() and len(path.parts) == 2:
+        Console(stderr=True).print(
+            f"taken for a path, which is not on this machine; a model of a hub is hf://{model}", markup=False
+        )
+    return path.resolve().as_uri()
+
+
+def _follow_to_end(service: SGLP, job_id: str) -> None:
+    try:
+        job = follow(service, job_id, console)
+    except KeyboardInterrupt:
+        console.print(f"the job goes on: sglp watch {job_id}, or sglp cancel {job_id}", markup=False, highlight=False)
+        raise
+    require_success(job)
+    show_figures(console, job["spec"]["model"]["uri"].rpartition("/")[2], job["result"] or {})
+    console.print(f"sglp download {job_id}", markup=False, highlight=False)
 
 
 @app.command()
@@ -133,7 +178,7 @@ def retry(
         new_id = service.retry(job_id)["id"]
         print(new_id)
         if watch:
-            require_success(follow(service, new_id, console))
+            _follow_to_end(service, new_id)
 
 
 @app.command()
@@ -159,7 +204,7 @@ def jobs(url: Url = HERE, limit: Annotated[int, typer.Option(min=1, max=100)] = 
 def watch(job_id: str, url: Url = HERE) -> None:
     """Follow a job to its end."""
     with told_plainly(), SGLP(url) as service:
-        require_success(follow(service, job_id, console))
+        _follow_to_end(service, job_id)
 
 
 @app.command()

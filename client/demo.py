@@ -7,10 +7,10 @@ from typing import Any
 
 import httpx
 from rich.console import Console
-from rich.table import Table
 
 from client.live import follow, require_success
 from client.sdk import SGLP, SGLPProblem
+from client.showing import show_figures
 from client.stack import EmbeddedStack
 
 STATE = Path(".sglp")
@@ -62,14 +62,7 @@ def find_model() -> Path:
 
 def show_result(console: Console, report: dict[str, Any], directory: Path) -> None:
     """The before/after table, the controls, and how to load the model."""
-    before_after = Table("", "before", "after", "", title=f"{report['model']['origin']}, before and after")
-    for row in report["table"]:
-        before_after.add_row(row["metric"], _figure(row["before"]), _figure(row["after"]), row["unit"])
-    console.print(before_after)
-    controls = Table("plan", "perplexity", "agreement", "kl", title="against the controls, same number of layers")
-    for row in report["controls"]:
-        controls.add_row(row["name"], *(_figure(row[metric]) for metric in ("perplexity", "agreement", "kl")))
-    console.print(controls)
+    show_figures(console, report["model"]["origin"], report)
     console.print(f"The model and its report lie in {directory}", soft_wrap=True)
     console.print("Load it with:")
     console.print(
@@ -79,9 +72,3 @@ def show_result(console: Console, report: dict[str, Any], directory: Path) -> No
         markup=False,
         highlight=False,
     )
-
-
-def _figure(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

@@ -35,7 +35,10 @@ class SGLPProblem(Exception):
         self.status: int = problem.get("status", 0)
         details = [problem.get("detail") or problem.get("title") or "the request was refused"]
         details += [
-            f"{error.get('pointer', error.get('parameter'))}: {error['detail']}" for error in problem.get("errors", [])
+            f"{error.get('pointer', error.get('parameter'))}: {error['detail']}"
+            for error in problem.get("errors", [])
+            # Where there is one thing wrong, it is often said already.
+            if error["detail"] not in details[0]
         ]
         super().__init__("; ".join(details))
 

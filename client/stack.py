@@ -36,10 +36,18 @@ class StackFailed(Exception):
 class EmbeddedStack:
     """A context manager around a running service; `url` is where it answers."""
 
-    def __init__(self, state_dir: Path, *, model_roots: Sequence[Path] = (), port: int | None = None) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        model_roots: Sequence[Path] = (),
+        port: int | None = None,
+        require_keys: bool = False,
+    ) -> None:
         self._state = state_dir.resolve()
         self._roots = [root.resolve() for root in model_roots]
         self._port = port
+        self._require_keys = require_keys
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._started: dict[str, float] = {}
         self._cleanup = ExitStack()
@@ -47,6 +55,15 @@ class EmbeddedStack:
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self._port}"
+
+    @property
+    def ignored(self) -> list[str]:
+        """Settings of the environment that say otherwise than this service does."""
+        return sorted(
+            name
+            for name, value in self._environment().items()
+            if name.startswith("SGLP_") and os.environ.get(name, value) != value
+        )
 
     def __enter__(self) -> Self:
         with ExitStack() as starting:
@@ -83,9 +100,11 @@ class EmbeddedStack:
     def _start(self) -> None:
         for folder in ("artifacts", "broker", "cache", "logs", "tmp", "work"):
             (self._state / folder).mkdir(exist_ok=True)
-        if self._port is None:
-            with socket.create_server((HOST, 0)) as free:
+        try:
+            with socket.create_server((HOST, self._port or 0)) as free:
                 self._port = free.getsockname()[1]
+        except OSError as error:
+            raise StackFailed(f"port {self._port} cannot be listened on: {error.strerror}; name another") from error
         migration = self._spawn("migration", "jobs.database")
         if migration.wait():
             raise StackFailed(f"the database could not be prepared; {self._log_tail('migration')}")
@@ -123,7 +142,7 @@ class EmbeddedStack:
             "SGLP_GPU_CLASS": "default",
             "SGLP_HOST": HOST,
             "SGLP_PORT": str(self._port),
-            "SGLP_REQUIRE_KEYS": "false",
+            "SGLP_REQUIRE_KEYS": str(self._require_keys).lower(),
             # The broker moves messages through the temporary folder, which is atomic only on one file system.
             "TMPDIR": str(state / "tmp"),
             "PYTHONUNBUFFERED": "1",

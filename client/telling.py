@@ -41,6 +41,8 @@ def told_plainly() -> Iterator[None]:
         NotUploadable,
     ) as error:
         message = str(error)
+        if isinstance(error, SGLPProblem) and error.status == httpx.codes.UNAUTHORIZED:
+            message += "; `sglp` sends what SGLP_API_KEY or --api-key says"
     except httpx.TransportError as error:
         message = f"the service does not answer ({error}); is it running? Start it with: sglp up"
     except httpx.HTTPStatusError as error:

@@ -75,7 +75,10 @@ def check_root(pointer: str, uri: str, roots: Sequence[Path]) -> None:
         return
     path = PurePosixPath(posixpath.normpath(unquote(parts.path)))
     if not any(path.is_relative_to(root.absolute()) for root in roots):
-        raise ForbiddenURI(pointer, f"{path} does not lie below one of the service's model roots")
+        raise ForbiddenURI(
+            pointer,
+            f"{path} does not lie below one of the service's model roots; see SGLP_MODEL_ROOTS, or `sglp up --models`",
+        )
 
 
 def place_of(uri: str, places: Iterable[str]) -> str | None:

@@ -110,10 +110,12 @@ def compress(
         float | None, typer.Option(help="Instead of --remove: as much as loses no more of --metric than this")
     ] = None,
     metric: Annotated[
-        Metric,
-        typer.Option(help="For --max-drop: relative increase of perplexity, drop of accuracy or of agreement"),
-    ] = "perplexity",
-    of: Of = "parameters",
+        Metric | None,
+        typer.Option(
+            help="For --max-drop: relative increase of perplexity (if not given), drop of accuracy or of agreement"
+        ),
+    ] = None,
+    of: Annotated[TargetKind | None, typer.Option(help="What the fraction is of; parameters if not given")] = None,
     importance: Importance = PROPOSALS,
     repair: Repair = "auto",
     heal: Annotated[int, typer.Option(min=0, help="Training steps after the cut; 0 for none")] = 0,
@@ -146,6 +148,9 @@ def compress(
     for row in report["table"]:
         table.add_row(row["metric"], cell(row["before"]), cell(row["after"]))
     console.print(table)
+    if better := [control["name"] for control in report["controls"] if control["beats_plan"]]:
+        console.print(f"[bold]On this model the plan loses to: {', '.join(better)}[/]", soft_wrap=True)
+    console.print(f"The whole report: {out / 'report.md'}", soft_wrap=True)
     if "quality_target" in report:
         console.print(quality_report.to_markdown(report["quality_target"]), soft_wrap=True)
     print(f'transformers.{report["model"]["class"]}.from_pretrained("{out / "model"}")')
@@ -229,11 +234,15 @@ def _told_plainly(out: Path) -> Iterator[Bars]:
             out.rmdir()
 
 
-def _target(of: TargetKind, remove: float | None, metric: Metric, max_drop: float | None) -> Target | QualityTarget:
-    if remove is not None and max_drop is None:
-        return Target(of, remove)
-    if max_drop is not None and remove is None:
-        return QualityTarget(metric, max_drop)
+def _target(
+    of: TargetKind | None, remove: float | None, metric: Metric | None, max_drop: float | None
+) -> Target | QualityTarget:
+    if remove is not None and max_drop is None and metric is None:
+        return Target(of or "parameters", remove)
+    if max_drop is not None and remove is None and of is None:
+        return QualityTarget(metric or "perplexity", max_drop)
+    if (remove is None) != (max_drop is None):
+        raise typer.BadParameter("--of goes with --remove, and --metric with --max-drop")
     raise typer.BadParameter("give one of --remove and --max-drop")
 
 

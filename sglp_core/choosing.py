@@ -12,7 +12,7 @@ from sglp_core.objectives import Batch
 from sglp_core.opening import Opened
 from sglp_core.planning import Plan, costs_of_layers, segment_ranks
 from sglp_core.proposals import Proposal, propose, refined_proposal, select
-from sglp_core.repair import Repaired, estimates_batch_norms, folds
+from sglp_core.repair import Repaired, estimates_batch_norms, folds, windows
 from sglp_core.repaired_choice import choose_repaired
 from sglp_core.target import Target
 
@@ -66,7 +66,8 @@ def choose_plan(
     proposals = select(judge, proposed)
     refined = refined_proposal(judge, proposals[0], analysis, target, protected, budget)
     proposals = [refined, *proposals]
-    if not folds(opened.model, opened.stack.path, method.repair):
+    # One sample cannot be both fitted and judged on.
+    if not folds(opened.model, opened.stack.path, method.repair) or windows(batches) < 2:
         return Choice(refined.plan, proposals)
     proposals, repaired = choose_repaired(
         opened, batches, method.repair, proposals, lambda done, count: tell(done, count, "repairs")

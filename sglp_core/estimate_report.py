@@ -3,6 +3,15 @@
 from typing import Any
 
 
+def _asked(found: dict[str, Any]) -> list[str]:
+    target = found.get("target")
+    if target is None:
+        return []
+    most = found["reachable"][target["kind"]]["largest"]
+    said = "can be reached" if target["reachable"] else f"**cannot be reached** (at most {most:.4f})"
+    return [f"Asked for: {target['ratio']:.4g} of the {target['kind']}; that {said}.", ""]
+
+
 def to_markdown(content: dict[str, Any]) -> str:
     """The estimate as a page."""
     found = content["estimate"]
@@ -21,6 +30,7 @@ def to_markdown(content: dict[str, Any]) -> str:
             for kind, each in found["reachable"].items()
         ),
         "",
+        *_asked(found),
         "At most what stays with one segment; an analysis finds segments, and each keeps a layer.",
         "",
         f"{memory}, of the {found['available_memory_bytes'] / 1e6:,.0f} MB that the worker has free"

@@ -72,9 +72,9 @@ def open_model(
     processor = processor_of(task, source.directory)
     shape = image_shape(processor) if task == "image_classification" else None
     stored_bits = sum(tensor.size_bytes for tensor in stored_tensors(source.directory)) * 8
-    stack = measure_stack(config, sequence_length, shape, stored_bits)
     if task != "image_classification":
         require_length(config, sequence_length)
+    stack = measure_stack(config, sequence_length, shape, stored_bits)
     opened = Opened(fetched, source, stack, task, stock.__name__, None, processor)
     if streams(memory, source.directory):
         cache.mkdir(parents=True, exist_ok=True)

@@ -87,9 +87,9 @@ def read_outline(
     task = task_of(stock)
     require_classes(config, task)
     shape = image_shape(processor_of(task, path)) if task == "image_classification" else None
-    stack = measure_stack(config, sequence_length, shape, stored_bits)
     if task != "image_classification":
         require_length(config, sequence_length)
+    stack = measure_stack(config, sequence_length, shape, stored_bits)
     return Outline(
         found.fetched.origin, found.fetched.revision, form, config, stock.__name__, task, stack, shape, dtype
     )

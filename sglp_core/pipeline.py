@@ -31,7 +31,7 @@ from sglp_core.planning import Plan
 from sglp_core.preparing import Data, prepare
 from sglp_core.pruning import prune
 from sglp_core.repair import repair
-from sglp_core.results import write_results
+from sglp_core.results import require_new, write_results
 from sglp_core.streamed_model import StreamedModel
 from sglp_core.sweep_figure import draw_sweep
 from sglp_core.target import QualityTarget, SweepTarget, Target
@@ -57,7 +57,7 @@ def analyze(
     `local` has the files of calibration and evaluation sources that the caller fetched, by what the source is called.
     """
     cache = (cache or DEFAULT_CACHE).expanduser()
-    opened = _open(model, revision, calibration, roots, cache, memory, observer)
+    opened = _open(model, revision, calibration, roots, cache, memory, observer, output)
     data = prepare(opened, calibration, None, roots, cache, reporter(observer, "calibrating"), local)
     analysis, origin = find_or_measure(
         opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
@@ -88,7 +88,7 @@ def compress(
     Raises a subclass of `SGLPError` for everything that can go wrong with the input, the target or the result.
     """
     cache = (cache or DEFAULT_CACHE).expanduser()
-    opened = _open(model, revision, calibration, roots, cache, memory, observer)
+    opened = _open(model, revision, calibration, roots, cache, memory, observer, output)
     if isinstance(opened.model, StreamedModel) and (method.repair not in {"none", "auto"} or healing.steps):
         raise OutOfMemory("the model does not fit in memory, and repair and healing need it there; leave them out")
     healing.require(opened.model, opened.stack.path)
@@ -207,7 +207,7 @@ def sweep(
     Ratios that cannot be reached are named in the report. Raises `TargetUnreachable` where none can.
     """
     cache = (cache or DEFAULT_CACHE).expanduser()
-    opened = _open(model, revision, calibration, roots, cache, "auto", observer)
+    opened = _open(model, revision, calibration, roots, cache, "auto", observer, output)
     if isinstance(opened.model, StreamedModel):
         raise OutOfMemory("the model does not fit in memory, and a sweep times it there; compress it at single ratios")
     data = prepare(opened, calibration, evaluation, roots, cache, reporter(observer, "calibrating"), local)
@@ -280,7 +280,9 @@ def _open(
     cache: Path,
     memory: Memory,
     observer: Observer,
+    output: Path,
 ) -> Opened:
+    require_new(output)
     opened = open_model(
         model,
         revision,

@@ -15,7 +15,9 @@ def require_length(config: Any, sequence_length: int) -> None:
     """Raises `BadCalibration` where windows of so many tokens are longer than the table."""
     most = most_positions(config)
     if most is not None and sequence_length > most:
-        raise BadCalibration(f"calibration.sequence_length is {sequence_length}, and the model has {most} positions")
+        raise BadCalibration(
+            f"calibration.sequence_length is {sequence_length}, and the model has {most} positions; ask for fewer"
+        )
 
 
 def most_positions(config: Any) -> int | None:

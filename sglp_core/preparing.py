@@ -97,7 +97,10 @@ def prepare(
         held_out = _samples(opened, calibration, evaluation.source, evaluation.samples, roots, cache, report, local)
         description = f"{len(held_out)} {held_out.noun} of {Path(evaluation.source).name}"
     if not len(measured) or (evaluation and not len(held_out)):
-        raise BadCalibration("the calibration data is too little for both measuring and judging; give more")
+        raise BadCalibration(
+            f"{Path(calibration.source).name} gives {len(samples)} {samples.noun}, too little for both measuring and "
+            "judging; give more, or ask for a shorter sequence_length (blank lines part the documents of a .txt)"
+        )
     return Data(measured, held_out if evaluation else None, calibration.batch_size, calibration.seed, description)
 
 

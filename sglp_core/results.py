@@ -15,6 +15,12 @@ from sglp_core.opening import Opened
 from sglp_core.planning import Plan
 
 
+def require_new(output: Path) -> None:
+    """Raises `FileExistsError` where something lies in `output`: better now than after the work."""
+    if output.exists() and any(output.iterdir()):
+        raise FileExistsError(f"{output} is not empty; name a new directory")
+
+
 def write_results(
     output: Path,
     opened: Opened,

@@ -139,7 +139,7 @@ def _check(url: str, settings: Settings) -> None:
         elif "@" in parts.netloc or parts.fragment or parts.port == 0:
             detail = "must have no user name and no fragment"
         elif literal is not None and not may_connect(literal, allowed):
-            detail = "must not be an address that is not public"
+            detail = "must not be an address that is not public; see SGLP_EGRESS_ALLOWED_NETWORKS"
     except ValueError:
         detail = "is not a URL"
     if detail:

@@ -99,7 +99,7 @@ def test_an_endpoint_is_told_of_everything_unless_events_are_named(client: httpx
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["create", "ftp://example.com/"], "/url: must be https or http://"),
+        (["create", "ftp://example.com/"], "the url must be https or http://"),
         (["create", "https://example.com/", "--event", "job.queued"], "/event_types/0"),
         (["rotate", f"whe_{'0' * 26}"], "there is no webhook endpoint"),
         (["delete", "../jobs"], "there is nothing"),

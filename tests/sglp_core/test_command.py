@@ -5,12 +5,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from sglp_core import SweepTarget, Target, compress, sweep
 from sglp_core.__main__ import app
+from sglp_core.observing import Silent
 from tests.worker.tiny_model import LAYERS, write_text, write_tiny_model
 
 SGLP_COMMAND = Path(sys.executable).with_name("sglp")
@@ -53,6 +56,29 @@ def test_compress_writes_a_smaller_model_and_says_how_to_load_it(made: Path) -> 
     assert len(model.model.layers) == LAYERS - len(plan["removed_layers"]) == LAYERS // 2
 
 
+def test_one_sample_is_measured_and_nothing_repaired(made: Path) -> None:
+    done = run(made, "compress", *given("one", "--remove", "0.3", "--samples", "1"))
+    assert done.returncode == 0, done.stderr
+    repair = json.loads((made / "one" / "report.json").read_text())["repair"]
+    assert {attempt["reason"] for attempt in repair["attempts"]} == {
+        "one sample of calibration data cannot be both fitted and judged on"
+    }
+
+
+def test_a_folder_that_is_not_empty_is_refused_before_the_work(made: Path) -> None:
+    told: list[str] = []
+
+    class Observer(Silent):
+        def resolved(self, _facts: dict[str, Any]) -> None:
+            told.append("opened")
+
+    for work in (compress, sweep):
+        target = Target("layers", 0.3) if work is compress else SweepTarget("layers", (0.3,))
+        with pytest.raises(FileExistsError, match="name a new directory"):
+            work(str(made / "model"), target, made / "model", observer=Observer())
+    assert told == []
+
+
 def test_sweep_and_estimate_print_their_tables(made: Path) -> None:
     swept = run(made, "sweep", *given("swept", "--ratio", "0.2", "--ratio", "0.9"))
     assert swept.returncode == 0, swept.stderr
@@ -60,6 +86,9 @@ def test_sweep_and_estimate_print_their_tables(made: Path) -> None:
     estimated = run(made, "estimate", *given("estimated", "--remove", "0.2"))
     assert estimated.returncode == 0, estimated.stderr
     assert "| planning |" in estimated.stdout
+    assert "Asked for: 0.2 of the parameters; that can be reached." in estimated.stdout
+    too_much = run(made, "estimate", *given("too_much", "--remove", "0.9", "--of", "layers"))
+    assert "0.9 of the layers; that **cannot be reached** (at most 0.6667)" in too_much.stdout
 
 
 @pytest.mark.parametrize(
@@ -74,6 +103,12 @@ def test_sweep_and_estimate_print_their_tables(made: Path) -> None:
             "bad_calibration: there is no file",
         ),
         (["compress", *given("out")], "give one of --remove and --max-drop"),
+        (["compress", *given("out", "--max-drop", "0.1", "--of", "layers")], "--of goes with --remove"),
+        (["compress", *given("out", "--remove", "0.3", "--metric", "accuracy")], "--metric with --max-drop"),
+        (
+            ["compress", *given("out", "--remove", "0.3", "--sequence-length", "8192", "--samples", "64")],
+            "bad_calibration: ",
+        ),
         (["compress", *given("text.txt", "--remove", "0.3")], "text.txt is no folder to write to: File exists"),
         (["compress", *given("text.txt/out", "--remove", "0.3")], "is no folder to write to: Not a directory"),
         (["compress", *given("model", "--remove", "0.3")], "model is not empty; name a new directory"),

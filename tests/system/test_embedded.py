@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from client.command import app
 from client.sdk import SGLP
 from tests.services.processes import free_port
 from tests.worker.tiny_model import tiny_spec
@@ -119,6 +122,50 @@ def test_two_services_cannot_share_a_folder(tmp_path: Path, models: Path) -> Non
     assert "another service is already running" in second.stderr
 
 
+def test_keys_are_asked_for_where_the_environment_says_so(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SGLP_REQUIRE_KEYS", "true")
+    monkeypatch.setenv("SGLP_GPU_CLASS", "large")
+    with up(tmp_path / "state", models) as (process, url):
+        assert httpx.get(f"{url}/v1/jobs").status_code == 401
+        listed = subprocess.run([SGLP_COMMAND, "jobs", "--url", url], capture_output=True, text=True, check=False)
+        assert (listed.returncode, "SGLP_API_KEY" in listed.stderr) == (1, True)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=25)[0].decode()
+    assert "no authentication" not in said
+    assert "`sglp up` decides itself, whatever they say: SGLP_GPU_CLASS" in said
+
+
+def test_what_cannot_be_served_is_told_at_the_start(tmp_path: Path, models: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for arguments, word in (
+            (["--models", models, "--port", port], f"port {port} cannot be listened on: Address already in use"),
+            (["--models", tmp_path / "nope"], "does not exist"),
+            (["--models", models / "text.txt"], "is a file"),
+        ):
+            command = [SGLP_COMMAND, "up", "--state", tmp_path / "state", *arguments]
+            refused = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert refused.returncode in {1, 2}
+            assert word in " ".join(refused.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--metric", "accuracy"], "goes with --max-drop"),
+        (["--of", "layers"], "goes with --remove or --sweep"),
+        (["--options", "[1]"], "must be a JSON object"),
+        (["--options", '{"model": "x"}'], "must be a JSON object"),
+        (["--options", "{"], "not JSON"),
+    ],
+)
+def test_options_that_do_not_go_together_submit_nothing(arguments: list[str], word: str) -> None:
+    refused = CliRunner().invoke(app, ["submit", "model", *arguments])
+    assert (refused.exit_code, word in " ".join(refused.stderr.replace("│", " ").split())) == (2, True)
+
+
 def test_the_commands_do_a_job_from_start_to_end(tmp_path: Path, models: Path) -> None:
     with up(tmp_path / "state", models) as (_, url):
 
@@ -133,8 +180,11 @@ def test_the_commands_do_a_job_from_start_to_end(tmp_path: Path, models: Path) -
             "--options", options % (models / "text.txt").as_uri(),
         )  # fmt: skip
         assert submitted.returncode == 0, submitted.stderr
-        job_id, *lines = submitted.stdout.split()
-        assert lines[-1] == "succeeded"
+        job_id, *lines = submitted.stdout.splitlines()
+        assert lines[0] == "queued; waits for a worker"
+        assert "succeeded" in lines
+        assert any("perplexity" in line for line in lines)
+        assert lines[-1] == f"sglp download {job_id}"
         assert job_id in sglp("jobs").stdout
         assert sglp("download", job_id).returncode == 0
         assert (tmp_path / job_id / "model" / "config.json").is_file()
