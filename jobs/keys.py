@@ -53,12 +53,21 @@ def _digest(secret: str) -> bytes:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make a key on the service's own machine; only its database is needed. The key is printed once."""
     # Not above: the repository knows this file.
-    from jobs.database import make_engine, make_sessions, transaction
+    from jobs.database import DATABASE_DOWN, make_engine, make_sessions, transaction
     from jobs.repository import AuditRepository, KeyRepository, TenantRepository
     from jobs.settings import Settings
 
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
     engine = make_engine(Settings())
+    try:
+        with engine.connect():
+            pass
+    except DATABASE_DOWN:
+        parser.error(
+            f"no database answers at {engine.url!r}; run this where the service runs, or set SGLP_STATE_DIR or "
+            "SGLP_DATABASE_URL"
+        )
     with transaction(make_sessions(engine)) as session:
         TenantRepository(session).ensure(given.tenant)
         key, row = KeyRepository(session).create(

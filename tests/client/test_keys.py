@@ -86,3 +86,11 @@ def test_the_sdk_takes_a_key_of_its_own(service: Service) -> None:
         assert service[1]["SGLP_API_KEY"] not in repr(vars(client))
     with SGLP(service[0], api_key="sglp_x") as client, pytest.raises(SGLPProblem):
         list(client.list())
+
+
+def test_a_service_that_is_not_here_is_told(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jobs.keys", "create", "--tenant", "ops", "--scope", "admin"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "run this where the service runs, or set SGLP_STATE_DIR" in refused.stderr
+    assert "Traceback" not in refused.stderr

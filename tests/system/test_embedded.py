@@ -190,4 +190,6 @@ def test_the_commands_do_a_job_from_start_to_end(tmp_path: Path, models: Path) -
         assert (tmp_path / job_id / "model" / "config.json").is_file()
         refused = sglp("submit", "/etc", "--remove", "0.5")
         assert refused.returncode == 1
-        assert "/model/uri" in refused.stderr
+        assert "sglp up --models" in refused.stderr
+        guessed = sglp("submit", "meta-llama/Llama-3.2-1B", "--remove", "0.25")
+        assert "hf://meta-llama/Llama-3.2-1B" in guessed.stderr
