@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from client import demo as demo_story
-from client import keys, webhooks
+from client import keys, uploads, webhooks
 from client.live import follow, require_success
 from client.sdk import SGLP
 from client.showing import show_figures
@@ -23,6 +23,7 @@ from client.uploading import send
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 app.add_typer(keys.app, name="keys")
+app.add_typer(uploads.app, name="uploads")
 app.add_typer(webhooks.app, name="webhooks")
 console = Console()
 

@@ -11,6 +11,8 @@ from client.sdk import SGLP
 
 # What only models are made of.
 MODEL_SUFFIXES = {".safetensors", ".gguf"}
+CONFIGURATION = "config.json"
+DATA_SUFFIXES = {".txt", ".jsonl", ".parquet", ".zip"}
 
 
 class NotUploadable(ValueError):
@@ -20,10 +22,15 @@ class NotUploadable(ValueError):
 def send(service: SGLP, paths: Sequence[Path], kind: str | None, name: str | None) -> dict[str, Any]:
     """Upload files, or the files of a folder. Raises `NotUploadable`."""
     files = [file for path in paths for file in (_of_folder(path) if path.is_dir() else [path])]
+    kind = kind or _kind_of(files)
     if not files:
-        raise NotUploadable(f"{paths[0]} holds no files")
-    if kind is None:
-        kind = "model" if any(file.suffix.lower() in MODEL_SUFFIXES for file in files) else "dataset"
+        raise NotUploadable(f"{paths[0]} holds no files; of a folder of class folders with images, send a .zip")
+    if kind == "model" and not any(file.suffix.lower() in MODEL_SUFFIXES for file in files):
+        raise NotUploadable(
+            f"{paths[0]} holds no .safetensors or .gguf weights; save the model with model.save_pretrained(…)"
+        )
+    if kind == "dataset" and not all(file.suffix.lower() in DATA_SUFFIXES for file in files):
+        raise NotUploadable(f"data is one file of {', '.join(sorted(DATA_SUFFIXES))}")
     # Standard output is for the URI alone.
     console = Console(stderr=True)
     bars = Progress(
@@ -39,6 +46,11 @@ def send(service: SGLP, paths: Sequence[Path], kind: str | None, name: str | Non
     with bars:
         bar = bars.add_task(name, total=sum(file.stat().st_size for file in files))
         return service.upload(files, kind=kind, name=name, on_bytes=lambda more: bars.advance(bar, more))
+
+
+def _kind_of(files: Sequence[Path]) -> str:
+    is_model = any(file.suffix.lower() in MODEL_SUFFIXES or file.name == CONFIGURATION for file in files)
+    return "model" if is_model else "dataset"
 
 
 def _of_folder(folder: Path) -> list[Path]:

@@ -53,6 +53,37 @@ def test_data_is_told_from_a_model_by_its_files(client: httpx.Client, tmp_path: 
     assert client.get("/v1/uploads").json()["data"][0]["kind"] == "dataset"
 
 
+def test_what_was_sent_is_listed_and_deleted(client: httpx.Client, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("the cat sat")
+    uri = sglp(client, "upload", tmp_path / "text.txt").stdout.strip()
+    upload_id = uri.removeprefix("upload://")
+    assert upload_id in sglp(client, "uploads", "list").stdout
+    assert sglp(client, "uploads", "delete", uri).stdout.strip() == "deleted"
+    assert upload_id not in sglp(client, "uploads", "list").stdout
+    again = sglp(client, "uploads", "delete", upload_id)
+    assert (again.returncode, "there is no upload" in again.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("files", "word"),
+    [
+        (["config.json", "pytorch_model.bin"], "holds no .safetensors or .gguf weights"),
+        (["cats/1.png", "dogs/2.png"], "send a .zip"),
+        (["script.py"], "data is one file of .jsonl, .parquet, .txt, .zip"),
+    ],
+)
+def test_a_folder_that_is_neither_is_told_what_to_do(
+    client: httpx.Client, tmp_path: Path, files: list[str], word: str
+) -> None:
+    for name in files:
+        file = tmp_path / "folder" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+    refused = sglp(client, "upload", tmp_path / "folder")
+    assert (refused.returncode, word in refused.stderr) == (1, True)
+    assert client.get("/v1/uploads").json()["data"] == []
+
+
 def test_what_cannot_be_sent_is_told_plainly(client: httpx.Client, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("a.txt", "b.txt"):

@@ -1,0 +1,35 @@
+"""`sglp uploads`: what was sent to the service and counts against its quota."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from client.sdk import SGLP
+from client.telling import HERE, Url, told_plainly
+
+app = typer.Typer(no_args_is_help=True, help="List and delete what was uploaded.")
+console = Console()
+
+
+@app.command("list")
+def list_uploads(url: Url = HERE) -> None:
+    """List the uploads, newest first."""
+    table = Table(Column("upload", no_wrap=True, min_width=33), "kind", "name", "status", Column("MB", justify="right"))
+    with told_plainly(), SGLP(url) as service:
+        for upload in service.uploads():
+            size_bytes = sum(file["size_bytes"] for file in upload["files"])
+            table.add_row(upload["id"], upload["kind"], upload["name"], upload["status"], f"{size_bytes / 1e6:,.1f}")
+    console.print(table, markup=False)
+
+
+@app.command()
+def delete(
+    upload_id: Annotated[str, typer.Argument(metavar="UPLOAD", help="upload_…, as `sglp uploads list` shows it.")],
+    url: Url = HERE,
+) -> None:
+    """Delete an upload that no job is reading."""
+    with told_plainly(), SGLP(url) as service:
+        service.delete_upload(upload_id.removeprefix("upload://"))
+        console.print("deleted")
