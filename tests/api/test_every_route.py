@@ -129,3 +129,14 @@ def test_somebody_elses_id_is_answered_like_one_that_nobody_has(
 
 def parameters(path: str) -> list[str]:
     return [f"{{{part.partition('}')[0]}}}" for part in path.split("{")[1:]]
+
+
+@pytest.mark.parametrize("host", ["x/y?", "x/v1/jobs#", "x?", "x\\y", "x/../v1/jobs?"])
+def test_a_host_that_holds_a_path_opens_no_other_route(
+    client: httpx.Client, sessions: sessionmaker[Session], host: str
+) -> None:
+    """Put together with the path it would be the address of something that asks for less."""
+    reader = make_key(sessions, "ours", *JOBS)
+    answer = client.get("/v1/admin/keys", headers={**reader, "Host": host})
+    assert answer.status_code in {400, 403}
+    assert "data" not in answer.json()
