@@ -8,9 +8,11 @@ import pytest
 import torch
 import transformers
 
+from sglp_core import Calibration, Evaluation, Target, compress
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.layers import LayerStack, measure_stack
 from sglp_core.layout import layouts_of, require_layout, stays_what_it_is
+from tests.worker.tiny_model import write_text, write_tiny_model
 
 SMALL: dict[str, Any] = {
     "vocab_size": 99,
@@ -113,3 +115,22 @@ def test_weights_numbers_and_what_a_run_leaves_behind_make_no_other_layer() -> N
     assert layouts_of(model.transformer.h) == before
     model.transformer.h[2].self_attention.num_heads = 2
     assert len(set(layouts_of(model.transformer.h))) == 2
+
+
+def test_a_model_of_periods_is_compressed_by_a_period(tmp_path: Path) -> None:
+    """Verification ends the job where any layer is not what it was."""
+    model, text = write_tiny_model(tmp_path / "model"), write_text(tmp_path / "text.txt")
+    torch.manual_seed(0)
+    config = transformers.RecurrentGemmaConfig(**{**GRIFFIN, "vocab_size": 23, "num_hidden_layers": 9})
+    transformers.RecurrentGemmaForCausalLM(config).save_pretrained(model)
+    report = compress(
+        str(model),
+        Target("layers", 0.25),
+        tmp_path / "out",
+        calibration=Calibration(str(text), samples=12, sequence_length=16, batch_size=4),
+        evaluation=Evaluation(samples=4, controls=False),
+        cache=tmp_path / "cache",
+    )
+    first, *rest = report["plan"]["removed_layers"]
+    assert rest == [first + 1, first + 2]
+    assert report["verification"]["other_layers"] == ()
