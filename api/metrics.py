@@ -50,7 +50,7 @@ class RequestMetrics:
         """Count one request; a label has one of few values, whatever is asked for."""
         self._requests.labels(method if method in METHODS else "other", route or "none", status).inc()
         self._seconds.labels(route or "none").observe(seconds)
-        if route in DOWNLOADS and status < 400:
+        if route in DOWNLOADS and method != "HEAD" and status < 400:
             self._downloads.labels("redirect" if status == 307 else "direct").inc()
             self._served.inc(sent_bytes)
 

@@ -46,6 +46,8 @@ def test_bytes_are_counted_where_they_are_stored_and_where_they_are_sent(
     finish(job_id := submit())
     client.get(f"/v1/jobs/{job_id}/artifacts/report.json")
     tar = client.get(f"/v1/jobs/{job_id}/artifacts.tar")
+    # Only asked about, which is no download.
+    client.head(f"/v1/jobs/{job_id}/artifacts/report.json")
     redirects = store.signed_url("anything") is not None
     found = told(client)
     stored = sum(map(len, FILES.values()))
