@@ -24,6 +24,7 @@ from sglp_core.stock import meta_model
 # What differs with the place of a layer and makes no difference to what it computes: its number, of how many, and how
 # often it is left out in training.
 OF_NO_ACCOUNT = re.compile(r"^_|training$|drop|(^|_)(idx|index|id|number)$|^num_hidden_layers$")
+# Of runs, shortest first, until one is found to hold.
 TRIED_RUNS = 4
 
 Shapes = dict[str, torch.Size]
