@@ -163,7 +163,7 @@ def measure_stack(
     # Before the model runs, which leaves traces in some.
     if isinstance(path, str) and not is_timm(config):
         layouts = layouts_of(modules)
-        forms = forms_of(config, path, layouts, kinds)
+        forms = forms_of(model, config, path, layouts, kinds)
     else:
         layouts, forms = ("",) * len(names), [form_of(module) for module in modules]
     # Before anything takes memory: up to here all was on the meta device.

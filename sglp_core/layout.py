@@ -35,17 +35,19 @@ def layouts_of(layers: nn.ModuleList) -> tuple[str, ...]:
     return tuple(hashlib.sha256(repr(_described(layer)).encode()).hexdigest() for layer in layers)
 
 
-def forms_of(config: Any, path: str, layouts: Sequence[str], kinds: Sequence[str]) -> list[str]:
+def forms_of(model: Any, config: Any, path: str, layouts: Sequence[str], kinds: Sequence[str]) -> list[str]:
     """What each layer is where a stock class makes it by its place, or an empty word where an entry says it.
 
-    Found by trying: a few layers are removed from models on the meta device, such that of every kind one stays.
+    Found by trying: layers are removed from models on the meta device, such that of every kind one stays. `model` is
+    the dense one of this configuration.
 
     Raises `UnsupportedArchitecture` where removing layers leaves no model of the layers that stay.
     """
     count = len(layouts)
-    outside = _outside(meta_model(config), path)
+    outside = _outside(model, path)
     # Not at the ends, which are kept unless somebody asks for it: some classes have rules for them.
-    tried = {(1,), (count // 2,), (count - 2,), tuple(range(1, count - 1, 2))} - {()}
+    scattered, middle = tuple(range(1, count - 1, 2)), (count // 2,)
+    tried = {(1,), scattered if scattered and _keeps_all(kinds, scattered) else middle}
     if all(
         stays_what_it_is(config, path, layouts, removed, outside)
         for removed in sorted(tried)
@@ -67,11 +69,10 @@ def forms_of(config: Any, path: str, layouts: Sequence[str], kinds: Sequence[str
 def stays_what_it_is(
     config: Any, path: str, layouts: Sequence[str], removed: Sequence[int], outside: Shapes | None = None
 ) -> bool:
-    """Whether the model that the renumbered configuration makes has the layers that stay, and all else as before.
+    """Whether the model that the renumbered configuration makes has the layers that stay, as they were.
 
-    `outside` are the shapes of the dense model's parameters that are in no layer, where they are known.
+    And, with the shapes of the dense model's parameters `outside` of the layers, whether these are as before.
     """
-    outside = outside or _outside(meta_model(config), path)
     kept = {old: new for new, old in enumerate(i for i in range(len(layouts)) if i not in set(removed))}
     try:
         smaller = deepcopy(config)
@@ -83,7 +84,8 @@ def stays_what_it_is(
         return False
     stack = model.get_submodule(path)
     assert isinstance(stack, nn.ModuleList)
-    return layouts_of(stack) == tuple(layouts[old] for old in kept) and _outside(model, path) == outside
+    same = layouts_of(stack) == tuple(layouts[old] for old in kept)
+    return same and outside in (None, _outside(model, path))
 
 
 def require_layout(source: Path, stack: Any, removed: Sequence[int]) -> None:

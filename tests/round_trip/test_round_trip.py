@@ -102,7 +102,7 @@ STAGED_CASES: dict[str, tuple[dict[str, Any], tuple[tuple[int, ...], ...]]] = {
 def test_a_pruned_model_reloads_as_planned(name: str, tmp_path: Path, fresh: FreshProcesses) -> None:
     stock = getattr(transformers, name)
     written = []
-    for removed in ((2, 5), (0, 3), (4, 7)) if name in CASES else ((2, 5), (3, 4), (1, 3, 4), (1, 2, 3)):
+    for removed in ((2, 5), (0, 3), (4, 7)) if name in CASES else ((2, 5), (3, 4), (1, 2, 3)):
         torch.manual_seed(0)
         model = stock(stock.config_class(**(CASES | HYBRIDS)[name], architectures=[name])).eval()
         stack = measure_stack(deepcopy(model.config), 20)

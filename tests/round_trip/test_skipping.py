@@ -14,7 +14,8 @@ from sglp_core.weights import swapped
 from tests.round_trip.test_round_trip import CASES, HYBRIDS
 
 
-@pytest.mark.parametrize("name", [*CASES, *HYBRIDS])
+# Every second one: they differ in what a layer is, not in how it is called.
+@pytest.mark.parametrize("name", [*CASES, *list(HYBRIDS)[::2]])
 @torch.no_grad()
 def test_skipping_equals_bypassing(name: str) -> None:
     stock = getattr(transformers, name)

@@ -56,9 +56,11 @@ def test_compress_writes_a_smaller_model_and_says_how_to_load_it(made: Path) -> 
     assert len(model.model.layers) == LAYERS - len(plan["removed_layers"]) == LAYERS // 2
 
 
-def test_one_sample_is_measured_and_nothing_repaired(made: Path) -> None:
-    done = run(made, "compress", *given("one", "--remove", "0.3", "--samples", "1"))
-    assert done.returncode == 0, done.stderr
+def test_one_sample_is_measured_and_nothing_repaired(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("HOME", str(made))
+    done = CliRunner().invoke(app, ["compress", *given("one", "--remove", "0.3", "--samples", "1")])
+    assert done.exit_code == 0, done.stderr
     repair = json.loads((made / "one" / "report.json").read_text())["repair"]
     assert {attempt["reason"] for attempt in repair["attempts"]} == {
         "one sample of calibration data cannot be both fitted and judged on"
@@ -79,15 +81,22 @@ def test_a_folder_that_is_not_empty_is_refused_before_the_work(made: Path) -> No
     assert told == []
 
 
-def test_sweep_and_estimate_print_their_tables(made: Path) -> None:
+def test_a_sweep_prints_its_table(made: Path) -> None:
     swept = run(made, "sweep", *given("swept", "--ratio", "0.2", "--ratio", "0.9"))
     assert swept.returncode == 0, swept.stderr
     assert "cannot remove 0.9" in swept.stdout
-    estimated = run(made, "estimate", *given("estimated", "--remove", "0.2"))
-    assert estimated.returncode == 0, estimated.stderr
+
+
+def test_an_estimate_says_what_is_asked_for(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("HOME", str(made))
+    estimated, too_much = (
+        CliRunner().invoke(app, ["estimate", *given(f"estimated-{ratio}", "--remove", ratio, "--of", "layers")])
+        for ratio in ("0.2", "0.9")
+    )
+    assert (estimated.exit_code, too_much.exit_code) == (0, 0)
     assert "| planning |" in estimated.stdout
-    assert "Asked for: 0.2 of the parameters; that can be reached." in estimated.stdout
-    too_much = run(made, "estimate", *given("too_much", "--remove", "0.9", "--of", "layers"))
+    assert "Asked for: 0.2 of the layers; that can be reached." in estimated.stdout
     assert "0.9 of the layers; that **cannot be reached** (at most 0.6667)" in too_much.stdout
 
 

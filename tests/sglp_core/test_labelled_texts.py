@@ -17,7 +17,6 @@ from tests.worker.tiny_model import WORDS, write_tiny_model
 SMALL = {"vocab_size": 23, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4}
 CASES: dict[str, dict[str, Any]] = {
     "BertForSequenceClassification": {**SMALL, "max_position_embeddings": 64},
-    "ModernBertForSequenceClassification": {**SMALL, "pad_token_id": 0, "local_attention": 8},
     "LlamaForSequenceClassification": {**SMALL, "pad_token_id": 0},
 }
 
