@@ -55,19 +55,17 @@ class _Screen:
             )
 
     def _tell(self, kind: str, data: dict[str, Any]) -> None:
+        self._finish_bar()
         if kind in {"running", "failed", "cancelled"}:
             # How it ended is told by whoever waits for it.
-            self._finish_bar()
-        elif kind == "queued":
-            self._finish_bar()
+            return
+        if kind == "queued":
             why = f" again: {data['reason']}" if "reason" in data else ""
             self._console.print(f"queued{why}; waits for a worker", markup=False, highlight=False)
         elif kind != "phase":
-            self._finish_bar()
             said = ", ".join(f"{name} {value}" for name, value in data.items())
             self._console.print(f"{kind}: {said}" if said else kind, markup=False, highlight=False)
         elif self._console.is_terminal:
-            self._finish_bar()
             self._bar = self._bars.add_task(data["phase"], total=None, unit="")
         else:
             self._console.print(data["phase"])

@@ -117,6 +117,5 @@ def _submit(
         headers["Idempotent-Replayed"] = "true"
     # Put into words here: the framework would check once more what was just made. A job that was there before has the
     # specification that its row says.
-    return Response(
-        JobView.of(job, None if replayed else spec).model_dump_json(), HTTPStatus.ACCEPTED, headers, "application/json"
-    )
+    content = JobView.of(job, None if replayed else spec).model_dump_json()
+    return Response(content, HTTPStatus.ACCEPTED, headers, "application/json")
