@@ -9,10 +9,10 @@ from fastapi import Depends, FastAPI
 
 from api import problems
 from api.callers import Callers
-from api.description import describe
 from api.hosts import AllowedHosts
 from api.limits import BodyLimit
 from api.metrics import RequestMetrics, make_registry
+from api.openapi import describe
 from api.parameters import refuse_unknown_parameters
 from api.requests import Requests
 from api.routes import admin, artifacts, findings, jobs, service, submissions, uploads, webhooks

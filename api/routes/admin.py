@@ -5,7 +5,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 
-from api.actions import Action
 from api.administration import (
     AuditPage,
     KeyPage,
@@ -16,6 +15,7 @@ from api.administration import (
     TenantPage,
     TenantView,
 )
+from api.audit import Action
 from api.dependencies import BEARER, Sessions
 from api.problems import Problem
 from api.strict_json import StrictRoute

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from api.actions import Action
+from api.audit import Action
 from api.delivery import deliver
 from api.dependencies import JobId, Sessions, Store, Tenant, expired, found
 from api.problems import Problem

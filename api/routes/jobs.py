@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime, BeforeValidator
 from starlette.concurrency import run_in_threadpool
 
-from api.actions import Action
+from api.audit import Action
 from api.conditional import etag_of, is_known, wanted_wait
 from api.dependencies import JOB_ID, JobId, Sessions, Tenant, Watcher, found
 from api.event_stream import stream_events

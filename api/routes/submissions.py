@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Response
 from sqlalchemy.orm import Session
 
-from api.actions import Action, ActionOfRequest
+from api.audit import Action, ActionOfRequest
 from api.dependencies import JobId, ServiceSettings, Tenant, found
 from api.problems import Problem
 from api.representations import JobView, job_path

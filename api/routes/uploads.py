@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
 
-from api.actions import Action
+from api.audit import Action
 from api.checking import faults_of
 from api.dependencies import ServiceSettings, Sessions, Store, Tenant
 from api.problems import Problem

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Path, Query, Response
 
-from api.actions import Action
+from api.audit import Action
 from api.dependencies import SecretSealer, ServiceSettings, Sessions, Tenant
 from api.problems import Problem
 from api.strict_json import StrictRoute

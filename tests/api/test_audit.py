@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import text, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from api.actions import action_of
 from api.app import make_app
+from api.audit import action_of
 from jobs.artifacts import ArtifactStore
 from jobs.clock import later
 from jobs.database import transaction
