@@ -8,6 +8,7 @@ from importlib.metadata import version
 from fastapi import Depends, FastAPI
 
 from api import problems
+from api.admin import endpoints
 from api.callers import Callers
 from api.hosts import AllowedHosts
 from api.limits import BodyLimit
@@ -15,7 +16,7 @@ from api.metrics import RequestMetrics, make_registry
 from api.openapi import describe
 from api.parameters import refuse_unknown_parameters
 from api.requests import Requests
-from api.routes import admin, artifacts, findings, jobs, service, submissions, uploads, webhooks
+from api.routes import artifacts, findings, jobs, service, submissions, uploads, webhooks
 from api.watching import JobWatcher
 from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions
@@ -56,7 +57,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.add_middleware(Requests, metrics=RequestMetrics(app.state.metrics))
     problems.install(app)
     app.openapi = partial(describe, app)
-    for module in (submissions, jobs, artifacts, findings, uploads, webhooks, admin):
+    for module in (submissions, jobs, artifacts, findings, uploads, webhooks, endpoints):
         app.include_router(module.router, dependencies=[Depends(refuse_unknown_parameters)])
     # Probes and scrapers may add what they like.
     app.include_router(service.router)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Response
 
-from api.administration import (
+from api.admin.schemas import (
     AuditPage,
     KeyPage,
     NewKey,
