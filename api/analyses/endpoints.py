@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from markdown_it import MarkdownIt
 
-from api import matrices
+from api.analyses import similarity_formats
 from api.delivery import deliver
 from api.dependencies import JobId, Sessions, Store, Tenant, expired, found
 from api.negotiation import negotiate
@@ -40,10 +40,10 @@ def similarity(job_id: JobId, request: Request, sessions: Sessions, store: Store
     analysis = _analysis(sessions, tenant, job_id)
     vary = {"Vary": "Accept"}
     if wanted == "text/csv":
-        return PlainTextResponse(matrices.as_csv(analysis), headers=vary, media_type=wanted)
+        return PlainTextResponse(similarity_formats.as_csv(analysis), headers=vary, media_type=wanted)
     if wanted == "application/x-npy":
-        return Response(matrices.as_npy(analysis), headers=vary, media_type=wanted)
-    return JSONResponse(matrices.as_json(analysis), headers=vary)
+        return Response(similarity_formats.as_npy(analysis), headers=vary, media_type=wanted)
+    return JSONResponse(similarity_formats.as_json(analysis), headers=vary)
 
 
 @router.get("/layers")

@@ -1,0 +1,1 @@
+"""What an analysis found: the similarity matrix and the table of layers."""
