@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI
 from api import problems
 from api.admin import endpoints
 from api.analyses import endpoints as findings
+from api.artifacts import endpoints as artifacts
 from api.callers import Callers
 from api.hosts import AllowedHosts
 from api.limits import BodyLimit
@@ -17,7 +18,7 @@ from api.metrics import RequestMetrics, make_registry
 from api.openapi import describe
 from api.parameters import refuse_unknown_parameters
 from api.requests import Requests
-from api.routes import artifacts, jobs, service, submissions, uploads, webhooks
+from api.routes import jobs, service, submissions, uploads, webhooks
 from api.watching import JobWatcher
 from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions

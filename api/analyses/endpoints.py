@@ -8,7 +8,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from markdown_it import MarkdownIt
 
 from api.analyses import similarity_formats
-from api.delivery import deliver
+from api.artifacts.download import deliver
 from api.dependencies import JobId, Sessions, Store, Tenant, expired, found
 from api.negotiation import negotiate
 from api.problems import Problem

@@ -6,12 +6,12 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
+from api.artifacts.download import deliver
+from api.artifacts.tar_stream import tar_size, tar_stream
 from api.audit import Action
-from api.delivery import deliver
 from api.dependencies import JobId, Sessions, Store, Tenant, expired, found
 from api.problems import Problem
 from api.representations import ArtifactList, ArtifactView, SignedLink
-from api.tar import tar_size, tar_stream
 from jobs.database import transaction
 from jobs.repository import JobRepository
 

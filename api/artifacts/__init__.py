@@ -1,0 +1,1 @@
+"""The files that a job published, and their download."""
