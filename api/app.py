@@ -12,6 +12,7 @@ from api.admin import endpoints
 from api.analyses import endpoints as findings
 from api.artifacts import endpoints as artifacts
 from api.callers import Callers
+from api.events.watcher import JobWatcher
 from api.hosts import AllowedHosts
 from api.limits import BodyLimit
 from api.metrics import RequestMetrics, make_registry
@@ -19,7 +20,6 @@ from api.openapi import describe
 from api.parameters import refuse_unknown_parameters
 from api.requests import Requests
 from api.routes import jobs, service, submissions, uploads, webhooks
-from api.watching import JobWatcher
 from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions
 from jobs.settings import Settings

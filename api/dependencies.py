@@ -8,8 +8,8 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session, sessionmaker
 
+from api.events.watcher import JobWatcher
 from api.problems import Problem
-from api.watching import JobWatcher
 from jobs.artifacts import ArtifactStore
 from jobs.settings import Settings
 from jobs.signing_secrets import Sealer

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from api.audit import Action
 from api.conditional import etag_of, is_known, wanted_wait
 from api.dependencies import JOB_ID, JobId, Sessions, Tenant, Watcher, found
-from api.event_stream import stream_events
+from api.events.stream import stream_events
 from api.negotiation import negotiate
 from api.parameters import members
 from api.problems import Problem

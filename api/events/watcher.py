@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
 
-from api.event_frames import EventFrame
+from api.events.frames import EventFrame
 from jobs.database import DATABASE_DOWN, transaction
 from jobs.repository import Standing, WatchRepository
 

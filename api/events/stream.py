@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
 
-from api.watching import JobWatcher
+from api.events.watcher import JobWatcher
 
 KEEPALIVE_SECONDS = 15.0
 

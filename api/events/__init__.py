@@ -1,0 +1,1 @@
+"""A job's events, as pages and as a stream."""
