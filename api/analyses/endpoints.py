@@ -10,9 +10,9 @@ from markdown_it import MarkdownIt
 from api.analyses import similarity_formats
 from api.artifacts.download import deliver
 from api.dependencies import JobId, Sessions, Store, Tenant, expired, found
+from api.jobs.schemas import job_path
 from api.negotiation import negotiate
 from api.problems import Problem
-from api.representations import job_path
 from jobs.artifacts import ArtifactStore, checked
 from jobs.database import transaction
 from jobs.repository import JobRepository

@@ -10,8 +10,8 @@ from api.artifacts.download import deliver
 from api.artifacts.tar_stream import tar_size, tar_stream
 from api.audit import Action
 from api.dependencies import JobId, Sessions, Store, Tenant, expired, found
+from api.jobs.schemas import ArtifactList, ArtifactView, SignedLink
 from api.problems import Problem
-from api.representations import ArtifactList, ArtifactView, SignedLink
 from jobs.database import transaction
 from jobs.repository import JobRepository
 

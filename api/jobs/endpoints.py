@@ -14,10 +14,10 @@ from api.audit import Action
 from api.conditional import etag_of, is_known, wanted_wait
 from api.dependencies import JOB_ID, JobId, Sessions, Tenant, Watcher, found
 from api.events.stream import stream_events
+from api.jobs.schemas import EventPage, JobPage, JobView
 from api.negotiation import negotiate
 from api.parameters import members
 from api.problems import Problem
-from api.representations import EventPage, JobPage, JobView
 from jobs.database import transaction
 from jobs.repository import JobRepository
 from jobs.states import TERMINAL, State

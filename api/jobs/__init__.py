@@ -1,0 +1,1 @@
+"""Submitting, reading, cancelling, retrying and deleting jobs."""
