@@ -52,7 +52,7 @@ def main() -> None:
         # Otherwise every client on this machine could say that it is somebody else.
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=[str(network) for network in settings.trusted_proxies],
-        # Its records go where all go, and `api/requests.py` tells of requests.
+        # Its records go where all go, and `api/middleware/access_log.py` tells of requests.
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=GRACE_SECONDS,

@@ -11,16 +11,16 @@ from api import problems
 from api.admin import endpoints
 from api.analyses import endpoints as findings
 from api.artifacts import endpoints as artifacts
-from api.callers import Callers
 from api.events.watcher import JobWatcher
-from api.hosts import AllowedHosts
 from api.jobs import endpoints as jobs
 from api.jobs import submissions
-from api.limits import BodyLimit
 from api.metrics import RequestMetrics, make_registry
+from api.middleware.access_log import Requests
+from api.middleware.allowed_hosts import AllowedHosts
+from api.middleware.authentication import Callers
+from api.middleware.body_limit import BodyLimit
 from api.openapi import describe
 from api.parameters import refuse_unknown_parameters
-from api.requests import Requests
 from api.routes import service, uploads, webhooks
 from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions

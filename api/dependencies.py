@@ -39,7 +39,7 @@ async def _sealer(request: Request) -> Sealer:
 
 
 async def _tenant(request: Request, _documented: Annotated[object, Depends(BEARER)]) -> str:
-    """The tenant of the caller, who has been let in; see `api/callers.py`."""
+    """The tenant of the caller, who has been let in; see `api/middleware/authentication.py`."""
     return request.state.caller.tenant
 
 

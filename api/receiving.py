@@ -7,7 +7,7 @@ from http import HTTPStatus
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from api.limits import CLOSE
+from api.middleware.body_limit import CLOSE
 from api.problems import Problem
 from jobs.repository import DeclaredFile
 

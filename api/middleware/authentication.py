@@ -12,8 +12,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
+from api.middleware.rate_limit import Rates
 from api.problems import respond, unavailable
-from api.rates import Rates
 from jobs.database import DATABASE_DOWN, transaction
 from jobs.keys import Scope, read_key
 from jobs.repository import Caller, KeyRepository
