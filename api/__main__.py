@@ -7,7 +7,7 @@ import structlog
 import uvicorn
 
 from api.app import make_app
-from api.connections import PatientProtocol
+from api.protocol.slow_clients import PatientProtocol
 from jobs.logs import configure_logs
 from jobs.settings import Settings, is_loopback
 from jobs.tracing import configure_tracing

@@ -7,7 +7,6 @@ from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
 
-from api import problems
 from api.admin import endpoints
 from api.analyses import endpoints as findings
 from api.artifacts import endpoints as artifacts
@@ -20,7 +19,8 @@ from api.middleware.allowed_hosts import AllowedHosts
 from api.middleware.authentication import Callers
 from api.middleware.body_limit import BodyLimit
 from api.openapi import describe
-from api.parameters import refuse_unknown_parameters
+from api.protocol import problems
+from api.protocol.query_parameters import refuse_unknown_parameters
 from api.routes import service, uploads, webhooks
 from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions

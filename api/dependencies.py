@@ -9,7 +9,7 @@ from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.events.watcher import JobWatcher
-from api.problems import Problem
+from api.protocol.problems import Problem
 from jobs.artifacts import ArtifactStore
 from jobs.settings import Settings
 from jobs.signing_secrets import Sealer

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api.problems import MEDIA_TYPE
+from api.protocol.problems import MEDIA_TYPE
 from jobs.errors import REASONS
 
 PROBLEM = {

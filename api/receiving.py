@@ -8,7 +8,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from api.middleware.body_limit import CLOSE
-from api.problems import Problem
+from api.protocol.problems import Problem
 from jobs.repository import DeclaredFile
 
 

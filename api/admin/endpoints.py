@@ -17,8 +17,8 @@ from api.admin.schemas import (
 )
 from api.audit import Action
 from api.dependencies import BEARER, Sessions
-from api.problems import Problem
-from api.strict_json import StrictRoute
+from api.protocol.problems import Problem
+from api.protocol.strict_json import StrictRoute
 from jobs.database import transaction
 from jobs.keys import TENANT_NAME
 from jobs.repository import AuditRepository, KeyRepository, TenantRepository

@@ -11,8 +11,8 @@ from api.analyses import similarity_formats
 from api.artifacts.download import deliver
 from api.dependencies import JobId, Sessions, Store, Tenant, expired, found
 from api.jobs.schemas import job_path
-from api.negotiation import negotiate
-from api.problems import Problem
+from api.protocol.negotiation import negotiate
+from api.protocol.problems import Problem
 from jobs.artifacts import ArtifactStore, checked
 from jobs.database import transaction
 from jobs.repository import JobRepository

@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from werkzeug.http import parse_etags, parse_if_range_header, parse_range_header
 
-from api.problems import Problem
+from api.protocol.problems import Problem
 from jobs.artifacts import ArtifactStore, checked
 from jobs.tables import Artifact
 

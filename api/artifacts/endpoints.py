@@ -11,7 +11,7 @@ from api.artifacts.tar_stream import tar_size, tar_stream
 from api.audit import Action
 from api.dependencies import JobId, Sessions, Store, Tenant, expired, found
 from api.jobs.schemas import ArtifactList, ArtifactView, SignedLink
-from api.problems import Problem
+from api.protocol.problems import Problem
 from jobs.database import transaction
 from jobs.repository import JobRepository
 

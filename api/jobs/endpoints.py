@@ -11,13 +11,13 @@ from pydantic import AwareDatetime, BeforeValidator
 from starlette.concurrency import run_in_threadpool
 
 from api.audit import Action
-from api.conditional import etag_of, is_known, wanted_wait
 from api.dependencies import JOB_ID, JobId, Sessions, Tenant, Watcher, found
 from api.events.stream import stream_events
 from api.jobs.schemas import EventPage, JobPage, JobView
-from api.negotiation import negotiate
-from api.parameters import members
-from api.problems import Problem
+from api.protocol.conditional import etag_of, is_known, wanted_wait
+from api.protocol.negotiation import negotiate
+from api.protocol.problems import Problem
+from api.protocol.query_parameters import members
 from jobs.database import transaction
 from jobs.repository import JobRepository
 from jobs.states import TERMINAL, State

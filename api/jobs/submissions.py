@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from api.audit import Action, ActionOfRequest
 from api.dependencies import JobId, ServiceSettings, Tenant, found
 from api.jobs.schemas import JobView, job_path
-from api.problems import Problem
-from api.strict_json import StrictRoute
+from api.protocol.problems import Problem
+from api.protocol.strict_json import StrictRoute
 from jobs.destinations import destination_of
 from jobs.repository import JobDeleted, JobRepository, KeyReused, SubmissionRepository
 from jobs.settings import Settings

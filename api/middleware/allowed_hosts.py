@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import respond
+from api.protocol.problems import respond
 
 # What asks these calls the service by an address, or by its name inside a network.
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})

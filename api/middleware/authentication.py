@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from api.middleware.rate_limit import Rates
-from api.problems import respond, unavailable
+from api.protocol.problems import respond, unavailable
 from jobs.database import DATABASE_DOWN, transaction
 from jobs.keys import Scope, read_key
 from jobs.repository import Caller, KeyRepository

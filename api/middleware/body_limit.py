@@ -6,7 +6,7 @@ from http import HTTPStatus
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import Problem, respond
+from api.protocol.problems import Problem, respond
 
 # A file that is sent here is held to its declared size by `api/receiving.py`.
 FILES = re.compile(r"/v1/uploads/[^/]+/files/[^/]+")

@@ -10,9 +10,9 @@ from starlette.concurrency import run_in_threadpool
 from api.audit import Action
 from api.checking import faults_of
 from api.dependencies import ServiceSettings, Sessions, Store, Tenant
-from api.problems import Problem
+from api.protocol.problems import Problem
+from api.protocol.strict_json import StrictRoute
 from api.receiving import received
-from api.strict_json import StrictRoute
 from api.upload_views import UploadAddress, UploadPage, UploadView, file_path, upload_path
 from jobs.database import transaction
 from jobs.repository import DeclaredFile, UploadRepository

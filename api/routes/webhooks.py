@@ -8,8 +8,8 @@ from fastapi import APIRouter, Path, Query, Response
 
 from api.audit import Action
 from api.dependencies import SecretSealer, ServiceSettings, Sessions, Tenant
-from api.problems import Problem
-from api.strict_json import StrictRoute
+from api.protocol.problems import Problem
+from api.protocol.strict_json import StrictRoute
 from api.webhook_views import (
     DeliveryList,
     DeliveryView,

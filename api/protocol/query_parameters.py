@@ -6,7 +6,7 @@ from http import HTTPStatus
 from fastapi import Request
 from fastapi.routing import APIRoute
 
-from api.problems import Problem
+from api.protocol.problems import Problem
 
 MEMBER = re.compile(r"(\w+)\[([^\0]{1,200})\]", re.DOTALL)
 

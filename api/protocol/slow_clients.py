@@ -12,7 +12,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from api.problems import MEDIA_TYPE, problem
+from api.protocol.problems import MEDIA_TYPE, problem
 
 # Of a body; the slowest modem brings more.
 LEAST_BYTES_A_SECOND = 500

@@ -7,7 +7,7 @@ from fastapi import Request
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
-from api.problems import Problem
+from api.protocol.problems import Problem
 
 
 def negotiate(request: Request, offered: Sequence[str]) -> str:

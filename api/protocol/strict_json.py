@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from api.problems import Problem
+from api.protocol.problems import Problem
 
 
 class StrictRequest(Request):

@@ -1,0 +1,1 @@
+"""HTTP itself: problems, conditional requests, negotiation, strict JSON."""
