@@ -13,7 +13,6 @@ from api.artifacts import endpoints as artifacts
 from api.events.watcher import JobWatcher
 from api.jobs import endpoints as jobs
 from api.jobs import submissions
-from api.metrics import RequestMetrics, make_registry
 from api.middleware.access_log import Requests
 from api.middleware.allowed_hosts import AllowedHosts
 from api.middleware.authentication import Callers
@@ -21,7 +20,9 @@ from api.middleware.body_limit import BodyLimit
 from api.openapi import describe
 from api.protocol import problems
 from api.protocol.query_parameters import refuse_unknown_parameters
-from api.routes import service, uploads, webhooks
+from api.routes import uploads, webhooks
+from api.service import endpoints as service
+from api.service.metrics import RequestMetrics, make_registry
 from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions
 from jobs.settings import Settings

@@ -10,7 +10,7 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.metrics import RequestMetrics
+from api.service.metrics import RequestMetrics
 from jobs.ids import new_id
 from jobs.tracing import begin_span
 
