@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.protocol.problems import Problem, respond
 
-# A file that is sent here is held to its declared size by `api/receiving.py`.
+# A file that is sent here is held to its declared size by `api/uploads/receive.py`.
 FILES = re.compile(r"/v1/uploads/[^/]+/files/[^/]+")
 # The connection ends with the refusal: nobody reads what is still on its way.
 CLOSE = {"Connection": "close"}

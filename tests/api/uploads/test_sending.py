@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api import checking
+from api.uploads import verify
 from jobs.artifacts import ArtifactStore
 from jobs.keys import Scope
 from jobs.settings import Settings
@@ -89,7 +89,7 @@ def test_completing_reads_back_for_a_bounded_time_and_small_files_first(
             time.sleep(0.2)
 
     monkeypatch.setattr(ArtifactStore, "stream", dripping)
-    monkeypatch.setattr(checking, "CHECK_SECONDS", 1.0)
+    monkeypatch.setattr(verify, "CHECK_SECONDS", 1.0)
     begin = time.monotonic()
     answer = client.post(upload["links"]["complete"], headers=key)
     assert time.monotonic() - begin < 3

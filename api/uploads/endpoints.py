@@ -1,4 +1,4 @@
-"""Uploads: declare files, send them, complete; list, get, delete. The sending itself is `api/receiving.py`."""
+"""Uploads: declare files, send them, complete; list, get, delete. The sending itself is `api/uploads/receive.py`."""
 
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -8,12 +8,12 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
 
 from api.audit import Action
-from api.checking import faults_of
 from api.dependencies import ServiceSettings, Sessions, Store, Tenant
 from api.protocol.problems import Problem
 from api.protocol.strict_json import StrictRoute
-from api.receiving import received
-from api.upload_views import UploadAddress, UploadPage, UploadView, file_path, upload_path
+from api.uploads.receive import received
+from api.uploads.schemas import UploadAddress, UploadPage, UploadView, file_path, upload_path
+from api.uploads.verify import faults_of
 from jobs.database import transaction
 from jobs.repository import DeclaredFile, UploadRepository
 from jobs.tables import Upload

@@ -1,0 +1,1 @@
+"""Files that a client sends in."""
