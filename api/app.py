@@ -20,10 +20,10 @@ from api.middleware.body_limit import BodyLimit
 from api.openapi import describe
 from api.protocol import problems
 from api.protocol.query_parameters import refuse_unknown_parameters
-from api.routes import webhooks
 from api.service import endpoints as service
 from api.service.metrics import RequestMetrics, make_registry
 from api.uploads import endpoints as uploads
+from api.webhooks import endpoints as webhooks
 from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions
 from jobs.settings import Settings

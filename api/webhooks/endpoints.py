@@ -10,7 +10,7 @@ from api.audit import Action
 from api.dependencies import SecretSealer, ServiceSettings, Sessions, Tenant
 from api.protocol.problems import Problem
 from api.protocol.strict_json import StrictRoute
-from api.webhook_views import (
+from api.webhooks.schemas import (
     DeliveryList,
     DeliveryView,
     EndpointChange,
