@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
 
-from api.admin import endpoints
+from api.admin import endpoints as admin
 from api.analyses import endpoints as findings
 from api.artifacts import endpoints as artifacts
 from api.events.watcher import JobWatcher
@@ -63,7 +63,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.add_middleware(Requests, metrics=RequestMetrics(app.state.metrics))
     problems.install(app)
     app.openapi = partial(describe, app)
-    for module in (submissions, jobs, artifacts, findings, uploads, webhooks, endpoints):
+    for module in (submissions, jobs, artifacts, findings, uploads, webhooks, admin):
         app.include_router(module.router, dependencies=[Depends(refuse_unknown_parameters)])
     # Probes and scrapers may add what they like.
     app.include_router(service.router)
