@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from client.demo import find_model
 from sglp_core.footprint import peak_resident_bytes
 from sglp_core.importance import CRITERIA
 from sglp_core.layers import layers_of
@@ -30,6 +29,7 @@ from sglp_core.opening import Opened, open_model
 from sglp_core.segmentation import segment
 from sglp_core.similarity import SimilarityAccumulator
 from sglp_core.tracing import trace
+from sglp_service.demo import find_model
 
 CACHE = Path("~/.cache/sglp").expanduser()
 TIME_GOAL = 1.15

@@ -23,11 +23,11 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from client.demo import find_model
 from sglp_core.calibration import text_windows
 from sglp_core.layers import layer_output, layers_of
 from sglp_core.opening import open_model
 from sglp_core.similarity import SimilarityAccumulator
+from sglp_service.demo import find_model
 
 CACHE = Path("~/.cache/sglp").expanduser()
 # Who takes as long as this is not timed again.

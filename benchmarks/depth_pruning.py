@@ -20,7 +20,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from client.demo import find_model
 from sglp_core.calibration import Calibration, text_windows
 from sglp_core.choosing import choose_plan
 from sglp_core.evaluation import evaluate
@@ -32,6 +31,7 @@ from sglp_core.preparing import Data
 from sglp_core.surgery import bypassed, remove_layers
 from sglp_core.target import Target
 from sglp_core.verification import TOLERANCES, difference, probe_logits
+from sglp_service.demo import find_model
 from tests.round_trip.test_round_trip import CASES
 
 CACHE = Path("~/.cache/sglp").expanduser()

@@ -24,12 +24,12 @@ import typer
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from sglp_client.sdk import SGLP
 
 from benchmarks.encoder_repairs import convert_rxnfp
 from benchmarks.larger_than_memory import write_model
-from client.demo import find_model
-from client.sdk import SGLP
-from client.stack import EmbeddedStack
+from sglp_service.demo import find_model
+from sglp_service.embedded_stack import EmbeddedStack
 
 Spec = dict[str, Any]
 IMAGE_SIZE = 224

@@ -15,7 +15,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from client.demo import find_model
 from sglp_core.calibration import Calibration, batches, text_windows
 from sglp_core.choosing import choose_plan, control_plans
 from sglp_core.evaluation import Quality, evaluate
@@ -29,6 +28,7 @@ from sglp_core.preparing import Data
 from sglp_core.repair import repair
 from sglp_core.target import Target
 from sglp_core.weights import Changes
+from sglp_service.demo import find_model
 
 CACHE = Path("~/.cache/sglp").expanduser()
 PLANNING_WINDOWS = 8

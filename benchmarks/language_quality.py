@@ -18,7 +18,6 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks import blimp, rivals
-from client.demo import find_model
 from sglp_core.analysis import Analysis
 from sglp_core.calibration import Calibration, batches, text_windows
 from sglp_core.choosing import choose_plan, control_plans
@@ -36,6 +35,7 @@ from sglp_core.segmentation import Segmentation
 from sglp_core.surgery import bypassed
 from sglp_core.target import Target
 from sglp_core.weights import Changes, swapped
+from sglp_service.demo import find_model
 
 CACHE = Path("~/.cache/sglp").expanduser()
 ANALYSIS_PASSES = 3

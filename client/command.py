@@ -11,15 +11,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Column, Table
+from sglp_client import keys, uploads, webhooks
+from sglp_client.sdk import SGLP
 
-from client import demo as demo_story
-from client import keys, uploads, webhooks
 from client.live import follow, require_success
-from client.sdk import SGLP
 from client.showing import show_figures
-from client.stack import EmbeddedStack
 from client.telling import HERE, Url, told_plainly
 from client.uploading import send
+from sglp_service import demo as demo_story
+from sglp_service.embedded_stack import EmbeddedStack
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 app.add_typer(keys.app, name="keys")

@@ -9,12 +9,12 @@ from typing import Annotated
 import httpx
 import typer
 from rich.console import Console
+from sglp_client.sdk import BadKey, DownloadDamaged, NothingToDownload, SGLPProblem
 
-from client.demo import ModelMissing
 from client.live import JobFailed
-from client.sdk import BadKey, DownloadDamaged, NothingToDownload, SGLPProblem
-from client.stack import StackFailed
 from client.uploading import NotUploadable
+from sglp_service.demo import ModelMissing
+from sglp_service.embedded_stack import StackFailed
 
 Url = Annotated[str, typer.Option(envvar="SGLP_URL", help="Where the service answers.")]
 HERE = "http://127.0.0.1:8000"

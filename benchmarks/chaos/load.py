@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from sglp_client.sdk import SGLP, SGLPProblem
 
-from client.sdk import SGLP, SGLPProblem
 from tests.worker.tiny_model import tiny_spec
 
 PAUSE_SECONDS = (3.0, 8.0)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sglp_client.sdk import SGLP
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from client.sdk import SGLP
 from jobs.database import transaction
 from jobs.keys import Scope
 from jobs.settings import Settings

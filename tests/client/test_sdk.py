@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-
-from client.sdk import SGLP, DownloadDamaged, NothingToDownload, SGLPProblem
+from sglp_client.sdk import SGLP, DownloadDamaged, NothingToDownload, SGLPProblem
 
 CONTENT = b"weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sglp_client.sdk import SGLP
 
-from client.sdk import SGLP
 from jobs.database import migrate
 from jobs.settings import Settings
 from tests.api.conftest import serving

@@ -7,8 +7,8 @@ import torch
 from gguf import GGUFReader, dequantize
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from client.demo import find_model
 from sglp_core.sources import Source, open_source
+from sglp_service.demo import find_model
 
 
 @pytest.fixture(scope="module")

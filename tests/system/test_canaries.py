@@ -18,9 +18,9 @@ import obstore
 import pytest
 import redis as redis_client
 from obstore.store import from_url
+from sglp_client.sdk import SGLP
 from sqlalchemy import create_engine, make_url, select
 
-from client.sdk import SGLP
 from jobs.tables import Base
 from tests.services.postgresql import PostgreSQL
 from tests.services.processes import free_port

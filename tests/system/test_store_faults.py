@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
+from sglp_client.sdk import DownloadDamaged
 
-from client.sdk import DownloadDamaged
 from jobs.artifacts import ArtifactStore, open_store
 from tests.services.faulty_proxy import Fault, FaultyProxy, faulty_proxy
 from tests.services.postgresql import PostgreSQL

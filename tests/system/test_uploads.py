@@ -7,9 +7,9 @@ from typing import Any
 
 import obstore
 import pytest
+from sglp_client.sdk import SGLPProblem
 from transformers import AutoModelForCausalLM
 
-from client.sdk import SGLPProblem
 from jobs.artifacts import open_store
 from tests.services.postgresql import PostgreSQL
 from tests.services.s3 import S3

