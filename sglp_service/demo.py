@@ -7,10 +7,10 @@ from typing import Any
 
 import httpx
 from rich.console import Console
+from sglp_client.cli.progress import follow, require_success
+from sglp_client.cli.tables import show_figures
 from sglp_client.sdk import SGLP, SGLPProblem
 
-from client.live import follow, require_success
-from client.showing import show_figures
 from sglp_service.embedded_stack import EmbeddedStack
 
 STATE = Path(".sglp")

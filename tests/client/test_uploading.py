@@ -14,7 +14,7 @@ from jobs.database import migrate
 from jobs.settings import Settings
 from tests.api.conftest import serving
 
-SGLP_COMMAND = [sys.executable, "-c", "from client.command import app; app()"]
+SGLP_COMMAND = [sys.executable, "-c", "from sglp_client.cli.app import app; app()"]
 
 
 @pytest.fixture

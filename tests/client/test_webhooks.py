@@ -17,7 +17,7 @@ from tests.api.conftest import serving
 from tests.services.receiver import receiver
 from worker.webhooks import WebhookSender
 
-SGLP_COMMAND = [sys.executable, "-c", "from client.command import app; app()", "webhooks"]
+SGLP_COMMAND = [sys.executable, "-c", "from sglp_client.cli.app import app; app()", "webhooks"]
 LOOPBACK = "127.0.0.0/8"
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from sglp_client.cli.app import app
 from sglp_client.sdk import SGLP
 from typer.testing import CliRunner
 
-from client.command import app
 from tests.services.processes import free_port
 from tests.worker.tiny_model import tiny_spec
 

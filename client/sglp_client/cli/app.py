@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Column, Table
-from sglp_client import keys, uploads, webhooks
-from sglp_client.sdk import SGLP
 
-from client.live import follow, require_success
-from client.showing import show_figures
-from client.telling import HERE, Url, told_plainly
-from client.uploading import send
+from sglp_client import keys, uploads, webhooks
+from sglp_client.cli.errors import HERE, Url, told_plainly
+from sglp_client.cli.progress import follow, require_success
+from sglp_client.cli.send_files import send
+from sglp_client.cli.tables import show_figures
+from sglp_client.sdk import SGLP
 from sglp_service import demo as demo_story
 from sglp_service.embedded_stack import EmbeddedStack
 

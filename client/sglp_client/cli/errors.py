@@ -9,10 +9,10 @@ from typing import Annotated
 import httpx
 import typer
 from rich.console import Console
-from sglp_client.sdk import BadKey, DownloadDamaged, NothingToDownload, SGLPProblem
 
-from client.live import JobFailed
-from client.uploading import NotUploadable
+from sglp_client.cli.progress import JobFailed
+from sglp_client.cli.send_files import NotUploadable
+from sglp_client.sdk import BadKey, DownloadDamaged, NothingToDownload, SGLPProblem
 from sglp_service.demo import ModelMissing
 from sglp_service.embedded_stack import StackFailed
 

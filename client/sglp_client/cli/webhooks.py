@@ -5,9 +5,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Column, Table
-from sglp_client.sdk import SGLP
 
-from client.telling import HERE, Url, told_plainly
+from sglp_client.cli.errors import HERE, Url, told_plainly
+from sglp_client.sdk import SGLP
 
 app = typer.Typer(no_args_is_help=True, help="Have the ends of jobs told to an address, and see what was delivered.")
 console = Console()
