@@ -19,8 +19,8 @@ from api.audit import Action
 from api.dependencies import BEARER, Sessions
 from api.protocol.problems import Problem
 from api.protocol.strict_json import StrictRoute
+from jobs.api_keys import TENANT_NAME
 from jobs.database import transaction
-from jobs.keys import TENANT_NAME
 from jobs.repository import AuditRepository, KeyRepository, TenantRepository
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(BEARER)], route_class=StrictRoute)

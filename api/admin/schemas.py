@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from jobs.keys import TENANT_NAME, Scope
+from jobs.api_keys import TENANT_NAME, Scope
 from jobs.repository import Quotas
 from jobs.tables import ApiKey, AuditEvent, Tenant
 

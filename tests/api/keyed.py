@@ -3,8 +3,8 @@
 import httpx
 from sqlalchemy.orm import Session, sessionmaker
 
+from jobs.api_keys import Scope
 from jobs.database import transaction
-from jobs.keys import Scope
 from jobs.repository import KeyRepository, TenantRepository
 from jobs.settings import Settings
 

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
+from jobs.api_keys import Scope
 from jobs.artifacts import ArtifactStore
 from jobs.clock import later
 from jobs.database import transaction
-from jobs.keys import Scope
 from jobs.repository import Quotas, TenantRepository
 from jobs.settings import Settings
 from jobs.tables import Artifact

@@ -4,10 +4,10 @@ import httpx
 import pytest
 from sqlalchemy import update
 
+from jobs.api_keys import Scope
 from jobs.artifacts import ArtifactStore
 from jobs.clock import later
 from jobs.database import transaction
-from jobs.keys import Scope
 from jobs.repository import ClaimRepository, Quotas, TenantRepository
 from jobs.settings import Settings
 from jobs.tables import Upload

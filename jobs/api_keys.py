@@ -1,4 +1,4 @@
-"""API keys: their form `sglp_<keyid>_<secret>`, what is kept of them, and `python -m jobs.keys create` for the first.
+"""API keys: their form `sglp_<keyid>_<secret>`, what is kept of them, and `python -m jobs.api_keys create` for the first.
 
 The secret is 256 random bits, so nobody can try them all, and its plain SHA-256 is enough: the slow hashes that guard
 passwords make up for what a person chooses. Every request pays for this hash.
@@ -74,14 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             given.tenant, given.name, given.scope, expires_in_seconds=given.expires_days and given.expires_days * 86400
         )
         AuditRepository(session).note(
-            given.tenant, "python -m jobs.keys create", key_id=None, subject=row.id, address=None, request_id=None
+            given.tenant, "python -m jobs.api_keys create", key_id=None, subject=row.id, address=None, request_id=None
         )
     engine.dispose()
     print(key)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m jobs.keys", description="Make an API key and print it, once.")
+    parser = argparse.ArgumentParser(prog="python -m jobs.api_keys", description="Make an API key and print it, once.")
     commands = parser.add_subparsers(required=True)
     create = commands.add_parser("create")
     create.add_argument("--tenant", required=True, type=_tenant_name, help="made where there is none of this name")
