@@ -12,7 +12,7 @@ from prometheus_client.utils import floatToGoString
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.database import transaction
-from jobs.repository import BROKER, SCHEDULER, HealthRepository, OverviewRepository, tallies
+from jobs.repository import BROKER, SCHEDULER, HealthRepository, OverviewRepository, counters
 from jobs.states import TERMINAL, State
 
 # When each counter began, as a series of its own for each: Prometheus has no use for it.
@@ -84,31 +84,31 @@ class _JobsCollector(Collector):
             "webhook_deliveries", "Webhook deliveries that are there, by what came of them.", "outcome", deliveries
         )
         yield GaugeMetricFamily("sglp_artifact_kept_bytes", "Published files in the store.", kept_bytes)
-        yield _counter("jobs_ended", "Jobs that have ended.", "state", TERMINAL, counted.get(tallies.JOBS_ENDED, {}))
+        yield _counter("jobs_ended", "Jobs that have ended.", "state", TERMINAL, counted.get(counters.JOBS_ENDED, {}))
         yield _counter(
             "leases_expired",
             "Jobs taken from workers that were not heard of for a lease, by where they went.",
             "state",
             (State.QUEUED, State.FAILED, State.CANCELLED),
-            counted.get(tallies.LEASES_EXPIRED, {}),
+            counted.get(counters.LEASES_EXPIRED, {}),
         )
         yield _counter(
             "fenced_writes",
             "Writes of workers whose job was somebody else's by then; nothing was written.",
             "write",
             ("heartbeat", "end"),
-            counted.get(tallies.FENCED_WRITES, {}),
+            counted.get(counters.FENCED_WRITES, {}),
         )
         yield _counter(
             "webhook_attempts",
             "Tries to deliver a webhook.",
             "outcome",
             ("delivered", "failed"),
-            counted.get(tallies.WEBHOOK_ATTEMPTS, {}),
+            counted.get(counters.WEBHOOK_ATTEMPTS, {}),
         )
-        stored = counted.get(tallies.STORED_BYTES, {}).get("", 0)
+        stored = counted.get(counters.STORED_BYTES, {}).get("", 0)
         yield CounterMetricFamily("sglp_artifact_stored_bytes", "Bytes ever published.", stored)
-        yield _phases(counted.get(tallies.PHASE_SECONDS, {}), counted.get(tallies.PHASE_BUCKETS, {}))
+        yield _phases(counted.get(counters.PHASE_SECONDS, {}), counted.get(counters.PHASE_BUCKETS, {}))
 
 
 def make_registry(sessions: sessionmaker[Session]) -> CollectorRegistry:
@@ -140,7 +140,7 @@ def _phases(seconds: Mapping[str, float], buckets: Mapping[str, float]) -> Metri
     )
     for phase, total in sorted(seconds.items()):
         count, cumulative = 0.0, []
-        for bound in tallies.BOUNDS:
+        for bound in counters.BOUNDS:
             count += buckets.get(f"{phase} {bound}", 0)
             cumulative.append((floatToGoString(bound), count))
         family.add_metric([phase], cumulative, total)

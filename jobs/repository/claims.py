@@ -9,9 +9,9 @@ from sqlalchemy.orm import Session
 
 from jobs.clock import later, now, seconds_until
 from jobs.errors import JobError
-from jobs.repository.moves import NewEvent, change, fail, move, requeue
-from jobs.repository.tallies import FENCED_WRITES, STORED_BYTES, tally, tally_phase
+from jobs.repository.counters import FENCED_WRITES, STORED_BYTES, tally, tally_phase
 from jobs.repository.tenants import may_run
+from jobs.repository.transitions import NewEvent, change, fail, move, requeue
 from jobs.repository.uploads import StoredUpload, claimed_uploads
 from jobs.spec import JobSpec
 from jobs.states import HELD, State

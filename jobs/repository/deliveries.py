@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from jobs.clock import later, now
 from jobs.ids import new_id
-from jobs.repository.tallies import WEBHOOK_ATTEMPTS, tally
+from jobs.repository.counters import WEBHOOK_ATTEMPTS, tally
 from jobs.tables import WebhookDelivery, WebhookEndpoint
 
 KEPT_SECONDS = 30 * 24 * 3600

@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 
 from jobs.clock import UTCDateTime, later, now, seconds_until
 from jobs.ids import new_id
-from jobs.repository.moves import move
 from jobs.repository.tenants import check_submission, is_limited
+from jobs.repository.transitions import move
 from jobs.repository.uploads import take_uploads
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL, State

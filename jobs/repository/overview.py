@@ -4,7 +4,7 @@ from sqlalchemy import Select, case, func, select
 from sqlalchemy.orm import Session
 
 from jobs.clock import seconds_until
-from jobs.repository.tallies import tallies
+from jobs.repository.counters import tallies
 from jobs.states import State
 from jobs.tables import Artifact, Job, WebhookDelivery
 
@@ -45,7 +45,7 @@ class OverviewRepository:
         )
 
     def tallies(self) -> dict[str, dict[str, float]]:
-        """Everything that was ever counted: label to value, by name of `jobs/repository/tallies.py`."""
+        """Everything that was ever counted: label to value, by name of `jobs/repository/counters.py`."""
         return tallies(self._session)
 
     def _counts(self, statement: Select[str, int]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from jobs.tables.base import Base
 
 
 class Tally(Base):
-    """One number that only grows; what `name` and `label` are is in `jobs/repository/tallies.py`."""
+    """One number that only grows; what `name` and `label` are is in `jobs/repository/counters.py`."""
 
     __tablename__ = "tallies"
 

@@ -6,8 +6,8 @@ import pytest
 
 from jobs.database import transaction
 from jobs.repository import ClaimRepository, DeliveryRepository, OverviewRepository, WebhookRepository
-from jobs.repository import tallies as names
-from jobs.repository.tallies import tally
+from jobs.repository import counters as names
+from jobs.repository.counters import tally
 from tests.jobs.lives import LEASE_SECONDS, Sessions, cancel, claim, pass_time, submit, upkeep
 
 

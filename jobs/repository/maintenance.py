@@ -7,10 +7,10 @@ from sqlalchemy.orm import Session
 
 from jobs.clock import later, now
 from jobs.errors import JobError
-from jobs.repository.moves import fail, move, requeue
+from jobs.repository.counters import LEASES_EXPIRED, tally
 from jobs.repository.submissions import KEY_SECONDS
-from jobs.repository.tallies import LEASES_EXPIRED, tally
 from jobs.repository.tenants import tenants_at_running_quota
+from jobs.repository.transitions import fail, move, requeue
 from jobs.repository.uploads import OPEN_SECONDS, in_use
 from jobs.states import TERMINAL, State
 from jobs.tables import Artifact, IdempotencyKey, Job, Leftover, Upload, UploadFile
