@@ -24,10 +24,10 @@ from rich.table import Table
 from sglp_core.footprint import peak_resident_bytes
 from sglp_core.importance import CRITERIA
 from sglp_core.layers import layers_of
-from sglp_core.objectives import Batch, logits_of, loss_of
 from sglp_core.opening import Opened, open_model
 from sglp_core.segmentation import segment
 from sglp_core.similarity import SimilarityAccumulator
+from sglp_core.tasks import Batch, logits_of, loss_of
 from sglp_core.tracing import trace
 from sglp_service.demo import find_model
 

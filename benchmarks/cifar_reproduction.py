@@ -28,11 +28,11 @@ from sglp_core.calibration import Calibration
 from sglp_core.choosing import choose_plan, control_plans
 from sglp_core.measuring import measure
 from sglp_core.method import PROPOSALS, Method
-from sglp_core.objectives import Batch
 from sglp_core.opening import Opened, open_model
+from sglp_core.options import Target
 from sglp_core.preparing import Data, prepare
 from sglp_core.surgery import remove_layers
-from sglp_core.target import Target
+from sglp_core.tasks import Batch
 from sglp_core.weights import apply
 
 BLOCKS = 27

@@ -27,9 +27,9 @@ from sglp_core.layers import find_stack, layers_of
 from sglp_core.measuring import measure
 from sglp_core.method import Method
 from sglp_core.opening import open_model
+from sglp_core.options import Target
 from sglp_core.preparing import Data
 from sglp_core.surgery import bypassed, remove_layers
-from sglp_core.target import Target
 from sglp_core.verification import TOLERANCES, difference, probe_logits
 from sglp_service.demo import find_model
 from tests.round_trip.test_round_trip import CASES

@@ -22,11 +22,11 @@ from sglp_core.healing import Healed, Healing, HealingLoss, Trained, heal
 from sglp_core.layers import layers_of
 from sglp_core.measuring import measure
 from sglp_core.method import Method
-from sglp_core.objectives import Batch
 from sglp_core.opening import Opened, open_model
+from sglp_core.options import Target
 from sglp_core.preparing import Data
 from sglp_core.repair import repair
-from sglp_core.target import Target
+from sglp_core.tasks import Batch
 from sglp_core.weights import Changes
 from sglp_service.demo import find_model
 

@@ -27,13 +27,13 @@ from sglp_core.layers import layers_of
 from sglp_core.measuring import measure
 from sglp_core.method import PROPOSALS, Method
 from sglp_core.opening import Opened, open_model
+from sglp_core.options import Target
 from sglp_core.preparing import Data
 from sglp_core.proposals import Proposal
 from sglp_core.repair import Repair, repair
 from sglp_core.repaired_choice import choose_repaired
 from sglp_core.segmentation import Segmentation
 from sglp_core.surgery import bypassed
-from sglp_core.target import Target
 from sglp_core.weights import Changes, swapped
 from sglp_service.demo import find_model
 

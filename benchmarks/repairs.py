@@ -16,9 +16,9 @@ from sglp_core.calibration import batches, text_windows
 from sglp_core.evaluation import Quality, evaluate
 from sglp_core.healing import Healing, heal
 from sglp_core.layers import layers_of
-from sglp_core.objectives import Batch
 from sglp_core.opening import Opened, open_model
 from sglp_core.repair import Repaired, repair
+from sglp_core.tasks import Batch
 from sglp_service.demo import find_model
 
 CACHE = Path("~/.cache/sglp").expanduser()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sglp_core.evaluation import evaluate
 from sglp_core.layers import layer_input, layer_output
-from sglp_core.objectives import Batch, logits_of
+from sglp_core.tasks import Batch, logits_of
 
 
 def angular_blocks(

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from sglp_core.layers import StackPath
-from sglp_core.objectives import Batch
 from sglp_core.surgery import remove_layers
+from sglp_core.tasks import Batch
 
 
 def subset_grad_norm(

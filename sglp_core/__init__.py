@@ -6,9 +6,9 @@ from sglp_core.estimating import estimate
 from sglp_core.evaluation import Evaluation
 from sglp_core.healing import Healing
 from sglp_core.method import Method
-from sglp_core.observing import Observer, Progress
+from sglp_core.options import QualityTarget, SweepTarget, Target
 from sglp_core.pipeline import analyze, compress, sweep
-from sglp_core.target import QualityTarget, SweepTarget, Target
+from sglp_core.progress import Observer, Progress
 
 __all__ = [
     "Calibration",

@@ -29,8 +29,8 @@ from sglp_core import (
 )
 from sglp_core.healing import HealingLoss, Trained
 from sglp_core.method import PROPOSALS
+from sglp_core.options import Metric, TargetKind
 from sglp_core.report import cell
-from sglp_core.target import Metric, TargetKind
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 console = Console(stderr=True)

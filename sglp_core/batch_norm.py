@@ -14,8 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sglp_core.attempts import Attempt
 from sglp_core.evaluation import evaluate
-from sglp_core.objectives import Batch, Task, evenly, logits_of
 from sglp_core.surgery import bypassed
+from sglp_core.tasks import Batch, Task, evenly, logits_of
 from sglp_core.weights import Changes
 
 STATISTICS = ("running_mean", "running_var")

@@ -17,8 +17,8 @@ import transformers
 from torch import Tensor
 
 from sglp_core.errors import BadCalibration, ModelNotFound
-from sglp_core.objectives import IGNORED, Batch, Task
 from sglp_core.sources import within
+from sglp_core.tasks import IGNORED, Batch, Task
 from sglp_core.texts import draw_texts
 
 PROBE_ROWS = 2

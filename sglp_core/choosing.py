@@ -8,13 +8,13 @@ from sglp_core.judging import Judge
 from sglp_core.kinds import plan_keeping_kinds
 from sglp_core.layers import layers_of
 from sglp_core.method import PROPOSALS, Method
-from sglp_core.objectives import Batch
 from sglp_core.opening import Opened
+from sglp_core.options import Target
 from sglp_core.planning import Plan, costs_of_layers, segment_ranks
 from sglp_core.proposals import Proposal, propose, refined_proposal, select
 from sglp_core.repair import Repaired, estimates_batch_norms, folds, windows
 from sglp_core.repaired_choice import choose_repaired
-from sglp_core.target import Target
+from sglp_core.tasks import Batch
 
 # In forward passes over the calibration data: one forward, and a backward that costs two.
 ANALYSIS_PASSES = 3

@@ -13,11 +13,11 @@ from sglp_core.evaluation import Quality, evaluate
 from sglp_core.folding import fold, fold_change, has_shift
 from sglp_core.forms import Forms
 from sglp_core.least_squares import ElementwiseFit, LinearFit
-from sglp_core.objectives import Batch, Task
 from sglp_core.refitting import Refit
 from sglp_core.residual import NoForm, Writes
 from sglp_core.streams import cut_streams
 from sglp_core.surgery import bypassed
+from sglp_core.tasks import Batch, Task
 from sglp_core.through_norms import RefitThroughNorm
 from sglp_core.verification import TOLERANCES, difference, probe_logits
 from sglp_core.weights import Changes, swapped

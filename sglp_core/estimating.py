@@ -14,10 +14,10 @@ from sglp_core.expected_time import Speed, expected_seconds, measure_speed
 from sglp_core.fetching import DEFAULT_CACHE, Outlined
 from sglp_core.memory import WEIGHTS_SHARE, available_bytes
 from sglp_core.method import Method
-from sglp_core.observing import Observer, Silent, phase
+from sglp_core.options import Target
 from sglp_core.outline import Outline, read_outline
 from sglp_core.planning import largest_removal
-from sglp_core.target import Target
+from sglp_core.progress import Observer, Silent, phase
 
 KINDS = ("parameters", "flops", "layers")
 # What is supposed where no target says how much is removed.

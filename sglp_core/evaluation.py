@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sglp_core.objectives import Batch, Task, aligned, logits_of
 from sglp_core.skipping import Skipper
+from sglp_core.tasks import Batch, Task, aligned, logits_of
 from sglp_core.weights import Changes, swapped
 
 

@@ -15,10 +15,10 @@ from sglp_core.choosing import ANALYSIS_PASSES, CONTROLS, search_budget
 from sglp_core.evaluation import Evaluation
 from sglp_core.judging import SAMPLES_AT_ONCE, WINDOWS_AT_ONCE
 from sglp_core.method import PROPOSALS, Method
-from sglp_core.objectives import CLASSIFICATIONS
 from sglp_core.outline import Outline
 from sglp_core.repair import JUDGED_SHARE, KINDS
 from sglp_core.repaired_choice import BEST, JUDGED_WINDOWS, MOST_PREDICTIONS
+from sglp_core.tasks import CLASSIFICATIONS
 
 TIMED_SECONDS = 0.3
 PRODUCT_SIZE = 1024

@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from sglp_core.layers import layers_of
-from sglp_core.objectives import Batch
 from sglp_core.residual import Write, Writes, find_inside, find_writes
 from sglp_core.streams import calls_of
+from sglp_core.tasks import Batch
 
 PROBE_ROWS, PROBE_TOKENS = 2, 16
 

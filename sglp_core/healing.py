@@ -21,9 +21,9 @@ from sglp_core.healing_state import Judgement, KeptState, State
 from sglp_core.layers import StackPath, layers_of
 from sglp_core.lora import Adapters, linear_layers
 from sglp_core.neighbours import Neighbours
-from sglp_core.objectives import Batch, Task, aligned, logits_of
 from sglp_core.repair import split, windows
 from sglp_core.surgery import bypassed
+from sglp_core.tasks import Batch, Task, aligned, logits_of
 from sglp_core.weights import Changes, frozen
 
 Trained = Literal["neighbours", "lora"]

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sglp_core.cache import Cache, Entry, Key
 from sglp_core.cache_key import common_key
 from sglp_core.opening import Opened
 from sglp_core.preparing import Data
+from sglp_core.result_cache import Cache, Entry, Key
 from sglp_core.weights import Changes
 
 # A state has four float32 numbers for each that is trained: this is enough for half a billion of them.

@@ -14,7 +14,7 @@ from torch import Tensor
 from sglp_core.calibration import local_path
 from sglp_core.errors import BadCalibration
 from sglp_core.image_files import ImageFile, read_image_files
-from sglp_core.objectives import Batch, Task
+from sglp_core.tasks import Batch, Task
 
 # What a photograph may decode to; a small file can claim far more.
 MAX_PIXELS = 100_000_000

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from sglp_core.layers import LayerStack
+from sglp_core.options import Target
 from sglp_core.planning import Plan, plan
-from sglp_core.target import Target
 
 
 def plan_keeping_kinds(

@@ -8,9 +8,9 @@ from sglp_core.errors import BadCalibration
 from sglp_core.importance import CRITERIA, RUN_CRITERIA
 from sglp_core.layers import layers_of
 from sglp_core.method import Method
-from sglp_core.observing import Observer, Silent, reporter
 from sglp_core.opening import Opened
 from sglp_core.preparing import Data
+from sglp_core.progress import Observer, Silent, reporter
 from sglp_core.segmentation import segment
 from sglp_core.similarity import SimilarityAccumulator
 from sglp_core.tracing import trace

@@ -18,11 +18,11 @@ from sglp_core.images import image_shape
 from sglp_core.layers import LayerStack, measure_stack
 from sglp_core.loading import load_whole
 from sglp_core.memory import Memory, streams
-from sglp_core.objectives import Task, require_classes, task_of
 from sglp_core.positions import require_length
 from sglp_core.sources import Source, open_source
 from sglp_core.stock import model_class
 from sglp_core.streamed_model import StreamedModel
+from sglp_core.tasks import Task, require_classes, task_of
 
 
 @dataclass

@@ -16,7 +16,6 @@ from sglp_core.gguf_conversion import check_gguf
 from sglp_core.gguf_header import read_tensors
 from sglp_core.images import image_shape
 from sglp_core.layers import LayerStack, measure_stack
-from sglp_core.objectives import Task, require_classes, task_of
 from sglp_core.opening import processor_of
 from sglp_core.positions import require_length
 from sglp_core.sources import (
@@ -29,6 +28,7 @@ from sglp_core.sources import (
 )
 from sglp_core.stock import model_class
 from sglp_core.strict_json import read_json
+from sglp_core.tasks import Task, require_classes, task_of
 
 # Of a model on a hub whose headers were counted there.
 MOST_LAYERS = 10_000

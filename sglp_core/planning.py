@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sglp_core.errors import TargetUnreachable
-from sglp_core.target import Target
+from sglp_core.options import Target
 
 # One part in 10¹²: 0.3 of 10 layers is three layers, although 0.3 × 10 > 3 in binary.
 SLACK = 1 - 1e-12

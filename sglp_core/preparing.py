@@ -14,9 +14,9 @@ from sglp_core.errors import BadCalibration
 from sglp_core.evaluation import Evaluation
 from sglp_core.images import read_images
 from sglp_core.labelled_texts import read_labelled_texts
-from sglp_core.objectives import Batch, Task
 from sglp_core.opening import Opened
 from sglp_core.streamed_model import StreamedModel
+from sglp_core.tasks import Batch, Task
 from sglp_core.window_cache import find_or_write
 
 

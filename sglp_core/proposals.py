@@ -15,9 +15,9 @@ from sglp_core.analysis import Analysis
 from sglp_core.errors import TargetUnreachable
 from sglp_core.judging import Judge
 from sglp_core.kinds import plan_keeping_kinds
+from sglp_core.options import Target
 from sglp_core.planning import SLACK, Plan, costs_of_layers, segment_ranks
 from sglp_core.refining import refine
-from sglp_core.target import Target
 
 # How many plans of one cut each measure of runs proposes.
 SINGLE_CUTS = 3

@@ -10,13 +10,13 @@ from torch import Tensor
 from sglp_core import export
 from sglp_core.errors import as_unsupported
 from sglp_core.layers import LayerStack, layers_of
-from sglp_core.objectives import Batch
 from sglp_core.opening import Opened
 from sglp_core.planning import Plan
 from sglp_core.shard_copying import copy_kept_layers
 from sglp_core.streamed_evaluation import leaving_states
 from sglp_core.streamed_model import StreamedModel
 from sglp_core.surgery import bypassed, remove_layers
+from sglp_core.tasks import Batch
 from sglp_core.verification import Written, probe_logits
 from sglp_core.weights import Changes, apply, swapped
 

@@ -17,11 +17,11 @@ from sglp_core.evaluation import evaluate
 from sglp_core.layers import layers_of
 from sglp_core.method import Method
 from sglp_core.opening import Opened
+from sglp_core.options import QualityTarget, Target
 from sglp_core.planning import Plan
 from sglp_core.preparing import Data
 from sglp_core.proposals import Proposal
 from sglp_core.repair import repair
-from sglp_core.target import QualityTarget, Target
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from sglp_core.evaluation import evaluate
 from sglp_core.forms import Forms
 from sglp_core.judging import harm_of
 from sglp_core.layers import layers_of
-from sglp_core.objectives import IGNORED, Batch, together
 from sglp_core.opening import Opened
 from sglp_core.proposals import Proposal
 from sglp_core.repair import JUDGED_SHARE, Repair, Repaired, folds, repair, runs_of, split, windows
+from sglp_core.tasks import IGNORED, Batch, together
 
 BEST = 3
 # On how many windows at least the last two are judged, as far as there are as many.

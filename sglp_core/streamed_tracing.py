@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from sglp_core.errors import BadCalibration
 from sglp_core.importance import LayerTrace
-from sglp_core.objectives import Batch, Task, loss_of
 from sglp_core.similarity import SimilarityAccumulator
 from sglp_core.sources import require_space
 from sglp_core.streamed_model import Call, Entry, StreamedModel
+from sglp_core.tasks import Batch, Task, loss_of
 from sglp_core.tracing import (
     alikeness,
     counted_positions,

@@ -17,11 +17,11 @@ from sglp_core.knee import knee
 from sglp_core.latency import Latency, measure_latency
 from sglp_core.layers import LayerStack, StackPath, example_inputs, layers_of
 from sglp_core.opening import Opened
+from sglp_core.options import SweepTarget, Target
 from sglp_core.planning import Plan
 from sglp_core.preparing import Data
 from sglp_core.repair import Repair, repair
 from sglp_core.surgery import remove_layers
-from sglp_core.target import SweepTarget, Target
 
 Count = Callable[[str, int, str], Callable[[], None]]
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from sglp_core.errors import SGLPError, VerificationFailed
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.layout import layouts_of
-from sglp_core.objectives import Task
 from sglp_core.stock import meta_model, model_class
+from sglp_core.tasks import Task
 
 # Largest difference allowed, relative to the largest logit: a few units in the last place of each type, times depth.
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}

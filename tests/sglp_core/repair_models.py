@@ -6,7 +6,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from sglp_core.objectives import Batch
+from sglp_core.tasks import Batch
 
 SMALL = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4}
 GROUPED = {**SMALL, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import transformers
 
-from sglp_core.objectives import Batch
+from sglp_core.tasks import Batch
 
 SMALL = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4}
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sglp_core import Calibration, Method, analyze
-from sglp_core.observing import Progress, Silent
+from sglp_core.progress import Progress, Silent
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 SELF = Calibration("self", samples=8, sequence_length=16, batch_size=4)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sglp_core.cache import UNFINISHED_SECONDS, Cache, Entry
+from sglp_core.result_cache import UNFINISHED_SECONDS, Cache, Entry
 
 KEY = {"model": "a", "seed": 0}
 ENTRY = Entry({"scores": np.arange(6.0).reshape(2, 3), "group/ids": np.array([1, 2])}, {"n": 4})

@@ -19,7 +19,7 @@ from transformers import (
 
 from sglp_core.calibration import Calibration, Windows, batches, self_written_windows, special_tokens, text_windows
 from sglp_core.errors import BadCalibration, SourceForbidden
-from sglp_core.objectives import IGNORED
+from sglp_core.tasks import IGNORED
 
 WORDS = [f"w{i}" for i in range(40)]
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "mask_token": "<mask>"}

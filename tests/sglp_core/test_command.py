@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from sglp_core import SweepTarget, Target, compress, sweep
 from sglp_core.__main__ import app
-from sglp_core.observing import Silent
+from sglp_core.progress import Silent
 from tests.worker.tiny_model import LAYERS, write_text, write_tiny_model
 
 SGLP_COMMAND = Path(sys.executable).with_name("sglp")

@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sglp_core.evaluation import Quality, evaluate
-from sglp_core.objectives import Batch
+from sglp_core.tasks import Batch
 
 
 @pytest.fixture(scope="module")

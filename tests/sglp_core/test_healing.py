@@ -11,9 +11,9 @@ from sglp_core.evaluation import evaluate
 from sglp_core.healing import Healing, heal
 from sglp_core.layers import find_stack, layers_of
 from sglp_core.neighbours import trained_names
-from sglp_core.objectives import logits_of, loss_of
 from sglp_core.repair import split
 from sglp_core.surgery import remove_layers
+from sglp_core.tasks import logits_of, loss_of
 from sglp_core.weights import swapped
 from tests.sglp_core.small_models import batches, build
 

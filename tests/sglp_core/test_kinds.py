@@ -7,8 +7,8 @@ import transformers
 from sglp_core.errors import TargetUnreachable
 from sglp_core.kinds import plan_keeping_kinds
 from sglp_core.layers import LayerStack, measure_stack
+from sglp_core.options import Target
 from sglp_core.planning import costs_of_layers
-from sglp_core.target import Target
 
 LAYERS = 8
 ATTENTION = (2, 5)

@@ -13,9 +13,9 @@ from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.healing import Healing, heal
 from sglp_core.layers import find_stack
 from sglp_core.lora import RANK, Adapters, linear_layers
-from sglp_core.objectives import Batch, logits_of, loss_of
 from sglp_core.repair import split
 from sglp_core.surgery import remove_layers
+from sglp_core.tasks import Batch, logits_of, loss_of
 from sglp_core.weights import frozen
 from tests.sglp_core.small_models import batches, build
 

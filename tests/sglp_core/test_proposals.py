@@ -6,9 +6,9 @@ from sglp_core.analysis import Analysis
 from sglp_core.choosing import ANALYSIS_PASSES, search_budget
 from sglp_core.errors import TargetUnreachable
 from sglp_core.layers import measure_stack
+from sglp_core.options import Target
 from sglp_core.proposals import propose
 from sglp_core.segmentation import Segmentation
-from sglp_core.target import Target
 
 CONFIG = LlamaConfig(
     vocab_size=50,

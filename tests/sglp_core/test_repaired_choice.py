@@ -14,13 +14,13 @@ from sglp_core.evaluation import evaluate
 from sglp_core.judging import harm_of
 from sglp_core.layers import layers_of
 from sglp_core.measuring import measure
-from sglp_core.objectives import Batch
 from sglp_core.opening import Opened, open_model
 from sglp_core.planning import Plan
 from sglp_core.preparing import Data, prepare
 from sglp_core.proposals import Proposal
 from sglp_core.repair import Repair, repair
 from sglp_core.repaired_choice import finalists
+from sglp_core.tasks import Batch
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 CALIBRATION = {"samples": 12, "sequence_length": 16, "batch_size": 4}

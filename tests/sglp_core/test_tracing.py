@@ -6,8 +6,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
 from sglp_core.importance import LayerTrace, angular, angular_of_runs, block_influence, first_order, grad_norm
 from sglp_core.layers import layers_of, measure_stack
-from sglp_core.objectives import Batch
 from sglp_core.similarity import SimilarityAccumulator
+from sglp_core.tasks import Batch
 from sglp_core.tracing import trace
 
 
