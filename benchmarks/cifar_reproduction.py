@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from benchmarks.cifar import accuracy, read_cifar, train
 from benchmarks.cifar_models import write_model
 from benchmarks.subset_grad_norm import subset_grad_norm
-from sglp_core.analysis import Analysis
+from sglp_core.analysis.measure import measure
+from sglp_core.analysis.result import Analysis
 from sglp_core.batch_norm import estimate_statistics
 from sglp_core.calibration import Calibration
 from sglp_core.choosing import choose_plan, control_plans
-from sglp_core.measuring import measure
 from sglp_core.method import PROPOSALS, Method
 from sglp_core.opening import Opened, open_model
 from sglp_core.options import Target

@@ -23,10 +23,10 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.calibration import text_windows
 from sglp_core.layers import layer_output, layers_of
 from sglp_core.opening import open_model
-from sglp_core.similarity import SimilarityAccumulator
 from sglp_service.demo import find_model
 
 CACHE = Path("~/.cache/sglp").expanduser()

@@ -20,11 +20,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sglp_core.analysis.measure import measure
 from sglp_core.calibration import Calibration, text_windows
 from sglp_core.choosing import choose_plan
 from sglp_core.evaluation import evaluate
 from sglp_core.layers import find_stack, layers_of
-from sglp_core.measuring import measure
 from sglp_core.method import Method
 from sglp_core.opening import open_model
 from sglp_core.options import Target

@@ -15,12 +15,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sglp_core.analysis.measure import measure
 from sglp_core.calibration import Calibration, batches, text_windows
 from sglp_core.choosing import choose_plan, control_plans
 from sglp_core.evaluation import Quality, evaluate
 from sglp_core.healing import Healed, Healing, HealingLoss, Trained, heal
 from sglp_core.layers import layers_of
-from sglp_core.measuring import measure
 from sglp_core.method import Method
 from sglp_core.opening import Opened, open_model
 from sglp_core.options import Target

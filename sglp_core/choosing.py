@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sglp_core.analysis import Analysis
+from sglp_core.analysis.result import Analysis
 from sglp_core.judging import Judge
 from sglp_core.kinds import plan_keeping_kinds
 from sglp_core.layers import layers_of

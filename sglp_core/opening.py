@@ -9,7 +9,8 @@ import torch
 import transformers
 
 # Imported for what they add to `evaluate` and `trace`: how either is done on a streamed model.
-from sglp_core import streamed_evaluation, streamed_tracing  # noqa: F401
+from sglp_core import streamed_evaluation  # noqa: F401
+from sglp_core.analysis.result import streamed_tracing  # noqa: F401
 from sglp_core.checkpoint import stored_tensors
 from sglp_core.configuration import read_config
 from sglp_core.errors import ModelNotFound

@@ -9,8 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from sglp_core import export, quality_report, quality_search, report, sweep_report, sweeping
-from sglp_core.analysis import Analysis
-from sglp_core.analysis_cache import find_or_measure
+from sglp_core.analysis.cache import find_or_measure
+from sglp_core.analysis.measure import measure
+from sglp_core.analysis.result import Analysis
 from sglp_core.calibration import Calibration
 from sglp_core.choosing import Choice, choose_plan, control_plans
 from sglp_core.errors import OutOfMemory
@@ -22,7 +23,6 @@ from sglp_core.healing import Healed, Healing, heal
 from sglp_core.healing_state import kept_state
 from sglp_core.layers import layers_of
 from sglp_core.layout import require_layout
-from sglp_core.measuring import measure
 from sglp_core.memory import Memory
 from sglp_core.method import Method
 from sglp_core.opening import Opened, open_model

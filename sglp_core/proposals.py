@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sglp_core.analysis import Analysis
+from sglp_core.analysis.result import Analysis
 from sglp_core.errors import TargetUnreachable
 from sglp_core.judging import Judge
 from sglp_core.kinds import plan_keeping_kinds

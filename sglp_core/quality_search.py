@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from sglp_core.analysis import Analysis
+from sglp_core.analysis.result import Analysis
 from sglp_core.choosing import choose_plan
 from sglp_core.errors import BadCalibration, TargetUnreachable
 from sglp_core.evaluation import evaluate

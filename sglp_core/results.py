@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sglp_core import export, quality_report, report, sweep_report
-from sglp_core.analysis import Analysis
-from sglp_core.analysis_cache import Origin
+from sglp_core.analysis.cache import Origin
+from sglp_core.analysis.result import Analysis
 from sglp_core.calibration import Calibration
 from sglp_core.figures import draw_similarity
 from sglp_core.method import Method

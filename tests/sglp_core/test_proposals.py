@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 from transformers import LlamaConfig
 
-from sglp_core.analysis import Analysis
+from sglp_core.analysis.result import Analysis
+from sglp_core.analysis.segmentation import Segmentation
 from sglp_core.choosing import ANALYSIS_PASSES, search_budget
 from sglp_core.errors import TargetUnreachable
 from sglp_core.layers import measure_stack
 from sglp_core.options import Target
 from sglp_core.proposals import propose
-from sglp_core.segmentation import Segmentation
 
 CONFIG = LlamaConfig(
     vocab_size=50,

@@ -3,7 +3,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
-from sglp_core.segmentation import segment
+from sglp_core.analysis.segmentation import segment
 
 
 def loss_of(samples: np.ndarray, segments: tuple[tuple[int, int], ...]) -> float:

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from sglp_core.analysis.similarity import SimilarityAccumulator, cka_matrix
 from sglp_core.errors import BadCalibration
-from sglp_core.similarity import SimilarityAccumulator, cka_matrix
 
 
 def unbiased_hsic(k: np.ndarray, m: np.ndarray) -> float:

@@ -8,16 +8,16 @@ import pytest
 import torch
 import transformers
 
+from sglp_core.analysis.importance import CRITERIA, RUN_CRITERIA
+from sglp_core.analysis.similarity import SimilarityAccumulator
+from sglp_core.analysis.streamed_tracing import trace_streamed
+from sglp_core.analysis.tracing import trace
 from sglp_core.errors import UnsafeFormat, UnsupportedArchitecture
 from sglp_core.evaluation import evaluate
-from sglp_core.importance import CRITERIA, RUN_CRITERIA
 from sglp_core.layers import find_stack, layers_of
-from sglp_core.similarity import SimilarityAccumulator
 from sglp_core.streamed_evaluation import evaluate_streamed
 from sglp_core.streamed_model import StreamedModel
-from sglp_core.streamed_tracing import trace_streamed
 from sglp_core.tasks import Batch, logits_of, task_of
-from sglp_core.tracing import trace
 
 SMALL = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 5, "num_attention_heads": 4}
 GROUPED = {**SMALL, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}

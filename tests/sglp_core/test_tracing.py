@@ -3,12 +3,12 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from sglp_core.analysis.importance import LayerTrace, angular, angular_of_runs, block_influence, first_order, grad_norm
+from sglp_core.analysis.similarity import SimilarityAccumulator
+from sglp_core.analysis.tracing import trace
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
-from sglp_core.importance import LayerTrace, angular, angular_of_runs, block_influence, first_order, grad_norm
 from sglp_core.layers import layers_of, measure_stack
-from sglp_core.similarity import SimilarityAccumulator
 from sglp_core.tasks import Batch
-from sglp_core.tracing import trace
 
 
 @pytest.fixture(scope="module")

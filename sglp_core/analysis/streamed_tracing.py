@@ -12,13 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sglp_core.errors import BadCalibration
-from sglp_core.importance import LayerTrace
-from sglp_core.similarity import SimilarityAccumulator
-from sglp_core.sources import require_space
-from sglp_core.streamed_model import Call, Entry, StreamedModel
-from sglp_core.tasks import Batch, Task, loss_of
-from sglp_core.tracing import (
+from sglp_core.analysis.importance import LayerTrace
+from sglp_core.analysis.similarity import SimilarityAccumulator
+from sglp_core.analysis.tracing import (
     alikeness,
     counted_positions,
     draw_positions,
@@ -28,6 +24,10 @@ from sglp_core.tracing import (
     skip_losses,
     trace,
 )
+from sglp_core.errors import BadCalibration
+from sglp_core.sources import require_space
+from sglp_core.streamed_model import Call, Entry, StreamedModel
+from sglp_core.tasks import Batch, Task, loss_of
 
 
 @trace.register

@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from sglp_core.analysis import Analysis
+from sglp_core.analysis.importance import CRITERIA, RUN_CRITERIA
+from sglp_core.analysis.result import Analysis
+from sglp_core.analysis.segmentation import segment
+from sglp_core.analysis.similarity import SimilarityAccumulator
+from sglp_core.analysis.tracing import trace
 from sglp_core.calibration import Calibration
 from sglp_core.errors import BadCalibration
-from sglp_core.importance import CRITERIA, RUN_CRITERIA
 from sglp_core.layers import layers_of
 from sglp_core.method import Method
 from sglp_core.opening import Opened
 from sglp_core.preparing import Data
 from sglp_core.progress import Observer, Silent, reporter
-from sglp_core.segmentation import segment
-from sglp_core.similarity import SimilarityAccumulator
-from sglp_core.tracing import trace
 
 
 def measure(

@@ -1,0 +1,1 @@
+"""Measuring a dense model: similarity of layers, importance, segments."""
