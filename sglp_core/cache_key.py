@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sglp_core.export import CARRIED, versions
+from sglp_core.artifact.files import CARRIED, versions
 from sglp_core.opening import Opened
 
 

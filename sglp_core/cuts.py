@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from sglp_core.artifact.verify import TOLERANCES, difference, probe_logits
 from sglp_core.attempts import Attempt, Built
 from sglp_core.compensate import Growth, fold_growth, scaled
 from sglp_core.evaluation import Quality, evaluate
@@ -19,7 +20,6 @@ from sglp_core.streams import cut_streams
 from sglp_core.surgery import bypassed
 from sglp_core.tasks import Batch, Task
 from sglp_core.through_norms import RefitThroughNorm
-from sglp_core.verification import TOLERANCES, difference, probe_logits
 from sglp_core.weights import Changes, swapped
 
 # How far the epsilon of the norms may part a folded factor from the same factor at the cut, relative, in logits.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sglp_core import export
+from sglp_core.artifact import files
 from sglp_core.calibration import Calibration
 from sglp_core.estimate_report import to_markdown
 from sglp_core.evaluation import Evaluation
@@ -61,7 +61,7 @@ def estimate(
     with phase(observer, "publishing"):
         (output / "report.json").write_text(json.dumps(content, indent=2))
         (output / "report.md").write_text(to_markdown(content))
-        export.write_manifest(output, {"input": content["model"]})
+        files.write_manifest(output, {"input": content["model"]})
     return content
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sglp_core import export, quality_report, quality_search, report, sweep_report, sweeping
+from sglp_core import quality_report, quality_search, report, sweep_report, sweeping
 from sglp_core.analysis.cache import find_or_measure
 from sglp_core.analysis.measure import measure
 from sglp_core.analysis.result import Analysis
+from sglp_core.artifact import files as export
+from sglp_core.artifact.verify import require, verify
+from sglp_core.artifact.write import prune
 from sglp_core.calibration import Calibration
 from sglp_core.choosing import Choice, choose_plan, control_plans
 from sglp_core.errors import OutOfMemory
@@ -30,12 +33,10 @@ from sglp_core.options import QualityTarget, SweepTarget, Target
 from sglp_core.planning import Plan
 from sglp_core.preparing import Data, prepare
 from sglp_core.progress import Observer, Progress, Silent, counter, phase, reporter
-from sglp_core.pruning import prune
 from sglp_core.repair import repair
 from sglp_core.results import require_new, write_results
 from sglp_core.streamed_model import StreamedModel
 from sglp_core.sweep_figure import draw_sweep
-from sglp_core.verification import require, verify
 from sglp_core.weights import Changes
 
 

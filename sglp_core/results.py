@@ -5,9 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sglp_core import export, quality_report, report, sweep_report
+from sglp_core import quality_report, report, sweep_report
 from sglp_core.analysis.cache import Origin
 from sglp_core.analysis.result import Analysis
+from sglp_core.artifact import files
 from sglp_core.calibration import Calibration
 from sglp_core.figures import draw_similarity
 from sglp_core.method import Method
@@ -75,8 +76,8 @@ def write_results(
     (output / "report.json").write_text(json.dumps(content, indent=2))
     (output / "report.md").write_text(text)
     if plan:
-        export.write_card(output / "model", opened.fetched, opened.source, opened.class_name, text)
-    export.write_manifest(
+        files.write_card(output / "model", opened.fetched, opened.source, opened.class_name, text)
+    files.write_manifest(
         output,
         {
             "input": content["model"],

@@ -9,10 +9,10 @@ import torch
 import transformers
 from safetensors import safe_open
 
+from sglp_core.artifact.shards import copy_kept_layers
 from sglp_core.checkpoint import stack_prefix, stored_tensors
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.layers import find_stack
-from sglp_core.shard_copying import copy_kept_layers
 from sglp_core.sources import check_safetensors
 from sglp_core.surgery import remove_layers
 

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sglp_core import export
+from sglp_core.artifact import files
+from sglp_core.artifact.shards import copy_kept_layers
+from sglp_core.artifact.verify import Written, probe_logits
 from sglp_core.errors import as_unsupported
 from sglp_core.layers import LayerStack, layers_of
 from sglp_core.opening import Opened
 from sglp_core.planning import Plan
-from sglp_core.shard_copying import copy_kept_layers
 from sglp_core.streamed_evaluation import leaving_states
 from sglp_core.streamed_model import StreamedModel
 from sglp_core.surgery import bypassed, remove_layers
 from sglp_core.tasks import Batch
-from sglp_core.verification import Written, probe_logits
 from sglp_core.weights import Changes, apply, swapped
 
 
@@ -51,7 +51,7 @@ def _in_memory(
     with as_unsupported("the model cannot run without the layers that were removed"):
         layer_map = remove_layers(opened.model, opened.stack.path, removed)
         found = probe_logits(opened.model, probe)
-    export.write_model(opened.model, opened.source, directory)
+    files.write_model(opened.model, opened.source, directory)
     parameters = sum(p.numel() for p in opened.model.parameters())
     written = Written(
         directory, opened.task, probe, found, expected, on_cpu=on_cpu, **_layouts(opened.stack, layer_map)
@@ -66,7 +66,7 @@ def _from_shards(
     dense: StreamedModel = opened.model
     expected = _streamed_logits(dense, probe, removed)
     layer_map = copy_kept_layers(opened.source.directory, dense.path, len(opened.stack), removed, directory)
-    export.carry_over(opened.source, directory)
+    files.carry_over(opened.source, directory)
     found = _streamed_logits(StreamedModel(directory, dense.scratch), probe, ())
     parameters = opened.stack.total_parameters - sum(opened.stack.layers[i].parameters for i in removed)
     written = Written(

@@ -1,0 +1,1 @@
+"""Writing the smaller checkpoint, and proving that it loads."""
