@@ -16,8 +16,8 @@ import torch
 import transformers
 from torch import Tensor
 
+from sglp_core.checkpoints.safetensors_header import within
 from sglp_core.errors import BadCalibration, ModelNotFound
-from sglp_core.sources import within
 from sglp_core.tasks import IGNORED, Batch, Task
 from sglp_core.texts import draw_texts
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from sglp_core.artifact import files
 from sglp_core.calibration import Calibration
+from sglp_core.checkpoints.fetch import DEFAULT_CACHE, Outlined
 from sglp_core.estimate_report import to_markdown
 from sglp_core.evaluation import Evaluation
 from sglp_core.expected_memory import peak_bytes
 from sglp_core.expected_time import Speed, expected_seconds, measure_speed
-from sglp_core.fetching import DEFAULT_CACHE, Outlined
 from sglp_core.memory import WEIGHTS_SHARE, available_bytes
 from sglp_core.method import Method
 from sglp_core.options import Target

@@ -8,9 +8,9 @@ import torch
 import transformers
 from gguf import GGUFReader
 
+from sglp_core.checkpoints.gguf_header import read_tensors
 from sglp_core.configuration import read_config
 from sglp_core.errors import UnsafeFormat, as_unsupported
-from sglp_core.gguf_header import read_tensors
 from sglp_core.loading import require_finite, require_loaded
 from sglp_core.stock import model_class
 
@@ -30,7 +30,7 @@ def check_gguf(path: Path) -> str | None:
 
 def convert_gguf(path: Path, directory: Path) -> Path:
     """Write the model and its tokenizer to `directory`, unless it is there already; safe with two at once."""
-    from sglp_core.sources import FEWEST_BITS, require_space, require_stored
+    from sglp_core.checkpoints.safetensors_header import FEWEST_BITS, require_space, require_stored
 
     if directory.is_dir():
         return directory

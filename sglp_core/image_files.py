@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sglp_core.checkpoints.safetensors_header import within
 from sglp_core.errors import BadCalibration
 from sglp_core.parquet_rows import batches_of_rows
-from sglp_core.sources import within
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 MAX_IMAGE_BYTES = 64_000_000

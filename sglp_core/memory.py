@@ -5,7 +5,7 @@ from typing import Literal
 
 import psutil
 
-from sglp_core.sources import weight_files
+from sglp_core.checkpoints.safetensors_header import weight_files
 
 try:
     import resource

@@ -8,17 +8,9 @@ from pathlib import Path
 import torch
 import transformers
 
-from sglp_core.checkpoint import stored_tensors
-from sglp_core.configuration import read_config
-from sglp_core.errors import ModelNotFound, UnsafeFormat, UnsupportedArchitecture
-from sglp_core.fetching import Outlined, fetch_outline
-from sglp_core.gguf_conversion import check_gguf
-from sglp_core.gguf_header import read_tensors
-from sglp_core.images import image_shape
-from sglp_core.layers import LayerStack, measure_stack
-from sglp_core.opening import processor_of
-from sglp_core.positions import require_length
-from sglp_core.sources import (
+from sglp_core.checkpoints.fetch import Outlined, fetch_outline
+from sglp_core.checkpoints.gguf_header import read_tensors
+from sglp_core.checkpoints.safetensors_header import (
     FEWEST_BITS,
     SAFETENSORS_BITS,
     check_folder,
@@ -26,8 +18,16 @@ from sglp_core.sources import (
     refuse_endless_layers,
     require_gguf,
 )
+from sglp_core.checkpoints.stored_tensors import stored_tensors
+from sglp_core.checkpoints.strict_json import read_json
+from sglp_core.configuration import read_config
+from sglp_core.errors import ModelNotFound, UnsafeFormat, UnsupportedArchitecture
+from sglp_core.gguf_conversion import check_gguf
+from sglp_core.images import image_shape
+from sglp_core.layers import LayerStack, measure_stack
+from sglp_core.opening import processor_of
+from sglp_core.positions import require_length
 from sglp_core.stock import model_class
-from sglp_core.strict_json import read_json
 from sglp_core.tasks import Task, require_classes, task_of
 
 # Of a model on a hub whose headers were counted there.

@@ -16,10 +16,10 @@ from sglp_core.artifact import files as export
 from sglp_core.artifact.verify import require, verify
 from sglp_core.artifact.write import prune
 from sglp_core.calibration import Calibration
+from sglp_core.checkpoints.fetch import DEFAULT_CACHE, Fetched
 from sglp_core.choosing import Choice, choose_plan, control_plans
 from sglp_core.errors import OutOfMemory
 from sglp_core.evaluation import Evaluation, evaluate
-from sglp_core.fetching import DEFAULT_CACHE, Fetched
 from sglp_core.footprint import measure_footprint, weigh
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.healing import Healed, Healing, heal

@@ -19,7 +19,7 @@ from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging
 
-from sglp_core.checkpoint import StoredTensor, layer_number, stack_prefix, stored_tensors
+from sglp_core.checkpoints.stored_tensors import StoredTensor, layer_number, stack_prefix, stored_tensors
 from sglp_core.configuration import read_config
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.layers import find_stack, layer_input, layer_output, layers_of

@@ -117,7 +117,7 @@ def _made_local(
 ) -> tuple[Any, dict[str, Path]]:
     """The model's files (for an estimate, what describes it), and the data's by what the specification calls it."""
     # Importing torch takes seconds, and the parent-death signal must be in place before.
-    from sglp_core.fetching import Fetched, HubAccess, Outlined, fetch, fetch_outline
+    from sglp_core.checkpoints.fetch import Fetched, HubAccess, Outlined, fetch, fetch_outline
 
     spec, cache, limits = request["spec"], Path(request["cache"]), request["limits"]
     uri, estimates = spec["model"]["uri"], spec["mode"] == "estimate"

@@ -24,8 +24,8 @@ from sglp_core.analysis.tracing import (
     skip_losses,
     trace,
 )
+from sglp_core.checkpoints.safetensors_header import require_space
 from sglp_core.errors import BadCalibration
-from sglp_core.sources import require_space
 from sglp_core.streamed_model import Call, Entry, StreamedModel
 from sglp_core.tasks import Batch, Task, loss_of
 

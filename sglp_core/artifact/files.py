@@ -16,8 +16,8 @@ import transformers
 from transformers.utils import is_timm_available
 
 from sglp_core.architectures import IMAGE_CLASSIFIERS
-from sglp_core.fetching import Fetched
-from sglp_core.sources import Source, require_space, sha256_of
+from sglp_core.checkpoints.fetch import Fetched
+from sglp_core.checkpoints.safetensors_header import Source, require_space, sha256_of
 
 CARRIED = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model",

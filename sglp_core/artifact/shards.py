@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 
-from sglp_core.checkpoint import StoredTensor, layer_number, stack_prefix, stored_tensors
+from sglp_core.checkpoints.safetensors_header import SAFETENSORS_BITS, require_space
+from sglp_core.checkpoints.stored_tensors import StoredTensor, layer_number, stack_prefix, stored_tensors
 from sglp_core.configuration import read_config
 from sglp_core.renumbering import renumber_config
-from sglp_core.sources import SAFETENSORS_BITS, require_space
 from sglp_core.stock import model_class
 
 SHARD_BYTES = 5_000_000_000

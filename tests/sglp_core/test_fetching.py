@@ -20,7 +20,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from sglp_core.errors import SGLPError
-from sglp_core.fetching import HubAccess, fetch, fetch_outline
+from sglp_core.checkpoints.fetch import HubAccess, fetch, fetch_outline
 for line in sys.stdin:
     uri, revision, cache, outline, access = json.loads(line)
     try:

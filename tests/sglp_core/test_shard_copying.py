@@ -10,10 +10,10 @@ import transformers
 from safetensors import safe_open
 
 from sglp_core.artifact.shards import copy_kept_layers
-from sglp_core.checkpoint import stack_prefix, stored_tensors
+from sglp_core.checkpoints.safetensors_header import check_safetensors
+from sglp_core.checkpoints.stored_tensors import stack_prefix, stored_tensors
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.layers import find_stack
-from sglp_core.sources import check_safetensors
 from sglp_core.surgery import remove_layers
 
 SMALL = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4}

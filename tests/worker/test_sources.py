@@ -9,7 +9,7 @@ import psutil
 import pytest
 from obstore.store import ObjectStore, from_url
 
-from sglp_core.sources import check_safetensors
+from sglp_core.checkpoints.safetensors_header import check_safetensors
 from tests.services.processes import free_port
 from tests.services.s3 import S3
 from tests.worker.test_process import folder, follow, request

@@ -17,8 +17,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from sglp_core.checkpoints.strict_json import read_json, require_json, unique_keys
 from sglp_core.errors import InsufficientStorage, ModelNotFound, SourceForbidden, UnsafeFormat
-from sglp_core.strict_json import read_json, require_json, unique_keys
 
 # https://github.com/huggingface/safetensors#format
 SAFETENSORS_BITS = {

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sglp_core.checkpoints.safetensors_header import check_safetensors, weight_files
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.sources import check_safetensors, weight_files
 
 
 @dataclass(frozen=True)

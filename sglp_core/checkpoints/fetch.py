@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from sglp_core.checkpoints.safetensors_header import require_space, within
 from sglp_core.errors import InsufficientStorage, ModelNotFound, SourceForbidden, SourceUnreachable, UnsafeFormat
-from sglp_core.sources import require_space, within
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -1,0 +1,1 @@
+"""What lies on disk, checked before any library reads it."""
