@@ -16,11 +16,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sglp_core.calibration import Calibration
+from sglp_core.data.calibration_data import prepare
+from sglp_core.data.token_windows import Calibration
 from sglp_core.evaluation import Evaluation, evaluate
 from sglp_core.layers import layers_of
 from sglp_core.opening import open_model
-from sglp_core.preparing import prepare
 from sglp_core.repair import Repair, repair
 
 KINDS = ("compensate", "least_squares", "refit", "auto")

@@ -21,15 +21,15 @@ from benchmarks import blimp, rivals
 from sglp_core.analysis.measure import measure
 from sglp_core.analysis.result import Analysis
 from sglp_core.analysis.segmentation import Segmentation
-from sglp_core.calibration import Calibration, batches, text_windows
 from sglp_core.choosing import choose_plan, control_plans
+from sglp_core.data.calibration_data import Data
+from sglp_core.data.token_windows import Calibration, batches, text_windows
 from sglp_core.evaluation import Quality, evaluate
 from sglp_core.healing import Healing, heal
 from sglp_core.layers import layers_of
 from sglp_core.method import PROPOSALS, Method
 from sglp_core.opening import Opened, open_model
 from sglp_core.options import Target
-from sglp_core.preparing import Data
 from sglp_core.proposals import Proposal
 from sglp_core.repair import Repair, repair
 from sglp_core.repaired_choice import choose_repaired

@@ -1,6 +1,6 @@
 """Similarity-Guided Layer Partition pruning (arXiv 2410.14720) as a library."""
 
-from sglp_core.calibration import Calibration
+from sglp_core.data.token_windows import Calibration
 from sglp_core.errors import SGLPError
 from sglp_core.estimating import estimate
 from sglp_core.evaluation import Evaluation

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sglp_core.artifact import files
-from sglp_core.calibration import Calibration
 from sglp_core.checkpoints.fetch import DEFAULT_CACHE, Outlined
+from sglp_core.data.token_windows import Calibration
 from sglp_core.estimate_report import to_markdown
 from sglp_core.evaluation import Evaluation
 from sglp_core.expected_memory import peak_bytes

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from sglp_core.calibration import MASKED_SHARE, UNMASKING_STEPS, WRITTEN_AT_ONCE, Calibration
 from sglp_core.choosing import ANALYSIS_PASSES, CONTROLS, search_budget
+from sglp_core.data.token_windows import MASKED_SHARE, UNMASKING_STEPS, WRITTEN_AT_ONCE, Calibration
 from sglp_core.evaluation import Evaluation
 from sglp_core.judging import SAMPLES_AT_ONCE, WINDOWS_AT_ONCE
 from sglp_core.method import PROPOSALS, Method

@@ -15,8 +15,8 @@ from sglp_core.checkpoints.fetch import Fetched, fetch
 from sglp_core.checkpoints.safetensors_header import Source, open_source
 from sglp_core.checkpoints.stored_tensors import stored_tensors
 from sglp_core.configuration import read_config
+from sglp_core.data.images import image_shape
 from sglp_core.errors import ModelNotFound
-from sglp_core.images import image_shape
 from sglp_core.layers import LayerStack, measure_stack
 from sglp_core.loading import load_whole
 from sglp_core.memory import Memory, streams

@@ -15,9 +15,10 @@ from sglp_core.analysis.result import Analysis
 from sglp_core.artifact import files as export
 from sglp_core.artifact.verify import require, verify
 from sglp_core.artifact.write import prune
-from sglp_core.calibration import Calibration
 from sglp_core.checkpoints.fetch import DEFAULT_CACHE, Fetched
 from sglp_core.choosing import Choice, choose_plan, control_plans
+from sglp_core.data.calibration_data import Data, prepare
+from sglp_core.data.token_windows import Calibration
 from sglp_core.errors import OutOfMemory
 from sglp_core.evaluation import Evaluation, evaluate
 from sglp_core.footprint import measure_footprint, weigh
@@ -31,7 +32,6 @@ from sglp_core.method import Method
 from sglp_core.opening import Opened, open_model
 from sglp_core.options import QualityTarget, SweepTarget, Target
 from sglp_core.planning import Plan
-from sglp_core.preparing import Data, prepare
 from sglp_core.progress import Observer, Progress, Silent, counter, phase, reporter
 from sglp_core.repair import repair
 from sglp_core.results import require_new, write_results

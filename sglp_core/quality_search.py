@@ -12,6 +12,7 @@ from typing import Any
 
 from sglp_core.analysis.result import Analysis
 from sglp_core.choosing import choose_plan
+from sglp_core.data.calibration_data import Data
 from sglp_core.errors import BadCalibration, TargetUnreachable
 from sglp_core.evaluation import evaluate
 from sglp_core.layers import layers_of
@@ -19,7 +20,6 @@ from sglp_core.method import Method
 from sglp_core.opening import Opened
 from sglp_core.options import QualityTarget, Target
 from sglp_core.planning import Plan
-from sglp_core.preparing import Data
 from sglp_core.proposals import Proposal
 from sglp_core.repair import repair
 

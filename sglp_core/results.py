@@ -9,7 +9,7 @@ from sglp_core import quality_report, report, sweep_report
 from sglp_core.analysis.cache import Origin
 from sglp_core.analysis.result import Analysis
 from sglp_core.artifact import files
-from sglp_core.calibration import Calibration
+from sglp_core.data.token_windows import Calibration
 from sglp_core.figures import draw_similarity
 from sglp_core.method import Method
 from sglp_core.opening import Opened

@@ -10,16 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sglp_core.data.calibration_data import Data
+from sglp_core.data.images import image_shape
 from sglp_core.errors import TargetUnreachable
 from sglp_core.evaluation import Quality, evaluate
-from sglp_core.images import image_shape
 from sglp_core.knee import knee
 from sglp_core.latency import Latency, measure_latency
 from sglp_core.layers import LayerStack, StackPath, example_inputs, layers_of
 from sglp_core.opening import Opened
 from sglp_core.options import SweepTarget, Target
 from sglp_core.planning import Plan
-from sglp_core.preparing import Data
 from sglp_core.repair import Repair, repair
 from sglp_core.surgery import remove_layers
 

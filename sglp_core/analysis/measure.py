@@ -7,12 +7,12 @@ from sglp_core.analysis.result import Analysis
 from sglp_core.analysis.segmentation import segment
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.analysis.tracing import trace
-from sglp_core.calibration import Calibration
+from sglp_core.data.calibration_data import Data
+from sglp_core.data.token_windows import Calibration
 from sglp_core.errors import BadCalibration
 from sglp_core.layers import layers_of
 from sglp_core.method import Method
 from sglp_core.opening import Opened
-from sglp_core.preparing import Data
 from sglp_core.progress import Observer, Silent, reporter
 
 

@@ -17,7 +17,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sglp_core.calibration import Calibration, Windows, batches, self_written_windows, special_tokens, text_windows
+from sglp_core.data.token_windows import (
+    Calibration,
+    Windows,
+    batches,
+    self_written_windows,
+    special_tokens,
+    text_windows,
+)
 from sglp_core.errors import BadCalibration, SourceForbidden
 from sglp_core.tasks import IGNORED
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from sglp_core import Calibration, Evaluation, Method, SGLPError, Target, compress, estimate
-from sglp_core.labelled_texts import read_labelled_texts
+from sglp_core.data.labelled_texts import read_labelled_texts
 from sglp_core.opening import open_model
 from tests.worker.tiny_model import WORDS, write_tiny_model
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from sglp_core.calibration import Calibration
+from sglp_core.data.calibration_data import Data, prepare
+from sglp_core.data.token_windows import Calibration
 from sglp_core.evaluation import Evaluation
 from sglp_core.opening import Opened, open_model
-from sglp_core.preparing import Data, prepare
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 

@@ -9,15 +9,15 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
-from sglp_core.calibration import Calibration, local_path, self_written_windows, text_windows
+from sglp_core.data.images import read_images
+from sglp_core.data.labelled_texts import read_labelled_texts
+from sglp_core.data.token_windows import Calibration, local_path, self_written_windows, text_windows
+from sglp_core.data.window_cache import find_or_write
 from sglp_core.errors import BadCalibration
 from sglp_core.evaluation import Evaluation
-from sglp_core.images import read_images
-from sglp_core.labelled_texts import read_labelled_texts
 from sglp_core.opening import Opened
 from sglp_core.streamed_model import StreamedModel
 from sglp_core.tasks import Batch, Task
-from sglp_core.window_cache import find_or_write
 
 
 class Samples(Protocol):

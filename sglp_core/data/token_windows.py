@@ -17,9 +17,9 @@ import transformers
 from torch import Tensor
 
 from sglp_core.checkpoints.safetensors_header import within
+from sglp_core.data.text_files import draw_texts
 from sglp_core.errors import BadCalibration, ModelNotFound
 from sglp_core.tasks import IGNORED, Batch, Task
-from sglp_core.texts import draw_texts
 
 PROBE_ROWS = 2
 # Longer than the window of many models that attend locally (ModernBERT: 128), of which a short probe says nothing.

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sglp_core.calibration import local_path
+from sglp_core.data.image_files import ImageFile, read_image_files
+from sglp_core.data.token_windows import local_path
 from sglp_core.errors import BadCalibration
-from sglp_core.image_files import ImageFile, read_image_files
 from sglp_core.tasks import Batch, Task
 
 # What a photograph may decode to; a small file can claim far more.

@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sglp_core.checkpoints.safetensors_header import within
+from sglp_core.data.parquet import batches_of_rows
 from sglp_core.errors import BadCalibration
-from sglp_core.parquet_rows import batches_of_rows
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 MAX_IMAGE_BYTES = 64_000_000

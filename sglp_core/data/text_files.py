@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sglp_core.data.parquet import batches_of_rows
 from sglp_core.errors import BadCalibration
-from sglp_core.parquet_rows import batches_of_rows
 
 PIECE_CHARACTERS = 1 << 20
 MAX_RECORD_CHARACTERS = 1 << 26
