@@ -2,7 +2,7 @@
 
 from sglp_core.data.token_windows import Calibration
 from sglp_core.errors import SGLPError
-from sglp_core.estimating import estimate
+from sglp_core.estimation.estimate import estimate
 from sglp_core.evaluation import Evaluation
 from sglp_core.healing import Healing
 from sglp_core.method import Method

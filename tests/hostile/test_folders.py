@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sglp_core.errors import SGLPError
-from sglp_core.estimating import estimate
+from sglp_core.estimation.estimate import estimate
 from sglp_core.memory import Memory
 from sglp_core.opening import open_model
 from sglp_core.streamed_model import StreamedModel

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
+from sglp_core.estimation.model_outline import Outline
 from sglp_core.layers import example_inputs, layers_of
-from sglp_core.outline import Outline
 from sglp_core.stock import untrained
 
 LOGIT_BYTES = 4

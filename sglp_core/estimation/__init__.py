@@ -1,0 +1,1 @@
+"""What a job would take, from the configuration and the headers alone."""
