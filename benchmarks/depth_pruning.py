@@ -25,7 +25,7 @@ from sglp_core.artifact.verify import TOLERANCES, difference, probe_logits
 from sglp_core.choosing import choose_plan
 from sglp_core.data.calibration_data import Data
 from sglp_core.data.token_windows import Calibration, text_windows
-from sglp_core.evaluation import evaluate
+from sglp_core.evaluation.quality import evaluate
 from sglp_core.layers import find_stack, layers_of
 from sglp_core.method import Method
 from sglp_core.opening import open_model

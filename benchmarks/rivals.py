@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sglp_core.evaluation import evaluate
+from sglp_core.evaluation.quality import evaluate
 from sglp_core.layers import layer_input, layer_output
 from sglp_core.tasks import Batch, logits_of
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sglp_core.attempts import Attempt
-from sglp_core.evaluation import evaluate
+from sglp_core.evaluation.quality import evaluate
 from sglp_core.surgery import bypassed
 from sglp_core.tasks import Batch, Task, evenly, logits_of
 from sglp_core.weights import Changes

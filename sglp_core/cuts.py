@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sglp_core.artifact.verify import TOLERANCES, difference, probe_logits
 from sglp_core.attempts import Attempt, Built
 from sglp_core.compensate import Growth, fold_growth, scaled
-from sglp_core.evaluation import Quality, evaluate
+from sglp_core.evaluation.quality import Quality, evaluate
 from sglp_core.folding import fold, fold_change, has_shift
 from sglp_core.forms import Forms
 from sglp_core.least_squares import ElementwiseFit, LinearFit

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.evaluation import evaluate
+from sglp_core.evaluation.quality import evaluate
 from sglp_core.healing_state import Judgement, KeptState, State
 from sglp_core.layers import StackPath, layers_of
 from sglp_core.lora import Adapters, linear_layers

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from sglp_core.batch_norm import estimate_statistics
-from sglp_core.evaluation import Quality, evaluate
+from sglp_core.evaluation.quality import Quality, evaluate
 from sglp_core.tasks import CLASSIFICATIONS, Batch, Task, together
 from sglp_core.weights import Changes
 

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 import transformers
 
-# Imported for what they add to `evaluate` and `trace`: how either is done on a streamed model.
-from sglp_core import streamed_evaluation  # noqa: F401
 from sglp_core.analysis.result import streamed_tracing  # noqa: F401
 from sglp_core.checkpoints.fetch import Fetched, fetch
 from sglp_core.checkpoints.safetensors_header import Source, open_source
@@ -17,6 +15,9 @@ from sglp_core.checkpoints.stored_tensors import stored_tensors
 from sglp_core.configuration import read_config
 from sglp_core.data.images import image_shape
 from sglp_core.errors import ModelNotFound
+
+# Imported for what they add to `evaluate` and `trace`: how either is done on a streamed model.
+from sglp_core.evaluation.quality import streamed as streamed_evaluation  # noqa: F401
 from sglp_core.layers import LayerStack, measure_stack
 from sglp_core.loading import load_whole
 from sglp_core.memory import Memory, streams

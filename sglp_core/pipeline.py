@@ -20,8 +20,8 @@ from sglp_core.choosing import Choice, choose_plan, control_plans
 from sglp_core.data.calibration_data import Data, prepare
 from sglp_core.data.token_windows import Calibration
 from sglp_core.errors import OutOfMemory
-from sglp_core.evaluation import Evaluation, evaluate
-from sglp_core.footprint import measure_footprint, weigh
+from sglp_core.evaluation.footprint import measure_footprint, weigh
+from sglp_core.evaluation.quality import Evaluation, evaluate
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.healing import Healed, Healing, heal
 from sglp_core.healing_state import kept_state

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from sglp_core.evaluation import Quality
+from sglp_core.evaluation.quality import Quality
 from sglp_core.quality_search import Search
 from sglp_core.report import cell
 

@@ -14,7 +14,7 @@ from sglp_core.analysis.result import Analysis
 from sglp_core.choosing import choose_plan
 from sglp_core.data.calibration_data import Data
 from sglp_core.errors import BadCalibration, TargetUnreachable
-from sglp_core.evaluation import evaluate
+from sglp_core.evaluation.quality import evaluate
 from sglp_core.layers import layers_of
 from sglp_core.method import Method
 from sglp_core.opening import Opened

@@ -15,7 +15,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from sglp_core.cuts import Judged
-from sglp_core.evaluation import evaluate
+from sglp_core.evaluation.quality import evaluate
 from sglp_core.forms import Forms
 from sglp_core.judging import harm_of
 from sglp_core.layers import layers_of

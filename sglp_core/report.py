@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sglp_core.evaluation import Quality
-from sglp_core.footprint import Footprint
+from sglp_core.evaluation.footprint import Footprint
+from sglp_core.evaluation.quality import Quality
 
 
 def before_after(

@@ -13,9 +13,9 @@ from typing import Any
 from sglp_core.data.calibration_data import Data
 from sglp_core.data.images import image_shape
 from sglp_core.errors import TargetUnreachable
-from sglp_core.evaluation import Quality, evaluate
+from sglp_core.evaluation.latency import Latency, measure_latency
+from sglp_core.evaluation.quality import Quality, evaluate
 from sglp_core.knee import knee
-from sglp_core.latency import Latency, measure_latency
 from sglp_core.layers import LayerStack, StackPath, example_inputs, layers_of
 from sglp_core.opening import Opened
 from sglp_core.options import SweepTarget, Target

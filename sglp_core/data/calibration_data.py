@@ -14,7 +14,7 @@ from sglp_core.data.labelled_texts import read_labelled_texts
 from sglp_core.data.token_windows import Calibration, local_path, self_written_windows, text_windows
 from sglp_core.data.window_cache import find_or_write
 from sglp_core.errors import BadCalibration
-from sglp_core.evaluation import Evaluation
+from sglp_core.evaluation.quality import Evaluation
 from sglp_core.opening import Opened
 from sglp_core.streamed_model import StreamedModel
 from sglp_core.tasks import Batch, Task

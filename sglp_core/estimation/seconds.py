@@ -13,7 +13,7 @@ import torch
 from sglp_core.choosing import ANALYSIS_PASSES, CONTROLS, search_budget
 from sglp_core.data.token_windows import MASKED_SHARE, UNMASKING_STEPS, WRITTEN_AT_ONCE, Calibration
 from sglp_core.estimation.model_outline import Outline
-from sglp_core.evaluation import Evaluation
+from sglp_core.evaluation.quality import Evaluation
 from sglp_core.judging import SAMPLES_AT_ONCE, WINDOWS_AT_ONCE
 from sglp_core.method import PROPOSALS, Method
 from sglp_core.repair import JUDGED_SHARE, KINDS

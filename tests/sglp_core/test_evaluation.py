@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sglp_core.evaluation import Quality, evaluate
+from sglp_core.evaluation.quality import Quality, evaluate
 from sglp_core.tasks import Batch
 
 

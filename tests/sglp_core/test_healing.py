@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sglp_core.evaluation import evaluate
+from sglp_core.evaluation.quality import evaluate
 from sglp_core.healing import Healing, heal
 from sglp_core.layers import find_stack, layers_of
 from sglp_core.neighbours import trained_names

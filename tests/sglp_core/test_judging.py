@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
 from sglp_core.batch_norm import estimate_statistics
-from sglp_core.evaluation import evaluate
+from sglp_core.evaluation.quality import evaluate
 from sglp_core.judging import SAMPLES_AT_ONCE, Judge, harm_of
 from sglp_core.layers import find_stack, layers_of
 from sglp_core.options import Target

@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from sglp_core.evaluation import evaluate
+from sglp_core.evaluation.quality import evaluate
 from sglp_core.layers import find_stack, layers_of
 from sglp_core.repair import KINDS, repair, runs_of, split
 from sglp_core.residual import NoForm, find_writes

@@ -12,7 +12,7 @@ from sglp_core import Calibration, Evaluation, Method, Target, compress
 from sglp_core.analysis.measure import measure
 from sglp_core.choosing import Choice, choose_plan
 from sglp_core.data.calibration_data import Data, prepare
-from sglp_core.evaluation import evaluate
+from sglp_core.evaluation.quality import evaluate
 from sglp_core.judging import harm_of
 from sglp_core.layers import layers_of
 from sglp_core.opening import Opened, open_model

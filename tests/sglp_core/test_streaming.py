@@ -13,9 +13,9 @@ from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.analysis.streamed_tracing import trace_streamed
 from sglp_core.analysis.tracing import trace
 from sglp_core.errors import UnsafeFormat, UnsupportedArchitecture
-from sglp_core.evaluation import evaluate
+from sglp_core.evaluation.quality import evaluate
+from sglp_core.evaluation.streamed import evaluate_streamed
 from sglp_core.layers import find_stack, layers_of
-from sglp_core.streamed_evaluation import evaluate_streamed
 from sglp_core.streamed_model import StreamedModel
 from sglp_core.tasks import Batch, logits_of, task_of
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from sglp_core.evaluation import Quality, compared, evaluate, log_probabilities, quality_of
+from sglp_core.evaluation.quality import Quality, compared, evaluate, log_probabilities, quality_of
 from sglp_core.streamed_model import StreamedModel
 from sglp_core.tasks import Batch, Task
 from sglp_core.weights import Changes

@@ -14,8 +14,8 @@ import transformers
 
 from sglp_core.configuration import read_config
 from sglp_core.data.images import image_shape
+from sglp_core.evaluation.latency import measure_latency
 from sglp_core.fresh_process import FreshProcesses
-from sglp_core.latency import measure_latency
 from sglp_core.layers import example_inputs
 from sglp_core.stock import model_class
 
