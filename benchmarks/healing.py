@@ -20,7 +20,7 @@ from sglp_core.choosing import choose_plan, control_plans
 from sglp_core.data.calibration_data import Data
 from sglp_core.data.token_windows import Calibration, batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
-from sglp_core.healing import Healed, Healing, HealingLoss, Trained, heal
+from sglp_core.healing.heal import Healed, Healing, HealingLoss, Trained, heal
 from sglp_core.layers import layers_of
 from sglp_core.method import Method
 from sglp_core.opening import Opened, open_model

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from sglp_core.data.token_windows import batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
-from sglp_core.healing import Healing, heal
+from sglp_core.healing.heal import Healing, heal
 from sglp_core.layers import layers_of
 from sglp_core.opening import Opened, open_model
 from sglp_core.repair import Repaired, repair

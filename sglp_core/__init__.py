@@ -4,7 +4,7 @@ from sglp_core.data.token_windows import Calibration
 from sglp_core.errors import SGLPError
 from sglp_core.estimation.estimate import estimate
 from sglp_core.evaluation.quality import Evaluation
-from sglp_core.healing import Healing
+from sglp_core.healing.heal import Healing
 from sglp_core.method import Method
 from sglp_core.options import QualityTarget, SweepTarget, Target
 from sglp_core.pipeline import analyze, compress, sweep

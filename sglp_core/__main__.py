@@ -27,7 +27,7 @@ from sglp_core import (
     quality_report,
     sweep_report,
 )
-from sglp_core.healing import HealingLoss, Trained
+from sglp_core.healing.heal import HealingLoss, Trained
 from sglp_core.method import PROPOSALS
 from sglp_core.options import Metric, TargetKind
 from sglp_core.report import cell

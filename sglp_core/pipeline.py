@@ -23,8 +23,8 @@ from sglp_core.errors import OutOfMemory
 from sglp_core.evaluation.footprint import measure_footprint, weigh
 from sglp_core.evaluation.quality import Evaluation, evaluate
 from sglp_core.fresh_process import FreshProcesses
-from sglp_core.healing import Healed, Healing, heal
-from sglp_core.healing_state import kept_state
+from sglp_core.healing.heal import Healed, Healing, heal
+from sglp_core.healing.training_state import kept_state
 from sglp_core.layers import layers_of
 from sglp_core.layout import require_layout
 from sglp_core.memory import Memory

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.healing import Healing, heal
+from sglp_core.healing.heal import Healing, heal
+from sglp_core.healing.neighbouring_layers import trained_names
 from sglp_core.layers import find_stack, layers_of
-from sglp_core.neighbours import trained_names
 from sglp_core.repair import split
 from sglp_core.surgery import remove_layers
 from sglp_core.tasks import logits_of, loss_of

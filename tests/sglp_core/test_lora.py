@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.healing import Healing, heal
+from sglp_core.healing.heal import Healing, heal
+from sglp_core.healing.lora import RANK, Adapters, linear_layers
 from sglp_core.layers import find_stack
-from sglp_core.lora import RANK, Adapters, linear_layers
 from sglp_core.repair import split
 from sglp_core.surgery import remove_layers
 from sglp_core.tasks import Batch, logits_of, loss_of

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.healing_state import Judgement, KeptState, State
+from sglp_core.healing.lora import Adapters, linear_layers
+from sglp_core.healing.neighbouring_layers import Neighbours
+from sglp_core.healing.training_state import Judgement, KeptState, State
 from sglp_core.layers import StackPath, layers_of
-from sglp_core.lora import Adapters, linear_layers
-from sglp_core.neighbours import Neighbours
 from sglp_core.repair import split, windows
 from sglp_core.surgery import bypassed
 from sglp_core.tasks import Batch, Task, aligned, logits_of

@@ -1,0 +1,1 @@
+"""A short fine-tuning after the cut."""
