@@ -27,8 +27,8 @@ from sglp_core.data.calibration_data import Data
 from sglp_core.data.token_windows import Calibration, text_windows
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.layers import find_stack, layers_of
+from sglp_core.loading.loaded_model import open_model
 from sglp_core.method import Method
-from sglp_core.opening import open_model
 from sglp_core.options import Target
 from sglp_core.surgery import bypassed, remove_layers
 from sglp_service.demo import find_model

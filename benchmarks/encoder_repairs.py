@@ -20,7 +20,7 @@ from sglp_core.data.calibration_data import prepare
 from sglp_core.data.token_windows import Calibration
 from sglp_core.evaluation.quality import Evaluation, evaluate
 from sglp_core.layers import layers_of
-from sglp_core.opening import open_model
+from sglp_core.loading.loaded_model import open_model
 from sglp_core.repair import Repair, repair
 
 KINDS = ("compensate", "least_squares", "refit", "auto")

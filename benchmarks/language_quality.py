@@ -27,8 +27,8 @@ from sglp_core.data.token_windows import Calibration, batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
 from sglp_core.healing.heal import Healing, heal
 from sglp_core.layers import layers_of
+from sglp_core.loading.loaded_model import Opened, open_model
 from sglp_core.method import PROPOSALS, Method
-from sglp_core.opening import Opened, open_model
 from sglp_core.options import Target
 from sglp_core.proposals import Proposal
 from sglp_core.repair import Repair, repair

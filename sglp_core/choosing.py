@@ -7,8 +7,8 @@ from sglp_core.analysis.result import Analysis
 from sglp_core.judging import Judge
 from sglp_core.kinds import plan_keeping_kinds
 from sglp_core.layers import layers_of
+from sglp_core.loading.loaded_model import Opened
 from sglp_core.method import PROPOSALS, Method
-from sglp_core.opening import Opened
 from sglp_core.options import Target
 from sglp_core.planning import Plan, costs_of_layers, segment_ranks
 from sglp_core.proposals import Proposal, propose, refined_proposal, select

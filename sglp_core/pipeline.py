@@ -27,15 +27,15 @@ from sglp_core.healing.heal import Healed, Healing, heal
 from sglp_core.healing.training_state import kept_state
 from sglp_core.layers import layers_of
 from sglp_core.layout import require_layout
-from sglp_core.memory import Memory
+from sglp_core.loading.available_memory import Memory
+from sglp_core.loading.loaded_model import Opened, open_model
+from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.method import Method
-from sglp_core.opening import Opened, open_model
 from sglp_core.options import QualityTarget, SweepTarget, Target
 from sglp_core.planning import Plan
 from sglp_core.progress import Observer, Progress, Silent, counter, phase, reporter
 from sglp_core.repair import repair
 from sglp_core.results import require_new, write_results
-from sglp_core.streamed_model import StreamedModel
 from sglp_core.sweep_figure import draw_sweep
 from sglp_core.weights import Changes
 

@@ -16,8 +16,8 @@ from sglp_core.data.calibration_data import Data
 from sglp_core.errors import BadCalibration, TargetUnreachable
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.layers import layers_of
+from sglp_core.loading.loaded_model import Opened
 from sglp_core.method import Method
-from sglp_core.opening import Opened
 from sglp_core.options import QualityTarget, Target
 from sglp_core.planning import Plan
 from sglp_core.proposals import Proposal

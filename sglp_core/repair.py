@@ -16,7 +16,7 @@ from sglp_core.batch_norm import has_batch_norms, repair_batch_norms
 from sglp_core.cuts import Cut, Judged
 from sglp_core.forms import Forms
 from sglp_core.layers import StackPath, layers_of
-from sglp_core.streamed_model import StreamedModel
+from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.tasks import Batch, Task
 from sglp_core.weights import Changes
 

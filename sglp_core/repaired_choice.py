@@ -19,7 +19,7 @@ from sglp_core.evaluation.quality import evaluate
 from sglp_core.forms import Forms
 from sglp_core.judging import harm_of
 from sglp_core.layers import layers_of
-from sglp_core.opening import Opened
+from sglp_core.loading.loaded_model import Opened
 from sglp_core.proposals import Proposal
 from sglp_core.repair import JUDGED_SHARE, Repair, Repaired, folds, repair, runs_of, split, windows
 from sglp_core.tasks import IGNORED, Batch, together

@@ -11,8 +11,8 @@ from sglp_core.analysis.result import Analysis
 from sglp_core.artifact import files
 from sglp_core.data.token_windows import Calibration
 from sglp_core.figures import draw_similarity
+from sglp_core.loading.loaded_model import Opened
 from sglp_core.method import Method
-from sglp_core.opening import Opened
 from sglp_core.planning import Plan
 
 

@@ -17,7 +17,7 @@ from sglp_core.evaluation.latency import Latency, measure_latency
 from sglp_core.evaluation.quality import Quality, evaluate
 from sglp_core.knee import knee
 from sglp_core.layers import LayerStack, StackPath, example_inputs, layers_of
-from sglp_core.opening import Opened
+from sglp_core.loading.loaded_model import Opened
 from sglp_core.options import SweepTarget, Target
 from sglp_core.planning import Plan
 from sglp_core.repair import Repair, repair

@@ -26,7 +26,7 @@ from sglp_core.analysis.tracing import (
 )
 from sglp_core.checkpoints.safetensors_header import require_space
 from sglp_core.errors import BadCalibration
-from sglp_core.streamed_model import Call, Entry, StreamedModel
+from sglp_core.loading.streamed_model import Call, Entry, StreamedModel
 from sglp_core.tasks import Batch, Task, loss_of
 
 

@@ -281,7 +281,7 @@ def _refuse_pickle(path: Path, start: bytes) -> None:
 
 def _open_gguf(path: Path, cache: Path) -> Source:
     require_gguf(path)
-    from sglp_core.gguf_conversion import check_gguf, convert_gguf
+    from sglp_core.loading.gguf_conversion import check_gguf, convert_gguf
 
     licence = check_gguf(path)
     digest = sha256_of(path)

@@ -15,8 +15,8 @@ from sglp_core.data.token_windows import Calibration, local_path, self_written_w
 from sglp_core.data.window_cache import find_or_write
 from sglp_core.errors import BadCalibration
 from sglp_core.evaluation.quality import Evaluation
-from sglp_core.opening import Opened
-from sglp_core.streamed_model import StreamedModel
+from sglp_core.loading.loaded_model import Opened
+from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.tasks import Batch, Task
 
 

@@ -13,7 +13,7 @@ from sglp_core.estimation.memory import peak_bytes
 from sglp_core.estimation.model_outline import Outline, read_outline
 from sglp_core.estimation.seconds import Speed, expected_seconds, measure_speed
 from sglp_core.evaluation.quality import Evaluation
-from sglp_core.memory import WEIGHTS_SHARE, available_bytes
+from sglp_core.loading.available_memory import WEIGHTS_SHARE, available_bytes
 from sglp_core.method import Method
 from sglp_core.options import Target
 from sglp_core.planning import largest_removal

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sglp_core.cache_key import common_key
 from sglp_core.data.calibration_data import Data
-from sglp_core.opening import Opened
+from sglp_core.loading.cache_key import common_key
+from sglp_core.loading.loaded_model import Opened
 from sglp_core.result_cache import Cache, Entry, Key
 from sglp_core.weights import Changes
 

@@ -13,7 +13,7 @@ from sglp_core.data.images import read_images
 from sglp_core.data.text_files import draw_texts
 from sglp_core.data.token_windows import text_windows
 from sglp_core.errors import BadCalibration
-from sglp_core.opening import Opened, open_model
+from sglp_core.loading.loaded_model import Opened, open_model
 from tests.hostile.bounded import bounded
 from tests.hostile.data_files import IMAGES, TEXTS, write_lines
 from tests.sglp_core.tiny_images import write_tiny_vit

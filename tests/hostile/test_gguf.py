@@ -7,7 +7,7 @@ import pytest
 from sglp_core.checkpoints.safetensors_header import open_source
 from sglp_core.errors import UnsafeFormat
 from sglp_core.estimation.model_outline import read_outline
-from sglp_core.gguf_conversion import check_gguf
+from sglp_core.loading.gguf_conversion import check_gguf
 from tests.hostile.bounded import bounded
 from tests.hostile.gguf_files import GGUF, SOUND
 

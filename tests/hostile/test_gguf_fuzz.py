@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sglp_core.checkpoints.gguf_header import GGUFTensor, read_tensors
 from sglp_core.errors import UnsafeFormat
-from sglp_core.gguf_conversion import check_gguf
+from sglp_core.loading.gguf_conversion import check_gguf
 from tests.hostile.bounded import bounded
 from tests.hostile.gguf_files import GGUF, MAGIC, SOUND, array, file, tensor, text, value
 

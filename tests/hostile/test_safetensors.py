@@ -7,7 +7,7 @@ from safetensors import SafetensorError, safe_open
 
 from sglp_core.errors import UnsafeFormat
 from sglp_core.estimation.model_outline import read_outline
-from sglp_core.opening import open_model
+from sglp_core.loading.loaded_model import open_model
 from tests.hostile.bounded import bounded
 from tests.hostile.safetensors_files import SAFETENSORS, parts
 from tests.worker.tiny_model import write_tiny_model

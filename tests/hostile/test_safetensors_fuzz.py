@@ -15,7 +15,7 @@ from safetensors.torch import save
 from sglp_core.checkpoints.safetensors_header import SAFETENSORS_BITS
 from sglp_core.checkpoints.stored_tensors import stored_tensors
 from sglp_core.errors import UnsafeFormat
-from sglp_core.streamed_model import TORCH_TYPES
+from sglp_core.loading.streamed_model import TORCH_TYPES
 from tests.hostile.bounded import bounded
 from tests.hostile.safetensors_files import parts, with_header
 

@@ -13,7 +13,7 @@ from sglp_core import Calibration, Healing
 from sglp_core.data.calibration_data import prepare
 from sglp_core.healing.heal import Healed, heal
 from sglp_core.healing.training_state import kept_state
-from sglp_core.opening import open_model
+from sglp_core.loading.loaded_model import open_model
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 REMOVED = (2, 3)

@@ -11,7 +11,7 @@ import transformers
 
 from sglp_core import Calibration, Evaluation, Method, SGLPError, Target, compress, estimate
 from sglp_core.data.labelled_texts import read_labelled_texts
-from sglp_core.opening import open_model
+from sglp_core.loading.loaded_model import open_model
 from tests.worker.tiny_model import WORDS, write_tiny_model
 
 SMALL = {"vocab_size": 23, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4}

@@ -15,7 +15,7 @@ from sglp_core.data.calibration_data import Data, prepare
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.judging import harm_of
 from sglp_core.layers import layers_of
-from sglp_core.opening import Opened, open_model
+from sglp_core.loading.loaded_model import Opened, open_model
 from sglp_core.planning import Plan
 from sglp_core.proposals import Proposal
 from sglp_core.repair import Repair, repair

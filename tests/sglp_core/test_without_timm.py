@@ -11,7 +11,7 @@ from transformers.utils import is_timm_available
 
 from sglp_core import estimate
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.opening import open_model
+from sglp_core.loading.loaded_model import open_model
 
 pytestmark = pytest.mark.skipif(is_timm_available(), reason="timm is installed")
 

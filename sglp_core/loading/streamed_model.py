@@ -23,7 +23,7 @@ from sglp_core.checkpoints.stored_tensors import StoredTensor, layer_number, sta
 from sglp_core.configuration import read_config
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.layers import find_stack, layer_input, layer_output, layers_of
-from sglp_core.loading import require_finite, require_loaded
+from sglp_core.loading.load_weights import require_finite, require_loaded
 from sglp_core.stock import model_class
 from sglp_core.tasks import Batch, logits_of
 from sglp_core.timm_models import is_timm

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sglp_core.artifact.files import CARRIED, versions
-from sglp_core.opening import Opened
+from sglp_core.loading.loaded_model import Opened
 
 
 def common_key(opened: Opened) -> dict[str, Any]:

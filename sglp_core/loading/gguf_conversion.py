@@ -11,7 +11,7 @@ from gguf import GGUFReader
 from sglp_core.checkpoints.gguf_header import read_tensors
 from sglp_core.configuration import read_config
 from sglp_core.errors import UnsafeFormat, as_unsupported
-from sglp_core.loading import require_finite, require_loaded
+from sglp_core.loading.load_weights import require_finite, require_loaded
 from sglp_core.stock import model_class
 
 FLOAT32_BYTES = 4

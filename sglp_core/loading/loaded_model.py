@@ -19,11 +19,11 @@ from sglp_core.errors import ModelNotFound
 # Imported for what they add to `evaluate` and `trace`: how either is done on a streamed model.
 from sglp_core.evaluation.quality import streamed as streamed_evaluation  # noqa: F401
 from sglp_core.layers import LayerStack, measure_stack
-from sglp_core.loading import load_whole
-from sglp_core.memory import Memory, streams
+from sglp_core.loading.available_memory import Memory, streams
+from sglp_core.loading.load_weights import load_whole
+from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.positions import require_length
 from sglp_core.stock import model_class
-from sglp_core.streamed_model import StreamedModel
 from sglp_core.tasks import Task, require_classes, task_of
 
 
