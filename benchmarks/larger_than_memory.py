@@ -30,7 +30,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import sglp_core
 from sglp_core import Calibration, Evaluation, Method, Progress, Target
 from sglp_core.evaluation.footprint import peak_resident_bytes
-from sglp_core.pipeline import Silent
+from sglp_core.pipeline.compress import Silent
 
 WORDS = [f"word{number}" for number in range(2000)]
 

@@ -7,7 +7,7 @@ from sglp_core.evaluation.quality import Evaluation
 from sglp_core.healing.heal import Healing
 from sglp_core.method import Method
 from sglp_core.options import QualityTarget, SweepTarget, Target
-from sglp_core.pipeline import analyze, compress, sweep
+from sglp_core.pipeline.compress import analyze, compress, sweep
 from sglp_core.progress import Observer, Progress
 
 __all__ = [
