@@ -25,12 +25,12 @@ from benchmarks.subset_grad_norm import subset_grad_norm
 from sglp_core.analysis.measure import measure
 from sglp_core.analysis.result import Analysis
 from sglp_core.batch_norm import estimate_statistics
-from sglp_core.choosing import choose_plan, control_plans
 from sglp_core.data.calibration_data import Data, prepare
 from sglp_core.data.token_windows import Calibration
 from sglp_core.loading.loaded_model import Opened, open_model
 from sglp_core.method import PROPOSALS, Method
 from sglp_core.options import Target
+from sglp_core.planning.choose import choose_plan, control_plans
 from sglp_core.surgery import remove_layers
 from sglp_core.tasks import Batch
 from sglp_core.weights import apply

@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from sglp_core.analysis.measure import measure
-from sglp_core.choosing import choose_plan, control_plans
 from sglp_core.data.calibration_data import Data
 from sglp_core.data.token_windows import Calibration, batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
@@ -25,6 +24,7 @@ from sglp_core.layers import layers_of
 from sglp_core.loading.loaded_model import Opened, open_model
 from sglp_core.method import Method
 from sglp_core.options import Target
+from sglp_core.planning.choose import choose_plan, control_plans
 from sglp_core.repair import repair
 from sglp_core.tasks import Batch
 from sglp_core.weights import Changes

@@ -21,7 +21,6 @@ from benchmarks import blimp, rivals
 from sglp_core.analysis.measure import measure
 from sglp_core.analysis.result import Analysis
 from sglp_core.analysis.segmentation import Segmentation
-from sglp_core.choosing import choose_plan, control_plans
 from sglp_core.data.calibration_data import Data
 from sglp_core.data.token_windows import Calibration, batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
@@ -30,9 +29,10 @@ from sglp_core.layers import layers_of
 from sglp_core.loading.loaded_model import Opened, open_model
 from sglp_core.method import PROPOSALS, Method
 from sglp_core.options import Target
-from sglp_core.proposals import Proposal
+from sglp_core.planning.choose import choose_plan, control_plans
+from sglp_core.planning.choose_after_repair import choose_repaired
+from sglp_core.planning.proposals import Proposal
 from sglp_core.repair import Repair, repair
-from sglp_core.repaired_choice import choose_repaired
 from sglp_core.surgery import bypassed
 from sglp_core.weights import Changes, swapped
 from sglp_service.demo import find_model

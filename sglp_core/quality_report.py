@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sglp_core.evaluation.quality import Quality
-from sglp_core.quality_search import Search
+from sglp_core.planning.quality_budget import Search
 from sglp_core.report import cell
 
 

@@ -13,7 +13,7 @@ from sglp_core.data.token_windows import Calibration
 from sglp_core.figures import draw_similarity
 from sglp_core.loading.loaded_model import Opened
 from sglp_core.method import Method
-from sglp_core.planning import Plan
+from sglp_core.planning.plan import Plan
 
 
 def require_new(output: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from sglp_core.sweeping import Point
+from sglp_core.planning.sweep import Point
 
 
 def draw_sweep(points: Sequence[Point], knee: Point | None, title: str, path: Path) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sglp_core.options import SweepTarget
+from sglp_core.planning.sweep import Point, knee_of
 from sglp_core.report import cell
-from sglp_core.sweeping import Point, knee_of
 
 COLUMNS = (
     "layers", "parameters", "flops", "perplexity", "accuracy", "agreement", "kl", "prefill_seconds", "decode_seconds",

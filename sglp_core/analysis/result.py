@@ -10,7 +10,7 @@ import numpy as np
 from sglp_core.analysis.importance import last_layers, shuffled
 from sglp_core.analysis.segmentation import Segmentation
 from sglp_core.layers import LayerStack
-from sglp_core.planning import Plan
+from sglp_core.planning.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from sglp_core.evaluation.quality import Evaluation
 from sglp_core.loading.available_memory import WEIGHTS_SHARE, available_bytes
 from sglp_core.method import Method
 from sglp_core.options import Target
-from sglp_core.planning import largest_removal
+from sglp_core.planning.plan import largest_removal
 from sglp_core.progress import Observer, Silent, phase
 
 KINDS = ("parameters", "flops", "layers")

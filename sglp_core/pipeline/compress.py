@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sglp_core import quality_report, quality_search, report, sweep_report, sweeping
+from sglp_core import quality_report, report, sweep_report
 from sglp_core.analysis.cache import find_or_measure
 from sglp_core.analysis.measure import measure
 from sglp_core.analysis.result import Analysis
@@ -16,7 +16,6 @@ from sglp_core.artifact import files as export
 from sglp_core.artifact.verify import require, verify
 from sglp_core.artifact.write import prune
 from sglp_core.checkpoints.fetch import DEFAULT_CACHE, Fetched
-from sglp_core.choosing import Choice, choose_plan, control_plans
 from sglp_core.data.calibration_data import Data, prepare
 from sglp_core.data.token_windows import Calibration
 from sglp_core.errors import OutOfMemory
@@ -32,7 +31,9 @@ from sglp_core.loading.loaded_model import Opened, open_model
 from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.method import Method
 from sglp_core.options import QualityTarget, SweepTarget, Target
-from sglp_core.planning import Plan
+from sglp_core.planning.choose import Choice, choose_plan, control_plans
+from sglp_core.planning.plan import Plan, quality_budget
+from sglp_core.planning.plan import sweep as sweeping
 from sglp_core.progress import Observer, Progress, Silent, counter, phase, reporter
 from sglp_core.repair import repair
 from sglp_core.results import require_new, write_results
@@ -241,9 +242,9 @@ def _choose(
     data: Data,
     seed: int,
     tell: Any,
-) -> tuple[Choice, quality_search.Search | None]:
+) -> tuple[Choice, quality_budget.Search | None]:
     if isinstance(target, QualityTarget):
-        within = quality_search.search(opened, analysis, target, method, data, seed, tell)
+        within = quality_budget.search(opened, analysis, target, method, data, seed, tell)
         # Repaired again on all of the calibration data: the search has used but half of it.
         choice = Choice(within.found.plan, within.found.proposals)
     else:

@@ -10,12 +10,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
 from sglp_core.batch_norm import estimate_statistics
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.judging import SAMPLES_AT_ONCE, Judge, harm_of
 from sglp_core.layers import find_stack, layers_of
 from sglp_core.options import Target
-from sglp_core.planning import Plan
-from sglp_core.proposals import select
-from sglp_core.refining import refine
+from sglp_core.planning.harm import SAMPLES_AT_ONCE, Judge, harm_of
+from sglp_core.planning.local_search import refine
+from sglp_core.planning.plan import Plan
+from sglp_core.planning.proposals import select
 from sglp_core.surgery import bypassed, remove_layers
 from sglp_core.tasks import Batch
 from sglp_core.weights import apply

@@ -5,7 +5,7 @@ import pytest
 
 from sglp_core.errors import TargetUnreachable
 from sglp_core.options import Target
-from sglp_core.planning import choose, costs_of_layers, largest_removal, plan, segment_ranks
+from sglp_core.planning.plan import choose, costs_of_layers, largest_removal, plan, segment_ranks
 
 SEGMENTS = [(0, 2), (3, 3), (4, 8)]
 PROTECTED = {0, 8}

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from sglp_core import Calibration, Evaluation, Method, QualityTarget, compress
 from sglp_core.errors import BadCalibration, TargetUnreachable
-from sglp_core.quality_search import largest_within
+from sglp_core.planning.quality_budget import largest_within
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 HARMLESS = (1, 2, 3)

@@ -19,7 +19,7 @@ from sglp_core.knee import knee
 from sglp_core.layers import LayerStack, StackPath, example_inputs, layers_of
 from sglp_core.loading.loaded_model import Opened
 from sglp_core.options import SweepTarget, Target
-from sglp_core.planning import Plan
+from sglp_core.planning.plan import Plan
 from sglp_core.repair import Repair, repair
 from sglp_core.surgery import remove_layers
 

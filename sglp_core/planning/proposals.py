@@ -13,11 +13,11 @@ import numpy as np
 
 from sglp_core.analysis.result import Analysis
 from sglp_core.errors import TargetUnreachable
-from sglp_core.judging import Judge
-from sglp_core.kinds import plan_keeping_kinds
 from sglp_core.options import Target
-from sglp_core.planning import SLACK, Plan, costs_of_layers, segment_ranks
-from sglp_core.refining import refine
+from sglp_core.planning.harm import Judge
+from sglp_core.planning.layer_kinds import plan_keeping_kinds
+from sglp_core.planning.local_search import refine
+from sglp_core.planning.plan import SLACK, Plan, costs_of_layers, segment_ranks
 
 # How many plans of one cut each measure of runs proposes.
 SINGLE_CUTS = 3

@@ -9,7 +9,7 @@ import numpy as np
 
 from sglp_core.layers import LayerStack
 from sglp_core.options import Target
-from sglp_core.planning import Plan, plan
+from sglp_core.planning.plan import Plan, plan
 
 
 def plan_keeping_kinds(

@@ -4,16 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sglp_core.analysis.result import Analysis
-from sglp_core.judging import Judge
-from sglp_core.kinds import plan_keeping_kinds
 from sglp_core.layers import layers_of
 from sglp_core.loading.loaded_model import Opened
 from sglp_core.method import PROPOSALS, Method
 from sglp_core.options import Target
-from sglp_core.planning import Plan, costs_of_layers, segment_ranks
-from sglp_core.proposals import Proposal, propose, refined_proposal, select
+from sglp_core.planning.choose_after_repair import choose_repaired
+from sglp_core.planning.harm import Judge
+from sglp_core.planning.layer_kinds import plan_keeping_kinds
+from sglp_core.planning.plan import Plan, costs_of_layers, segment_ranks
+from sglp_core.planning.proposals import Proposal, propose, refined_proposal, select
 from sglp_core.repair import Repaired, estimates_batch_norms, folds, windows
-from sglp_core.repaired_choice import choose_repaired
 from sglp_core.tasks import Batch
 
 # In forward passes over the calibration data: one forward, and a backward that costs two.

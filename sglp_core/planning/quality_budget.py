@@ -11,7 +11,6 @@ from functools import cache
 from typing import Any
 
 from sglp_core.analysis.result import Analysis
-from sglp_core.choosing import choose_plan
 from sglp_core.data.calibration_data import Data
 from sglp_core.errors import BadCalibration, TargetUnreachable
 from sglp_core.evaluation.quality import evaluate
@@ -19,8 +18,9 @@ from sglp_core.layers import layers_of
 from sglp_core.loading.loaded_model import Opened
 from sglp_core.method import Method
 from sglp_core.options import QualityTarget, Target
-from sglp_core.planning import Plan
-from sglp_core.proposals import Proposal
+from sglp_core.planning.choose import choose_plan
+from sglp_core.planning.plan import Plan
+from sglp_core.planning.proposals import Proposal
 from sglp_core.repair import repair
 
 
