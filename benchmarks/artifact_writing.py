@@ -31,7 +31,7 @@ from rich.table import Table
 from sglp_core.artifact.shards import copy_kept_layers
 from sglp_core.checkpoints.safetensors_header import sha256_of
 from sglp_core.evaluation.footprint import peak_resident_bytes
-from sglp_core.surgery import remove_layers
+from sglp_core.removal.remove_layers import remove_layers
 
 GOAL = 0.70
 TOUCHED_BYTES = 6_000_000_000

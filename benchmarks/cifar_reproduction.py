@@ -31,9 +31,9 @@ from sglp_core.loading.loaded_model import Opened, open_model
 from sglp_core.method import PROPOSALS, Method
 from sglp_core.options import Target
 from sglp_core.planning.choose import choose_plan, control_plans
-from sglp_core.surgery import remove_layers
+from sglp_core.removal.remove_layers import remove_layers
+from sglp_core.removal.weight_changes import apply
 from sglp_core.tasks import Batch
-from sglp_core.weights import apply
 
 BLOCKS = 27
 RANDOM_SEEDS = 5

@@ -30,7 +30,7 @@ from sglp_core.loading.loaded_model import open_model
 from sglp_core.method import Method
 from sglp_core.options import Target
 from sglp_core.planning.choose import choose_plan
-from sglp_core.surgery import bypassed, remove_layers
+from sglp_core.removal.remove_layers import bypassed, remove_layers
 from sglp_service.demo import find_model
 from tests.round_trip.test_round_trip import CASES
 

@@ -25,9 +25,9 @@ from sglp_core.loading.loaded_model import Opened, open_model
 from sglp_core.method import Method
 from sglp_core.options import Target
 from sglp_core.planning.choose import choose_plan, control_plans
+from sglp_core.removal.weight_changes import Changes
 from sglp_core.repair import repair
 from sglp_core.tasks import Batch
-from sglp_core.weights import Changes
 from sglp_service.demo import find_model
 
 CACHE = Path("~/.cache/sglp").expanduser()

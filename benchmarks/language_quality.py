@@ -32,9 +32,9 @@ from sglp_core.options import Target
 from sglp_core.planning.choose import choose_plan, control_plans
 from sglp_core.planning.choose_after_repair import choose_repaired
 from sglp_core.planning.proposals import Proposal
+from sglp_core.removal.remove_layers import bypassed
+from sglp_core.removal.weight_changes import Changes, swapped
 from sglp_core.repair import Repair, repair
-from sglp_core.surgery import bypassed
-from sglp_core.weights import Changes, swapped
 from sglp_service.demo import find_model
 
 CACHE = Path("~/.cache/sglp").expanduser()

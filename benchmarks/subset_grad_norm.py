@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sglp_core.layers import StackPath
-from sglp_core.surgery import remove_layers
+from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.tasks import Batch
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sglp_core.weights import Changes
+from sglp_core.removal.weight_changes import Changes
 
 
 @dataclass(frozen=True)

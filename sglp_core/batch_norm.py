@@ -14,9 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sglp_core.attempts import Attempt
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.surgery import bypassed
+from sglp_core.removal.remove_layers import bypassed
+from sglp_core.removal.weight_changes import Changes
 from sglp_core.tasks import Batch, Task, evenly, logits_of
-from sglp_core.weights import Changes
 
 STATISTICS = ("running_mean", "running_var")
 

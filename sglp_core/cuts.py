@@ -15,12 +15,12 @@ from sglp_core.folding import fold, fold_change, has_shift
 from sglp_core.forms import Forms
 from sglp_core.least_squares import ElementwiseFit, LinearFit
 from sglp_core.refitting import Refit
+from sglp_core.removal.remove_layers import bypassed
+from sglp_core.removal.weight_changes import Changes, swapped
 from sglp_core.residual import NoForm, Writes
 from sglp_core.streams import cut_streams
-from sglp_core.surgery import bypassed
 from sglp_core.tasks import Batch, Task
 from sglp_core.through_norms import RefitThroughNorm
-from sglp_core.weights import Changes, swapped
 
 # How far the epsilon of the norms may part a folded factor from the same factor at the cut, relative, in logits.
 FOLD_TOLERANCE = 1e-2

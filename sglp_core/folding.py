@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sglp_core.removal.weight_changes import in_type_of, owners
 from sglp_core.residual import NoForm, Write
-from sglp_core.weights import in_type_of, owners
 
 
 def has_shift(model: Any, write: Write) -> bool:

@@ -17,8 +17,8 @@ from sglp_core.cuts import Cut, Judged
 from sglp_core.forms import Forms
 from sglp_core.layers import StackPath, layers_of
 from sglp_core.loading.streamed_model import StreamedModel
+from sglp_core.removal.weight_changes import Changes
 from sglp_core.tasks import Batch, Task
-from sglp_core.weights import Changes
 
 Repair = Literal["none", "compensate", "least_squares", "refit", "batch_norm", "auto"]
 KINDS: dict[str, tuple[str, ...]] = {

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from sglp_core.layers import layer_input, layer_output
+from sglp_core.removal.bypass import Skipper
+from sglp_core.removal.weight_changes import Changes, swapped
 from sglp_core.residual import Call, NoForm, Write
-from sglp_core.skipping import Skipper
 from sglp_core.tasks import Batch, logits_of
-from sglp_core.weights import Changes, swapped
 
 
 class _Reached(Exception):

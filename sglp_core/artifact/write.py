@@ -16,9 +16,9 @@ from sglp_core.layers import LayerStack, layers_of
 from sglp_core.loading.loaded_model import Opened
 from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.planning.plan import Plan
-from sglp_core.surgery import bypassed, remove_layers
+from sglp_core.removal.remove_layers import bypassed, remove_layers
+from sglp_core.removal.weight_changes import Changes, apply, swapped
 from sglp_core.tasks import Batch
-from sglp_core.weights import Changes, apply, swapped
 
 
 @dataclass(frozen=True)

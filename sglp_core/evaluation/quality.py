@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sglp_core.skipping import Skipper
+from sglp_core.removal.bypass import Skipper
+from sglp_core.removal.weight_changes import Changes, swapped
 from sglp_core.tasks import Batch, Task, aligned, logits_of
-from sglp_core.weights import Changes, swapped
 
 
 @dataclass(frozen=True)

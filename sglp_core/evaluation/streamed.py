@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from sglp_core.evaluation.quality import Quality, compared, evaluate, log_probabilities, quality_of
 from sglp_core.loading.streamed_model import StreamedModel
+from sglp_core.removal.weight_changes import Changes
 from sglp_core.tasks import Batch, Task
-from sglp_core.weights import Changes
 
 
 @evaluate.register

@@ -21,10 +21,10 @@ from sglp_core.healing.lora import Adapters, linear_layers
 from sglp_core.healing.neighbouring_layers import Neighbours
 from sglp_core.healing.training_state import Judgement, KeptState, State
 from sglp_core.layers import StackPath, layers_of
+from sglp_core.removal.remove_layers import bypassed
+from sglp_core.removal.weight_changes import Changes, frozen
 from sglp_core.repair import split, windows
-from sglp_core.surgery import bypassed
 from sglp_core.tasks import Batch, Task, aligned, logits_of
-from sglp_core.weights import Changes, frozen
 
 Trained = Literal["neighbours", "lora"]
 HealingLoss = Literal["distil", "plain"]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sglp_core.layers import StackPath, layer_names
+from sglp_core.removal.weight_changes import Changes, owners
 from sglp_core.tasks import Batch, logits_of
-from sglp_core.weights import Changes, owners
 
 RANK = 16
 ADAPTER = "healing"

@@ -13,8 +13,8 @@ from torch import Tensor
 from sglp_core.data.calibration_data import Data
 from sglp_core.loading.cache_key import common_key
 from sglp_core.loading.loaded_model import Opened
+from sglp_core.removal.weight_changes import Changes
 from sglp_core.result_cache import Cache, Entry, Key
-from sglp_core.weights import Changes
 
 # A state has four float32 numbers for each that is trained: this is enough for half a billion of them.
 LIMIT_BYTES = 8 << 30

@@ -18,8 +18,8 @@ from torch import nn
 
 from sglp_core.batch_norm import estimate_statistics
 from sglp_core.evaluation.quality import Quality, evaluate
+from sglp_core.removal.weight_changes import Changes
 from sglp_core.tasks import CLASSIFICATIONS, Batch, Task, together
-from sglp_core.weights import Changes
 
 Removed = tuple[int, ...]
 # Sets are compared on the same window, so one is enough to tell most apart and many sets can be asked about.

@@ -20,8 +20,8 @@ from sglp_core.layers import LayerStack, StackPath, example_inputs, layers_of
 from sglp_core.loading.loaded_model import Opened
 from sglp_core.options import SweepTarget, Target
 from sglp_core.planning.plan import Plan
+from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.repair import Repair, repair
-from sglp_core.surgery import remove_layers
 
 Count = Callable[[str, int, str], Callable[[], None]]
 

@@ -8,9 +8,9 @@ import transformers
 from torch import Tensor, nn
 
 from sglp_core.layers import find_stack, layers_of
-from sglp_core.skipping import Skipper
-from sglp_core.surgery import bypassed
-from sglp_core.weights import swapped
+from sglp_core.removal.bypass import Skipper
+from sglp_core.removal.remove_layers import bypassed
+from sglp_core.removal.weight_changes import swapped
 from tests.round_trip.test_round_trip import CASES, HYBRIDS
 
 

@@ -16,9 +16,9 @@ from sglp_core.planning.harm import SAMPLES_AT_ONCE, Judge, harm_of
 from sglp_core.planning.local_search import refine
 from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import select
-from sglp_core.surgery import bypassed, remove_layers
+from sglp_core.removal.remove_layers import bypassed, remove_layers
+from sglp_core.removal.weight_changes import apply
 from sglp_core.tasks import Batch
-from sglp_core.weights import apply
 
 LAYERS = 8
 CONFIG = LlamaConfig(

@@ -10,11 +10,11 @@ from sglp_core.forms import Forms
 from sglp_core.layers import find_stack
 from sglp_core.least_squares import ElementwiseFit, LinearFit
 from sglp_core.refitting import MOST_FEATURES, RIDGES, Refit
+from sglp_core.removal.weight_changes import swapped
 from sglp_core.residual import NoForm
 from sglp_core.streams import cut_streams
 from sglp_core.tasks import Batch
 from sglp_core.through_norms import RefitThroughNorm
-from sglp_core.weights import swapped
 from tests.sglp_core.repair_models import POST_NORM, batches, build
 
 

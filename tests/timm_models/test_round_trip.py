@@ -14,7 +14,7 @@ from sglp_core.configuration import read_config
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.layers import layers_of, measure_stack
 from sglp_core.loading.loaded_model import Opened, open_model
-from sglp_core.surgery import bypassed, remove_layers
+from sglp_core.removal.remove_layers import bypassed, remove_layers
 from tests.timm_models.tiny_timm import CONVNEXT, RESNET, SIZE, SWIN, VIT, read_tiny_timm, write_tiny_timm
 
 CONVIT = {"img_size": SIZE, "patch_size": 8, "embed_dim": 8, "depth": 6, "num_heads": 4, "local_up_to_layer": 2}

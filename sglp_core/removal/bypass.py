@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from sglp_core.layers import layer_input
+from sglp_core.removal.remove_layers import bypassed
+from sglp_core.removal.weight_changes import Changes, held
 from sglp_core.renumbering import TAILS
-from sglp_core.surgery import bypassed
-from sglp_core.weights import Changes, held
 
 
 class Skipper:

@@ -1,0 +1,1 @@
+"""Removing layers from a model, or bypassing them in it."""
