@@ -21,7 +21,7 @@ from sglp_core.data.token_windows import Calibration
 from sglp_core.evaluation.quality import Evaluation, evaluate
 from sglp_core.layers import layers_of
 from sglp_core.loading.loaded_model import open_model
-from sglp_core.repair import Repair, repair
+from sglp_core.repair.repair import Repair, repair
 
 KINDS = ("compensate", "least_squares", "refit", "auto")
 SETS = ["4,5", "3,4,5,6", "2,5,8"]

@@ -26,7 +26,7 @@ from sglp_core.method import Method
 from sglp_core.options import Target
 from sglp_core.planning.choose import choose_plan, control_plans
 from sglp_core.removal.weight_changes import Changes
-from sglp_core.repair import repair
+from sglp_core.repair.repair import repair
 from sglp_core.tasks import Batch
 from sglp_service.demo import find_model
 

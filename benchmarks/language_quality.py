@@ -34,7 +34,7 @@ from sglp_core.planning.choose_after_repair import choose_repaired
 from sglp_core.planning.proposals import Proposal
 from sglp_core.removal.remove_layers import bypassed
 from sglp_core.removal.weight_changes import Changes, swapped
-from sglp_core.repair import Repair, repair
+from sglp_core.repair.repair import Repair, repair
 from sglp_service.demo import find_model
 
 CACHE = Path("~/.cache/sglp").expanduser()

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from sglp_core.analysis.importance import CONTROL_CRITERIA, CRITERIA
 from sglp_core.analysis.segmentation import Feature
 from sglp_core.analysis.similarity import Estimator, Kernel
-from sglp_core.repair import Repair
+from sglp_core.repair.repair import Repair
 
 # Not a criterion: all criteria propose a plan, and the model says which proposal harms it least.
 PROPOSALS = "proposals"

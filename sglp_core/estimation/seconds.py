@@ -17,7 +17,7 @@ from sglp_core.method import PROPOSALS, Method
 from sglp_core.planning.choose import ANALYSIS_PASSES, CONTROLS, search_budget
 from sglp_core.planning.choose_after_repair import BEST, JUDGED_WINDOWS, MOST_PREDICTIONS
 from sglp_core.planning.harm import SAMPLES_AT_ONCE, WINDOWS_AT_ONCE
-from sglp_core.repair import JUDGED_SHARE, KINDS
+from sglp_core.repair.repair import JUDGED_SHARE, KINDS
 from sglp_core.tasks import CLASSIFICATIONS
 
 TIMED_SECONDS = 0.3

@@ -36,7 +36,7 @@ from sglp_core.planning.plan import Plan, quality_budget
 from sglp_core.planning.plan import sweep as sweeping
 from sglp_core.progress import Observer, Progress, Silent, counter, phase, reporter
 from sglp_core.removal.weight_changes import Changes
-from sglp_core.repair import repair
+from sglp_core.repair.repair import repair
 from sglp_core.results import require_new, write_results
 from sglp_core.sweep_figure import draw_sweep
 

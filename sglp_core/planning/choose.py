@@ -13,7 +13,7 @@ from sglp_core.planning.harm import Judge
 from sglp_core.planning.layer_kinds import plan_keeping_kinds
 from sglp_core.planning.plan import Plan, costs_of_layers, segment_ranks
 from sglp_core.planning.proposals import Proposal, propose, refined_proposal, select
-from sglp_core.repair import Repaired, estimates_batch_norms, folds, windows
+from sglp_core.repair.repair import Repaired, estimates_batch_norms, folds, windows
 from sglp_core.tasks import Batch
 
 # In forward passes over the calibration data: one forward, and a backward that costs two.

@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import nn
 
-from sglp_core.batch_norm import estimate_statistics
 from sglp_core.evaluation.quality import Quality, evaluate
 from sglp_core.removal.weight_changes import Changes
+from sglp_core.repair.batch_norm import estimate_statistics
 from sglp_core.tasks import CLASSIFICATIONS, Batch, Task, together
 
 Removed = tuple[int, ...]

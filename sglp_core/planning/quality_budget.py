@@ -21,7 +21,7 @@ from sglp_core.options import QualityTarget, Target
 from sglp_core.planning.choose import choose_plan
 from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import Proposal
-from sglp_core.repair import repair
+from sglp_core.repair.repair import repair
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from sglp_core.loading.loaded_model import Opened
 from sglp_core.options import SweepTarget, Target
 from sglp_core.planning.plan import Plan
 from sglp_core.removal.remove_layers import remove_layers
-from sglp_core.repair import Repair, repair
+from sglp_core.repair.repair import Repair, repair
 
 Count = Callable[[str, int, str], Callable[[], None]]
 

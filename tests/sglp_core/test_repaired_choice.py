@@ -19,7 +19,7 @@ from sglp_core.planning.choose_after_repair import finalists
 from sglp_core.planning.harm import harm_of
 from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import Proposal
-from sglp_core.repair import Repair, repair
+from sglp_core.repair.repair import Repair, repair
 from sglp_core.tasks import Batch
 from tests.worker.tiny_model import write_text, write_tiny_model
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sglp_core.folding import fold, fold_change, has_shift
-from sglp_core.refitting import Refit
-from sglp_core.residual import Write
+from sglp_core.repair.fold import fold, fold_change, has_shift
+from sglp_core.repair.refit import Refit
+from sglp_core.repair.residual_writes import Write
 
 # Channels that the norm makes smaller than this share of the mean cannot be steered.
 LEAST_CHANNEL = 1e-3

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sglp_core.removal.weight_changes import in_type_of, owners
-from sglp_core.residual import NoForm, Write
+from sglp_core.repair.residual_writes import NoForm, Write
 
 
 def has_shift(model: Any, write: Write) -> bool:

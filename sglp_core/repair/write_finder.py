@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from sglp_core.layers import layers_of
-from sglp_core.residual import Write, Writes, find_inside, find_writes
-from sglp_core.streams import calls_of
+from sglp_core.repair.residual_stream import calls_of
+from sglp_core.repair.residual_writes import Write, Writes, find_inside, find_writes
 from sglp_core.tasks import Batch
 
 PROBE_ROWS, PROBE_TOKENS = 2, 16

@@ -7,8 +7,8 @@ that were not fitted on.
 
 from torch import Tensor
 
-from sglp_core.least_squares import LinearFit
-from sglp_core.residual import NoForm
+from sglp_core.repair.least_squares import LinearFit
+from sglp_core.repair.residual_writes import NoForm
 
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 # Normal equations of more channels than this take over a gigabyte each, and several are held.

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from sglp_core.artifact.verify import TOLERANCES, difference, probe_logits
-from sglp_core.attempts import Attempt, Built
-from sglp_core.compensate import Growth, fold_growth, scaled
 from sglp_core.evaluation.quality import Quality, evaluate
-from sglp_core.folding import fold, fold_change, has_shift
-from sglp_core.forms import Forms
-from sglp_core.least_squares import ElementwiseFit, LinearFit
-from sglp_core.refitting import Refit
 from sglp_core.removal.remove_layers import bypassed
 from sglp_core.removal.weight_changes import Changes, swapped
-from sglp_core.residual import NoForm, Writes
-from sglp_core.streams import cut_streams
+from sglp_core.repair.compensate import Growth, fold_growth, scaled
+from sglp_core.repair.fold import fold, fold_change, has_shift
+from sglp_core.repair.least_squares import ElementwiseFit, LinearFit
+from sglp_core.repair.refit import Refit
+from sglp_core.repair.refit_through_norm import RefitThroughNorm
+from sglp_core.repair.residual_stream import cut_streams
+from sglp_core.repair.residual_writes import NoForm, Writes
+from sglp_core.repair.result import Attempt, Built
+from sglp_core.repair.write_finder import Forms
 from sglp_core.tasks import Batch, Task
-from sglp_core.through_norms import RefitThroughNorm
 
 # How far the epsilon of the norms may part a folded factor from the same factor at the cut, relative, in logits.
 FOLD_TOLERANCE = 1e-2
