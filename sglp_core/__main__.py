@@ -14,23 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 import sglp_core
-from sglp_core import (
-    Calibration,
-    Evaluation,
-    Healing,
-    Method,
-    QualityTarget,
-    SGLPError,
-    SweepTarget,
-    Target,
-    estimate_report,
-    quality_report,
-    sweep_report,
-)
+from sglp_core import Calibration, Evaluation, Healing, Method, QualityTarget, SGLPError, SweepTarget, Target
 from sglp_core.healing.heal import HealingLoss, Trained
 from sglp_core.method import PROPOSALS
 from sglp_core.options import Metric, TargetKind
-from sglp_core.report import cell
+from sglp_core.reporting import estimate as estimate_report
+from sglp_core.reporting import quality_budget
+from sglp_core.reporting import sweep as sweep_report
+from sglp_core.reporting.report import cell
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 console = Console(stderr=True)
@@ -152,7 +143,7 @@ def compress(
         console.print(f"[bold]On this model the plan loses to: {', '.join(better)}[/]", soft_wrap=True)
     console.print(f"The whole report: {out / 'report.md'}", soft_wrap=True)
     if "quality_target" in report:
-        console.print(quality_report.to_markdown(report["quality_target"]), soft_wrap=True)
+        console.print(quality_budget.to_markdown(report["quality_target"]), soft_wrap=True)
     print(f'transformers.{report["model"]["class"]}.from_pretrained("{out / "model"}")')
 
 

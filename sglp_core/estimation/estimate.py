@@ -8,7 +8,6 @@ from typing import Any
 from sglp_core.artifact import files
 from sglp_core.checkpoints.fetch import DEFAULT_CACHE, Outlined
 from sglp_core.data.token_windows import Calibration
-from sglp_core.estimate_report import to_markdown
 from sglp_core.estimation.memory import peak_bytes
 from sglp_core.estimation.model_outline import Outline, read_outline
 from sglp_core.estimation.seconds import Speed, expected_seconds, measure_speed
@@ -18,6 +17,7 @@ from sglp_core.method import Method
 from sglp_core.options import Target
 from sglp_core.planning.plan import largest_removal
 from sglp_core.progress import Observer, Silent, phase
+from sglp_core.reporting.estimate import to_markdown
 
 KINDS = ("parameters", "flops", "layers")
 # What is supposed where no target says how much is removed.

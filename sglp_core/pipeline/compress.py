@@ -8,7 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sglp_core import quality_report, report, sweep_report
 from sglp_core.analysis.cache import find_or_measure
 from sglp_core.analysis.measure import measure
 from sglp_core.analysis.result import Analysis
@@ -37,8 +36,11 @@ from sglp_core.planning.plan import sweep as sweeping
 from sglp_core.progress import Observer, Progress, Silent, counter, phase, reporter
 from sglp_core.removal.weight_changes import Changes
 from sglp_core.repair.repair import repair
-from sglp_core.results import require_new, write_results
-from sglp_core.sweep_figure import draw_sweep
+from sglp_core.reporting import quality_budget as quality_report
+from sglp_core.reporting import report
+from sglp_core.reporting import sweep as sweep_report
+from sglp_core.reporting.sweep_figure import draw_sweep
+from sglp_core.reporting.write_results import require_new, write_results
 
 
 def analyze(

@@ -6,7 +6,7 @@ from typing import Any
 
 from sglp_core.evaluation.quality import Quality
 from sglp_core.planning.quality_budget import Search
-from sglp_core.report import cell
+from sglp_core.reporting.report import cell
 
 
 def summary(found: Search, dense: Quality, pruned: Quality) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from sglp_core.options import SweepTarget
 from sglp_core.planning.sweep import Point, knee_of
-from sglp_core.report import cell
+from sglp_core.reporting.report import cell
 
 COLUMNS = (
     "layers", "parameters", "flops", "perplexity", "accuracy", "agreement", "kl", "prefill_seconds", "decode_seconds",

@@ -5,15 +5,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sglp_core import quality_report, report, sweep_report
 from sglp_core.analysis.cache import Origin
 from sglp_core.analysis.result import Analysis
 from sglp_core.artifact import files
 from sglp_core.data.token_windows import Calibration
-from sglp_core.figures import draw_similarity
 from sglp_core.loading.loaded_model import Opened
 from sglp_core.method import Method
 from sglp_core.planning.plan import Plan
+from sglp_core.reporting import quality_budget, report
+from sglp_core.reporting import sweep as sweep_report
+from sglp_core.reporting.similarity_figure import draw_similarity
 
 
 def require_new(output: Path) -> None:
@@ -72,7 +73,7 @@ def write_results(
     if "sweep" in content:
         text += f"\n{sweep_report.to_markdown(content['sweep'])}"
     if "quality_target" in content:
-        text += f"\n{quality_report.to_markdown(content['quality_target'])}"
+        text += f"\n{quality_budget.to_markdown(content['quality_target'])}"
     (output / "report.json").write_text(json.dumps(content, indent=2))
     (output / "report.md").write_text(text)
     if plan:
