@@ -26,8 +26,8 @@ from sglp_core.analysis.segmentation import segment
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.analysis.tracing import trace
 from sglp_core.evaluation.footprint import peak_resident_bytes
-from sglp_core.layers import layers_of
 from sglp_core.loading.loaded_model import Opened, open_model
+from sglp_core.structure.layer_stack import layers_of
 from sglp_core.tasks import Batch, logits_of, loss_of
 from sglp_service.demo import find_model
 

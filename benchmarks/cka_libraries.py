@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.data.token_windows import text_windows
-from sglp_core.layers import layer_output, layers_of
 from sglp_core.loading.loaded_model import open_model
+from sglp_core.structure.layer_stack import layer_output, layers_of
 from sglp_service.demo import find_model
 
 CACHE = Path("~/.cache/sglp").expanduser()

@@ -19,9 +19,9 @@ from rich.table import Table
 from sglp_core.data.calibration_data import prepare
 from sglp_core.data.token_windows import Calibration
 from sglp_core.evaluation.quality import Evaluation, evaluate
-from sglp_core.layers import layers_of
 from sglp_core.loading.loaded_model import open_model
 from sglp_core.repair.repair import Repair, repair
+from sglp_core.structure.layer_stack import layers_of
 
 KINDS = ("compensate", "least_squares", "refit", "auto")
 SETS = ["4,5", "3,4,5,6", "2,5,8"]

@@ -20,13 +20,13 @@ from sglp_core.data.calibration_data import Data
 from sglp_core.data.token_windows import Calibration, batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
 from sglp_core.healing.heal import Healed, Healing, HealingLoss, Trained, heal
-from sglp_core.layers import layers_of
 from sglp_core.loading.loaded_model import Opened, open_model
 from sglp_core.method import Method
 from sglp_core.options import Target
 from sglp_core.planning.choose import choose_plan, control_plans
 from sglp_core.removal.weight_changes import Changes
 from sglp_core.repair.repair import repair
+from sglp_core.structure.layer_stack import layers_of
 from sglp_core.tasks import Batch
 from sglp_service.demo import find_model
 

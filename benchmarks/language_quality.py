@@ -25,7 +25,6 @@ from sglp_core.data.calibration_data import Data
 from sglp_core.data.token_windows import Calibration, batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
 from sglp_core.healing.heal import Healing, heal
-from sglp_core.layers import layers_of
 from sglp_core.loading.loaded_model import Opened, open_model
 from sglp_core.method import PROPOSALS, Method
 from sglp_core.options import Target
@@ -35,6 +34,7 @@ from sglp_core.planning.proposals import Proposal
 from sglp_core.removal.remove_layers import bypassed
 from sglp_core.removal.weight_changes import Changes, swapped
 from sglp_core.repair.repair import Repair, repair
+from sglp_core.structure.layer_stack import layers_of
 from sglp_service.demo import find_model
 
 CACHE = Path("~/.cache/sglp").expanduser()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.layers import layer_input, layer_output
+from sglp_core.structure.layer_stack import layer_input, layer_output
 from sglp_core.tasks import Batch, logits_of
 
 

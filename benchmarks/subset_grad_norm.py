@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sglp_core.layers import StackPath
 from sglp_core.removal.remove_layers import remove_layers
+from sglp_core.structure.layer_stack import StackPath
 from sglp_core.tasks import Batch
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from sglp_core.analysis.importance import last_layers, shuffled
 from sglp_core.analysis.segmentation import Segmentation
-from sglp_core.layers import LayerStack
 from sglp_core.planning.plan import Plan
+from sglp_core.structure.layer_stack import LayerStack
 
 
 @dataclass(frozen=True)

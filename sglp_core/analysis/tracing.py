@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sglp_core.analysis.importance import LayerTrace
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.errors import BadCalibration
-from sglp_core.layers import layer_input, layer_output
+from sglp_core.structure.layer_stack import layer_input, layer_output
 from sglp_core.tasks import Batch, Task, logits_of, loss_of
 
 POSITIONS_PER_BATCH = 256

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from sglp_core.checkpoints.safetensors_header import SAFETENSORS_BITS, require_space
 from sglp_core.checkpoints.stored_tensors import StoredTensor, layer_number, stack_prefix, stored_tensors
-from sglp_core.configuration import read_config
-from sglp_core.renumbering import renumber_config
-from sglp_core.stock import model_class
+from sglp_core.structure.config import read_config
+from sglp_core.structure.config_renumbering import renumber_config
+from sglp_core.structure.model_class import model_class
 
 SHARD_BYTES = 5_000_000_000
 GENERATION = "generation_config.json"

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from sglp_core.errors import SGLPError, VerificationFailed
 from sglp_core.fresh_process import FreshProcesses
-from sglp_core.layout import layouts_of
-from sglp_core.stock import meta_model, model_class
+from sglp_core.structure.layer_signature import layouts_of
+from sglp_core.structure.model_class import meta_model, model_class
 from sglp_core.tasks import Task
 
 # Largest difference allowed, relative to the largest logit: a few units in the last place of each type, times depth.

@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.autograd.graph import saved_tensors_hooks
 
 from sglp_core.estimation.model_outline import Outline
-from sglp_core.layers import example_inputs, layers_of
-from sglp_core.stock import untrained
+from sglp_core.structure.layer_stack import example_inputs, layers_of
+from sglp_core.structure.model_class import untrained
 
 LOGIT_BYTES = 4
 PIXEL_BYTES = 4

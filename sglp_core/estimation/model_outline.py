@@ -20,14 +20,14 @@ from sglp_core.checkpoints.safetensors_header import (
 )
 from sglp_core.checkpoints.stored_tensors import stored_tensors
 from sglp_core.checkpoints.strict_json import read_json
-from sglp_core.configuration import read_config
 from sglp_core.data.images import image_shape
 from sglp_core.errors import ModelNotFound, UnsafeFormat, UnsupportedArchitecture
-from sglp_core.layers import LayerStack, measure_stack
 from sglp_core.loading.gguf_conversion import check_gguf
 from sglp_core.loading.loaded_model import processor_of
-from sglp_core.positions import require_length
-from sglp_core.stock import model_class
+from sglp_core.structure.config import read_config
+from sglp_core.structure.layer_stack import LayerStack, measure_stack
+from sglp_core.structure.max_positions import require_length
+from sglp_core.structure.model_class import model_class
 from sglp_core.tasks import Task, require_classes, task_of
 
 # Of a model on a hub whose headers were counted there.

@@ -20,10 +20,10 @@ from sglp_core.evaluation.quality import evaluate
 from sglp_core.healing.lora import Adapters, linear_layers
 from sglp_core.healing.neighbouring_layers import Neighbours
 from sglp_core.healing.training_state import Judgement, KeptState, State
-from sglp_core.layers import StackPath, layers_of
 from sglp_core.removal.remove_layers import bypassed
 from sglp_core.removal.weight_changes import Changes, frozen
 from sglp_core.repair.repair import split, windows
+from sglp_core.structure.layer_stack import StackPath, layers_of
 from sglp_core.tasks import Batch, Task, aligned, logits_of
 
 Trained = Literal["neighbours", "lora"]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sglp_core.layers import StackPath, layer_names
 from sglp_core.removal.weight_changes import Changes, owners
+from sglp_core.structure.layer_stack import StackPath, layer_names
 from sglp_core.tasks import Batch, logits_of
 
 RANK = 16

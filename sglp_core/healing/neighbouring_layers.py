@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sglp_core.layers import StackPath, layer_names, layer_output, layers_of
 from sglp_core.removal.weight_changes import Changes, frozen, owners
 from sglp_core.repair.repair import runs_of
+from sglp_core.structure.layer_stack import StackPath, layer_names, layer_output, layers_of
 from sglp_core.tasks import Batch, logits_of
 
 

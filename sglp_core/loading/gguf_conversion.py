@@ -9,10 +9,10 @@ import transformers
 from gguf import GGUFReader
 
 from sglp_core.checkpoints.gguf_header import read_tensors
-from sglp_core.configuration import read_config
 from sglp_core.errors import UnsafeFormat, as_unsupported
 from sglp_core.loading.load_weights import require_finite, require_loaded
-from sglp_core.stock import model_class
+from sglp_core.structure.config import read_config
+from sglp_core.structure.model_class import model_class
 
 FLOAT32_BYTES = 4
 

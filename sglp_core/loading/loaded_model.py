@@ -12,18 +12,18 @@ from sglp_core.analysis.result import streamed_tracing  # noqa: F401
 from sglp_core.checkpoints.fetch import Fetched, fetch
 from sglp_core.checkpoints.safetensors_header import Source, open_source
 from sglp_core.checkpoints.stored_tensors import stored_tensors
-from sglp_core.configuration import read_config
 from sglp_core.data.images import image_shape
 from sglp_core.errors import ModelNotFound
 
 # Imported for what they add to `evaluate` and `trace`: how either is done on a streamed model.
 from sglp_core.evaluation.quality import streamed as streamed_evaluation  # noqa: F401
-from sglp_core.layers import LayerStack, measure_stack
 from sglp_core.loading.available_memory import Memory, streams
 from sglp_core.loading.load_weights import load_whole
 from sglp_core.loading.streamed_model import StreamedModel
-from sglp_core.positions import require_length
-from sglp_core.stock import model_class
+from sglp_core.structure.config import read_config
+from sglp_core.structure.layer_stack import LayerStack, measure_stack
+from sglp_core.structure.max_positions import require_length
+from sglp_core.structure.model_class import model_class
 from sglp_core.tasks import Task, require_classes, task_of
 
 

@@ -20,13 +20,13 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging
 
 from sglp_core.checkpoints.stored_tensors import StoredTensor, layer_number, stack_prefix, stored_tensors
-from sglp_core.configuration import read_config
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.layers import find_stack, layer_input, layer_output, layers_of
 from sglp_core.loading.load_weights import require_finite, require_loaded
-from sglp_core.stock import model_class
+from sglp_core.structure.config import read_config
+from sglp_core.structure.layer_stack import find_stack, layer_input, layer_output, layers_of
+from sglp_core.structure.model_class import model_class
+from sglp_core.structure.timm_models import is_timm
 from sglp_core.tasks import Batch, logits_of
-from sglp_core.timm_models import is_timm
 
 TORCH_TYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,

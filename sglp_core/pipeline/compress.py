@@ -23,8 +23,6 @@ from sglp_core.evaluation.quality import Evaluation, evaluate
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.healing.heal import Healed, Healing, heal
 from sglp_core.healing.training_state import kept_state
-from sglp_core.layers import layers_of
-from sglp_core.layout import require_layout
 from sglp_core.loading.available_memory import Memory
 from sglp_core.loading.loaded_model import Opened, open_model
 from sglp_core.loading.streamed_model import StreamedModel
@@ -41,6 +39,8 @@ from sglp_core.reporting import report
 from sglp_core.reporting import sweep as sweep_report
 from sglp_core.reporting.sweep_figure import draw_sweep
 from sglp_core.reporting.write_results import require_new, write_results
+from sglp_core.structure.layer_signature import require_layout
+from sglp_core.structure.layer_stack import layers_of
 
 
 def analyze(

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sglp_core.analysis.result import Analysis
-from sglp_core.layers import layers_of
 from sglp_core.loading.loaded_model import Opened
 from sglp_core.method import PROPOSALS, Method
 from sglp_core.options import Target
@@ -14,6 +13,7 @@ from sglp_core.planning.layer_kinds import plan_keeping_kinds
 from sglp_core.planning.plan import Plan, costs_of_layers, segment_ranks
 from sglp_core.planning.proposals import Proposal, propose, refined_proposal, select
 from sglp_core.repair.repair import Repaired, estimates_batch_norms, folds, windows
+from sglp_core.structure.layer_stack import layers_of
 from sglp_core.tasks import Batch
 
 # In forward passes over the calibration data: one forward, and a backward that costs two.

@@ -15,13 +15,13 @@ from dataclasses import replace
 from statistics import fmean
 
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.layers import layers_of
 from sglp_core.loading.loaded_model import Opened
 from sglp_core.planning.harm import harm_of
 from sglp_core.planning.proposals import Proposal
 from sglp_core.repair.cut import Judged
 from sglp_core.repair.repair import JUDGED_SHARE, Repair, Repaired, folds, repair, runs_of, split, windows
 from sglp_core.repair.write_finder import Forms
+from sglp_core.structure.layer_stack import layers_of
 from sglp_core.tasks import IGNORED, Batch, together
 
 BEST = 3

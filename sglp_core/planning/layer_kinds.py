@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sglp_core.layers import LayerStack
 from sglp_core.options import Target
 from sglp_core.planning.plan import Plan, plan
+from sglp_core.structure.layer_stack import LayerStack
 
 
 def plan_keeping_kinds(

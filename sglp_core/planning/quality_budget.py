@@ -14,7 +14,6 @@ from sglp_core.analysis.result import Analysis
 from sglp_core.data.calibration_data import Data
 from sglp_core.errors import BadCalibration, TargetUnreachable
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.layers import layers_of
 from sglp_core.loading.loaded_model import Opened
 from sglp_core.method import Method
 from sglp_core.options import QualityTarget, Target
@@ -22,6 +21,7 @@ from sglp_core.planning.choose import choose_plan
 from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import Proposal
 from sglp_core.repair.repair import repair
+from sglp_core.structure.layer_stack import layers_of
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sglp_core.layers import layer_input
 from sglp_core.removal.remove_layers import bypassed
 from sglp_core.removal.weight_changes import Changes, held
-from sglp_core.renumbering import TAILS
+from sglp_core.structure.config_renumbering import TAILS
+from sglp_core.structure.layer_stack import layer_input
 
 
 class Skipper:

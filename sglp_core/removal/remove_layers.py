@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from sglp_core.layers import StackPath, layer_input, layers_of
-from sglp_core.renumbering import renumber_config
-from sglp_core.stages import remove_blocks
-from sglp_core.timm_models import is_timm, say_depth
+from sglp_core.structure.config_renumbering import renumber_config
+from sglp_core.structure.layer_stack import StackPath, layer_input, layers_of
+from sglp_core.structure.stages import remove_blocks
+from sglp_core.structure.timm_models import is_timm, say_depth
 
 INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_index")
 

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from sglp_core.layers import StackPath, layers_of
 from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.removal.weight_changes import Changes
 from sglp_core.repair.batch_norm import has_batch_norms, repair_batch_norms
 from sglp_core.repair.cut import Cut, Judged
 from sglp_core.repair.result import Attempt
 from sglp_core.repair.write_finder import Forms
+from sglp_core.structure.layer_stack import StackPath, layers_of
 from sglp_core.tasks import Batch, Task
 
 Repair = Literal["none", "compensate", "least_squares", "refit", "batch_norm", "auto"]

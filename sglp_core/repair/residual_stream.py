@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sglp_core.layers import layer_input, layer_output
 from sglp_core.removal.bypass import Skipper
 from sglp_core.removal.weight_changes import Changes, swapped
 from sglp_core.repair.residual_writes import Call, NoForm, Write
+from sglp_core.structure.layer_stack import layer_input, layer_output
 from sglp_core.tasks import Batch, logits_of
 
 

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from sglp_core.layers import layers_of
 from sglp_core.repair.residual_stream import calls_of
 from sglp_core.repair.residual_writes import Write, Writes, find_inside, find_writes
+from sglp_core.structure.layer_stack import layers_of
 from sglp_core.tasks import Batch
 
 PROBE_ROWS, PROBE_TOKENS = 2, 16

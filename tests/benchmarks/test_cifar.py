@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from benchmarks.cifar_models import CLASSES, write_model
 from benchmarks.subset_grad_norm import shares, subset_grad_norm
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
-from sglp_core.layers import find_stack
+from sglp_core.structure.layer_stack import find_stack
 from sglp_core.tasks import Batch
 
 DATA = Path(__file__).parents[3] / "shared/data"

@@ -13,8 +13,8 @@ from torch import nn
 from sglp_core import architectures
 from sglp_core.artifact.verify import Written, probe_logits, verify
 from sglp_core.fresh_process import FreshProcesses
-from sglp_core.layers import find_stack, layers_of, measure_stack
 from sglp_core.removal.remove_layers import bypassed, remove_layers
+from sglp_core.structure.layer_stack import find_stack, layers_of, measure_stack
 from sglp_core.tasks import task_of
 
 SMALL = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 8, "num_attention_heads": 4}

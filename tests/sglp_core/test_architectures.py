@@ -13,7 +13,7 @@ from sglp_core.architectures import (
     CifarVGGConfig,
     CifarVGGForImageClassification,
 )
-from sglp_core.layers import measure_stack
+from sglp_core.structure.layer_stack import measure_stack
 
 PIXELS = (32 * 32, 16 * 16, 8 * 8)
 WIDTHS = (16, 32, 64)

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, ViTImageProcessor
 from sglp_core import Calibration, SGLPError, Target, estimate
 from sglp_core.estimation.memory import peak_bytes, saved_for_backward
 from sglp_core.estimation.model_outline import read_outline
-from sglp_core.layers import example_inputs, find_stack, layers_of, measure_stack
+from sglp_core.structure.layer_stack import example_inputs, find_stack, layers_of, measure_stack
 from tests.round_trip.test_round_trip import CASES, STAGED_CASES
 from tests.services import bad_models
 from tests.worker.tiny_model import LAYERS, write_tiny_model

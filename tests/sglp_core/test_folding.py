@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sglp_core.layers import find_stack, layers_of
 from sglp_core.removal.remove_layers import bypassed
 from sglp_core.removal.weight_changes import swapped
 from sglp_core.repair.compensate import fold_growth, scaled
 from sglp_core.repair.fold import fold, fold_change
 from sglp_core.repair.residual_writes import NoForm
 from sglp_core.repair.write_finder import Forms
+from sglp_core.structure.layer_stack import find_stack, layers_of
 from tests.sglp_core.repair_models import FAMILIES, POST_NORM, PRE_NORM, apart, batches, build, logits
 
 

@@ -9,7 +9,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.layers import find_stack, layers_of
 from sglp_core.options import Target
 from sglp_core.planning.harm import SAMPLES_AT_ONCE, Judge, harm_of
 from sglp_core.planning.local_search import refine
@@ -18,6 +17,7 @@ from sglp_core.planning.proposals import select
 from sglp_core.removal.remove_layers import bypassed, remove_layers
 from sglp_core.removal.weight_changes import apply
 from sglp_core.repair.batch_norm import estimate_statistics
+from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_core.tasks import Batch
 
 LAYERS = 8

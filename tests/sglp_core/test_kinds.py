@@ -5,10 +5,10 @@ import pytest
 import transformers
 
 from sglp_core.errors import TargetUnreachable
-from sglp_core.layers import LayerStack, measure_stack
 from sglp_core.options import Target
 from sglp_core.planning.layer_kinds import plan_keeping_kinds
 from sglp_core.planning.plan import costs_of_layers
+from sglp_core.structure.layer_stack import LayerStack, measure_stack
 
 LAYERS = 8
 ATTENTION = (2, 5)

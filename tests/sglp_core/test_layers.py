@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.layers import measure_stack
+from sglp_core.structure.layer_stack import measure_stack
 
 LLAMA = LlamaConfig(
     vocab_size=99,

@@ -10,8 +10,8 @@ import transformers
 
 from sglp_core import Calibration, Evaluation, Target, compress
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.layers import LayerStack, measure_stack
-from sglp_core.layout import layouts_of, require_layout, stays_what_it_is
+from sglp_core.structure.layer_signature import layouts_of, require_layout, stays_what_it_is
+from sglp_core.structure.layer_stack import LayerStack, measure_stack
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 SMALL: dict[str, Any] = {

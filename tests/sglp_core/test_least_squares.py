@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from sglp_core.layers import find_stack
 from sglp_core.removal.weight_changes import swapped
 from sglp_core.repair.least_squares import ElementwiseFit, LinearFit
 from sglp_core.repair.refit import MOST_FEATURES, RIDGES, Refit
@@ -14,6 +13,7 @@ from sglp_core.repair.refit_through_norm import RefitThroughNorm
 from sglp_core.repair.residual_stream import cut_streams
 from sglp_core.repair.residual_writes import NoForm
 from sglp_core.repair.write_finder import Forms
+from sglp_core.structure.layer_stack import find_stack
 from sglp_core.tasks import Batch
 from tests.sglp_core.repair_models import POST_NORM, batches, build
 

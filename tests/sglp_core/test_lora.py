@@ -12,10 +12,10 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.healing.heal import Healing, heal
 from sglp_core.healing.lora import RANK, Adapters, linear_layers
-from sglp_core.layers import find_stack
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.removal.weight_changes import frozen
 from sglp_core.repair.repair import split
+from sglp_core.structure.layer_stack import find_stack
 from sglp_core.tasks import Batch, logits_of, loss_of
 from tests.sglp_core.small_models import batches, build
 

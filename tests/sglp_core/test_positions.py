@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from sglp_core import Calibration, SGLPError, Target, compress
-from sglp_core.positions import most_positions
+from sglp_core.structure.max_positions import most_positions
 from tests.worker.tiny_model import write_tiny_model
 
 SMALL = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -5,10 +5,10 @@ from transformers import LlamaConfig
 from sglp_core.analysis.result import Analysis
 from sglp_core.analysis.segmentation import Segmentation
 from sglp_core.errors import TargetUnreachable
-from sglp_core.layers import measure_stack
 from sglp_core.options import Target
 from sglp_core.planning.choose import ANALYSIS_PASSES, search_budget
 from sglp_core.planning.proposals import propose
+from sglp_core.structure.layer_stack import measure_stack
 
 CONFIG = LlamaConfig(
     vocab_size=50,

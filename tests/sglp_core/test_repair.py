@@ -9,11 +9,11 @@ import transformers
 from torch import Tensor, nn
 
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.layers import find_stack, layers_of
 from sglp_core.removal.remove_layers import bypassed
 from sglp_core.repair.repair import KINDS, repair, runs_of, split
 from sglp_core.repair.residual_stream import calls_of, cut_streams
 from sglp_core.repair.residual_writes import NoForm, find_writes
+from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_core.tasks import Batch
 from tests.sglp_core.repair_models import FAMILIES, GROUPED, POST_NORM, batches, build
 

@@ -13,8 +13,8 @@ from sglp_core.artifact.shards import copy_kept_layers
 from sglp_core.checkpoints.safetensors_header import check_safetensors
 from sglp_core.checkpoints.stored_tensors import stack_prefix, stored_tensors
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.layers import find_stack
 from sglp_core.removal.remove_layers import remove_layers
+from sglp_core.structure.layer_stack import find_stack
 
 SMALL = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4}
 GROUPED = {**SMALL, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}

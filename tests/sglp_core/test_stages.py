@@ -6,8 +6,8 @@ import pytest
 from transformers import MobileNetV2Config, ResNetConfig, SwinConfig, SwinForImageClassification
 
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.layers import find_stack, measure_stack
-from sglp_core.stages import removable_runs
+from sglp_core.structure.layer_stack import find_stack, measure_stack
+from sglp_core.structure.stages import removable_runs
 
 STAGES = ((0, 4), (5, 7))
 FORMS = ("a", "b", "a", "b", "a", "a", "b", "a")

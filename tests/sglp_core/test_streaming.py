@@ -15,8 +15,8 @@ from sglp_core.analysis.tracing import trace
 from sglp_core.errors import UnsafeFormat, UnsupportedArchitecture
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.evaluation.streamed import evaluate_streamed
-from sglp_core.layers import find_stack, layers_of
 from sglp_core.loading.streamed_model import StreamedModel
+from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_core.tasks import Batch, logits_of, task_of
 
 SMALL = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 5, "num_attention_heads": 4}

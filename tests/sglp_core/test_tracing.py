@@ -7,7 +7,7 @@ from sglp_core.analysis.importance import LayerTrace, angular, angular_of_runs, 
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.analysis.tracing import trace
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
-from sglp_core.layers import layers_of, measure_stack
+from sglp_core.structure.layer_stack import layers_of, measure_stack
 from sglp_core.tasks import Batch
 
 

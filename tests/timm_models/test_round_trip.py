@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sglp_core.artifact.verify import Written, difference, probe_logits, verify
-from sglp_core.configuration import read_config
 from sglp_core.fresh_process import FreshProcesses
-from sglp_core.layers import layers_of, measure_stack
 from sglp_core.loading.loaded_model import Opened, open_model
 from sglp_core.removal.remove_layers import bypassed, remove_layers
+from sglp_core.structure.config import read_config
+from sglp_core.structure.layer_stack import layers_of, measure_stack
 from tests.timm_models.tiny_timm import CONVNEXT, RESNET, SIZE, SWIN, VIT, read_tiny_timm, write_tiny_timm
 
 CONVIT = {"img_size": SIZE, "patch_size": 8, "embed_dim": 8, "depth": 6, "num_heads": 4, "local_up_to_layer": 2}

@@ -17,7 +17,7 @@ from torch import nn
 from transformers.utils import is_timm_available
 
 from sglp_core.errors import UnsafeFormat, UnsupportedArchitecture
-from sglp_core.module_lists import lists_in, rows_in
+from sglp_core.structure.module_lists import lists_in, rows_in
 
 MODEL_TYPE = "timm_wrapper"
 WRAPPED = "timm_model"

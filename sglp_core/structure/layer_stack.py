@@ -18,10 +18,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sglp_core.checkpoints.safetensors_header import require_stored
 from sglp_core.errors import UnsupportedArchitecture, as_unsupported
-from sglp_core.layout import forms_of, layouts_of
-from sglp_core.stages import Shapes, alike, blocks_of_stages, form_of, removable_blocks, removable_runs, stage_lists
-from sglp_core.stock import meta_model, untrained
-from sglp_core.timm_models import is_timm
+from sglp_core.structure.layer_signature import forms_of, layouts_of
+from sglp_core.structure.model_class import meta_model, untrained
+from sglp_core.structure.stages import (
+    Shapes,
+    alike,
+    blocks_of_stages,
+    form_of,
+    removable_blocks,
+    removable_runs,
+    stage_lists,
+)
+from sglp_core.structure.timm_models import is_timm
 
 StackPath = str | tuple[str, ...]
 

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from sglp_core.configuration import read_config
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.renumbering import renumber_config
-from sglp_core.stages import removable_runs
-from sglp_core.stock import meta_model
+from sglp_core.structure.config import read_config
+from sglp_core.structure.config_renumbering import renumber_config
+from sglp_core.structure.model_class import meta_model
+from sglp_core.structure.stages import removable_runs
 
 # What differs with the place of a layer and makes no difference to what it computes: its number, of how many, and how
 # often it is left out in training.

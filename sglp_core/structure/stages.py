@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.module_lists import rows_in
-from sglp_core.timm_models import find_depth, is_timm, say_depth
+from sglp_core.structure.module_lists import rows_in
+from sglp_core.structure.timm_models import find_depth, is_timm, say_depth
 
 # Attributes that a stock class sets by a block's position in its stage.
 POSITIONAL = ("shift_size",)

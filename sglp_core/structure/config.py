@@ -8,7 +8,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.timm_models import NEEDED, is_timm, make_loadable
+from sglp_core.structure.timm_models import NEEDED, is_timm, make_loadable
 
 
 def read_config(directory: Path, **options: Any) -> transformers.PretrainedConfig:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from sglp_core.errors import BadCalibration
-from sglp_core.stock import meta_model
+from sglp_core.structure.model_class import meta_model
 
 TABLE = re.compile(r"(^|[._])(wpe|embed_positions|position_embeddings?)$")
 
