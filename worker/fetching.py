@@ -9,7 +9,7 @@ from typing import Any
 from jobs.artifacts import ArtifactStore
 from jobs.repository import DeclaredFile, StoredUpload
 from jobs.uploads import key_of
-from worker.patience import Patience
+from worker.retrying import Patience
 
 COPIES = "uploads"
 

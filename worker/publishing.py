@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jobs.artifacts import ArtifactStore, StorageUnavailable
 from jobs.repository import PublishedArtifact, StoredAnalysis
-from worker.patience import Patience
+from worker.retrying import Patience
 
 MANIFEST = "manifest.json"
 

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 from jobs.artifacts import StorageForbidden
 from jobs.destinations import Destination
 from jobs.repository import PublishedArtifact
-from worker.patience import Patience
 from worker.places import Place
 from worker.publishing import MANIFEST
 from worker.push_to_hub import PlaceOnHub
 from worker.push_to_store import PlaceInStore
+from worker.retrying import Patience
 
 
 class PushForbidden(Exception):
