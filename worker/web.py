@@ -12,7 +12,7 @@ import certifi
 import httpcore
 
 from jobs.uris import is_plain_path, place_of
-from worker.egress import AddressRefused, guarded_pool
+from worker.network.egress import AddressRefused, guarded_pool
 from worker.remote import Interrupted, RemoteFile, SourceError, changed
 
 MAX_REDIRECTS = 5

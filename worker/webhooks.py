@@ -14,7 +14,7 @@ from standardwebhooks import Webhook
 from jobs.database import transaction
 from jobs.repository import DeliveryRepository, DueDelivery
 from jobs.signing_secrets import LostSecretKey, Sealer
-from worker.egress import guarded_pool
+from worker.network.egress import guarded_pool
 
 # From one try to the next; with the jitter about three days in all.
 RETRY_SECONDS = (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)

@@ -10,7 +10,7 @@ import pytest
 
 from jobs.addresses import may_connect
 from tests.services.receiver import receiver
-from worker.egress import AddressRefused, guarded_pool
+from worker.network.egress import AddressRefused, guarded_pool
 
 REFUSED = [
     "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1",
