@@ -26,8 +26,8 @@ from jobs.uris import ForbiddenURI, place_of, upload_id_of
 from worker.fetching import COPIES, Fetch, UploadDamaged, as_named, made_local
 from worker.lease import Lease, Stop
 from worker.process import ChildProcess
-from worker.publishing import Publication, read_analysis
-from worker.pushing import Push, PushForbidden
+from worker.results.publish import Publication, read_analysis
+from worker.results.push import Push, PushForbidden
 from worker.workspace import remove_abandoned, workspace
 
 TICK_SECONDS = 0.25

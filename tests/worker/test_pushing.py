@@ -11,7 +11,7 @@ from jobs.artifacts import ArtifactStore, StorageUnavailable, open_place
 from jobs.destinations import Destination
 from jobs.repository import PublishedArtifact
 from tests.services.s3 import S3
-from worker.pushing import Push, PushForbidden
+from worker.results.push import Push, PushForbidden
 
 FILES = {"model/config.json": b"{}", "model/model.safetensors": bytes(range(256)) * 10, "report.json": b"[]"}
 

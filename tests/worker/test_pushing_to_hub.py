@@ -10,7 +10,7 @@ from jobs.artifacts import StorageUnavailable
 from jobs.destinations import Destination
 from tests.services.writable_hub import WritableHub, writable_hub
 from tests.worker.test_pushing import FILES, published, pushed
-from worker.pushing import Push, PushForbidden
+from worker.results.push import Push, PushForbidden
 
 MODEL = {name.removeprefix("model/"): content for name, content in FILES.items() if name.startswith("model/")}
 

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 from jobs.artifacts import StorageForbidden
 from jobs.destinations import Destination
 from jobs.repository import PublishedArtifact
-from worker.places import Place
-from worker.publishing import MANIFEST
-from worker.push_to_hub import PlaceOnHub
-from worker.push_to_store import PlaceInStore
+from worker.results.destination import Place
+from worker.results.publish import MANIFEST
+from worker.results.push_to_hub import PlaceOnHub
+from worker.results.push_to_store import PlaceInStore
 from worker.retrying import Patience
 
 

@@ -8,8 +8,8 @@ from urllib.parse import unquote, urlsplit
 from jobs.artifacts import ArtifactStore, StorageForbidden, StorageUnavailable, open_place
 from jobs.destinations import Destination
 from jobs.repository import PublishedArtifact
-from worker.places import Step
-from worker.publishing import MANIFEST
+from worker.results.destination import Step
+from worker.results.publish import MANIFEST
 
 
 class PlaceInStore:

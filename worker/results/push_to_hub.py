@@ -15,7 +15,7 @@ from huggingface_hub.utils import disable_progress_bars, httpx
 
 from jobs.artifacts import StorageForbidden, StorageUnavailable
 from jobs.repository import PublishedArtifact
-from worker.places import Step
+from worker.results.destination import Step
 
 MODEL, EVIDENCE = "model/", "sglp/"
 # What a library might load instead of the weights that were pushed.

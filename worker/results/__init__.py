@@ -1,0 +1,1 @@
+"""From the child's output folder to the artifact store and other destinations."""
