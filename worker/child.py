@@ -23,9 +23,9 @@ import pyprctl
 
 from jobs.tracing import Span, begin_span, configure_tracing, span_of
 from jobs.uris import place_of
-from worker.hub_cache import hold, make_room
-from worker.remote import SourceError
-from worker.sources import Limits, Sources, is_remote
+from worker.sources.hub_cache import hold, make_room
+from worker.sources.model_files import Limits, Sources, is_remote
+from worker.sources.place import SourceError
 from worker.workspace import remove_abandoned, workspace
 
 

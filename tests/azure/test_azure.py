@@ -14,8 +14,8 @@ from jobs.destinations import Destination
 from tests.services.azurite import Azurite, azurite
 from tests.worker.test_pushing import FILES, content_of, make_output, pushed
 from tests.worker.tiny_model import write_text, write_tiny_model
-from worker.remote import SourceError
-from worker.sources import Limits, Sources
+from worker.sources.model_files import Limits, Sources
+from worker.sources.place import SourceError
 
 Open = Callable[..., Sources]
 

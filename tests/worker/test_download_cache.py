@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.services.web import Handler, Web, web
-from worker.download_cache import DownloadCache
-from worker.remote import RemoteFile, SourceError
+from worker.sources.download_cache import DownloadCache
+from worker.sources.place import RemoteFile, SourceError
 
 WEIGHTS = os.urandom(1 << 20)
 PROGRAM = """
 import sys
 from pathlib import Path
-from worker.sources import Limits, Sources
+from worker.sources.model_files import Limits, Sources
 
 url, folder, cache = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 folder.mkdir()

@@ -12,7 +12,7 @@ from jobs.repository import DeclaredFile, StoredUpload
 from jobs.settings import Settings
 from tests.services.faulty_proxy import Fault, faulty_proxy
 from tests.services.s3 import S3
-from worker.fetching import Fetch, UploadDamaged, as_named, made_local
+from worker.sources.uploads import Fetch, UploadDamaged, as_named, made_local
 
 CONTENT = bytes(range(256)) * 1000
 URI = "upload://upload_" + "0" * 26

@@ -14,10 +14,10 @@ from tests.services.processes import free_port
 from tests.services.s3 import S3
 from tests.worker.test_process import folder, follow, request
 from tests.worker.tiny_model import tiny_spec, write_text, write_tiny_model
-from worker.buckets import Bucket
 from worker.process import ChildProcess
-from worker.remote import SourceError
-from worker.sources import Limits, Sources
+from worker.sources.buckets import Bucket
+from worker.sources.model_files import Limits, Sources
+from worker.sources.place import SourceError
 
 Open = Callable[..., Sources]
 
@@ -75,7 +75,7 @@ def test_a_model_and_text_from_a_bucket_become_a_smaller_model(
 
 @pytest.fixture
 def open_sources(s3_server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
-    monkeypatch.setattr("worker.sources.FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("worker.sources.model_files.FIRST_PAUSE_SECONDS", 0.01)
 
     def opened(place: str = s3_server.url, **options: str) -> Sources:
         (folder := tmp_path / "job").mkdir()

@@ -13,8 +13,8 @@ import pytest
 
 from tests.services.processes import free_port
 from tests.services.web import Handler, Web, break_after, drip, endless, redirect_to, web
-from worker.remote import SourceError
-from worker.sources import Limits, Sources
+from worker.sources.model_files import Limits, Sources
+from worker.sources.place import SourceError
 
 LIMITS = Limits(max_bytes=1 << 26, max_files=50, seconds=30, cache_bytes=1 << 27)
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -32,7 +32,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
             "/tiny/model.safetensors": WEIGHTS,
         }
         monkeypatch.setenv("SSL_CERT_FILE", str(running.certificate))
-        monkeypatch.setattr("worker.sources.FIRST_PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr("worker.sources.model_files.FIRST_PAUSE_SECONDS", 0.01)
         yield running
 
 

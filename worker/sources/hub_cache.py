@@ -1,6 +1,6 @@
 """The hub client's cache, held below a bound: blobs that were not used for longest go, and never one that a job uses.
 
-As in `worker.download_cache`, a job uses hard links in a folder of its own. What the client finds gone, it downloads.
+As in `worker.sources.download_cache`, a job uses hard links in a folder of its own. What the client finds gone, it downloads.
 """
 
 import os
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from worker.remote import SourceError
+from worker.sources.place import SourceError
 
 TRIES = 3
 # The client writes to these while it downloads.

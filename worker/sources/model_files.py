@@ -16,10 +16,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from jobs.uris import PLACE_SCHEMES, place_of
-from worker.buckets import Bucket
-from worker.download_cache import DownloadCache
-from worker.remote import Interrupted, Place, RemoteFile, SourceError
-from worker.web import Website
+from worker.sources.buckets import Bucket
+from worker.sources.download_cache import DownloadCache
+from worker.sources.https import Website
+from worker.sources.place import Interrupted, Place, RemoteFile, SourceError
 
 CONFIGURATION = "config.json"
 INDEX = "model.safetensors.index.json"

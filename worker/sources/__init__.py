@@ -1,0 +1,1 @@
+"""Fetching models and data for a job."""
