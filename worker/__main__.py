@@ -8,7 +8,7 @@ from jobs.logs import configure_logs
 from jobs.settings import Settings
 from jobs.tracing import configure_tracing
 from worker.celery_app import TASK, make_app, queue_of
-from worker.supervisor import Supervisor
+from worker.supervision.supervisor import Supervisor
 
 
 def main() -> None:

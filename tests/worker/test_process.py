@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.worker.tiny_model import tiny_spec, write_text, write_tiny_model
-from worker.process import ChildProcess
+from worker.supervision.child_process import ChildProcess
 
 DEFAULTS: dict[str, Any] = {
     "method": {
@@ -158,7 +158,7 @@ def test_closing_kills_what_the_child_has_started(tmp_path: Path) -> None:
 
 def test_the_child_dies_with_its_parent(tmp_path: Path, silent_hub: None) -> None:
     program = (
-        "import json, sys; from pathlib import Path; from worker.process import ChildProcess\n"
+        "import json, sys; from pathlib import Path; from worker.supervision.child_process import ChildProcess\n"
         "child = ChildProcess(json.loads(sys.argv[1]), Path(sys.argv[2]))\n"
         "while not list(child.messages(60)): pass\n"
         "print(child._process.pid, flush=True); child.messages(60); input()"

@@ -14,10 +14,10 @@ from tests.services.processes import free_port
 from tests.services.s3 import S3
 from tests.worker.test_process import folder, follow, request
 from tests.worker.tiny_model import tiny_spec, write_text, write_tiny_model
-from worker.process import ChildProcess
 from worker.sources.buckets import Bucket
 from worker.sources.model_files import Limits, Sources
 from worker.sources.place import SourceError
+from worker.supervision.child_process import ChildProcess
 
 Open = Callable[..., Sources]
 

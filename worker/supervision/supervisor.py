@@ -23,11 +23,11 @@ from jobs.repository import Claim, ClaimRepository, PublishedArtifact, missing_c
 from jobs.settings import Settings
 from jobs.tracing import Span, span_of
 from jobs.uris import ForbiddenURI, place_of, upload_id_of
-from worker.lease import Lease, Stop
-from worker.process import ChildProcess
 from worker.results.publish import Publication, read_analysis
 from worker.results.push import Push, PushForbidden
 from worker.sources.uploads import COPIES, Fetch, UploadDamaged, as_named, made_local
+from worker.supervision.child_process import ChildProcess
+from worker.supervision.lease import Lease, Stop
 from worker.workspace import remove_abandoned, workspace
 
 TICK_SECONDS = 0.25
