@@ -18,8 +18,8 @@ from jobs.repository import BROKER, SCHEDULER, HealthRepository, UpkeepRepositor
 from jobs.settings import Settings
 from jobs.signing_secrets import make_sealer
 from worker.celery_app import TASK, make_app, queue_of
-from worker.sweeping import Sweeper
-from worker.webhooks import WebhookSender
+from worker.upkeep.cleanup import Sweeper
+from worker.upkeep.webhook_delivery import WebhookSender
 
 BATCH = 100
 BROKER_SECONDS = 5

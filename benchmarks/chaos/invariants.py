@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, select
 from jobs.artifacts import ArtifactStore
 from jobs.states import TERMINAL
 from jobs.tables import Artifact, Event, Job, WebhookDelivery, WebhookEndpoint
-from worker.sweeping import attempt_of
+from worker.upkeep.cleanup import attempt_of
 
 
 def violations(connection: Connection, store: ArtifactStore, accepted: Mapping[str, str]) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from jobs.settings import Settings
 from jobs.tables import AuditEvent
 from tests.api.conftest import SPEC
 from tests.api.keyed import key_id_of, make_key, with_keys
-from worker.sweeping import Sweeper
+from worker.upkeep.cleanup import Sweeper
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from jobs.settings import Settings
 from jobs.tables import Artifact
 from tests.api.conftest import FILES, SPEC
 from tests.api.keyed import assert_problem, make_key, with_keys
-from worker.sweeping import Sweeper
+from worker.upkeep.cleanup import Sweeper
 
 Sessions = sessionmaker[Session]
 BOTH = (Scope.JOBS_READ, Scope.JOBS_WRITE)

@@ -18,7 +18,7 @@ from jobs.repository import JobRepository, UpkeepRepository
 from jobs.settings import Settings
 from jobs.tables import IdempotencyKey, Job, Leftover
 from tests.api.conftest import SPEC, serving
-from worker.sweeping import Sweeper
+from worker.upkeep.cleanup import Sweeper
 
 Submit = Callable[[], str]
 KEY = {"Idempotency-Key": "nightly-2026-11-24"}

@@ -15,7 +15,7 @@ from jobs.settings import Settings
 from jobs.signing_secrets import make_sealer
 from tests.api.conftest import serving
 from tests.services.receiver import receiver
-from worker.webhooks import WebhookSender
+from worker.upkeep.webhook_delivery import WebhookSender
 
 SGLP_COMMAND = [sys.executable, "-c", "from sglp_client.cli.app import app; app()", "webhooks"]
 LOOPBACK = "127.0.0.0/8"

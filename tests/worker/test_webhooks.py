@@ -21,8 +21,8 @@ from jobs.signing_secrets import Sealer, new_secret
 from jobs.spec import JobSpec
 from jobs.tables import WebhookDelivery, WebhookEndpoint
 from tests.services.receiver import Receiver, receiver
-from worker import webhooks
-from worker.webhooks import RETRY_SECONDS, WebhookSender
+from worker.upkeep import webhook_delivery
+from worker.upkeep.webhook_delivery import RETRY_SECONDS, WebhookSender
 
 SPEC = JobSpec.model_validate({"mode": "analyze", "model": {"uri": "hf://org/name"}})
 EVERY = ("job.succeeded", "job.failed", "job.cancelled")
@@ -153,11 +153,11 @@ def test_after_the_last_try_it_is_given_up(
 
 
 def test_the_schedule_is_about_three_days() -> None:
-    waits = [webhooks.retry_seconds(attempt) for attempt in range(1, len(RETRY_SECONDS) + 2)]
+    waits = [webhook_delivery.retry_seconds(attempt) for attempt in range(1, len(RETRY_SECONDS) + 2)]
     assert waits.pop() is None
     total = sum(wait for wait in waits if wait)
     assert 3 * 86400 < total < 4 * 86400
-    assert len({webhooks.retry_seconds(3) for _ in range(10)}) > 1
+    assert len({webhook_delivery.retry_seconds(3) for _ in range(10)}) > 1
 
 
 def test_an_endpoint_that_is_gone_is_told_nothing_more(
@@ -251,7 +251,7 @@ def test_an_address_that_is_not_public_is_not_connected_to(sessions: sessionmake
 def test_a_receiver_that_is_not_there_or_never_answers_is_an_error_of_that_delivery_alone(
     sessions: sessionmaker[Session], hook: Receiver, sender: WebhookSender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(webhook_delivery, "TIMEOUT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         add(sessions, f"http://127.0.0.1:{silent.getsockname()[1]}/")
         add(sessions, "http://127.0.0.1:1/")
@@ -274,7 +274,7 @@ def test_a_receiver_that_drips_does_not_hold_the_others_up(
     monkeypatch: pytest.MonkeyPatch,
     start: bytes,
 ) -> None:
-    monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(webhook_delivery, "TIMEOUT_SECONDS", 1.0)
     ended = threading.Event()
 
     def drip(listening: socket.socket) -> None:
@@ -310,12 +310,12 @@ def silent() -> Iterator[str]:
 def test_one_tenants_slow_receivers_hold_up_nobody_elses(
     sessions: sessionmaker[Session], hook: Receiver, sender: WebhookSender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setattr(webhook_delivery, "TIMEOUT_SECONDS", 2.0)
     with silent() as slow:
         # Four times as many as are sent at once, and due before anything else.
         for _ in range(4):
             add(sessions, slow, tenant="slow")
-        for _ in range(webhooks.AT_ONCE):
+        for _ in range(webhook_delivery.AT_ONCE):
             cancel_a_job(sessions, "slow")
         add(sessions, hook.url)
         wanted = [cancel_a_job(sessions) for _ in range(10)]
@@ -325,11 +325,11 @@ def test_one_tenants_slow_receivers_hold_up_nobody_elses(
         while len(hook.received) < len(wanted) and time.monotonic() - begin < 30:
             time.sleep(0.05)
         waiting = [row for row in rows(sessions) if row.attempts == 0]
-        monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 0.01)
+        monkeypatch.setattr(webhook_delivery, "TIMEOUT_SECONDS", 0.01)
         sending.join()
     assert {json.loads(body)["data"]["id"] for _, body in hook.received} == set(wanted)
     # Still about the first of the slow ones by then: nobody waited for more than one round of them.
-    assert len(waiting) >= 4 * webhooks.AT_ONCE - 3 * webhooks.AT_ONCE_OF_A_TENANT
+    assert len(waiting) >= 4 * webhook_delivery.AT_ONCE - 3 * webhook_delivery.AT_ONCE_OF_A_TENANT
     assert {row.attempts for row in rows(sessions)} == {1}
 
 

@@ -14,7 +14,7 @@ from jobs.tables import Upload
 from tests.api.conftest import SPEC
 from tests.api.keyed import assert_problem, make_key
 from tests.api.uploads.declaring import LARGE, TEXT, Key, Sessions, declare, declared, opened, reading, ready, stored
-from worker.sweeping import Sweeper
+from worker.upkeep.cleanup import Sweeper
 
 
 def test_an_upload_counts_against_its_tenants_quota_from_its_declaration(

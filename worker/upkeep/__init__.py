@@ -1,0 +1,1 @@
+"""What the scheduler does besides: cleaning up, delivering webhooks."""
