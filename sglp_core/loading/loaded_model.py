@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-from sglp_core.analysis.result import streamed_tracing  # noqa: F401
+from sglp_core.analysis import streamed_tracing  # noqa: F401
 from sglp_core.checkpoints.fetch import Fetched, fetch
 from sglp_core.checkpoints.safetensors_header import Source, open_source
 from sglp_core.checkpoints.stored_tensors import stored_tensors
@@ -16,7 +16,7 @@ from sglp_core.data.images import image_shape
 from sglp_core.errors import ModelNotFound
 
 # Imported for what they add to `evaluate` and `trace`: how either is done on a streamed model.
-from sglp_core.evaluation.quality import streamed as streamed_evaluation  # noqa: F401
+from sglp_core.evaluation import streamed as streamed_evaluation  # noqa: F401
 from sglp_core.loading.available_memory import Memory, streams
 from sglp_core.loading.load_weights import load_whole
 from sglp_core.loading.streamed_model import StreamedModel

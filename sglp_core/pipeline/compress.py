@@ -28,9 +28,10 @@ from sglp_core.loading.loaded_model import Opened, open_model
 from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.method import Method
 from sglp_core.options import QualityTarget, SweepTarget, Target
+from sglp_core.planning import quality_budget
+from sglp_core.planning import sweep as sweeping
 from sglp_core.planning.choose import Choice, choose_plan, control_plans
-from sglp_core.planning.plan import Plan, quality_budget
-from sglp_core.planning.plan import sweep as sweeping
+from sglp_core.planning.plan import Plan
 from sglp_core.progress import Observer, Progress, Silent, counter, phase, reporter
 from sglp_core.removal.weight_changes import Changes
 from sglp_core.repair.repair import repair

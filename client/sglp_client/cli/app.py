@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from sglp_client import keys, uploads, webhooks
+from sglp_client.cli import keys, uploads, webhooks
 from sglp_client.cli.errors import HERE, Url, told_plainly
 from sglp_client.cli.progress import follow, require_success
 from sglp_client.cli.send_files import send
