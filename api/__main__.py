@@ -18,7 +18,7 @@ OPEN = (
 )
 REFUSED = (
     "SGLP_HOST={host} is reached from other machines, and SGLP_REQUIRE_KEYS is off: anybody there could use this "
-    "service. Leave SGLP_REQUIRE_KEYS out and make a key with `python -m jobs.api_keys create`, or set SGLP_HOST=127.0.0.1."
+    "service. Leave SGLP_REQUIRE_KEYS out and make a key with `python -m jobs create-key`, or set SGLP_HOST=127.0.0.1."
 )
 
 # Downloads get this long to end; those who watch jobs are let go at once.

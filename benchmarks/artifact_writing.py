@@ -29,7 +29,7 @@ from rich.progress import track
 from rich.table import Table
 
 from sglp_core.artifact.shards import copy_kept_layers
-from sglp_core.checkpoints.safetensors_header import sha256_of
+from sglp_core.checkpoints.model_folder import sha256_of
 from sglp_core.evaluation.footprint import peak_resident_bytes
 from sglp_core.removal.remove_layers import remove_layers
 

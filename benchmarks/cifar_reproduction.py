@@ -25,10 +25,8 @@ from benchmarks.subset_grad_norm import subset_grad_norm
 from sglp_core.analysis.measure import measure
 from sglp_core.analysis.result import Analysis
 from sglp_core.data.calibration_data import Data, prepare
-from sglp_core.data.token_windows import Calibration
 from sglp_core.loading.loaded_model import Opened, open_model
-from sglp_core.method import PROPOSALS, Method
-from sglp_core.options import Target
+from sglp_core.options import PROPOSALS, Calibration, Method, Target
 from sglp_core.planning.choose import choose_plan, control_plans
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.removal.weight_changes import apply

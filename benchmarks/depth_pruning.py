@@ -21,15 +21,15 @@ from rich.console import Console
 from rich.table import Table
 
 from sglp_core.analysis.measure import measure
-from sglp_core.artifact.verify import TOLERANCES, difference, probe_logits
 from sglp_core.data.calibration_data import Data
-from sglp_core.data.token_windows import Calibration, text_windows
+from sglp_core.data.token_windows import text_windows
+from sglp_core.evaluation.logits import TOLERANCES, difference, probe_logits
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.loading.loaded_model import open_model
-from sglp_core.method import Method
-from sglp_core.options import Target
+from sglp_core.options import Calibration, Method, Target
 from sglp_core.planning.choose import choose_plan
-from sglp_core.removal.remove_layers import bypassed, remove_layers
+from sglp_core.removal.bypass import bypassed
+from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_service.demo import find_model
 from tests.round_trip.test_round_trip import CASES

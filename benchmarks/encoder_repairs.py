@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from sglp_core.data.calibration_data import prepare
-from sglp_core.data.token_windows import Calibration
-from sglp_core.evaluation.quality import Evaluation, evaluate
+from sglp_core.evaluation.quality import evaluate
 from sglp_core.loading.loaded_model import open_model
-from sglp_core.repair.repair import Repair, repair
+from sglp_core.options import Calibration, Evaluation, Repair
+from sglp_core.repair.repair import repair
 from sglp_core.structure.layer_stack import layers_of
 
 KINDS = ("compensate", "least_squares", "refit", "auto")

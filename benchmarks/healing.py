@@ -17,12 +17,11 @@ from rich.table import Table
 
 from sglp_core.analysis.measure import measure
 from sglp_core.data.calibration_data import Data
-from sglp_core.data.token_windows import Calibration, batches, text_windows
+from sglp_core.data.token_windows import batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
-from sglp_core.healing.heal import Healed, Healing, HealingLoss, Trained, heal
+from sglp_core.healing.heal import Healed, heal
 from sglp_core.loading.loaded_model import Opened, open_model
-from sglp_core.method import Method
-from sglp_core.options import Target
+from sglp_core.options import Calibration, Healing, HealingLoss, Method, Target, Trained
 from sglp_core.planning.choose import choose_plan, control_plans
 from sglp_core.removal.weight_changes import Changes
 from sglp_core.repair.repair import repair

@@ -22,18 +22,17 @@ from sglp_core.analysis.measure import measure
 from sglp_core.analysis.result import Analysis
 from sglp_core.analysis.segmentation import Segmentation
 from sglp_core.data.calibration_data import Data
-from sglp_core.data.token_windows import Calibration, batches, text_windows
+from sglp_core.data.token_windows import batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
-from sglp_core.healing.heal import Healing, heal
+from sglp_core.healing.heal import heal
 from sglp_core.loading.loaded_model import Opened, open_model
-from sglp_core.method import PROPOSALS, Method
-from sglp_core.options import Target
+from sglp_core.options import PROPOSALS, Calibration, Healing, Method, Repair, Target
 from sglp_core.planning.choose import choose_plan, control_plans
 from sglp_core.planning.choose_after_repair import choose_repaired
 from sglp_core.planning.proposals import Proposal
-from sglp_core.removal.remove_layers import bypassed
+from sglp_core.removal.bypass import bypassed
 from sglp_core.removal.weight_changes import Changes, swapped
-from sglp_core.repair.repair import Repair, repair
+from sglp_core.repair.repair import repair
 from sglp_core.structure.layer_stack import layers_of
 from sglp_service.demo import find_model
 

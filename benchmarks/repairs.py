@@ -14,8 +14,9 @@ from rich.table import Table
 
 from sglp_core.data.token_windows import batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
-from sglp_core.healing.heal import Healing, heal
+from sglp_core.healing.heal import heal
 from sglp_core.loading.loaded_model import Opened, open_model
+from sglp_core.options import Healing
 from sglp_core.repair.repair import Repaired, repair
 from sglp_core.structure.layer_stack import layers_of
 from sglp_core.tasks import Batch

@@ -1,10 +1,9 @@
-"""Engines, sessions and migrations for PostgreSQL and SQLite. `python -m jobs.database` migrates."""
+"""Engines, sessions and migrations for PostgreSQL and SQLite."""
 
 import importlib.util
 import json
 import re
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,24 +123,3 @@ def alembic_config(url: str) -> Config:
 def migrate(url: str) -> None:
     """Bring the schema up to date; safe to run from several processes at once."""
     alembic.command.upgrade(alembic_config(url), "head")
-
-
-def main() -> None:
-    """Migrate, then seal what lies plain in the database, or was sealed with a key that is not the first any more."""
-    # Not above: a database is opened without its tables, too.
-    from jobs.repository import SecretRepository
-    from jobs.signing_secrets import make_sealer
-
-    settings = Settings()
-    migrate(settings.database_url)
-    engine = make_engine(settings)
-    with transaction(make_sessions(engine)) as session:
-        left = SecretRepository(session).renew(make_sealer(settings).renew)
-    engine.dispose()
-    for endpoint_id, why in left.items():
-        # Jobs need no webhooks, so this must not keep the service from starting.
-        print(f"the secret of {endpoint_id} stays as it is: {why}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()

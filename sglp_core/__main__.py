@@ -15,9 +15,7 @@ from rich.table import Table
 
 import sglp_core
 from sglp_core import Calibration, Evaluation, Healing, Method, QualityTarget, SGLPError, SweepTarget, Target
-from sglp_core.healing.heal import HealingLoss, Trained
-from sglp_core.method import PROPOSALS
-from sglp_core.options import Metric, TargetKind
+from sglp_core.options import PROPOSALS, HealingLoss, Metric, TargetKind, Trained
 from sglp_core.reporting import estimate as estimate_report
 from sglp_core.reporting import quality_budget
 from sglp_core.reporting import sweep as sweep_report

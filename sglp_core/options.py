@@ -1,8 +1,27 @@
-"""What the user asked for: a ratio of parameters, FLOPs or layers, a budget of lost quality, or a sweep."""
+"""What the user asks for: the target, the method, the data and the healing of a job."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+Trained = Literal["neighbours", "lora"]
+HealingLoss = Literal["distil", "plain"]
+# Updates of low rank start from nothing and bear larger steps than the weights themselves.
+LEARNING_RATES = {"neighbours": 3e-4, "lora": 1e-3}
+
+CRITERIA = ("grad_norm", "block_influence", "taylor", "first_order", "angular")
+CONTROL_CRITERIA = ("last_layers", "random")
+# Not a criterion: all criteria propose a plan, and the model says which proposal harms it least.
+PROPOSALS = "proposals"
+
+Estimator = Literal["unbiased", "biased"]
+Kernel = Literal["linear", "rbf"]
+
+Feature = Literal["rows", "row_sums"]
+
+Memory = Literal["auto", "in_memory", "streaming"]
+
+Repair = Literal["none", "compensate", "least_squares", "refit", "batch_norm", "auto"]
 
 TargetKind = Literal["parameters", "flops", "layers"]
 Metric = Literal["perplexity", "accuracy", "agreement"]
@@ -60,3 +79,85 @@ class SweepTarget:
 
     def targets(self) -> tuple[Target, ...]:
         return tuple(Target(self.of, ratio) for ratio in sorted(set(self.ratios)))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where the calibration data comes from: `self`, or a path or file:// URI.
+
+    Language models take `samples` windows of `sequence_length` tokens of a `.txt`, `.jsonl` or `.parquet` file,
+    classifiers of texts `samples` documents of one, each cut at so many tokens and labelled by the model itself; image
+    classifiers `samples` images of a folder of class folders, a `.zip` of one, or a `.parquet` file. `batch_size` at a
+    time; everything drawn is drawn from `seed`.
+    """
+
+    source: str = "self"
+    samples: int = 64
+    sequence_length: int = 256
+    batch_size: int = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out data: `held_out` windows of the calibration source that the plan never saw, or a text file."""
+
+    source: str = "held_out"
+    samples: int = 16
+    controls: bool = True
+
+
+@dataclass(frozen=True)
+class Healing:
+    """`steps` optimiser steps (0: none) of one calibration batch each.
+
+    `learning_rate` is the highest, by default that of `LEARNING_RATES`. `trained` are the layers next to the cuts and
+    what follows the stack (`neighbours`), or an update of low rank for every linear layer that stays (`lora`). `distil`
+    follows the dense model's distribution (KL), `plain` the text itself (cross-entropy).
+    """
+
+    steps: int = 0
+    learning_rate: float | None = None
+    loss: HealingLoss = "distil"
+    trained: Trained = "neighbours"
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"healing steps must not be negative, not {self.steps}")
+        if self.learning_rate is not None and not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"the learning rate must be a positive number, not {self.learning_rate}")
+        if self.loss not in get_args(HealingLoss):
+            raise ValueError(f"healing loss must be one of {', '.join(get_args(HealingLoss))}, not {self.loss!r}")
+        if self.trained not in get_args(Trained):
+            raise ValueError(f"trained must be one of {', '.join(get_args(Trained))}, not {self.trained!r}")
+
+    @property
+    def highest_rate(self) -> float:
+        """The learning rate between warm-up and decay."""
+        return LEARNING_RATES[self.trained] if self.learning_rate is None else self.learning_rate
+
+
+@dataclass(frozen=True)
+class Method:
+    """`importance` is a criterion, a control, or `proposals`; `protected` None keeps the first and the last layer.
+
+    `repair` says how the loss of the removed layers is made up for in weights that stay, if that helps.
+    """
+
+    segments: int | Literal["auto"] = "auto"
+    feature: Feature = "rows"
+    importance: str = PROPOSALS
+    estimator: Estimator = "unbiased"
+    kernel: Kernel = "linear"
+    protected: tuple[int, ...] | None = None
+    repair: Repair = "auto"
+
+    def __post_init__(self) -> None:
+        known = (PROPOSALS, *CRITERIA, *CONTROL_CRITERIA)
+        if self.importance not in known:
+            raise ValueError(f"importance must be one of {', '.join(known)}, not {self.importance!r}")
+        if self.repair not in get_args(Repair):
+            raise ValueError(f"repair must be one of {', '.join(get_args(Repair))}, not {self.repair!r}")
+
+    def protected_in(self, count: int) -> set[int]:
+        return {0, count - 1} if self.protected is None else {i % count for i in self.protected}

@@ -15,6 +15,9 @@ from transformers.models.auto import modeling_auto
 from sglp_core.architectures import IMAGE_CLASSIFIERS
 from sglp_core.errors import UnsupportedArchitecture
 
+# One in this many of the calibration windows judges; the others are fitted on.
+JUDGED_SHARE = 4
+
 Task = Literal["causal_lm", "masked_lm", "image_classification", "text_classification"]
 # One prediction for a whole image or text.
 CLASSIFICATIONS: tuple[Task, ...] = ("image_classification", "text_classification")
@@ -117,3 +120,26 @@ def loss_of(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
     """Mean cross-entropy in nats over the positions that count."""
     rows, targets = aligned(logits, labels, task)
     return nn.functional.cross_entropy(rows.float(), targets)
+
+
+def split(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Calibration batches to fit on, and the last quarter of the windows (at least one) to judge on.
+
+    Both are empty where there is only one window.
+    """
+    judged: list[Batch] = []
+    wanted = max(1, windows(batches) // JUDGED_SHARE)
+    fitted = list(batches)
+    while wanted:
+        last = fitted.pop()
+        count = min(wanted, len(last.labels))
+        if count < len(last.labels):
+            fitted.append(last.rows(0, len(last.labels) - count))
+        judged.append(last.rows(len(last.labels) - count, len(last.labels)))
+        wanted -= count
+    return (fitted, judged) if fitted else ([], [])
+
+
+def windows(batches: Sequence[Batch]) -> int:
+    """How many texts or images."""
+    return sum(len(batch.labels) for batch in batches)

@@ -105,7 +105,7 @@ class EmbeddedStack:
                 self._port = free.getsockname()[1]
         except OSError as error:
             raise StackFailed(f"port {self._port} cannot be listened on: {error.strerror}; name another") from error
-        migration = self._spawn("migration", "jobs.database")
+        migration = self._spawn("migration", "jobs", "migrate")
         if migration.wait():
             raise StackFailed(f"the database could not be prepared; {self._log_tail('migration')}")
         for name in MODULES:
@@ -116,10 +116,10 @@ class EmbeddedStack:
         self._processes[name] = self._spawn(name, MODULES[name])
         self._started[name] = time.monotonic()
 
-    def _spawn(self, name: str, module: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, name: str, *module: str) -> subprocess.Popen[bytes]:
         with (self._state / "logs" / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", module],
+                [sys.executable, "-m", *module],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -4,7 +4,7 @@ from typing import NamedTuple, Self
 
 from fastapi.sse import format_sse_event
 
-from api.jobs.schemas import EventView
+from api.events.schemas import EventView
 from jobs.states import TERMINAL
 from jobs.tables import Event
 

@@ -12,8 +12,9 @@ from starlette.concurrency import run_in_threadpool
 
 from api.audit import Action
 from api.dependencies import JOB_ID, JobId, Sessions, Tenant, Watcher, found
+from api.events.schemas import EventPage
 from api.events.stream import stream_events
-from api.jobs.schemas import EventPage, JobPage, JobView
+from api.jobs.schemas import JobPage, JobView
 from api.protocol.conditional import etag_of, is_known, wanted_wait
 from api.protocol.negotiation import negotiate
 from api.protocol.problems import Problem

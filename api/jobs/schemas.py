@@ -4,12 +4,12 @@ from datetime import datetime
 from typing import Any, Literal, Self
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from jobs.errors import JobError
 from jobs.spec import JobSpec
 from jobs.states import State
-from jobs.tables import Artifact, Event, Job
+from jobs.tables import Artifact, Job
 
 
 class Progress(BaseModel):
@@ -78,28 +78,6 @@ class JobPage(BaseModel):
     data: list[JobView]
     has_more: bool
     next_cursor: str | None
-
-
-class EventView(BaseModel):
-    """Something that happened to a job; `seq` counts from 1 without gaps."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    seq: int
-    type: str
-    data: dict[str, Any]
-    created_at: datetime
-
-
-class EventPage(BaseModel):
-    """Some events in order; the `seq` of the last is the `after` of the next page."""
-
-    data: list[EventView]
-    has_more: bool
-
-    @classmethod
-    def of(cls, events: list[Event], *, has_more: bool) -> Self:
-        return cls(data=[EventView.model_validate(event) for event in events], has_more=has_more)
 
 
 class ArtifactView(BaseModel):

@@ -1,4 +1,4 @@
-"""Room for sealed webhook secrets; `python -m jobs.database` seals them, which needs the keys.
+"""Room for sealed webhook secrets; `python -m jobs migrate` seals them, which needs the keys.
 
 Revision: 0008, after 0007
 """

@@ -12,7 +12,7 @@ from sglp_core.analysis.segmentation import segment
 from sglp_core.data.calibration_data import Data
 from sglp_core.loading.cache_key import common_key
 from sglp_core.loading.loaded_model import Opened
-from sglp_core.method import Method
+from sglp_core.options import Method
 from sglp_core.result_cache import Cache, Entry, name_of
 
 FACTS = ("estimator", "kernel", "n_samples", "sample_unit", "calibration_digest")

@@ -92,9 +92,6 @@ RUN_CRITERIA: dict[str, Callable[[LayerTrace], np.ndarray]] = {
 }
 
 
-CONTROL_CRITERIA = ("last_layers", "random")
-
-
 def last_layers(count: int) -> np.ndarray:
     """A control: the later a layer, the less it is worth."""
     return np.arange(count, 0, -1).astype(np.float64)

@@ -8,10 +8,9 @@ from sglp_core.analysis.segmentation import segment
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.analysis.tracing import trace
 from sglp_core.data.calibration_data import Data
-from sglp_core.data.token_windows import Calibration
 from sglp_core.errors import BadCalibration
 from sglp_core.loading.loaded_model import Opened
-from sglp_core.method import Method
+from sglp_core.options import Calibration, Method
 from sglp_core.progress import Observer, Silent, reporter
 from sglp_core.structure.layer_stack import layers_of
 

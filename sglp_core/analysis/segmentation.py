@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-Feature = Literal["rows", "row_sums"]
+from sglp_core.options import Feature
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,13 @@ end (Nguyen, Raghu & Kornblith 2021).
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sglp_core.errors import BadCalibration
-
-Estimator = Literal["unbiased", "biased"]
-Kernel = Literal["linear", "rbf"]
+from sglp_core.options import Estimator, Kernel
 
 
 def gram(features: Tensor, kernel: Kernel = "linear") -> Tensor:

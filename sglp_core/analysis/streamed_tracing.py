@@ -24,7 +24,7 @@ from sglp_core.analysis.tracing import (
     skip_losses,
     trace,
 )
-from sglp_core.checkpoints.safetensors_header import require_space
+from sglp_core.checkpoints.limits import require_space
 from sglp_core.errors import BadCalibration
 from sglp_core.loading.streamed_model import Call, Entry, StreamedModel
 from sglp_core.tasks import Batch, Task, loss_of

@@ -2,28 +2,20 @@
 
 import json
 import mimetypes
-import platform
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import numpy
-import safetensors
-import torch
-import transformers
-from transformers.utils import is_timm_available
 
 from sglp_core.architectures import IMAGE_CLASSIFIERS
 from sglp_core.checkpoints.fetch import Fetched
-from sglp_core.checkpoints.safetensors_header import Source, require_space, sha256_of
+from sglp_core.checkpoints.limits import require_space
+from sglp_core.checkpoints.model_folder import sha256_of
+from sglp_core.loading.processor import CARRIED
+from sglp_core.loading.source import Source
+from sglp_core.versions import versions
 
-CARRIED = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model",
-    "sentencepiece*.model", "chat_template*", "preprocessor_config.json", "processor_config.json", "LICENSE*",
-    "NOTICE*",
-)  # fmt: skip
 NOT_PUBLISHED = {"manifest.json", "similarity.f32"}
 
 
@@ -82,15 +74,3 @@ def write_manifest(directory: Path, facts: dict[str, Any]) -> None:
         if file.is_file() and file.name not in NOT_PUBLISHED
     ]
     (directory / "manifest.json").write_text(json.dumps({**facts, "versions": versions(), "files": files}, indent=2))
-
-
-def versions() -> dict[str, str]:
-    """What the result depends on."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "safetensors": safetensors.__version__,
-        "numpy": numpy.__version__,
-        **({"timm": version("timm")} if is_timm_available() else {}),
-    }

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 
-from sglp_core.checkpoints.safetensors_header import SAFETENSORS_BITS, require_space
+from sglp_core.checkpoints.limits import require_space
+from sglp_core.checkpoints.safetensors_header import SAFETENSORS_BITS
 from sglp_core.checkpoints.stored_tensors import StoredTensor, layer_number, stack_prefix, stored_tensors
 from sglp_core.structure.config import read_config
 from sglp_core.structure.config_renumbering import renumber_config

@@ -16,13 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sglp_core.errors import SGLPError, VerificationFailed
+from sglp_core.evaluation.logits import TOLERANCES, difference, probe_logits
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.structure.layer_signature import layouts_of
 from sglp_core.structure.model_class import meta_model, model_class
 from sglp_core.tasks import Task
 
-# Largest difference allowed, relative to the largest logit: a few units in the last place of each type, times depth.
-TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 # The same sums in the same order: on a CPU every model of our tests agrees to the last bit.
 SAME_SUMS = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-4, torch.bfloat16: 1e-3}
 DECODED_TOKENS = 16
@@ -85,15 +84,6 @@ class Written:
     layouts: tuple[str, ...] = ()
 
 
-@torch.no_grad()
-def probe_logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
-    """Logits of the probe on the CPU, in the model's own type."""
-    # With its weights on disk a model says that it is on no device; it computes on the CPU.
-    device = "cpu" if model.device.type == "meta" else model.device
-    logits: Tensor = model(**{name: tensor.to(device) for name, tensor in probe.items()}).logits
-    return logits.cpu()
-
-
 def verify(artifacts: Sequence[Written], fresh: FreshProcesses) -> list[Verification]:
     """Reload every artifact in one fresh process and compare. Raises `VerificationFailed` where one cannot be used."""
     scratch = fresh.scratch
@@ -142,14 +132,6 @@ def require(verification: Verification) -> None:
     """Raise `VerificationFailed` unless everything agreed."""
     if verification.problems:
         raise VerificationFailed("the written model is not the planned one: " + "; ".join(verification.problems))
-
-
-def difference(a: Tensor, b: Tensor) -> float:
-    """The largest difference of two sets of logits, relative to the largest of the second."""
-    if a.shape != b.shape:
-        return float("inf")
-    scale = b.float().abs().max().clamp_min(1e-30)
-    return float((a.float() - b.float()).abs().max() / scale)
 
 
 def _reload(request: dict[str, Any]) -> dict[str, Any]:

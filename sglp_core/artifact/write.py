@@ -9,13 +9,15 @@ from torch import Tensor
 
 from sglp_core.artifact import files
 from sglp_core.artifact.shards import copy_kept_layers
-from sglp_core.artifact.verify import Written, probe_logits
+from sglp_core.artifact.verify import Written
 from sglp_core.errors import as_unsupported
+from sglp_core.evaluation.logits import probe_logits
 from sglp_core.evaluation.streamed import leaving_states
 from sglp_core.loading.loaded_model import Opened
 from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.planning.plan import Plan
-from sglp_core.removal.remove_layers import bypassed, remove_layers
+from sglp_core.removal.bypass import bypassed
+from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.removal.weight_changes import Changes, apply, swapped
 from sglp_core.structure.layer_stack import LayerStack, layers_of
 from sglp_core.tasks import Batch

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from sglp_core.checkpoints.safetensors_header import require_space, within
+from sglp_core.checkpoints.limits import require_space
+from sglp_core.checkpoints.model_folder import within
 from sglp_core.errors import InsufficientStorage, ModelNotFound, SourceForbidden, SourceUnreachable, UnsafeFormat
 
 if TYPE_CHECKING:

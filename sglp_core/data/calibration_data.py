@@ -9,14 +9,16 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
+from sglp_core.checkpoints.model_folder import local_path
 from sglp_core.data.images import read_images
 from sglp_core.data.labelled_texts import read_labelled_texts
-from sglp_core.data.token_windows import Calibration, local_path, self_written_windows, text_windows
+from sglp_core.data.self_generated import self_written_windows
+from sglp_core.data.token_windows import text_windows
 from sglp_core.data.window_cache import find_or_write
 from sglp_core.errors import BadCalibration
-from sglp_core.evaluation.quality import Evaluation
 from sglp_core.loading.loaded_model import Opened
 from sglp_core.loading.streamed_model import StreamedModel
+from sglp_core.options import Calibration, Evaluation
 from sglp_core.tasks import Batch, Task
 
 

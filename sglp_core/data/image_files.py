@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sglp_core.checkpoints.safetensors_header import within
+from sglp_core.checkpoints.model_folder import within
 from sglp_core.data.parquet import batches_of_rows
 from sglp_core.errors import BadCalibration
 

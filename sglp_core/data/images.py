@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sglp_core.checkpoints.model_folder import local_path
 from sglp_core.data.image_files import ImageFile, read_image_files
-from sglp_core.data.token_windows import local_path
 from sglp_core.errors import BadCalibration
 from sglp_core.tasks import Batch, Task
 
@@ -74,11 +74,6 @@ def read_images(
     if wrong:
         raise BadCalibration(f"the model has {model.config.num_labels} classes, the images have labels {wrong[:5]}")
     return Images(pixel_values, torch.tensor(labels), noun)
-
-
-def image_shape(processor: Any) -> tuple[int, ...]:
-    """(channels, height, width) of what the processor makes of a square image."""
-    return tuple(processor(Image.new("RGB", (256, 256)), return_tensors="pt")["pixel_values"].shape[1:])
 
 
 def _pixels(file: ImageFile, processor: Any) -> Tensor:

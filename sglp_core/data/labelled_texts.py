@@ -13,14 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sglp_core.checkpoints.model_folder import local_path
 from sglp_core.data.text_files import draw_texts
-from sglp_core.data.token_windows import (
-    LEAST_TEXT_CHARACTERS,
-    PROBE_ROWS,
-    PROBE_TOKENS,
-    TEXT_CHARACTERS_A_TOKEN,
-    local_path,
-)
+from sglp_core.data.token_windows import LEAST_TEXT_CHARACTERS, PROBE_ROWS, PROBE_TOKENS, TEXT_CHARACTERS_A_TOKEN
 from sglp_core.errors import BadCalibration, as_unsupported
 from sglp_core.tasks import Batch, Task, logits_of
 

@@ -6,49 +6,26 @@ at the start of every window.
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import unquote, urlsplit
 
 import torch
-import transformers
 from torch import Tensor
 
-from sglp_core.checkpoints.safetensors_header import within
+from sglp_core.checkpoints.model_folder import local_path
 from sglp_core.data.text_files import draw_texts
-from sglp_core.errors import BadCalibration, ModelNotFound
+from sglp_core.errors import BadCalibration
 from sglp_core.tasks import IGNORED, Batch, Task
 
 PROBE_ROWS = 2
 # Longer than the window of many models that attend locally (ModernBERT: 128), of which a short probe says nothing.
 PROBE_TOKENS = 160
 MASKED_SHARE = 0.15
-UNMASKING_STEPS = 16
-# Writing keeps a KV cache but no activations for a backward pass, so more windows fit at once than when measuring.
-WRITTEN_AT_ONCE = 4
 # What is read of a large text: at least so much, and about twice what the windows hold.
 LEAST_TEXT_CHARACTERS = 1 << 23
 TEXT_CHARACTERS_A_TOKEN = 8
-Report = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Where the calibration data comes from: `self`, or a path or file:// URI.
-
-    Language models take `samples` windows of `sequence_length` tokens of a `.txt`, `.jsonl` or `.parquet` file,
-    classifiers of texts `samples` documents of one, each cut at so many tokens and labelled by the model itself; image
-    classifiers `samples` images of a folder of class folders, a `.zip` of one, or a `.parquet` file. `batch_size` at a
-    time; everything drawn is drawn from `seed`.
-    """
-
-    source: str = "self"
-    samples: int = 64
-    sequence_length: int = 256
-    batch_size: int = 8
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,31 +89,6 @@ def text_windows(
     return _padded(rows, length, tokenizer)
 
 
-def self_written_windows(
-    model: Any, tokenizer: Any, task: Task, calibration: Calibration, count: int, seed: int, report: Report
-) -> Windows:
-    """`count` windows that the model writes itself, from seeded starts, in batches with the KV cache.
-
-    A causal model samples from its own distribution after one random start token; a masked model fills in all-masked
-    windows a sixteenth at a time. Reproducible for one seed on one kind of device.
-    """
-    prefix, suffix = special_tokens(tokenizer)
-    body = calibration.sequence_length - len(prefix) - len(suffix)
-    if body < 2:
-        raise BadCalibration("sequence_length leaves no room beside the tokenizer's special tokens")
-    writer = _write_causal if task == "causal_lm" else _write_masked
-    allowed = _plain_tokens(model, tokenizer)
-    rows: list[Tensor] = []
-    report(0, count, "windows")
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for size in _batch_sizes(count, WRITTEN_AT_ONCE * calibration.batch_size):
-            rows.append(writer(model, tokenizer, prefix, suffix, body, size, allowed))
-            report(sum(len(r) for r in rows), count, "windows")
-    ids = torch.cat(rows)
-    return Windows(ids, torch.ones_like(ids))
-
-
 def batches(windows: Windows, task: Task, tokenizer: Any, batch_size: int, seed: int) -> Iterator[Batch]:
     """Windows as model inputs with labels; a masked model gets 15 % of its tokens masked, drawn from the seed."""
     generator = torch.Generator().manual_seed(seed)
@@ -161,15 +113,6 @@ def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     return [], []
 
 
-def local_path(source: str, roots: Sequence[Path] | None) -> Path:
-    """A data source given as a path or a `file://` URI; refuses one outside `roots`, and one that is not there."""
-    parts = urlsplit(source)
-    try:
-        return within(Path(unquote(parts.path)) if parts.scheme == "file" else Path(source), roots)
-    except ModelNotFound as error:
-        raise BadCalibration(str(error)) from error
-
-
 def _padded(rows: list[list[int]], length: int, tokenizer: Any) -> Windows:
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     ids = torch.full((len(rows), length), padding, dtype=torch.long)
@@ -178,53 +121,3 @@ def _padded(rows: list[list[int]], length: int, tokenizer: Any) -> Windows:
         ids[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = 1
     return Windows(ids, mask)
-
-
-def _plain_tokens(model: Any, tokenizer: Any) -> Tensor:
-    """The tokens a text is made of: neither special nor beyond what the tokenizer knows."""
-    vocabulary = min(len(tokenizer), model.config.get_text_config().vocab_size)
-    ids = torch.arange(vocabulary)
-    return ids[~torch.isin(ids, torch.tensor(tokenizer.all_special_ids, dtype=torch.long))]
-
-
-def _batch_sizes(count: int, batch_size: int) -> list[int]:
-    return [min(batch_size, count - done) for done in range(0, count, batch_size)]
-
-
-def _write_causal(
-    model: Any, tokenizer: Any, prefix: list[int], suffix: list[int], body: int, size: int, allowed: Tensor
-) -> Tensor:
-    start = allowed[torch.randint(len(allowed), (size, 1))]
-    begin = torch.cat([torch.tensor(prefix, dtype=torch.long).expand(size, -1), start], 1).to(model.device)
-    forbidden = sorted(set(range(model.config.get_text_config().vocab_size)) - set(allowed.tolist()))
-    written = model.generate(
-        input_ids=begin,
-        attention_mask=torch.ones_like(begin),
-        generation_config=transformers.GenerationConfig(
-            do_sample=True,
-            top_k=0,
-            min_new_tokens=body - 1,
-            max_new_tokens=body - 1,
-            suppress_tokens=forbidden or None,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
-        ),
-    ).cpu()
-    return torch.cat([written, torch.tensor(suffix, dtype=torch.long).expand(size, -1)], 1)
-
-
-@torch.no_grad()
-def _write_masked(
-    model: Any, tokenizer: Any, prefix: list[int], suffix: list[int], body: int, size: int, allowed: Tensor
-) -> Tensor:
-    if tokenizer.mask_token_id is None:
-        raise BadCalibration(
-            "the tokenizer has no mask token, so the model cannot write its own text; give a text file"
-        )
-    before, after = (torch.tensor(part, dtype=torch.long).expand(size, -1) for part in (prefix, suffix))
-    text = torch.full((size, body), tokenizer.mask_token_id, dtype=torch.long)
-    for positions in torch.randperm(body).chunk(min(UNMASKING_STEPS, body)):
-        window = torch.cat([before, text, after], 1).to(model.device)
-        logits = model(input_ids=window, attention_mask=torch.ones_like(window)).logits[:, len(prefix) + positions]
-        chances = logits.float().cpu()[..., allowed].softmax(-1)
-        text[:, positions] = allowed[torch.multinomial(chances.flatten(0, 1), 1).view(size, -1)]
-    return torch.cat([before, text, after], 1)

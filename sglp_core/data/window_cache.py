@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from sglp_core.data.token_windows import Calibration, Windows
+from sglp_core.data.token_windows import Windows
 from sglp_core.loading.cache_key import common_key
 from sglp_core.loading.loaded_model import Opened
+from sglp_core.options import Calibration
 from sglp_core.result_cache import Cache, Entry
 
 

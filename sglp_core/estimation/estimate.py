@@ -7,14 +7,11 @@ from typing import Any
 
 from sglp_core.artifact import files
 from sglp_core.checkpoints.fetch import DEFAULT_CACHE, Outlined
-from sglp_core.data.token_windows import Calibration
 from sglp_core.estimation.memory import peak_bytes
 from sglp_core.estimation.model_outline import Outline, read_outline
 from sglp_core.estimation.seconds import Speed, expected_seconds, measure_speed
-from sglp_core.evaluation.quality import Evaluation
 from sglp_core.loading.available_memory import WEIGHTS_SHARE, available_bytes
-from sglp_core.method import Method
-from sglp_core.options import Target
+from sglp_core.options import Calibration, Evaluation, Method, Target
 from sglp_core.planning.plan import largest_removal
 from sglp_core.progress import Observer, Silent, phase
 from sglp_core.reporting.estimate import to_markdown

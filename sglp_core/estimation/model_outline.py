@@ -10,20 +10,14 @@ import transformers
 
 from sglp_core.checkpoints.fetch import Outlined, fetch_outline
 from sglp_core.checkpoints.gguf_header import read_tensors
-from sglp_core.checkpoints.safetensors_header import (
-    FEWEST_BITS,
-    SAFETENSORS_BITS,
-    check_folder,
-    refuse_adapters,
-    refuse_endless_layers,
-    require_gguf,
-)
+from sglp_core.checkpoints.limits import FEWEST_BITS
+from sglp_core.checkpoints.model_folder import check_folder, refuse_adapters, refuse_endless_layers, require_gguf
+from sglp_core.checkpoints.safetensors_header import SAFETENSORS_BITS
 from sglp_core.checkpoints.stored_tensors import stored_tensors
 from sglp_core.checkpoints.strict_json import read_json
-from sglp_core.data.images import image_shape
 from sglp_core.errors import ModelNotFound, UnsafeFormat, UnsupportedArchitecture
 from sglp_core.loading.gguf_conversion import check_gguf
-from sglp_core.loading.loaded_model import processor_of
+from sglp_core.loading.processor import image_shape, processor_of
 from sglp_core.structure.config import read_config
 from sglp_core.structure.layer_stack import LayerStack, measure_stack
 from sglp_core.structure.max_positions import require_length

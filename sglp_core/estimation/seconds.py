@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from sglp_core.data.token_windows import MASKED_SHARE, UNMASKING_STEPS, WRITTEN_AT_ONCE, Calibration
+from sglp_core.data.self_generated import UNMASKING_STEPS, WRITTEN_AT_ONCE
+from sglp_core.data.token_windows import MASKED_SHARE
 from sglp_core.estimation.model_outline import Outline
-from sglp_core.evaluation.quality import Evaluation
-from sglp_core.method import PROPOSALS, Method
+from sglp_core.options import PROPOSALS, Calibration, Evaluation, Method
 from sglp_core.planning.choose import ANALYSIS_PASSES, CONTROLS, search_budget
 from sglp_core.planning.choose_after_repair import BEST, JUDGED_WINDOWS, MOST_PREDICTIONS
 from sglp_core.planning.harm import SAMPLES_AT_ONCE, WINDOWS_AT_ONCE
-from sglp_core.repair.repair import JUDGED_SHARE, KINDS
-from sglp_core.tasks import CLASSIFICATIONS
+from sglp_core.repair.repair import KINDS
+from sglp_core.tasks import CLASSIFICATIONS, JUDGED_SHARE
 
 TIMED_SECONDS = 0.3
 PRODUCT_SIZE = 1024

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import transformers
 
-from sglp_core.data.images import image_shape
 from sglp_core.evaluation.latency import measure_latency
 from sglp_core.fresh_process import FreshProcesses
+from sglp_core.loading.processor import image_shape
 from sglp_core.structure.config import read_config
 from sglp_core.structure.layer_stack import example_inputs
 from sglp_core.structure.model_class import model_class

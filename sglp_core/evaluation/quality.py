@@ -21,15 +21,6 @@ from sglp_core.tasks import Batch, Task, aligned, logits_of
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Held-out data: `held_out` windows of the calibration source that the plan never saw, or a text file."""
-
-    source: str = "held_out"
-    samples: int = 16
-    controls: bool = True
-
-
-@dataclass(frozen=True)
 class Quality:
     """`perplexity` is exp of the mean nats a position (a token, or an image); `accuracy` the share of positions whose
     top-1 is the label; `agreement` the share with the dense model's top-1; `kl` the mean KL(dense ‖ variant) in nats.

@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,60 +20,18 @@ from sglp_core.evaluation.quality import evaluate
 from sglp_core.healing.lora import Adapters, linear_layers
 from sglp_core.healing.neighbouring_layers import Neighbours
 from sglp_core.healing.training_state import Judgement, KeptState, State
-from sglp_core.removal.remove_layers import bypassed
+from sglp_core.options import Healing, HealingLoss
+from sglp_core.removal.bypass import bypassed
 from sglp_core.removal.weight_changes import Changes, frozen
-from sglp_core.repair.repair import split, windows
 from sglp_core.structure.layer_stack import StackPath, layers_of
-from sglp_core.tasks import Batch, Task, aligned, logits_of
+from sglp_core.tasks import Batch, Task, aligned, logits_of, split, windows
 
-Trained = Literal["neighbours", "lora"]
-HealingLoss = Literal["distil", "plain"]
 # How often held-out data is asked, and after how many answers without progress it is over.
 JUDGEMENTS = 8
 PATIENCE = 3
 WARM_UP = 0.1
-# Updates of low rank start from nothing and bear larger steps than the weights themselves.
-LEARNING_RATES = {"neighbours": 3e-4, "lora": 1e-3}
 # Where judgements are further apart than this, the state is kept in between too.
 KEPT_EVERY_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Healing:
-    """`steps` optimiser steps (0: none) of one calibration batch each.
-
-    `learning_rate` is the highest, by default that of `LEARNING_RATES`. `trained` are the layers next to the cuts and
-    what follows the stack (`neighbours`), or an update of low rank for every linear layer that stays (`lora`). `distil`
-    follows the dense model's distribution (KL), `plain` the text itself (cross-entropy).
-    """
-
-    steps: int = 0
-    learning_rate: float | None = None
-    loss: HealingLoss = "distil"
-    trained: Trained = "neighbours"
-
-    def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ValueError(f"healing steps must not be negative, not {self.steps}")
-        if self.learning_rate is not None and not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(f"the learning rate must be a positive number, not {self.learning_rate}")
-        if self.loss not in get_args(HealingLoss):
-            raise ValueError(f"healing loss must be one of {', '.join(get_args(HealingLoss))}, not {self.loss!r}")
-        if self.trained not in get_args(Trained):
-            raise ValueError(f"trained must be one of {', '.join(get_args(Trained))}, not {self.trained!r}")
-
-    @property
-    def highest_rate(self) -> float:
-        """The learning rate between warm-up and decay."""
-        return LEARNING_RATES[self.trained] if self.learning_rate is None else self.learning_rate
-
-    def require(self, model: Any, path: StackPath) -> None:
-        """Raise `UnsupportedArchitecture` where the model has nothing to train in this way."""
-        if self.steps and self.trained == "lora" and not linear_layers(model, path):
-            raise UnsupportedArchitecture(
-                f"the layers of {type(model).__name__} have no linear layers of their own, which is what LoRA adapts; "
-                "heal the neighbours of the cuts instead"
-            )
 
 
 class Trainable(Protocol):
@@ -112,6 +70,15 @@ class Healed:
             "resumed_from_step": self.resumed_from_step,
             "curve": curve,
         }
+
+
+def require_trainable(healing: Healing, model: Any, path: StackPath) -> None:
+    """Raise `UnsupportedArchitecture` where the model has nothing to train in this way."""
+    if healing.steps and healing.trained == "lora" and not linear_layers(model, path):
+        raise UnsupportedArchitecture(
+            f"the layers of {type(model).__name__} have no linear layers of their own, which is what LoRA adapts; "
+            "heal the neighbours of the cuts instead"
+        )
 
 
 def heal(

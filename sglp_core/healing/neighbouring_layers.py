@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from sglp_core.removal.weight_changes import Changes, frozen, owners
-from sglp_core.repair.repair import runs_of
 from sglp_core.structure.layer_stack import StackPath, layer_names, layer_output, layers_of
+from sglp_core.structure.runs import runs_of
 from sglp_core.tasks import Batch, logits_of
 
 

@@ -1,18 +1,17 @@
 """Whether a model is loaded whole or streamed from disk, by what it weighs and what this process may use."""
 
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
 from sglp_core.checkpoints.safetensors_header import weight_files
+from sglp_core.options import Memory
 
 try:
     import resource
 except ImportError:  # Windows has no limits of this kind.
     resource = None  # type: ignore[assignment]
 
-Memory = Literal["auto", "in_memory", "streaming"]
 # The rest is for activations, gradients of a layer and the libraries themselves.
 WEIGHTS_SHARE = 0.6
 CGROUPS = Path("/sys/fs/cgroup")

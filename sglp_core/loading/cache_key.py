@@ -6,8 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sglp_core.artifact.files import CARRIED, versions
 from sglp_core.loading.loaded_model import Opened
+from sglp_core.loading.processor import CARRIED
+from sglp_core.versions import versions
 
 
 def common_key(opened: Opened) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def check_gguf(path: Path) -> str | None:
 
 def convert_gguf(path: Path, directory: Path) -> Path:
     """Write the model and its tokenizer to `directory`, unless it is there already; safe with two at once."""
-    from sglp_core.checkpoints.safetensors_header import FEWEST_BITS, require_space, require_stored
+    from sglp_core.checkpoints.limits import FEWEST_BITS, require_space, require_stored
 
     if directory.is_dir():
         return directory

@@ -6,20 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
-from sglp_core.analysis import streamed_tracing  # noqa: F401
 from sglp_core.checkpoints.fetch import Fetched, fetch
-from sglp_core.checkpoints.safetensors_header import Source, open_source
 from sglp_core.checkpoints.stored_tensors import stored_tensors
-from sglp_core.data.images import image_shape
-from sglp_core.errors import ModelNotFound
-
-# Imported for what they add to `evaluate` and `trace`: how either is done on a streamed model.
-from sglp_core.evaluation import streamed as streamed_evaluation  # noqa: F401
-from sglp_core.loading.available_memory import Memory, streams
+from sglp_core.loading.available_memory import streams
 from sglp_core.loading.load_weights import load_whole
+from sglp_core.loading.processor import image_shape, processor_of
+from sglp_core.loading.source import Source, open_source
 from sglp_core.loading.streamed_model import StreamedModel
+from sglp_core.options import Memory
 from sglp_core.structure.config import read_config
 from sglp_core.structure.layer_stack import LayerStack, measure_stack
 from sglp_core.structure.max_positions import require_length
@@ -87,21 +82,3 @@ def open_model(
     if torch.cuda.is_available():
         opened.model.cuda()
     return opened
-
-
-def processor_of(task: Task, directory: Path) -> Any:
-    """The tokenizer or image processor that came with a model; raises `ModelNotFound` where it has none."""
-    if task != "image_classification":
-        try:
-            return transformers.AutoTokenizer.from_pretrained(directory)
-        except Exception as error:
-            raise ModelNotFound(
-                f"the model directory has no tokenizer that transformers can read: {error!r}"
-            ) from error
-    try:
-        return transformers.AutoImageProcessor.from_pretrained(directory)
-    except (OSError, ValueError) as error:
-        raise ModelNotFound(
-            "the model directory has no image processor (preprocessor_config.json) that transformers knows, so how "
-            f"images are to be resized and normalised is not known: {error}"
-        ) from error

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,65 +10,31 @@ from typing import Any
 from sglp_core.analysis.cache import find_or_measure
 from sglp_core.analysis.measure import measure
 from sglp_core.analysis.result import Analysis
-from sglp_core.artifact import files as export
 from sglp_core.artifact.verify import require, verify
 from sglp_core.artifact.write import prune
 from sglp_core.checkpoints.fetch import DEFAULT_CACHE, Fetched
 from sglp_core.data.calibration_data import Data, prepare
-from sglp_core.data.token_windows import Calibration
 from sglp_core.errors import OutOfMemory
 from sglp_core.evaluation.footprint import measure_footprint, weigh
-from sglp_core.evaluation.quality import Evaluation, evaluate
+from sglp_core.evaluation.quality import evaluate
 from sglp_core.fresh_process import FreshProcesses
-from sglp_core.healing.heal import Healed, Healing, heal
+from sglp_core.healing.heal import Healed, heal, require_trainable
 from sglp_core.healing.training_state import kept_state
-from sglp_core.loading.available_memory import Memory
-from sglp_core.loading.loaded_model import Opened, open_model
+from sglp_core.loading.loaded_model import Opened
 from sglp_core.loading.streamed_model import StreamedModel
-from sglp_core.method import Method
-from sglp_core.options import QualityTarget, SweepTarget, Target
+from sglp_core.options import Calibration, Evaluation, Healing, Memory, Method, QualityTarget, Target
+from sglp_core.pipeline.run import _open
 from sglp_core.planning import quality_budget
-from sglp_core.planning import sweep as sweeping
 from sglp_core.planning.choose import Choice, choose_plan, control_plans
 from sglp_core.planning.plan import Plan
-from sglp_core.progress import Observer, Progress, Silent, counter, phase, reporter
+from sglp_core.progress import Observer, Silent, phase, reporter
 from sglp_core.removal.weight_changes import Changes
 from sglp_core.repair.repair import repair
 from sglp_core.reporting import quality_budget as quality_report
 from sglp_core.reporting import report
-from sglp_core.reporting import sweep as sweep_report
-from sglp_core.reporting.sweep_figure import draw_sweep
-from sglp_core.reporting.write_results import require_new, write_results
+from sglp_core.reporting.write_results import write_results
 from sglp_core.structure.layer_signature import require_layout
 from sglp_core.structure.layer_stack import layers_of
-
-
-def analyze(
-    model: str | Fetched,
-    output: Path,
-    *,
-    revision: str | None = None,
-    method: Method = Method(),
-    calibration: Calibration = Calibration(),
-    roots: Sequence[Path] | None = None,
-    local: Mapping[str, Path] = MappingProxyType({}),
-    cache: Path | None = None,
-    memory: Memory = "auto",
-    observer: Observer = Silent(),
-) -> dict[str, Any]:
-    """Measure a model and remove nothing; writes matrix, table and report to `output` and returns the report.
-
-    `local` has the files of calibration and evaluation sources that the caller fetched, by what the source is called.
-    """
-    cache = (cache or DEFAULT_CACHE).expanduser()
-    opened = _open(model, revision, calibration, roots, cache, memory, observer, output)
-    data = prepare(opened, calibration, None, roots, cache, reporter(observer, "calibrating"), local)
-    analysis, origin = find_or_measure(
-        opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
-    )
-    output.mkdir(parents=True, exist_ok=True)
-    with phase(observer, "publishing"):
-        return write_results(output, opened, analysis, origin, method, calibration, plan=None, why="", extra={})
 
 
 def compress(
@@ -96,7 +61,7 @@ def compress(
     opened = _open(model, revision, calibration, roots, cache, memory, observer, output)
     if isinstance(opened.model, StreamedModel) and (method.repair not in {"none", "auto"} or healing.steps):
         raise OutOfMemory("the model does not fit in memory, and repair and healing need it there; leave them out")
-    healing.require(opened.model, opened.stack.path)
+    require_trainable(healing, opened.model, opened.stack.path)
     data = prepare(opened, calibration, evaluation, roots, cache, reporter(observer, "calibrating"), local)
     analysis, origin = find_or_measure(
         opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
@@ -193,50 +158,6 @@ def compress(
     return result
 
 
-def sweep(
-    model: str | Fetched,
-    target: SweepTarget,
-    output: Path,
-    *,
-    revision: str | None = None,
-    method: Method = Method(),
-    calibration: Calibration = Calibration(),
-    evaluation: Evaluation = Evaluation(),
-    roots: Sequence[Path] | None = None,
-    local: Mapping[str, Path] = MappingProxyType({}),
-    cache: Path | None = None,
-    observer: Observer = Silent(),
-) -> dict[str, Any]:
-    """Plan, judge and time several ratios from one analysis; writes table and picture to `output`, and no model.
-
-    Ratios that cannot be reached are named in the report. Raises `TargetUnreachable` where none can.
-    """
-    cache = (cache or DEFAULT_CACHE).expanduser()
-    opened = _open(model, revision, calibration, roots, cache, "auto", observer, output)
-    if isinstance(opened.model, StreamedModel):
-        raise OutOfMemory("the model does not fit in memory, and a sweep times it there; compress it at single ratios")
-    data = prepare(opened, calibration, evaluation, roots, cache, reporter(observer, "calibrating"), local)
-    analysis, origin = find_or_measure(
-        opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
-    )
-    count = partial(counter, observer)
-    plans, unreachable = sweeping.plans_of(
-        target,
-        lambda each: _choose(opened, analysis, each, method, data, calibration.seed, lambda *_: None)[0].plan,
-        count,
-    )
-    points = sweeping.judge(opened, plans, data, method.repair, calibration.sequence_length, count)
-
-    output.mkdir(parents=True, exist_ok=True)
-    draw_sweep(points, sweeping.knee_of(points), f"{opened.fetched.origin}: sweep", output / "sweep.png")
-    extra = {
-        "sweep": sweep_report.summary(target, points, unreachable),
-        "evaluation": {**asdict(evaluation), "description": data.description, "digest": data.evaluation_digest},
-    }
-    with phase(observer, "publishing"):
-        return write_results(output, opened, analysis, origin, method, calibration, plan=None, why="", extra=extra)
-
-
 def _choose(
     opened: Opened,
     analysis: Analysis,
@@ -275,36 +196,3 @@ def _heal(
         kept,
     )
     return healed, kept.drop if kept else lambda: None
-
-
-def _open(
-    model: str | Fetched,
-    revision: str | None,
-    calibration: Calibration,
-    roots: Sequence[Path] | None,
-    cache: Path,
-    memory: Memory,
-    observer: Observer,
-    output: Path,
-) -> Opened:
-    require_new(output)
-    opened = open_model(
-        model,
-        revision,
-        calibration.sequence_length,
-        cache,
-        roots,
-        lambda phase: observer.progress(Progress(phase, 0, 1, "steps")),
-        memory,
-    )
-    observer.progress(Progress("opening", 1, 1, "steps"))
-    observer.resolved(
-        {
-            "model_sha256": opened.source.digest,
-            "revision": opened.fetched.revision,
-            "format": opened.source.format,
-            "class": opened.class_name,
-            "versions": export.versions(),
-        }
-    )
-    return opened

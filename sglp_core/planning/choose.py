@@ -5,16 +5,15 @@ from dataclasses import dataclass
 
 from sglp_core.analysis.result import Analysis
 from sglp_core.loading.loaded_model import Opened
-from sglp_core.method import PROPOSALS, Method
-from sglp_core.options import Target
+from sglp_core.options import PROPOSALS, Method, Target
 from sglp_core.planning.choose_after_repair import choose_repaired
 from sglp_core.planning.harm import Judge
 from sglp_core.planning.layer_kinds import plan_keeping_kinds
 from sglp_core.planning.plan import Plan, costs_of_layers, segment_ranks
 from sglp_core.planning.proposals import Proposal, propose, refined_proposal, select
-from sglp_core.repair.repair import Repaired, estimates_batch_norms, folds, windows
+from sglp_core.repair.repair import Repaired, estimates_batch_norms, folds
 from sglp_core.structure.layer_stack import layers_of
-from sglp_core.tasks import Batch
+from sglp_core.tasks import Batch, windows
 
 # In forward passes over the calibration data: one forward, and a backward that costs two.
 ANALYSIS_PASSES = 3

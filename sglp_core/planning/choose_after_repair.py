@@ -16,13 +16,15 @@ from statistics import fmean
 
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.loading.loaded_model import Opened
+from sglp_core.options import Repair
 from sglp_core.planning.harm import harm_of
 from sglp_core.planning.proposals import Proposal
 from sglp_core.repair.cut import Judged
-from sglp_core.repair.repair import JUDGED_SHARE, Repair, Repaired, folds, repair, runs_of, split, windows
+from sglp_core.repair.repair import Repaired, folds, repair
 from sglp_core.repair.write_finder import Forms
 from sglp_core.structure.layer_stack import layers_of
-from sglp_core.tasks import IGNORED, Batch, together
+from sglp_core.structure.runs import runs_of
+from sglp_core.tasks import IGNORED, JUDGED_SHARE, Batch, split, together, windows
 
 BEST = 3
 # On how many windows at least the last two are judged, as far as there are as many.

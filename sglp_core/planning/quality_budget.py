@@ -15,8 +15,7 @@ from sglp_core.data.calibration_data import Data
 from sglp_core.errors import BadCalibration, TargetUnreachable
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.loading.loaded_model import Opened
-from sglp_core.method import Method
-from sglp_core.options import QualityTarget, Target
+from sglp_core.options import Method, QualityTarget, Target
 from sglp_core.planning.choose import choose_plan
 from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import Proposal

@@ -11,16 +11,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sglp_core.data.calibration_data import Data
-from sglp_core.data.images import image_shape
 from sglp_core.errors import TargetUnreachable
 from sglp_core.evaluation.latency import Latency, measure_latency
 from sglp_core.evaluation.quality import Quality, evaluate
 from sglp_core.knee import knee
 from sglp_core.loading.loaded_model import Opened
-from sglp_core.options import SweepTarget, Target
+from sglp_core.loading.processor import image_shape
+from sglp_core.options import Repair, SweepTarget, Target
 from sglp_core.planning.plan import Plan
 from sglp_core.removal.remove_layers import remove_layers
-from sglp_core.repair.repair import Repair, repair
+from sglp_core.repair.repair import repair
 from sglp_core.structure.layer_stack import LayerStack, StackPath, example_inputs, layers_of
 
 Count = Callable[[str, int, str], Callable[[], None]]

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sglp_core.removal.remove_layers import bypassed
 from sglp_core.removal.weight_changes import Changes, held
 from sglp_core.structure.config_renumbering import TAILS
 from sglp_core.structure.layer_stack import layer_input
@@ -98,3 +97,22 @@ def _resuming(layer: nn.Module, known: Tensor | None) -> Any:
         return own(known, *args[1:], **kwargs) if args else own(**{**kwargs, "hidden_states": known})
 
     return forward
+
+
+@contextmanager
+def bypassed(layers: nn.ModuleList, removed: Sequence[int]) -> Iterator[None]:
+    """The dense model as if the layers were removed: each hands on what it was given, nothing else is touched.
+
+    This is what a removal must equal, found without any of the renumbering that a removal needs.
+    """
+
+    def skip(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        hidden = layer_input(args, kwargs)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    handles = [layers[i].register_forward_hook(skip, with_kwargs=True) for i in removed]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -3,14 +3,11 @@
 Plain deletion reloads without an error and with wrong logits; whatever names a layer by its position must follow.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from sglp_core.structure.config_renumbering import renumber_config
-from sglp_core.structure.layer_stack import StackPath, layer_input, layers_of
+from sglp_core.structure.layer_stack import StackPath, layers_of
 from sglp_core.structure.stages import remove_blocks
 from sglp_core.structure.timm_models import is_timm, say_depth
 
@@ -37,22 +34,3 @@ def remove_layers(model: Any, path: StackPath, removed: Sequence[int]) -> dict[i
     for number in sorted(removed, reverse=True):
         del stack[number]
     return kept
-
-
-@contextmanager
-def bypassed(layers: nn.ModuleList, removed: Sequence[int]) -> Iterator[None]:
-    """The dense model as if the layers were removed: each hands on what it was given, nothing else is touched.
-
-    This is what a removal must equal, found without any of the renumbering that a removal needs.
-    """
-
-    def skip(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        hidden = layer_input(args, kwargs)
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-    handles = [layers[i].register_forward_hook(skip, with_kwargs=True) for i in removed]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

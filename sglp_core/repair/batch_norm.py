@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.removal.remove_layers import bypassed
+from sglp_core.removal.bypass import bypassed
 from sglp_core.removal.weight_changes import Changes
 from sglp_core.repair.result import Attempt
 from sglp_core.tasks import Batch, Task, evenly, logits_of

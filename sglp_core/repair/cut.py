@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from sglp_core.artifact.verify import TOLERANCES, difference, probe_logits
+from sglp_core.evaluation.logits import TOLERANCES, difference, probe_logits
 from sglp_core.evaluation.quality import Quality, evaluate
-from sglp_core.removal.remove_layers import bypassed
+from sglp_core.removal.bypass import bypassed
 from sglp_core.removal.weight_changes import Changes, swapped
 from sglp_core.repair.compensate import Growth, fold_growth, scaled
 from sglp_core.repair.fold import fold, fold_change, has_shift

@@ -7,20 +7,21 @@ the divergence from the dense model falls and the loss does not rise.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from sglp_core.loading.streamed_model import StreamedModel
+from sglp_core.options import Repair
 from sglp_core.removal.weight_changes import Changes
 from sglp_core.repair.batch_norm import has_batch_norms, repair_batch_norms
 from sglp_core.repair.cut import Cut, Judged
 from sglp_core.repair.result import Attempt
 from sglp_core.repair.write_finder import Forms
 from sglp_core.structure.layer_stack import StackPath, layers_of
-from sglp_core.tasks import Batch, Task
+from sglp_core.structure.runs import runs_of
+from sglp_core.tasks import Batch, Task, split, windows
 
-Repair = Literal["none", "compensate", "least_squares", "refit", "batch_norm", "auto"]
 KINDS: dict[str, tuple[str, ...]] = {
     "compensate": ("compensate",),
     "least_squares": ("least_squares",),
@@ -28,8 +29,6 @@ KINDS: dict[str, tuple[str, ...]] = {
     "batch_norm": ("batch_norm",),
     "auto": ("compensate", "least_squares", "refit", "compensate + least_squares", "compensate + refit"),
 }
-# One in this many of the calibration windows judges; the others are fitted on.
-JUDGED_SHARE = 4
 
 
 @dataclass(frozen=True)
@@ -121,37 +120,3 @@ def estimates_batch_norms(model: Any, kind: Repair) -> bool:
 
 def _refused(runs: Sequence[tuple[int, int]], kind: Repair, reason: str | None) -> Repaired:
     return Repaired({}, tuple(Attempt(run, name, False, reason) for run in runs for name in KINDS[kind]), 0, 0)
-
-
-def runs_of(removed: Sequence[int]) -> list[tuple[int, int]]:
-    """The removed layers as runs of neighbours, inclusive, in order."""
-    runs: list[tuple[int, int]] = []
-    for index in sorted(removed):
-        if runs and runs[-1][1] == index - 1:
-            runs[-1] = (runs[-1][0], index)
-        else:
-            runs.append((index, index))
-    return runs
-
-
-def split(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
-    """Calibration batches to fit on, and the last quarter of the windows (at least one) to judge on.
-
-    Both are empty where there is only one window.
-    """
-    judged: list[Batch] = []
-    wanted = max(1, windows(batches) // JUDGED_SHARE)
-    fitted = list(batches)
-    while wanted:
-        last = fitted.pop()
-        count = min(wanted, len(last.labels))
-        if count < len(last.labels):
-            fitted.append(last.rows(0, len(last.labels) - count))
-        judged.append(last.rows(len(last.labels) - count, len(last.labels)))
-        wanted -= count
-    return (fitted, judged) if fitted else ([], [])
-
-
-def windows(batches: Sequence[Batch]) -> int:
-    """How many texts or images."""
-    return sum(len(batch.labels) for batch in batches)

@@ -8,12 +8,12 @@ from typing import Any
 from sglp_core.analysis.cache import Origin
 from sglp_core.analysis.result import Analysis
 from sglp_core.artifact import files
-from sglp_core.data.token_windows import Calibration
 from sglp_core.loading.loaded_model import Opened
-from sglp_core.method import Method
+from sglp_core.options import Calibration, Method
 from sglp_core.planning.plan import Plan
 from sglp_core.reporting import quality_budget, report
 from sglp_core.reporting import sweep as sweep_report
+from sglp_core.reporting.layer_table import layer_rows, write_analysis
 from sglp_core.reporting.similarity_figure import draw_similarity
 
 
@@ -36,8 +36,8 @@ def write_results(
     extra: dict[str, Any],
 ) -> dict[str, Any]:
     """Write it all to `output`, `extra` being what only this kind of job reports, and return the report."""
-    rows = analysis.rows(plan, method.protected_in(len(opened.stack)), why)
-    analysis.write(output, rows)
+    rows = layer_rows(analysis, plan, method.protected_in(len(opened.stack)), why)
+    write_analysis(analysis, output, rows)
     removed = plan.removed_layers if plan else ()
     draw_similarity(
         analysis.similarity,

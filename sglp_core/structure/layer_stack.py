@@ -16,7 +16,7 @@ import transformers
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sglp_core.checkpoints.safetensors_header import require_stored
+from sglp_core.checkpoints.limits import require_stored
 from sglp_core.errors import UnsupportedArchitecture, as_unsupported
 from sglp_core.structure.layer_signature import forms_of, layouts_of
 from sglp_core.structure.model_class import meta_model, untrained

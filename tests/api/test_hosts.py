@@ -97,7 +97,7 @@ def test_an_open_service_on_another_address_does_not_start(tmp_path: Path) -> No
         check=False,
     )
     assert refused.returncode == 1
-    assert "python -m jobs.api_keys create" in refused.stderr
+    assert "python -m jobs create-key" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

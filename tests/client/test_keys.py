@@ -32,7 +32,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def run_module(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "jobs.api_keys", "create", *arguments]
+    command = [sys.executable, "-m", "jobs", "create-key", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -89,7 +89,7 @@ def test_the_sdk_takes_a_key_of_its_own(service: Service) -> None:
 
 
 def test_a_service_that_is_not_here_is_told(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "jobs.api_keys", "create", "--tenant", "ops", "--scope", "admin"]
+    command = [sys.executable, "-m", "jobs", "create-key", "--tenant", "ops", "--scope", "admin"]
     refused = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert refused.returncode == 2
     assert "run this where the service runs, or set SGLP_STATE_DIR" in refused.stderr

@@ -6,9 +6,9 @@ import pytest
 
 from sglp_core.errors import SGLPError
 from sglp_core.estimation.estimate import estimate
-from sglp_core.loading.available_memory import Memory
 from sglp_core.loading.loaded_model import open_model
 from sglp_core.loading.streamed_model import StreamedModel
+from sglp_core.options import Memory
 from tests.hostile.bounded import bounded
 from tests.hostile.folders import FOLDERS, NOT_ESTIMATED, OF_WEIGHTS, make
 from tests.worker.tiny_model import write_tiny_model

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from sglp_core.checkpoints.safetensors_header import open_source
 from sglp_core.errors import UnsafeFormat
 from sglp_core.estimation.model_outline import read_outline
 from sglp_core.loading.gguf_conversion import check_gguf
+from sglp_core.loading.source import open_source
 from tests.hostile.bounded import bounded
 from tests.hostile.gguf_files import GGUF, SOUND
 

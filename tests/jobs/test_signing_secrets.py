@@ -27,7 +27,7 @@ def key() -> str:
 def run_migration(url: str, *keys: str) -> subprocess.CompletedProcess[str]:
     listed = "[" + ", ".join(f'"{each}"' for each in keys) + "]"
     environment = {**os.environ, "SGLP_DATABASE_URL": url, "SGLP_SECRET_KEYS": listed}
-    command = [sys.executable, "-m", "jobs.database"]
+    command = [sys.executable, "-m", "jobs", "migrate"]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
 

@@ -40,7 +40,7 @@ def test_migrating_twice_changes_nothing(empty_database_url: str) -> None:
 
 
 def test_several_processes_may_migrate_at_once(empty_database_url: str) -> None:
-    command = [sys.executable, "-m", "jobs.database"]
+    command = [sys.executable, "-m", "jobs", "migrate"]
     environment = {**os.environ, "SGLP_DATABASE_URL": empty_database_url}
     processes = [subprocess.Popen(command, env=environment) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]

@@ -7,8 +7,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from sglp_core.removal.bypass import Skipper
-from sglp_core.removal.remove_layers import bypassed
+from sglp_core.removal.bypass import Skipper, bypassed
 from sglp_core.removal.weight_changes import swapped
 from sglp_core.structure.layer_stack import find_stack, layers_of
 from tests.round_trip.test_round_trip import CASES, HYBRIDS

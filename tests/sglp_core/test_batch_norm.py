@@ -12,9 +12,10 @@ from transformers import AutoImageProcessor, ViTForImageClassification
 
 from sglp_core import Calibration, Evaluation, Method, QualityTarget, Target, compress
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
+from sglp_core.options import Repair
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.repair.batch_norm import estimate_statistics, repair_batch_norms
-from sglp_core.repair.repair import Repair, repair
+from sglp_core.repair.repair import repair
 from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_core.tasks import Batch
 from tests.sglp_core.tiny_images import CLASSES, write_images, write_tiny_vit

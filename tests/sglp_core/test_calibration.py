@@ -17,15 +17,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sglp_core.data.token_windows import (
-    Calibration,
-    Windows,
-    batches,
-    self_written_windows,
-    special_tokens,
-    text_windows,
-)
+from sglp_core.data.self_generated import self_written_windows
+from sglp_core.data.token_windows import Windows, batches, special_tokens, text_windows
 from sglp_core.errors import BadCalibration, SourceForbidden
+from sglp_core.options import Calibration
 from sglp_core.tasks import IGNORED
 
 WORDS = [f"w{i}" for i in range(40)]

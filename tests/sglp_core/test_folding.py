@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sglp_core.removal.remove_layers import bypassed
+from sglp_core.removal.bypass import bypassed
 from sglp_core.removal.weight_changes import swapped
 from sglp_core.repair.compensate import fold_growth, scaled
 from sglp_core.repair.fold import fold, fold_change

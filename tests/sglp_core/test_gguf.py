@@ -7,7 +7,7 @@ import torch
 from gguf import GGUFReader, dequantize
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sglp_core.checkpoints.safetensors_header import Source, open_source
+from sglp_core.loading.source import Source, open_source
 from sglp_service.demo import find_model
 
 

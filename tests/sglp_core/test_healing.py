@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.healing.heal import Healing, heal
+from sglp_core.healing.heal import heal
 from sglp_core.healing.neighbouring_layers import trained_names
+from sglp_core.options import Healing
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.removal.weight_changes import swapped
-from sglp_core.repair.repair import split
 from sglp_core.structure.layer_stack import find_stack, layers_of
-from sglp_core.tasks import logits_of, loss_of
+from sglp_core.tasks import logits_of, loss_of, split
 from tests.sglp_core.small_models import batches, build
 
 

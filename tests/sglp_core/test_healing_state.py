@@ -12,10 +12,11 @@ import torch
 
 from sglp_core import Calibration
 from sglp_core.data.calibration_data import Data, prepare
-from sglp_core.healing.heal import Healed, Healing, heal
+from sglp_core.healing.heal import Healed, heal
 from sglp_core.healing.heal import heal as healing_module
 from sglp_core.healing.training_state import Judgement, KeptState, State, kept_state
 from sglp_core.loading.loaded_model import open_model
+from sglp_core.options import Healing
 from sglp_core.result_cache import Cache, Entry, name_of
 from tests.sglp_core.small_models import batches, build
 from tests.worker.tiny_model import write_text, write_tiny_model

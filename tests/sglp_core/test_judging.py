@@ -14,7 +14,8 @@ from sglp_core.planning.harm import SAMPLES_AT_ONCE, Judge, harm_of
 from sglp_core.planning.local_search import refine
 from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import select
-from sglp_core.removal.remove_layers import bypassed, remove_layers
+from sglp_core.removal.bypass import bypassed
+from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.removal.weight_changes import apply
 from sglp_core.repair.batch_norm import estimate_statistics
 from sglp_core.structure.layer_stack import find_stack, layers_of

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.healing.heal import Healing, heal
+from sglp_core.healing.heal import heal, require_trainable
 from sglp_core.healing.lora import RANK, Adapters, linear_layers
+from sglp_core.options import Healing
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.removal.weight_changes import frozen
-from sglp_core.repair.repair import split
 from sglp_core.structure.layer_stack import find_stack
-from sglp_core.tasks import Batch, logits_of, loss_of
+from sglp_core.tasks import Batch, logits_of, loss_of, split
 from tests.sglp_core.small_models import batches, build
 
 GPT2 = {"n_layer": 6, "n_embd": 32, "n_head": 4}
@@ -131,10 +131,10 @@ def test_the_random_numbers_of_others_are_not_used_up() -> None:
 def test_a_model_without_linear_layers_is_refused_by_name() -> None:
     model = ResNetForImageClassification(ResNetConfig(hidden_sizes=[8, 8], depths=[2, 2], embedding_size=8))
     path = find_stack(model)
-    Healing(5).require(model, path)
-    Healing(0, trained="lora").require(model, path)
+    require_trainable(Healing(5), model, path)
+    require_trainable(Healing(0, trained="lora"), model, path)
     with pytest.raises(UnsupportedArchitecture, match="ResNetForImageClassification have no linear layers"):
-        Healing(5, trained="lora").require(model, path)
+        require_trainable(Healing(5, trained="lora"), model, path)
 
 
 def _one_step_of_peft(pruned: nn.Module, linear: list[str], batch: Batch) -> dict[str, Tensor]:

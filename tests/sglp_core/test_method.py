@@ -1,6 +1,6 @@
 import pytest
 
-from sglp_core.method import Method
+from sglp_core.options import Method
 
 
 def test_an_unknown_importance_is_refused_by_name() -> None:

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from sglp_core.data.calibration_data import Data, prepare
-from sglp_core.data.token_windows import Calibration
-from sglp_core.evaluation.quality import Evaluation
 from sglp_core.loading.loaded_model import Opened, open_model
+from sglp_core.options import Calibration, Evaluation
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 

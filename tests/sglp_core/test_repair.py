@@ -9,12 +9,13 @@ import transformers
 from torch import Tensor, nn
 
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.removal.remove_layers import bypassed
-from sglp_core.repair.repair import KINDS, repair, runs_of, split
+from sglp_core.removal.bypass import bypassed
+from sglp_core.repair.repair import KINDS, repair
 from sglp_core.repair.residual_stream import calls_of, cut_streams
 from sglp_core.repair.residual_writes import NoForm, find_writes
 from sglp_core.structure.layer_stack import find_stack, layers_of
-from sglp_core.tasks import Batch
+from sglp_core.structure.runs import runs_of
+from sglp_core.tasks import Batch, split
 from tests.sglp_core.repair_models import FAMILIES, GROUPED, POST_NORM, batches, build
 
 

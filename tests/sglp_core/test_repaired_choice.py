@@ -13,12 +13,13 @@ from sglp_core.analysis.measure import measure
 from sglp_core.data.calibration_data import Data, prepare
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.loading.loaded_model import Opened, open_model
+from sglp_core.options import Repair
 from sglp_core.planning.choose import Choice, choose_plan
 from sglp_core.planning.choose_after_repair import finalists
 from sglp_core.planning.harm import harm_of
 from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import Proposal
-from sglp_core.repair.repair import Repair, repair
+from sglp_core.repair.repair import repair
 from sglp_core.structure.layer_stack import layers_of
 from sglp_core.tasks import Batch
 from tests.worker.tiny_model import write_text, write_tiny_model

@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sglp_core.checkpoints.safetensors_header import check_safetensors, open_source
+from sglp_core.checkpoints.safetensors_header import check_safetensors
 from sglp_core.errors import UnsafeFormat
+from sglp_core.loading.source import open_source
 from tests.services import bad_models
 from tests.worker.tiny_model import write_tiny_model
 

@@ -92,7 +92,7 @@ def settings(
 
 def first_key(settings: dict[str, Any]) -> str:
     environment = {**os.environ, "SGLP_DATABASE_URL": settings["database_url"]}
-    command = [sys.executable, "-m", "jobs.api_keys", "create", "--tenant", "default"]
+    command = [sys.executable, "-m", "jobs", "create-key", "--tenant", "default"]
     for scope in ("admin", "jobs:read", "jobs:write"):
         command += ["--scope", scope]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()

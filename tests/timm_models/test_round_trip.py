@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from sglp_core.artifact.verify import Written, difference, probe_logits, verify
+from sglp_core.artifact.verify import Written, verify
+from sglp_core.evaluation.logits import difference, probe_logits
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.loading.loaded_model import Opened, open_model
-from sglp_core.removal.remove_layers import bypassed, remove_layers
+from sglp_core.removal.bypass import bypassed
+from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.structure.config import read_config
 from sglp_core.structure.layer_stack import layers_of, measure_stack
 from tests.timm_models.tiny_timm import CONVNEXT, RESNET, SIZE, SWIN, VIT, read_tiny_timm, write_tiny_timm

@@ -1,0 +1,26 @@
+"""Logits of a probe, and how far apart two of them may be."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Largest difference allowed, relative to the largest logit: a few units in the last place of each type, times depth.
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
+
+
+@torch.no_grad()
+def probe_logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
+    """Logits of the probe on the CPU, in the model's own type."""
+    # With its weights on disk a model says that it is on no device; it computes on the CPU.
+    device = "cpu" if model.device.type == "meta" else model.device
+    logits: Tensor = model(**{name: tensor.to(device) for name, tensor in probe.items()}).logits
+    return logits.cpu()
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """The largest difference of two sets of logits, relative to the largest of the second."""
+    if a.shape != b.shape:
+        return float("inf")
+    scale = b.float().abs().max().clamp_min(1e-30)
+    return float((a.float() - b.float()).abs().max() / scale)

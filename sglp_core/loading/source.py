@@ -1,0 +1,80 @@
+"""A model that may be opened: checked, and made loadable by stock classes."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sglp_core.checkpoints.model_folder import (
+    check_folder,
+    refuse_adapters,
+    refuse_endless_layers,
+    require_gguf,
+    sha256_of,
+    within,
+)
+from sglp_core.checkpoints.safetensors_header import check_safetensors, weight_files
+from sglp_core.checkpoints.strict_json import read_json
+from sglp_core.errors import ModelNotFound
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that may be opened: a directory stock `from_pretrained` loads, and what it was made from.
+
+    `digest` is the sha256 over the names and contents of the configuration and weight files it came from.
+    """
+
+    directory: Path
+    format: str
+    digest: str
+    licence: str | None
+
+
+def open_source(path: Path, cache: Path, roots: Sequence[Path] | None = None) -> Source:
+    """Check a local model and make it loadable; a GGUF file is converted once into `cache`, keyed by its content.
+
+    Raises `ModelNotFound`, `SourceForbidden` (a link leads out of `roots`), `UnsafeFormat`, `InsufficientStorage`.
+    """
+    path = within(path, roots)
+    refuse_adapters(path)
+    if path.is_file():
+        return _open_gguf(path, cache)
+    return _open_directory(path, roots)
+
+
+def _open_directory(directory: Path, roots: Sequence[Path] | None) -> Source:
+    config_file = directory / "config.json"
+    if not config_file.is_file():
+        raise ModelNotFound(
+            f"{directory.name} has no config.json; a model is a Hugging Face directory or one GGUF file"
+        )
+    check_folder(directory, roots)
+    files = weight_files(directory)
+    tensors = sum(len(check_safetensors(file).keys() - {"__metadata__"}) for file in files)
+    refuse_endless_layers(read_json(config_file), tensors)
+    digest = hashlib.sha256()
+    for file in [config_file, *files]:
+        digest.update(f"{file.name}\0{sha256_of(file)}\0".encode())
+    return Source(directory, "safetensors", digest.hexdigest(), _card_licence(directory / "README.md"))
+
+
+def _open_gguf(path: Path, cache: Path) -> Source:
+    require_gguf(path)
+    from sglp_core.loading.gguf_conversion import check_gguf, convert_gguf
+
+    licence = check_gguf(path)
+    digest = sha256_of(path)
+    return Source(convert_gguf(path, cache / f"gguf-{digest}"), "gguf", digest, licence)
+
+
+def _card_licence(card: Path) -> str | None:
+    if not card.is_file():
+        return None
+    from huggingface_hub import ModelCardData, metadata_load
+
+    try:
+        licence = ModelCardData(**(metadata_load(card) or {})).license
+    except (ValueError, TypeError):
+        return None
+    return str(licence) if licence else None
