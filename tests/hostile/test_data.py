@@ -16,7 +16,7 @@ from sglp_core.errors import BadCalibration
 from sglp_core.loading.loaded_model import Opened, open_model
 from tests.hostile.bounded import bounded
 from tests.hostile.data_files import IMAGES, TEXTS, write_lines
-from tests.sglp_core.tiny_images import write_tiny_vit
+from tests.sglp_core.data.tiny_images import write_tiny_vit
 from tests.worker.tiny_model import write_tiny_model
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")

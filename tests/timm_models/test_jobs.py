@@ -12,7 +12,7 @@ from sglp_core import Calibration, Evaluation, Method, Target, compress, estimat
 from sglp_core.errors import SGLPError
 from sglp_core.loading.loaded_model import open_model
 from sglp_core.removal.remove_layers import remove_layers
-from tests.sglp_core.tiny_images import CLASSES, write_images
+from tests.sglp_core.data.tiny_images import CLASSES, write_images
 from tests.timm_models.tiny_timm import CONVNEXT, RESNET, SIZE, VIT, read_tiny_timm, timm, write_tiny_timm
 
 

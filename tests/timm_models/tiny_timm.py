@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.sglp_core.tiny_images import CLASSES
+from tests.sglp_core.data.tiny_images import CLASSES
 
 timm = pytest.importorskip("timm", reason="timm is not on the path; `make test` runs these tests with it")
 

@@ -18,7 +18,7 @@ from sglp_core.repair.batch_norm import estimate_statistics, repair_batch_norms
 from sglp_core.repair.repair import repair
 from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_core.tasks import Batch
-from tests.sglp_core.tiny_images import CLASSES, write_images, write_tiny_vit
+from tests.sglp_core.data.tiny_images import CLASSES, write_images, write_tiny_vit
 
 REMOVED = (1, 3)
 

@@ -15,7 +15,7 @@ from sglp_core.repair.residual_writes import NoForm
 from sglp_core.repair.write_finder import Forms
 from sglp_core.structure.layer_stack import find_stack
 from sglp_core.tasks import Batch
-from tests.sglp_core.repair_models import POST_NORM, batches, build
+from tests.sglp_core.repair.repair_models import POST_NORM, batches, build
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.7])

@@ -46,7 +46,7 @@ def test_a_killed_healing_is_resumed_to_the_same_end(tmp_path: Path, capsys: pyt
     write_tiny_model(tmp_path / "model")
     write_text(tmp_path / "text.txt")
     program = (
-        "import sys; from pathlib import Path; from tests.sglp_core.test_killed_healing import healed\n"
+        "import sys; from pathlib import Path; from tests.sglp_core.healing.test_killed_healing import healed\n"
         "healed(Path(sys.argv[1]), 'cache')"
     )
     process = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True)

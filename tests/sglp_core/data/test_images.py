@@ -15,7 +15,7 @@ from sglp_core import Calibration, Evaluation, Target, compress
 from sglp_core.data.images import Images, read_images
 from sglp_core.errors import BadCalibration, ModelNotFound, SourceForbidden
 from sglp_core.loading.loaded_model import Opened, open_model
-from tests.sglp_core.tiny_images import CLASSES, write_images, write_tiny_vit, zipped
+from tests.sglp_core.data.tiny_images import CLASSES, write_images, write_tiny_vit, zipped
 
 ALL = 1000
 

@@ -14,7 +14,7 @@ from sglp_core.errors import TargetUnreachable
 from sglp_core.options import Target
 from sglp_core.planning.sweep import cut_copy
 from sglp_core.removal.bypass import bypassed
-from tests.sglp_core.tiny_images import write_images, write_tiny_vit
+from tests.sglp_core.data.tiny_images import write_images, write_tiny_vit
 from tests.worker.tiny_model import LAYERS, write_text, write_tiny_model
 
 

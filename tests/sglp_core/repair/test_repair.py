@@ -16,7 +16,7 @@ from sglp_core.repair.residual_writes import NoForm, find_writes
 from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_core.structure.runs import runs_of
 from sglp_core.tasks import Batch, split
-from tests.sglp_core.repair_models import FAMILIES, GROUPED, POST_NORM, batches, build
+from tests.sglp_core.repair.repair_models import FAMILIES, GROUPED, POST_NORM, batches, build
 
 
 @pytest.mark.parametrize("removed", [(4,), (1, 4)])

@@ -13,7 +13,7 @@ from sglp_core.repair.fold import fold, fold_change
 from sglp_core.repair.residual_writes import NoForm
 from sglp_core.repair.write_finder import Forms
 from sglp_core.structure.layer_stack import find_stack, layers_of
-from tests.sglp_core.repair_models import FAMILIES, POST_NORM, PRE_NORM, apart, batches, build, logits
+from tests.sglp_core.repair.repair_models import FAMILIES, POST_NORM, PRE_NORM, apart, batches, build, logits
 
 
 @pytest.mark.parametrize("name", PRE_NORM)
