@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.services.hub import COMMIT, hub
-from tests.worker.test_process import folder, follow, request
+from tests.worker.supervision.test_child_process import folder, follow, request
 from tests.worker.tiny_model import tiny_spec, write_tiny_model
 from worker.sources.hub_cache import hold, make_room
 from worker.sources.place import SourceError

@@ -9,7 +9,7 @@ import pytest
 from jobs.artifacts import StorageUnavailable
 from jobs.destinations import Destination
 from tests.services.writable_hub import WritableHub, writable_hub
-from tests.worker.test_pushing import FILES, published, pushed
+from tests.worker.results.test_push import FILES, published, pushed
 from worker.results.push import Push, PushForbidden
 
 MODEL = {name.removeprefix("model/"): content for name, content in FILES.items() if name.startswith("model/")}

@@ -12,7 +12,7 @@ from obstore.store import ObjectStore, from_url
 from sglp_core.checkpoints.safetensors_header import check_safetensors
 from tests.services.processes import free_port
 from tests.services.s3 import S3
-from tests.worker.test_process import folder, follow, request
+from tests.worker.supervision.test_child_process import folder, follow, request
 from tests.worker.tiny_model import tiny_spec, write_text, write_tiny_model
 from worker.sources.buckets import Bucket
 from worker.sources.model_files import Limits, Sources
