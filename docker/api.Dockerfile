@@ -7,8 +7,9 @@ COPY client client
 COPY jobs jobs
 COPY migrations migrations
 COPY sglp_core sglp_core
+COPY sglp_service sglp_service
 COPY worker worker
-RUN python -m venv /opt/sglp && /opt/sglp/bin/pip install --no-cache-dir '.[api,otel]' --constraint constraints.txt
+RUN python -m venv /opt/sglp && /opt/sglp/bin/pip install --no-cache-dir ./client '.[api,otel]' --constraint constraints.txt
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 sglp

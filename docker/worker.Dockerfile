@@ -8,10 +8,11 @@ COPY client client
 COPY jobs jobs
 COPY migrations migrations
 COPY sglp_core sglp_core
+COPY sglp_service sglp_service
 COPY worker worker
 RUN python -m venv /opt/sglp \
   && /opt/sglp/bin/pip install --no-cache-dir "torch==$(sed -n 's/^torch==//p' constraints.txt)" --index-url "$TORCH_INDEX" \
-  && /opt/sglp/bin/pip install --no-cache-dir '.[worker,otel]' --constraint constraints.txt
+  && /opt/sglp/bin/pip install --no-cache-dir ./client '.[worker,otel]' --constraint constraints.txt
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 sglp && install -d -o sglp /var/lib/sglp

@@ -1,4 +1,4 @@
-"""`python -m jobs migrate` and `python -m jobs create-key`, on the service's own machine; only its database is needed."""
+"""`python -m jobs migrate` and `python -m jobs create-key`, beside the service; both need its database alone."""
 
 import argparse
 import re

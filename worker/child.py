@@ -1,8 +1,8 @@
 """The process that runs one job's method: a spec file in, JSON lines up a pipe, files out. It knows no database.
 
-`python -m worker.child SPEC OUTPUT PIPE PARENT`, started by `worker.supervision.child_process`. The spec file holds the job's spec, the
-`roots` and `cache` folders of the worker, how much may be downloaded from where, and where its `trace` goes on; the
-options of the places that the job reads, which may be secrets, come on standard input. The lines are one of
+`python -m worker.child SPEC OUTPUT PIPE PARENT`, started by `worker.supervision.child_process`. The spec file holds the
+job's spec, the `roots` and `cache` folders of the worker, how much may be downloaded from where, and where its `trace`
+goes on; the options of the places that the job reads, which may be secrets, come on standard input. A line is one of
 `{"progress": …}`, `{"resolved": …}`, `{"plan": …}`, and at the end `{"error": {code, message}}` or
 `{"finished": true}`.
 """

@@ -10,32 +10,38 @@ from sglp_core.loading.loaded_model import Opened
 from sglp_core.loading.processor import CARRIED
 from sglp_core.versions import versions
 
+PACKAGE = Path(__file__).parents[1]
+
 
 def common_key(opened: Opened) -> dict[str, Any]:
     """Weights and configuration, tokenizer or image processor, kind of device, libraries, and the code of this package.
 
     With the code in the key, a release or an edit never meets what another version has measured.
     """
-    carried = (file for pattern in CARRIED for file in opened.source.directory.glob(pattern))
+    folder = opened.source.directory
+    carried = (file for pattern in CARRIED for file in folder.glob(pattern))
     return {
         "model": opened.source.digest,
-        "processor": _digest(carried),
+        "processor": _digest(folder, carried),
         "class": opened.class_name,
         "dtype": str(opened.model.dtype),
         "device": opened.model.device.type,
         "versions": versions(),
-        "code": _code_digest(),
+        "code": code_digest(PACKAGE),
     }
 
 
 @cache
-def _code_digest() -> str:
-    return _digest(Path(__file__).parent.rglob("*.py"))
+def code_digest(package: Path) -> str:
+    """sha256 over the relative paths and contents of all Python files below `package`."""
+    return _digest(package, package.rglob("*.py"))
 
 
-def _digest(files: Iterable[Path]) -> str:
+def _digest(folder: Path, files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for file in sorted(set(files)):
         if file.is_file():
-            digest.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
+            digest.update(
+                f"{file.relative_to(folder).as_posix()}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode()
+            )
     return digest.hexdigest()

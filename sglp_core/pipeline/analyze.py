@@ -10,7 +10,7 @@ from sglp_core.analysis.measure import measure
 from sglp_core.checkpoints.fetch import DEFAULT_CACHE, Fetched
 from sglp_core.data.calibration_data import prepare
 from sglp_core.options import Calibration, Memory, Method
-from sglp_core.pipeline.run import _open
+from sglp_core.pipeline.run import open_for_run
 from sglp_core.progress import Observer, Silent, phase, reporter
 from sglp_core.reporting.write_results import write_results
 
@@ -33,7 +33,7 @@ def analyze(
     `local` has the files of calibration and evaluation sources that the caller fetched, by what the source is called.
     """
     cache = (cache or DEFAULT_CACHE).expanduser()
-    opened = _open(model, revision, calibration, roots, cache, memory, observer, output)
+    opened = open_for_run(model, revision, calibration, roots, cache, memory, observer, output)
     data = prepare(opened, calibration, None, roots, cache, reporter(observer, "calibrating"), local)
     analysis, origin = find_or_measure(
         opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)

@@ -23,7 +23,7 @@ from sglp_core.healing.training_state import kept_state
 from sglp_core.loading.loaded_model import Opened
 from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.options import Calibration, Evaluation, Healing, Memory, Method, QualityTarget, Target
-from sglp_core.pipeline.run import _open
+from sglp_core.pipeline.run import open_for_run
 from sglp_core.planning import quality_budget
 from sglp_core.planning.choose import Choice, choose_plan, control_plans
 from sglp_core.planning.plan import Plan
@@ -58,7 +58,7 @@ def compress(
     Raises a subclass of `SGLPError` for everything that can go wrong with the input, the target or the result.
     """
     cache = (cache or DEFAULT_CACHE).expanduser()
-    opened = _open(model, revision, calibration, roots, cache, memory, observer, output)
+    opened = open_for_run(model, revision, calibration, roots, cache, memory, observer, output)
     if isinstance(opened.model, StreamedModel) and (method.repair not in {"none", "auto"} or healing.steps):
         raise OutOfMemory("the model does not fit in memory, and repair and healing need it there; leave them out")
     require_trainable(healing, opened.model, opened.stack.path)

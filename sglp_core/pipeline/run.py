@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sglp_core.artifact import files as export
+# Imported for what they add to `trace` and `evaluate`: how either is done on a streamed model.
+from sglp_core.analysis import streamed_tracing  # noqa: F401
 from sglp_core.checkpoints.fetch import Fetched
+from sglp_core.evaluation import streamed  # noqa: F401
 from sglp_core.loading.loaded_model import Opened, open_model
 from sglp_core.options import Calibration, Memory
 from sglp_core.progress import Observer, Progress
 from sglp_core.reporting.write_results import require_new
+from sglp_core.versions import versions
 
 
-def _open(
+def open_for_run(
     model: str | Fetched,
     revision: str | None,
     calibration: Calibration,
@@ -38,7 +41,7 @@ def _open(
             "revision": opened.fetched.revision,
             "format": opened.source.format,
             "class": opened.class_name,
-            "versions": export.versions(),
+            "versions": versions(),
         }
     )
     return opened

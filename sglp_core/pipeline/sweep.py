@@ -15,7 +15,7 @@ from sglp_core.errors import OutOfMemory
 from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.options import Calibration, Evaluation, Method, SweepTarget
 from sglp_core.pipeline.compress import _choose
-from sglp_core.pipeline.run import _open
+from sglp_core.pipeline.run import open_for_run
 from sglp_core.planning import sweep as sweeping
 from sglp_core.progress import Observer, Silent, counter, phase, reporter
 from sglp_core.reporting import sweep as sweep_report
@@ -42,7 +42,7 @@ def sweep(
     Ratios that cannot be reached are named in the report. Raises `TargetUnreachable` where none can.
     """
     cache = (cache or DEFAULT_CACHE).expanduser()
-    opened = _open(model, revision, calibration, roots, cache, "auto", observer, output)
+    opened = open_for_run(model, revision, calibration, roots, cache, "auto", observer, output)
     if isinstance(opened.model, StreamedModel):
         raise OutOfMemory("the model does not fit in memory, and a sweep times it there; compress it at single ratios")
     data = prepare(opened, calibration, evaluation, roots, cache, reporter(observer, "calibrating"), local)

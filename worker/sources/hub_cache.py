@@ -1,6 +1,6 @@
 """The hub client's cache, held below a bound: blobs that were not used for longest go, and never one that a job uses.
 
-As in `worker.sources.download_cache`, a job uses hard links in a folder of its own. What the client finds gone, it downloads.
+As in `worker.sources.download_cache`, each job has a folder of hard links. What the client does not find, it downloads.
 """
 
 import os

@@ -35,7 +35,7 @@ PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
 DATA_SUFFIXES = (".txt", ".jsonl", ".parquet", ".zip")
 MAX_DESCRIPTION_BYTES = 64_000_000
-# As sglp_core.checkpoints.safetensors_header: a longer header is refused there, by what is said of it in its first bytes.
+# As in sglp_core.checkpoints.safetensors_header, which refuses a longer header by its first bytes.
 MAX_HEADER_BYTES = 100_000_000
 TRIES = 5
 FIRST_PAUSE_SECONDS = 0.5

@@ -17,7 +17,7 @@ from jobs.database import transaction
 from jobs.repository import SCHEDULER, ClaimRepository, HealthRepository
 from tests.api.conftest import FILES
 
-DOCKER = Path(__file__).parents[2] / "docker"
+DOCKER = Path(__file__).parents[3] / "docker"
 NAME = re.compile(r"\bsglp_[a-z0-9_]+")
 
 
