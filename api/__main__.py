@@ -8,9 +8,9 @@ import uvicorn
 
 from api.app import make_app
 from api.protocol.slow_clients import PatientProtocol
-from jobs.logs import configure_logs
+from jobs.observability.logs import configure_logs
+from jobs.observability.tracing import configure_tracing
 from jobs.settings import Settings, is_loopback
-from jobs.tracing import configure_tracing
 
 OPEN = (
     "There are no API keys: every program on this machine can use this service, see all jobs, and administer it. "

@@ -26,8 +26,8 @@ from api.uploads import endpoints as uploads
 from api.webhooks import endpoints as webhooks
 from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions
+from jobs.security.signing_secrets import make_sealer
 from jobs.settings import Settings
-from jobs.signing_secrets import make_sealer
 
 
 def make_app(settings: Settings) -> FastAPI:

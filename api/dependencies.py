@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from api.events.watcher import JobWatcher
 from api.protocol.problems import Problem
 from jobs.artifacts import ArtifactStore
+from jobs.security.signing_secrets import Sealer
 from jobs.settings import Settings
-from jobs.signing_secrets import Sealer
 from jobs.tables import Job
 
 # Only tells the OpenAPI document how a key is sent.

@@ -5,11 +5,11 @@ import re
 import sys
 from collections.abc import Sequence
 
-from jobs.api_keys import TENANT_NAME, Scope
 from jobs.database import DATABASE_DOWN, make_engine, make_sessions, migrate, transaction
 from jobs.repository import AuditRepository, KeyRepository, SecretRepository, TenantRepository
+from jobs.security.api_keys import TENANT_NAME, Scope
+from jobs.security.signing_secrets import make_sealer
 from jobs.settings import Settings
-from jobs.signing_secrets import make_sealer
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,9 +8,9 @@ from cryptography.fernet import Fernet
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from jobs.destinations import Destination
+from jobs.locations.destinations import Destination
+from jobs.locations.uris import PLACE_SCHEMES
 from jobs.uploads import MOST_PRESIGN_SECONDS
-from jobs.uris import PLACE_SCHEMES
 
 SOURCE_SCHEMES = ("hf", *PLACE_SCHEMES)
 

@@ -16,8 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from jobs.destinations import check_output
-from jobs.uris import DATA_SCHEMES, MODEL_SCHEMES, BadURI, check_form
+from jobs.locations.destinations import check_output
+from jobs.locations.uris import DATA_SCHEMES, MODEL_SCHEMES, BadURI, check_form
 
 Importance = Literal[
     "proposals", "grad_norm", "block_influence", "taylor", "first_order", "angular", "last_layers", "random"

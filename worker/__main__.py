@@ -4,9 +4,9 @@ from celery import signals
 
 from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions
-from jobs.logs import configure_logs
+from jobs.observability.logs import configure_logs
+from jobs.observability.tracing import configure_tracing
 from jobs.settings import Settings
-from jobs.tracing import configure_tracing
 from worker.celery_app import TASK, make_app, queue_of
 from worker.supervision.supervisor import Supervisor
 

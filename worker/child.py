@@ -21,8 +21,8 @@ from typing import Any, TextIO
 
 import pyprctl
 
-from jobs.tracing import Span, begin_span, configure_tracing, span_of
-from jobs.uris import place_of
+from jobs.locations.uris import place_of
+from jobs.observability.tracing import Span, begin_span, configure_tracing, span_of
 from worker.sources.hub_cache import hold, make_room
 from worker.sources.model_files import Limits, Sources, is_remote
 from worker.sources.place import SourceError

@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.artifacts import ArtifactStore, open_store
 from jobs.database import make_engine, make_sessions, transaction
-from jobs.logs import configure_logs
+from jobs.observability.logs import configure_logs
 from jobs.repository import BROKER, SCHEDULER, HealthRepository, UpkeepRepository
+from jobs.security.signing_secrets import make_sealer
 from jobs.settings import Settings
-from jobs.signing_secrets import make_sealer
 from worker.celery_app import TASK, make_app, queue_of
 from worker.upkeep.cleanup import Sweeper
 from worker.upkeep.webhook_delivery import WebhookSender

@@ -19,9 +19,9 @@ from api.audit import Action
 from api.dependencies import BEARER, Sessions
 from api.protocol.problems import Problem
 from api.protocol.strict_json import StrictRoute
-from jobs.api_keys import TENANT_NAME
 from jobs.database import transaction
 from jobs.repository import AuditRepository, KeyRepository, TenantRepository
+from jobs.security.api_keys import TENANT_NAME
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(BEARER)], route_class=StrictRoute)
 

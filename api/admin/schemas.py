@@ -6,8 +6,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from jobs.api_keys import TENANT_NAME, Scope
 from jobs.repository import Quotas
+from jobs.security.api_keys import TENANT_NAME, Scope
 from jobs.tables import ApiKey, AuditEvent, Tenant
 
 Count = Annotated[int, Field(ge=0, lt=2**31, strict=True)]

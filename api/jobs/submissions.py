@@ -14,12 +14,12 @@ from api.dependencies import JobId, ServiceSettings, Tenant, found
 from api.jobs.schemas import JobView, job_path
 from api.protocol.problems import Problem
 from api.protocol.strict_json import StrictRoute
-from jobs.destinations import destination_of
+from jobs.locations.destinations import destination_of
+from jobs.locations.uris import check_place, check_root
 from jobs.repository import JobDeleted, JobRepository, KeyReused, SubmissionRepository
 from jobs.settings import Settings
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL
-from jobs.uris import check_place, check_root
 
 IdempotencyKey = Annotated[
     str | None, Header(pattern=r"^[\x21-\x7e]{1,255}$", description="Makes it safe to send the request again")

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.service.metrics import RequestMetrics
 from jobs.ids import new_id
-from jobs.tracing import begin_span
+from jobs.observability.tracing import begin_span
 
 HEADER = "X-Request-Id"
 # What a client or a proxy may call its request; anything else, such as a line break for the log, is not taken over.

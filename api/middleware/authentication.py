@@ -14,9 +14,9 @@ from starlette.types import Scope as Connection
 
 from api.middleware.rate_limit import Rates
 from api.protocol.problems import respond, unavailable
-from jobs.api_keys import Scope, read_key
 from jobs.database import DATABASE_DOWN, transaction
 from jobs.repository import Caller, KeyRepository
+from jobs.security.api_keys import Scope, read_key
 
 PUBLIC = frozenset({"/livez", "/readyz", "/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 ADMIN = "/v1/admin/"

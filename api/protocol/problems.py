@@ -12,9 +12,9 @@ from starlette.routing import compile_path
 
 from jobs.artifacts import StorageUnavailable
 from jobs.database import DATABASE_DOWN
+from jobs.locations.uris import ForbiddenURI
 from jobs.repository import QuotaExceeded, UnusableUpload
-from jobs.signing_secrets import NoSecretKey
-from jobs.uris import ForbiddenURI
+from jobs.security.signing_secrets import NoSecretKey
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = "5"

@@ -19,11 +19,11 @@ from api.webhooks.schemas import (
     EndpointWithSecret,
     NewEndpoint,
 )
-from jobs.addresses import literal_address, may_connect
 from jobs.database import transaction
+from jobs.locations.addresses import literal_address, may_connect
 from jobs.repository import MOST_ENDPOINTS, TooManyEndpoints, WebhookRepository
+from jobs.security.signing_secrets import new_secret
 from jobs.settings import Settings
-from jobs.signing_secrets import new_secret
 from jobs.tables import WebhookEndpoint
 
 EndpointId = Annotated[str, Path(pattern="^whe_[0-9a-z]{26}$")]

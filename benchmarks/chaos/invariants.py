@@ -19,8 +19,8 @@ def violations(connection: Connection, store: ArtifactStore, accepted: Mapping[s
     ends = dict(connection.execute(counted).tuples().all())
     promised = set(accepted.values())
     return {
-        "lost": sorted(promised - jobs.api_keys()),
-        "duplicated": sorted(jobs.api_keys() - promised),
+        "lost": sorted(promised - jobs.keys()),
+        "duplicated": sorted(jobs.keys() - promised),
         "stuck": [job_id for job_id, job in jobs.items() if job.state not in TERMINAL],
         "not exactly one end": [job_id for job_id in jobs if ends.get(job_id, 0) != 1],
         "too many attempts": [job_id for job_id, job in jobs.items() if job.attempt > job.max_attempts],
@@ -28,7 +28,7 @@ def violations(connection: Connection, store: ArtifactStore, accepted: Mapping[s
         "events with gaps": _gaps(connection, {job_id: job.last_event_seq for job_id, job in jobs.items()}),
         "an artifact without its bytes": _damaged(connection, store),
         "objects nobody published": _unpublished(connection, store),
-        "webhooks not one for each end": _webhooks(connection, jobs.api_keys()),
+        "webhooks not one for each end": _webhooks(connection, jobs.keys()),
     }
 
 

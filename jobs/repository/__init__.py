@@ -2,18 +2,18 @@
 
 from jobs.repository.audit import AuditRepository
 from jobs.repository.claims import Claim, ClaimRepository, PublishedArtifact, StoredAnalysis
-from jobs.repository.deliveries import DeliveryRepository, DueDelivery
 from jobs.repository.health import BROKER, SCHEDULER, HealthRepository
 from jobs.repository.jobs import JobRepository
 from jobs.repository.keys import Caller, KeyRepository
 from jobs.repository.maintenance import UpkeepRepository
 from jobs.repository.overview import OverviewRepository
-from jobs.repository.secrets import SecretRepository
 from jobs.repository.submissions import JobDeleted, KeyReused, SubmissionRepository
 from jobs.repository.tenants import QuotaExceeded, Quotas, TenantRepository
 from jobs.repository.uploads import DeclaredFile, StoredUpload, UnusableUpload, UploadRepository, missing_code
 from jobs.repository.watching import Standing, WatchRepository
-from jobs.repository.webhooks import MOST_ENDPOINTS, TooManyEndpoints, WebhookRepository
+from jobs.repository.webhooks.deliveries import DeliveryRepository, DueDelivery
+from jobs.repository.webhooks.endpoints import MOST_ENDPOINTS, TooManyEndpoints, WebhookRepository
+from jobs.repository.webhooks.secrets import SecretRepository
 
 __all__ = [
     "BROKER",

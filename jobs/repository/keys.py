@@ -7,8 +7,8 @@ from hmac import compare_digest
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from jobs.api_keys import Presented, Scope, make_key
 from jobs.clock import later, now
+from jobs.security.api_keys import Presented, Scope, make_key
 from jobs.tables import ApiKey
 
 USE_NOTED_SECONDS = 60

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from jobs.clock import later, now
 from jobs.errors import JobError
 from jobs.repository.counters import JOBS_ENDED, tally
-from jobs.repository.deliveries import write_deliveries
+from jobs.repository.webhooks.deliveries import write_deliveries
 from jobs.states import HELD, TERMINAL, State, sources
 from jobs.tables import Event, Job
 

@@ -8,11 +8,11 @@ from sqlalchemy.orm import Session
 
 from jobs.clock import later, now
 from jobs.ids import new_id
+from jobs.locations.uris import upload_id_of
 from jobs.repository.tenants import check_stored_bytes
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL
 from jobs.tables import Job, JobUpload, Upload, UploadFile
-from jobs.uris import upload_id_of
 
 OPEN_SECONDS = 24 * 3600
 

@@ -14,7 +14,7 @@ WAITING = text("next_at IS NOT NULL")
 class WebhookEndpoint(Base):
     """An address that is told of `event_types`. After a rotation the previous secret signs too, for a while.
 
-    Both are sealed (`jobs/signing_secrets.py`), or as plain as they were before secrets were sealed.
+    Both are sealed (`jobs/security/signing_secrets.py`), or as plain as they were before secrets were sealed.
     """
 
     __tablename__ = "webhook_endpoints"

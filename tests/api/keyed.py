@@ -3,9 +3,9 @@
 import httpx
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.api_keys import Scope
 from jobs.database import transaction
 from jobs.repository import KeyRepository, TenantRepository
+from jobs.security.api_keys import Scope
 from jobs.settings import Settings
 
 

@@ -10,7 +10,7 @@ import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.api_keys import Scope
+from jobs.security.api_keys import Scope
 from jobs.settings import Settings
 from tests.api.keyed import make_key, with_keys
 from tests.services.postgresql import PostgreSQL

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.api_keys import Scope
+from jobs.security.api_keys import Scope
 from jobs.settings import Settings
 from tests.api.conftest import SPEC
 from tests.api.keyed import assert_problem, make_key, with_keys

@@ -10,7 +10,7 @@ import pytest
 from obstore.store import from_url
 
 from jobs.artifacts import open_place
-from jobs.destinations import Destination
+from jobs.locations.destinations import Destination
 from tests.services.azurite import Azurite, azurite
 from tests.worker.results.test_push import FILES, content_of, make_output, pushed
 from tests.worker.tiny_model import write_text, write_tiny_model

@@ -5,10 +5,10 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from jobs.destinations import Destination, destination_of
+from jobs.locations.destinations import Destination, destination_of
+from jobs.locations.uris import ForbiddenURI
 from jobs.settings import Settings
 from jobs.spec import JobSpec
-from jobs.uris import ForbiddenURI
 
 SPEC = {"model": {"uri": "hf://org/name"}, "target": {"kind": "layers", "ratio": 0.25}}
 OURS = Destination(prefix="s3://results/ours/", tenants=("vision",))

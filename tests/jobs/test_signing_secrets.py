@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.database import transaction
 from jobs.repository import WebhookRepository
+from jobs.security.signing_secrets import LostSecretKey, NoSecretKey, Sealer, make_sealer, new_secret
 from jobs.settings import Settings
-from jobs.signing_secrets import LostSecretKey, NoSecretKey, Sealer, make_sealer, new_secret
 
 POSTGRESQL = "postgresql+psycopg://sglp@db/sglp"
 

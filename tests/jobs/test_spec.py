@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from jobs.locations.uris import ForbiddenURI, check_place, check_root, place_of
 from jobs.settings import Settings
 from jobs.spec import HealingSpec, JobSpec
-from jobs.uris import ForbiddenURI, check_place, check_root, place_of
 
 SMALLEST: dict[str, Any] = {"model": {"uri": "hf://org/name"}, "target": {"kind": "parameters", "ratio": 0.25}}
 

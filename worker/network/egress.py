@@ -11,7 +11,7 @@ from typing import Any
 
 import httpcore
 
-from jobs.addresses import may_connect
+from jobs.locations.addresses import may_connect
 
 
 class AddressRefused(httpcore.ConnectError):

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from jobs.artifacts import StorageForbidden
-from jobs.destinations import Destination
+from jobs.locations.destinations import Destination
 from jobs.repository import PublishedArtifact
 from worker.results.destination import Place
 from worker.results.publish import MANIFEST

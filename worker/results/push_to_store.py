@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from jobs.artifacts import ArtifactStore, StorageForbidden, StorageUnavailable, open_place
-from jobs.destinations import Destination
+from jobs.locations.destinations import Destination
 from jobs.repository import PublishedArtifact
 from worker.results.destination import Step
 from worker.results.publish import MANIFEST

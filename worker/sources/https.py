@@ -11,7 +11,7 @@ from urllib.parse import quote, urljoin, urlsplit
 import certifi
 import httpcore
 
-from jobs.uris import is_plain_path, place_of
+from jobs.locations.uris import is_plain_path, place_of
 from worker.network.egress import AddressRefused, guarded_pool
 from worker.sources.place import Interrupted, RemoteFile, SourceError, changed
 

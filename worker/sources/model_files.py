@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from jobs.uris import PLACE_SCHEMES, place_of
+from jobs.locations.uris import PLACE_SCHEMES, place_of
 from worker.sources.buckets import Bucket
 from worker.sources.download_cache import DownloadCache
 from worker.sources.https import Website

@@ -17,12 +17,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.artifacts import ArtifactStore, InsufficientStorage, StorageUnavailable
 from jobs.database import transaction
-from jobs.destinations import Destination, destination_of
 from jobs.errors import JobError
+from jobs.locations.destinations import Destination, destination_of
+from jobs.locations.uris import ForbiddenURI, place_of, upload_id_of
+from jobs.observability.tracing import Span, span_of
 from jobs.repository import Claim, ClaimRepository, PublishedArtifact, missing_code
 from jobs.settings import Settings
-from jobs.tracing import Span, span_of
-from jobs.uris import ForbiddenURI, place_of, upload_id_of
 from worker.results.publish import Publication, read_analysis
 from worker.results.push import Push, PushForbidden
 from worker.sources.uploads import COPIES, Fetch, UploadDamaged, as_named, made_local

@@ -13,7 +13,7 @@ from standardwebhooks import Webhook
 
 from jobs.database import transaction
 from jobs.repository import DeliveryRepository, DueDelivery
-from jobs.signing_secrets import LostSecretKey, Sealer
+from jobs.security.signing_secrets import LostSecretKey, Sealer
 from worker.network.egress import guarded_pool
 
 # From one try to the next; with the jitter about three days in all.

@@ -9,10 +9,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import make_app
 from api.audit import action_of
-from jobs.api_keys import Scope
 from jobs.artifacts import ArtifactStore
 from jobs.clock import later
 from jobs.database import transaction
+from jobs.security.api_keys import Scope
 from jobs.settings import Settings
 from jobs.tables import AuditEvent
 from tests.api.conftest import SPEC

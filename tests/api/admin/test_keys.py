@@ -11,8 +11,8 @@ from sglp_client.sdk import SGLP
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.api_keys import Scope
 from jobs.database import transaction
+from jobs.security.api_keys import Scope
 from jobs.settings import Settings
 from jobs.tables import ApiKey
 from tests.api.conftest import FILES, SPEC

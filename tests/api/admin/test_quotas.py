@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.api_keys import Scope
 from jobs.artifacts import ArtifactStore
 from jobs.clock import later
 from jobs.database import transaction
 from jobs.repository import Quotas, TenantRepository
+from jobs.security.api_keys import Scope
 from jobs.settings import Settings
 from jobs.tables import Artifact
 from tests.api.conftest import FILES, SPEC

@@ -7,8 +7,8 @@ import httpx
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.api_keys import Scope
 from jobs.database import migrate
+from jobs.security.api_keys import Scope
 from jobs.settings import Settings
 from tests.api.conftest import serving
 from tests.api.keyed import assert_problem, make_key, with_keys

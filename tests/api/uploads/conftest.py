@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.api_keys import Scope
+from jobs.security.api_keys import Scope
 from jobs.settings import Settings
 from tests.api.keyed import make_key, with_keys
 from tests.api.uploads.declaring import LARGE, TEXT, Key, Sessions

@@ -4,11 +4,11 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from jobs.api_keys import Scope
 from jobs.artifacts import ArtifactStore
 from jobs.clock import later
 from jobs.database import transaction
 from jobs.repository import ClaimRepository, Quotas, TenantRepository
+from jobs.security.api_keys import Scope
 from jobs.settings import Settings
 from jobs.tables import Upload
 from tests.api.conftest import SPEC

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from api.uploads import verify
-from jobs.api_keys import Scope
 from jobs.artifacts import ArtifactStore
+from jobs.security.api_keys import Scope
 from jobs.settings import Settings
 from tests.api.keyed import assert_problem, make_key
 from tests.api.uploads.declaring import LARGE, TEXT, Key, Sessions, declare, declared, in_pieces, opened, ready, stored

@@ -11,8 +11,8 @@ import pytest
 from standardwebhooks import Webhook
 
 from jobs.database import make_engine, make_sessions, migrate
+from jobs.security.signing_secrets import make_sealer
 from jobs.settings import Settings
-from jobs.signing_secrets import make_sealer
 from tests.api.conftest import serving
 from tests.services.receiver import receiver
 from worker.upkeep.webhook_delivery import WebhookSender

@@ -8,7 +8,7 @@ from typing import Any
 import httpcore
 import pytest
 
-from jobs.addresses import may_connect
+from jobs.locations.addresses import may_connect
 from tests.services.receiver import receiver
 from worker.network.egress import AddressRefused, guarded_pool
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.artifacts import ArtifactStore, StorageUnavailable, open_place
-from jobs.destinations import Destination
+from jobs.locations.destinations import Destination
 from jobs.repository import PublishedArtifact
 from tests.services.s3 import S3
 from worker.results.push import Push, PushForbidden

@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 
 from jobs.artifacts import StorageUnavailable
-from jobs.destinations import Destination
+from jobs.locations.destinations import Destination
 from tests.services.writable_hub import WritableHub, writable_hub
 from tests.worker.results.test_push import FILES, published, pushed
 from worker.results.push import Push, PushForbidden

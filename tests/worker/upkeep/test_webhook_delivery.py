@@ -17,7 +17,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from jobs.clock import later, now
 from jobs.database import transaction
 from jobs.repository import DeliveryRepository, JobRepository, WebhookRepository
-from jobs.signing_secrets import Sealer, new_secret
+from jobs.security.signing_secrets import Sealer, new_secret
 from jobs.spec import JobSpec
 from jobs.tables import WebhookDelivery, WebhookEndpoint
 from tests.services.receiver import Receiver, receiver

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from jobs.clock import later, now
 from jobs.ids import new_id
-from jobs.repository.deliveries import give_up_waiting
+from jobs.repository.webhooks.deliveries import give_up_waiting
 from jobs.tables import WebhookDelivery, WebhookEndpoint
 
 ROTATION_SECONDS = 24 * 3600

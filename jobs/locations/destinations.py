@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from jobs.uris import BadURI, ForbiddenURI, check_form
+from jobs.locations.uris import BadURI, ForbiddenURI, check_form
 
 OUTPUT_SCHEMES = ("file", "s3", "gs", "az", "hf")
 HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

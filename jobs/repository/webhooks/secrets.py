@@ -5,7 +5,7 @@ from collections.abc import Callable
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from jobs.signing_secrets import SecretKeyMissing
+from jobs.security.signing_secrets import SecretKeyMissing
 from jobs.tables import WebhookEndpoint
 
 

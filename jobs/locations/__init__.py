@@ -1,0 +1,1 @@
+"""Where models, data and results may lie: URIs, destinations of results, and network addresses."""
