@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     """How long audit events are kept; 0 keeps them for ever."""
 
     output_destinations: tuple[Destination, ...] = Field(default=(), repr=False)
-    """Below which places `output.uri` may point: a JSON list of `{"prefix", "options", "tenants"}`; docs/uploads.md."""
+    """Where `output.uri` may point: a JSON list of `{"prefix", "options", "tenants"}`; docs/use/uploads.md."""
 
     upload_limit_bytes: PositiveInt = 64 << 30
     """Largest upload, all its files together."""

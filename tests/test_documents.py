@@ -32,7 +32,7 @@ def test_links_and_tests_of_documents_exist(document: Path) -> None:
 
 
 def test_every_promise_names_a_test() -> None:
-    table = (ROOT / "docs/reliability.md").read_text().partition("## Chaos")[0]
+    table = (ROOT / "docs/operate/reliability.md").read_text().partition("## Chaos")[0]
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
     assert len(rows) > 10
     assert [row for row in rows if not re.search(r"\.py#test_\w+\)", row)] == []

@@ -2,7 +2,7 @@
 
 The order can turn around: what one long cut takes away is made up for better than what several short ones take, since
 one map replaces all of it and its error is not fed into the next. So plans of a single cut are asked about too,
-however much they harm before (docs/method.md has the figures).
+however much they harm before (docs/method/method.md has the figures).
 
 A repair cannot be judged on what it was fitted on, and a quarter of few windows tells plans apart badly. Then the
 better half is repaired and judged once more with another quarter held out, and so on. Of much calibration data a part

@@ -6,7 +6,7 @@ model wrote itself both estimate the same.
 
 Where batch norms may be estimated anew after the cut, a set is judged with the dense model's statistics and with those
 of the part it is tried on, and the better of the two counts, as it will in the end: what harms least before that step
-is not what harms least after it (docs/images.md).
+is not what harms least after it (docs/use/images.md).
 """
 
 import math

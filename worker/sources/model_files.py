@@ -1,7 +1,7 @@
 """From `s3://`, `gs://`, `az://` and `https://` to local files of a job: which files, within which limits.
 
 A model is a folder of files with the names that Hugging Face gives them, or one GGUF file; nothing is listed, and no
-other name is ever asked for. Data is one file. See docs/sources.md.
+other name is ever asked for. Data is one file. See docs/use/sources.md.
 """
 
 import json
