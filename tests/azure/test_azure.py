@@ -14,8 +14,9 @@ from jobs.locations.destinations import Destination
 from tests.services.azurite import Azurite, azurite
 from tests.worker.results.test_push import FILES, content_of, make_output, pushed
 from tests.worker.tiny_model import write_text, write_tiny_model
-from worker.sources.model_files import Limits, Sources
-from worker.sources.place import SourceError
+from worker.sources.access import DownloadLimits, SourceAccess
+from worker.sources.model_files import Sources
+from worker.sources.remote_folder import SourceError
 
 Open = Callable[..., Sources]
 
@@ -44,10 +45,10 @@ def model(server: Azurite, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def open_sources(server: Azurite, tmp_path: Path) -> Open:
     def opened(**changes: str) -> Sources:
-        limits = Limits(max_bytes=10**9, max_files=100, seconds=60, cache_bytes=10**9)
-        options = {server.url: {**server.options, **changes}}
+        limits = DownloadLimits(max_bytes=10**9, max_files=100, seconds=60, cache_bytes=10**9)
+        access = SourceAccess({server.url: {**server.options, **changes}}, [server.url])
         (tmp_path / "job").mkdir()
-        return Sources(tmp_path / "job", tmp_path / "cache", limits, options, [server.url], [], lambda *_: None)
+        return Sources(tmp_path / "job", tmp_path / "cache", limits, access, lambda *_: None)
 
     return opened
 

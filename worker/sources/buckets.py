@@ -10,7 +10,7 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, PreconditionError, UnauthenticatedError
 from obstore.store import from_url
 
-from worker.sources.place import Interrupted, RemoteFile, SourceError, changed
+from worker.sources.remote_folder import Interrupted, RemoteFile, SourceError, changed
 
 if TYPE_CHECKING:
     from obstore import GetOptions

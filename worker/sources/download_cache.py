@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.sources.place import RemoteFile, SourceError
+from worker.sources.remote_folder import RemoteFile, SourceError
 
 READ_ONLY = 0o444
 Read = Callable[[int], Iterator[bytes]]

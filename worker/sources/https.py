@@ -13,7 +13,7 @@ import httpcore
 
 from jobs.locations.uris import is_plain_path, place_of
 from worker.network.egress import AddressRefused, guarded_pool
-from worker.sources.place import Interrupted, RemoteFile, SourceError, changed
+from worker.sources.remote_folder import Interrupted, RemoteFile, SourceError, changed
 
 MAX_REDIRECTS = 5
 # Without a single byte.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from worker.sources.place import SourceError
+from worker.sources.remote_folder import SourceError
 
 TRIES = 3
 # The client writes to these while it downloads.

@@ -8,18 +8,18 @@ import json
 import re
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from jobs.locations.uris import PLACE_SCHEMES, place_of
+from worker.sources.access import DownloadLimits, SourceAccess
 from worker.sources.buckets import Bucket
 from worker.sources.download_cache import DownloadCache
 from worker.sources.https import Website
-from worker.sources.place import Interrupted, Place, RemoteFile, SourceError
+from worker.sources.remote_folder import Interrupted, Place, RemoteFile, SourceError
 
 CONFIGURATION = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -45,16 +45,6 @@ WAIT_SECONDS = 0.2
 TELL_SECONDS = 0.5
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Of one model or data file `max_bytes` and `max_files`; of all downloads of a job together `seconds`."""
-
-    max_bytes: int
-    max_files: int
-    seconds: float
-    cache_bytes: int
-
-
 def is_remote(uri: str) -> bool:
     """Whether a URI is one that this module makes local."""
     return urlsplit(uri).scheme in PLACE_SCHEMES
@@ -63,21 +53,18 @@ def is_remote(uri: str) -> bool:
 class Sources:
     """Makes files local below `folder`, which goes with the job; every method raises `SourceError`.
 
-    `options` are the places this job reads and their options; `places` all that a redirect may lead to.
+    `report` is called with the bytes done and the bytes in total.
     """
 
     def __init__(
         self,
         folder: Path,
         cache: Path,
-        limits: Limits,
-        options: Mapping[str, Mapping[str, str]],
-        places: Sequence[str],
-        networks: Sequence[str],
-        tell: Callable[[int, int], None],
+        limits: DownloadLimits,
+        access: SourceAccess,
+        report: Callable[[int, int], None],
     ) -> None:
-        self._folder, self._limits, self._options = folder, limits, options
-        self._places, self._networks, self._tell = places, networks, tell
+        self._folder, self._limits, self._access, self._report = folder, limits, access, report
         self._cache = DownloadCache(cache, limits.cache_bytes)
         self._deadline = time.monotonic() + limits.seconds
         self._open = ExitStack()
@@ -163,7 +150,7 @@ class Sources:
                 "SGLP_SOURCE_CACHE_BYTES)",
             )
         folder.mkdir()
-        told = _Told(self._tell, total)
+        told = _Told(self._report, total)
         for file in files:
             self._cache.link(
                 file, folder / file.name, lambda start, file=file: self._chunks(place, file, start, told), self._wait
@@ -252,15 +239,15 @@ class Sources:
 
     def _place(self, folder: str, uri: str) -> Place:
         """The folder by its scheme, with the options of the place that the URI lies in."""
-        place = place_of(uri, self._options)
+        place = place_of(uri, self._access.options)
         if place is None:
             raise SourceError(
                 "source_forbidden", f"{uri} does not lie in one of the places this service reads from (SGLP_SOURCES)"
             )
-        options = self._options[place]
+        options = self._access.options[place]
         if urlsplit(uri).scheme == "https":
             own = (place, options.get("authorization"))
-            website = Website(folder, own, self._places, self._networks, self._deadline)
+            website = Website(folder, own, self._access.redirect_hosts, self._access.allowed_networks, self._deadline)
             self._open.callback(website.close)
             return website
         return Bucket(folder, options)

@@ -4,12 +4,13 @@ import hashlib
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jobs.artifacts import ArtifactStore
 from jobs.repository import DeclaredFile, StoredUpload
+from jobs.spec import JobSpec
 from jobs.uploads import key_of
 from worker.retrying import Patience
+from worker.supervision.messages import LocalSpec
 
 COPIES = "uploads"
 
@@ -97,12 +98,12 @@ class Fetch(threading.Thread):
         return digest.hexdigest()
 
 
-def made_local(spec: dict[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
-    """The specification with the places of copies for the URIs of uploads."""
-    local = {part: dict(spec[part]) for part in ("model", "calibration", "evaluation")}
+def made_local(spec: JobSpec, paths: Mapping[str, str]) -> LocalSpec:
+    """The specification with the paths of their copies in place of the URIs of uploads."""
+    local = spec.model_dump()
     for part, name in (("model", "uri"), ("calibration", "source"), ("evaluation", "source")):
-        local[part][name] = places.get(local[part][name], local[part][name])
-    return {**spec, **local}
+        local[part][name] = paths.get(local[part][name], local[part][name])
+    return LocalSpec(**local)
 
 
 def as_named(message: str, places: Mapping[str, str], workspace: Path) -> str:

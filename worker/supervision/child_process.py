@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+
+from worker.supervision.messages import ChildMessage, ChildRequest, parse_message
 
 # Nothing of the service (database, broker, store, keys) is on this list; the model hub's own variables are, but not its
 # token: what credential a job needs, and no other, comes over a pipe.
@@ -22,14 +23,14 @@ KEPT_ENVIRONMENT = (
 )  # fmt: skip
 DROPPED_ENVIRONMENT = ("HF_TOKEN",)
 LOG_TAIL_BYTES = 4000
-EMPTY: Mapping[str, Any] = MappingProxyType({})
+EMPTY: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
 
 class ChildProcess:
     """A running `worker.child`. The caller reads `messages` until `ended`, may stop it, and always calls `close`."""
 
     def __init__(
-        self, request: Mapping[str, Any], directory: Path, credentials: Mapping[str, Mapping[str, str]] = EMPTY
+        self, request: ChildRequest, directory: Path, credentials: Mapping[str, Mapping[str, str]] = EMPTY
     ) -> None:
         """Start it on a job; everything it writes lies below `directory`, its files in `output`.
 
@@ -37,14 +38,14 @@ class ChildProcess:
         """
         self.output = directory / "output"
         self._log = directory / "child.log"
-        spec, temporary = directory / "spec.json", directory / "tmp"
+        request_file, temporary = directory / "request.json", directory / "tmp"
         temporary.mkdir()
-        spec.write_text(json.dumps(request))
+        request_file.write_text(request.model_dump_json())
         reader, writer = os.pipe()
         try:
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "worker.child", spec, self.output, str(writer), str(os.getpid())],
+                    [sys.executable, "-m", "worker.child", request_file, self.output, str(writer), str(os.getpid())],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
@@ -68,12 +69,15 @@ class ChildProcess:
         self._selector = selectors.DefaultSelector()
         self._selector.register(reader, selectors.EVENT_READ)
 
-    def messages(self, timeout: float) -> Iterator[dict[str, Any]]:
-        """What the child has sent, waiting at most `timeout` seconds for the first line."""
+    def messages(self, timeout: float) -> Iterator[ChildMessage]:
+        """The messages since the last call, waiting at most `timeout` seconds for the first one.
+
+        Raises `pydantic.ValidationError` for a line that is not a message.
+        """
         self._selector.select(timeout)
         while data := self._read():
             *lines, self._unread = (self._unread + data).split(b"\n")
-            yield from map(json.loads, lines)
+            yield from map(parse_message, lines)
 
     def ended(self) -> bool:
         """Whether the child has exited. It is not reaped yet, so its process group cannot be anybody else's."""

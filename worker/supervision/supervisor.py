@@ -25,9 +25,20 @@ from jobs.repository import Claim, ClaimRepository, PublishedArtifact, missing_c
 from jobs.settings import Settings
 from worker.results.publish import Publication, read_analysis
 from worker.results.push import Push, PushForbidden
+from worker.sources.access import DownloadLimits
 from worker.sources.uploads import COPIES, Fetch, UploadDamaged, as_named, made_local
 from worker.supervision.child_process import ChildProcess
 from worker.supervision.lease import Lease, Stop
+from worker.supervision.messages import (
+    ChildMessage,
+    ChildRequest,
+    ErrorMessage,
+    FinishedMessage,
+    PlanMessage,
+    ProgressMessage,
+    ResolvedMessage,
+    TraceTarget,
+)
 from worker.workspace import remove_abandoned, workspace
 
 TICK_SECONDS = 0.25
@@ -110,18 +121,18 @@ class Supervisor:
         finally:
             status = child.close()
         log.info("the child ended", status=status)
-        if "finished" in last and status == 0 and not lease.stop:
+        if isinstance(last, FinishedMessage) and status == 0 and not lease.stop:
             return self._publish(lease, child.output, destination)
         return self._unfinished(lease, child, last, status, lambda message: as_named(message, places, directory))
 
     def _unfinished(
-        self, lease: Lease, child: ChildProcess, last: dict[str, Any], status: int, told: Callable[[str], str]
+        self, lease: Lease, child: ChildProcess, last: ChildMessage | None, status: int, told: Callable[[str], str]
     ) -> Ending | None:
         if lease.stop:
             return _stopped(lease)
         log.warning("the end of the child's log", text=child.log_tail())
-        if "error" in last:
-            return _failed(lease, last["error"]["code"], told(last["error"]["message"]))
+        if isinstance(last, ErrorMessage):
+            return _failed(lease, last.error.code, told(last.error.message))
         if self._shutting_down:
             return _released(lease)
         if status == -9:
@@ -176,42 +187,38 @@ class Supervisor:
             work.join(TICK_SECONDS)
         return True
 
-    def _request(self, lease: Lease, span: Span, directory: Path, places: dict[str, str]) -> dict[str, Any]:
-        """What the child is told of the job; no secret is in it."""
+    def _request(self, lease: Lease, span: Span, directory: Path, paths: dict[str, str]) -> ChildRequest:
         settings = self._settings
-        return {
-            "spec": made_local(lease.claim.spec.model_dump(mode="json"), places),
-            "roots": [str(root) for root in (*settings.model_roots, *([directory / COPIES] if places else []))],
-            "cache": str(settings.cache_dir.absolute()),
-            "limits": {
-                "max_bytes": settings.source_max_bytes,
-                "max_files": settings.source_max_files,
-                "seconds": settings.source_seconds,
-                "cache_bytes": settings.source_cache_bytes,
-            },
-            "hosts": [place for place in settings.sources if place.startswith("https://")],
-            "networks": [str(network) for network in settings.egress_allowed_networks],
-            "memory_bytes": settings.job_memory_bytes,
-            "trace": {"endpoint": settings.otlp_endpoint, "parent": span.traceparent},
-        }
+        return ChildRequest(
+            spec=made_local(lease.claim.spec, paths),
+            roots=(*settings.model_roots, *([directory / COPIES] if paths else [])),
+            cache=settings.cache_dir.absolute(),
+            limits=DownloadLimits(
+                max_bytes=settings.source_max_bytes,
+                max_files=settings.source_max_files,
+                seconds=settings.source_seconds,
+                cache_bytes=settings.source_cache_bytes,
+            ),
+            hosts=tuple(place for place in settings.sources if place.startswith("https://")),
+            networks=tuple(str(network) for network in settings.egress_allowed_networks),
+            memory_bytes=settings.job_memory_bytes,
+            trace=TraceTarget(endpoint=settings.otlp_endpoint, parent=span.traceparent),
+        )
 
     def _credentials(self, lease: Lease) -> dict[str, dict[str, str]]:
         """The options of the places that this job reads, and of no other."""
         places = (place_of(uri, self._settings.sources) for uri in lease.claim.spec.uris().values())
         return {place: self._settings.sources[place] for place in places if place}
 
-    def _watch(self, child: ChildProcess, lease: Lease) -> dict[str, Any]:
-        """Follow the child to its end, ending it where it must stop; returns the last thing it said."""
-        last: dict[str, Any] = {}
+    def _watch(self, child: ChildProcess, lease: Lease) -> ChildMessage | None:
+        """Follow the child to its end, and end it where it must stop; returns its last message, if any."""
+        last: ChildMessage | None = None
         kill_at: float | None = None
         while True:
-            # Asked before reading, so that everything the child said before it ended is read.
+            # Checked before reading, so that everything the child sent before it ended is read.
             ended = child.ended()
             for last in child.messages(0 if ended else TICK_SECONDS):
-                if "progress" in last:
-                    lease.tell_progress(**last["progress"])
-                for fact in {"resolved", "plan"} & last.keys():
-                    lease.tell_fact(fact, last[fact])
+                _pass_on(last, lease)
             lease.renew(at_once=ended)
             if ended:
                 return last
@@ -264,6 +271,16 @@ class Supervisor:
             artifacts=artifacts,
             retention_days=self._settings.artifact_retention_days,
         )
+
+
+def _pass_on(message: ChildMessage, lease: Lease) -> None:
+    match message:
+        case ProgressMessage(progress=progress):
+            lease.tell_progress(progress.phase, progress.done, progress.total, progress.unit)
+        case ResolvedMessage(resolved=resolved):
+            lease.tell_fact("resolved", resolved)
+        case PlanMessage(plan=plan):
+            lease.tell_fact("plan", plan)
 
 
 def _stopped(lease: Lease) -> Ending | None:

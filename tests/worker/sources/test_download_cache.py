@@ -12,18 +12,20 @@ import pytest
 
 from tests.services.web import Handler, Web, web
 from worker.sources.download_cache import DownloadCache
-from worker.sources.place import RemoteFile, SourceError
+from worker.sources.remote_folder import RemoteFile, SourceError
 
 WEIGHTS = os.urandom(1 << 20)
 PROGRAM = """
 import sys
 from pathlib import Path
-from worker.sources.model_files import Limits, Sources
+from worker.sources.access import DownloadLimits, SourceAccess
+from worker.sources.model_files import Sources
 
 url, folder, cache = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 folder.mkdir()
-limits = Limits(max_bytes=1 << 24, max_files=50, seconds=30, cache_bytes=1 << 24)
-sources = Sources(folder, cache, limits, {url: {}}, [url], ["127.0.0.0/8", "::1/128"], lambda *_: None)
+limits = DownloadLimits(max_bytes=1 << 24, max_files=50, seconds=30, cache_bytes=1 << 24)
+access = SourceAccess({url: {}}, [url], ["127.0.0.0/8", "::1/128"])
+sources = Sources(folder, cache, limits, access, lambda *_: None)
 print(sources.model(f"{url}/tiny"))
 """
 

@@ -13,10 +13,11 @@ import pytest
 
 from tests.services.processes import free_port
 from tests.services.web import Handler, Web, break_after, drip, endless, redirect_to, web
-from worker.sources.model_files import Limits, Sources
-from worker.sources.place import SourceError
+from worker.sources.access import DownloadLimits, SourceAccess
+from worker.sources.model_files import Sources
+from worker.sources.remote_folder import SourceError
 
-LIMITS = Limits(max_bytes=1 << 26, max_files=50, seconds=30, cache_bytes=1 << 27)
+LIMITS = DownloadLimits(max_bytes=1 << 26, max_files=50, seconds=30, cache_bytes=1 << 27)
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 WEIGHTS = bytes(range(256)) * 16384
 Open = Callable[..., Sources]
@@ -43,17 +44,10 @@ def open_sources(server: Web, tmp_path: Path) -> Iterator[Open]:
 
     def opened(**changes: Any) -> Sources:
         (folder := tmp_path / f"job{next(numbers)}").mkdir()
-        given: dict[str, Any] = {
-            "folder": folder,
-            "cache": tmp_path / "cache",
-            "limits": LIMITS,
-            "options": {server.url: {}},
-            "places": [server.url],
-            "networks": LOOPBACK,
-            "tell": lambda _done, _total: None,
-            **changes,
-        }
-        made = Sources(**given)
+        access = {"options": {server.url: {}}, "redirect_hosts": [server.url], "allowed_networks": LOOPBACK}
+        access |= {name: changes.pop(name) for name in access.keys() & changes.keys()}
+        arguments = {"limits": LIMITS, "report": lambda _done, _total: None, **changes}
+        made = Sources(folder, tmp_path / "cache", access=SourceAccess(**access), **arguments)
         closing.callback(made.close)
         return made
 
@@ -61,8 +55,8 @@ def open_sources(server: Web, tmp_path: Path) -> Iterator[Open]:
         yield opened
 
 
-def limits(**changes: Any) -> Limits:
-    return Limits(**{**vars(LIMITS), **changes})
+def limits(**changes: Any) -> DownloadLimits:
+    return DownloadLimits(**{**vars(LIMITS), **changes})
 
 
 def refusal(sources: Sources, uri: str) -> tuple[str, str]:
@@ -73,7 +67,7 @@ def refusal(sources: Sources, uri: str) -> tuple[str, str]:
 
 def test_a_model_is_the_files_of_known_names(server: Web, open_sources: Open) -> None:
     told: list[tuple[int, int]] = []
-    sources = open_sources(tell=lambda *counts: told.append(counts))
+    sources = open_sources(report=lambda *counts: told.append(counts))
     path = sources.model(f"{server.url}/tiny")
     assert {file.name: file.read_bytes() for file in path.iterdir()} == {
         name.removeprefix("/tiny/"): content for name, content in server.files.items()
@@ -219,13 +213,13 @@ def test_nothing_there_is_not_found(server: Web, open_sources: Open) -> None:
 
 
 def test_loopback_is_refused_where_its_network_is_not_allowed(server: Web, open_sources: Open) -> None:
-    code, message = refusal(open_sources(networks=()), f"{server.url}/tiny")
+    code, message = refusal(open_sources(allowed_networks=()), f"{server.url}/tiny")
     assert (code, "not public" in message) == ("source_forbidden", True)
     assert server.requests == []
 
 
 def test_a_host_that_is_not_listed_is_never_asked(server: Web, open_sources: Open) -> None:
-    code, message = refusal(open_sources(options={}, places=[]), f"{server.url}/tiny")
+    code, message = refusal(open_sources(options={}, redirect_hosts=[]), f"{server.url}/tiny")
     assert (code, "SGLP_SOURCES" in message) == ("source_forbidden", True)
     assert server.requests == []
 
@@ -251,7 +245,7 @@ def test_a_redirect_to_a_listed_host_with_a_private_address_is_refused(
     server: Web, open_sources: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     public = server.url.replace("localhost", "public.example")
-    sources = open_sources(places=[server.url, public])
+    sources = open_sources(redirect_hosts=[server.url, public])
     server.instead["/tiny/model.safetensors"] = redirect_to(f"{public}/tiny/tokenizer.json")
     resolve = socket.getaddrinfo
 
@@ -267,7 +261,9 @@ def test_the_authorization_goes_to_its_own_place_only(server: Web, open_sources:
     server.files["/cdn/weights"] = WEIGHTS
     server.instead["/tiny/model.safetensors"] = redirect_to(f"{server.url}/cdn/weights")
     place = f"{server.url}/tiny"
-    sources = open_sources(options={place: {"authorization": "Bearer canary"}}, places=[place, f"{server.url}/cdn"])
+    sources = open_sources(
+        options={place: {"authorization": "Bearer canary"}}, redirect_hosts=[place, f"{server.url}/cdn"]
+    )
     assert (sources.model(place) / "model.safetensors").read_bytes() == WEIGHTS
     sent = {(path.split("/")[1], authorization) for _, path, authorization in server.requests}
     assert sent == {("tiny", "Bearer canary"), ("cdn", None)}
@@ -283,7 +279,10 @@ def test_a_certificate_that_is_not_trusted_is_refused(
 
 def test_a_server_that_is_down_is_unreachable(server: Web, open_sources: Open) -> None:
     nowhere = f"https://localhost:{free_port()}"
-    assert refusal(open_sources(options={nowhere: {}}, places=[nowhere]), f"{nowhere}/x")[0] == "source_unreachable"
+    assert (
+        refusal(open_sources(options={nowhere: {}}, redirect_hosts=[nowhere]), f"{nowhere}/x")[0]
+        == "source_unreachable"
+    )
 
 
 def test_an_outline_reads_no_weights(server: Web, open_sources: Open) -> None:

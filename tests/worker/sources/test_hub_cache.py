@@ -11,7 +11,7 @@ from tests.services.hub import COMMIT, hub
 from tests.worker.supervision.test_child_process import folder, follow, request
 from tests.worker.tiny_model import tiny_spec, write_tiny_model
 from worker.sources.hub_cache import hold, make_room
-from worker.sources.place import SourceError
+from worker.sources.remote_folder import SourceError
 from worker.supervision.child_process import ChildProcess
 
 # The hub's client reads HF_ENDPOINT once, when it is imported, so it runs in a process of its own.

@@ -14,9 +14,10 @@ from tests.services.processes import free_port
 from tests.services.s3 import S3
 from tests.worker.supervision.test_child_process import folder, follow, request
 from tests.worker.tiny_model import tiny_spec, write_text, write_tiny_model
+from worker.sources.access import DownloadLimits, SourceAccess
 from worker.sources.buckets import Bucket
-from worker.sources.model_files import Limits, Sources
-from worker.sources.place import SourceError
+from worker.sources.model_files import Sources
+from worker.sources.remote_folder import SourceError
 from worker.supervision.child_process import ChildProcess
 
 Open = Callable[..., Sources]
@@ -39,15 +40,13 @@ def model(tmp_path_factory: pytest.TempPathFactory, bucket: ObjectStore) -> Path
 
 
 def run(
-    tmp_path: Path, spec: Mapping[str, Any], credentials: Mapping[str, Mapping[str, str]], **changes: Any
+    tmp_path: Path, spec: dict[str, Any], credentials: Mapping[str, Mapping[str, str]]
 ) -> tuple[list[dict[str, Any]], ChildProcess]:
-    """What the child says of a job, and the child, which has ended."""
-    asked = {**request({"model": {}, **spec}, tmp_path), **changes}
-    asked["spec"]["model"].setdefault("revision", None)
-    child = ChildProcess(asked, folder(tmp_path), credentials)
-    said = follow(child)
+    """The messages of a child that has ended, and the child."""
+    child = ChildProcess(request(spec, tmp_path), folder(tmp_path), credentials)
+    messages = follow(child)
     child.close()
-    return said, child
+    return messages, child
 
 
 def spec_of(uri: str, text: str, **changes: Any) -> dict[str, Any]:
@@ -79,9 +78,9 @@ def open_sources(s3_server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     def opened(place: str = s3_server.url, **options: str) -> Sources:
         (folder := tmp_path / "job").mkdir()
-        limits = Limits(max_bytes=1 << 24, max_files=50, seconds=60, cache_bytes=1 << 24)
-        given = {place: {**s3_server.options, **options}}
-        return Sources(folder, tmp_path / "cache", limits, given, [], [], lambda _done, _total: None)
+        limits = DownloadLimits(max_bytes=1 << 24, max_files=50, seconds=60, cache_bytes=1 << 24)
+        access = SourceAccess({place: {**s3_server.options, **options}})
+        return Sources(folder, tmp_path / "cache", limits, access, lambda _done, _total: None)
 
     return opened
 
@@ -161,7 +160,7 @@ def test_credentials_reach_the_child_and_stand_nowhere(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "canary-of-the-hub")
     spec = spec_of(f"{s3_server.url}/models/tiny", "self", mode="estimate")
-    asked = request({**spec, "model": {**spec["model"], "revision": None}, "target": None}, tmp_path)
+    asked = request({**spec, "target": None}, tmp_path)
     child = ChildProcess(asked, folder(tmp_path), {s3_server.url: s3_server.options})
     # Once it says something it is surely the child, and has its own environment.
     said = follow(child, lambda message: "progress" in message)

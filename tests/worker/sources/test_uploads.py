@@ -10,6 +10,7 @@ import pytest
 from jobs.artifacts import ArtifactStore, open_place, open_store
 from jobs.repository import DeclaredFile, StoredUpload
 from jobs.settings import Settings
+from jobs.spec import CalibrationSpec, JobSpec, ModelSource
 from tests.services.faulty_proxy import Fault, faulty_proxy
 from tests.services.s3 import S3
 from worker.sources.uploads import Fetch, UploadDamaged, as_named, made_local
@@ -102,16 +103,14 @@ def test_a_full_disk_is_told(store: ArtifactStore, small_disk: Path, tmp_path: P
 
 
 def test_only_uploads_change_in_a_specification_and_messages_name_them(workspace: Path) -> None:
-    spec = {
-        "mode": "analyze",
-        "model": {"uri": "hf://org/name", "revision": None},
-        "calibration": {"source": URI, "samples": 8},
-        "evaluation": {"source": "held_out"},
-    }
-    places = {URI: "uploads/a/mine/text.txt"}
-    local = made_local(spec, places)
-    assert local == {**spec, "calibration": {"source": "uploads/a/mine/text.txt", "samples": 8}}
-    told = as_named(f"uploads/a/mine/text.txt is empty: {workspace}/uploads/a/mine/text.txt", places, workspace)
+    spec = JobSpec(
+        mode="analyze", model=ModelSource(uri="hf://org/name"), calibration=CalibrationSpec(source=URI, samples=8)
+    )
+    paths = {URI: "uploads/a/mine/text.txt"}
+    expected = spec.model_dump()
+    expected["calibration"]["source"] = "uploads/a/mine/text.txt"
+    assert made_local(spec, paths).model_dump() == expected
+    told = as_named(f"uploads/a/mine/text.txt is empty: {workspace}/uploads/a/mine/text.txt", paths, workspace)
     assert told == f"{URI} is empty: {URI}"
 
 

@@ -1,6 +1,5 @@
-"""The child process: what it is told, what it tells, and that nothing of it outlives its end or its parent."""
+"""The child process: its input, its messages, and that nothing of it outlives its end or its parent."""
 
-import json
 import os
 import signal
 import socket
@@ -15,21 +14,9 @@ import psutil
 import pytest
 
 from tests.worker.tiny_model import tiny_spec, write_text, write_tiny_model
+from worker.sources.access import DownloadLimits
 from worker.supervision.child_process import ChildProcess
-
-DEFAULTS: dict[str, Any] = {
-    "method": {
-        "segments": "auto",
-        "feature": "rows",
-        "importance": "proposals",
-        "estimator": "unbiased",
-        "kernel": "linear",
-        "protected": None,
-        "repair": "none",
-    },
-    "healing": {"steps": 0, "learning_rate": None, "loss": "distil", "trained": "neighbours"},
-    "evaluation": {"source": "held_out", "samples": 4, "controls": True},
-}
+from worker.supervision.messages import ChildRequest, LocalSpec, TraceTarget
 
 
 @pytest.fixture
@@ -41,23 +28,20 @@ def silent_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-NO_TRACE = {"endpoint": None, "parent": None}
+def request(spec: dict[str, Any], root: Path) -> ChildRequest:
+    return ChildRequest(
+        spec=LocalSpec(**spec),
+        roots=(root,),
+        cache=root / "cache",
+        limits=DownloadLimits(max_bytes=1 << 30, max_files=100, seconds=60, cache_bytes=1 << 30),
+        hosts=(),
+        networks=(),
+        memory_bytes=None,
+        trace=TraceTarget(endpoint=None, parent=None),
+    )
 
 
-def request(spec: dict[str, Any], root: Path) -> dict[str, Any]:
-    return {
-        "spec": {**DEFAULTS, **spec},
-        "roots": [str(root)],
-        "cache": str(root / "cache"),
-        "limits": {"max_bytes": 1 << 30, "max_files": 100, "seconds": 60, "cache_bytes": 1 << 30},
-        "hosts": [],
-        "networks": [],
-        "memory_bytes": None,
-        "trace": NO_TRACE,
-    }
-
-
-def waiting_request(root: Path) -> dict[str, Any]:
+def waiting_request(root: Path) -> ChildRequest:
     spec = {
         "mode": "analyze",
         "model": {"uri": "hf://some/model", "revision": None},
@@ -69,16 +53,16 @@ def waiting_request(root: Path) -> dict[str, Any]:
 def follow(
     child: ChildProcess, until: Callable[[dict[str, Any]], bool] = lambda _message: False
 ) -> list[dict[str, Any]]:
-    """What the child says until it ends, or says what is waited for."""
-    said: list[dict[str, Any]] = []
+    """The child's messages as JSON, up to its end or to the first one that `until` accepts."""
+    received: list[dict[str, Any]] = []
     while True:
         ended = child.ended()
         for message in child.messages(0 if ended else 0.25):
-            said.append(message)
-            if until(message):
-                return said
+            received.append(message.model_dump(mode="json"))
+            if until(received[-1]):
+                return received
         if ended:
-            return said
+            return received
 
 
 def folder(tmp_path: Path) -> Path:
@@ -89,8 +73,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_job_tells_its_phases_facts_and_end(tmp_path: Path) -> None:
     model, text = write_tiny_model(tmp_path / "model"), write_text(tmp_path / "text.txt")
-    spec = tiny_spec(model, text, mode="analyze")
-    spec["model"]["revision"] = None
+    spec = tiny_spec(model, text, mode="analyze", target=None)
     child = ChildProcess(request(spec, tmp_path), folder(tmp_path))
     said = follow(child)
     status = child.close()
@@ -102,8 +85,7 @@ def test_a_job_tells_its_phases_facts_and_end(tmp_path: Path) -> None:
 
 
 def test_a_refusal_is_one_typed_error(tmp_path: Path) -> None:
-    spec = tiny_spec(tmp_path / "nowhere", tmp_path / "text.txt", mode="analyze")
-    spec["model"]["revision"] = None
+    spec = tiny_spec(tmp_path / "nowhere", tmp_path / "text.txt", mode="analyze", target=None)
     child = ChildProcess(request(spec, tmp_path), folder(tmp_path))
     said = follow(child)
     assert child.close() == 1
@@ -146,7 +128,6 @@ def test_sigterm_ends_it_at_once_and_cleanly(tmp_path: Path, silent_hub: None) -
 def test_closing_kills_what_the_child_has_started(tmp_path: Path) -> None:
     model, text = write_tiny_model(tmp_path / "model"), write_text(tmp_path / "text.txt")
     spec = tiny_spec(model, text)
-    spec["model"]["revision"] = None
     child = ChildProcess(request(spec, tmp_path), folder(tmp_path))
     follow(child, lambda message: message.get("progress", {}).get("phase") == "verifying")
     while not (started := psutil.Process(child._process.pid).children(recursive=True)):
@@ -159,12 +140,13 @@ def test_closing_kills_what_the_child_has_started(tmp_path: Path) -> None:
 def test_the_child_dies_with_its_parent(tmp_path: Path, silent_hub: None) -> None:
     program = (
         "import json, sys; from pathlib import Path; from worker.supervision.child_process import ChildProcess\n"
-        "child = ChildProcess(json.loads(sys.argv[1]), Path(sys.argv[2]))\n"
+        "from worker.supervision.messages import ChildRequest\n"
+        "child = ChildProcess(ChildRequest.model_validate_json(sys.argv[1]), Path(sys.argv[2]))\n"
         "while not list(child.messages(60)): pass\n"
         "print(child._process.pid, flush=True); child.messages(60); input()"
     )
     parent = subprocess.Popen(
-        [sys.executable, "-c", program, json.dumps(waiting_request(tmp_path)), str(folder(tmp_path))],
+        [sys.executable, "-c", program, waiting_request(tmp_path).model_dump_json(), str(folder(tmp_path))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

@@ -1,0 +1,6 @@
+"""The process that runs the method for one job. It knows no database: a request file in, JSON lines and files out.
+
+`python -m worker.child REQUEST OUTPUT PIPE PARENT` is started by `worker.supervision.child_process`. REQUEST is a file
+with a `ChildRequest`. The options of the places that the job reads, which may be secrets, come on standard input. Each
+line written to PIPE is one `ChildMessage`.
+"""

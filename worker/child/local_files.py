@@ -1,0 +1,70 @@
+"""Make the model and the data of a job local files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.locations.uris import place_of
+from worker.sources.hub_cache import hold, make_room
+from worker.sources.model_files import Sources, is_remote
+from worker.supervision.messages import ChildRequest
+
+if TYPE_CHECKING:
+    from sglp_core.checkpoints.fetch import Fetched, Outlined
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """`model` has the weights, or for an estimate only their headers. `data` maps each remote source to its file."""
+
+    model: "Outlined"
+    data: Mapping[str, Path]
+
+
+def make_local(
+    request: ChildRequest, sources: Sources, folder: Path, credentials: Mapping[str, Mapping[str, str]]
+) -> LocalFiles:
+    """Download what is not local yet into caches, and link it into `folder`."""
+    # Importing the method imports torch.
+    from sglp_core.checkpoints.fetch import Fetched, Outlined
+
+    spec = request.spec
+    uri, is_estimate = spec.model.uri, spec.mode == "estimate"
+    if is_remote(uri):
+        path = sources.outline(uri) if is_estimate else sources.model(uri)
+        model = Outlined(Fetched(path, uri, None, downloaded=True), {})
+    elif uri.startswith("hf://"):
+        model = _from_hub(request, folder / "model", credentials)
+    else:
+        model = _fetch(request, credentials)
+    parts = {} if is_estimate else {"calibration": spec.calibration.source, "evaluation": spec.evaluation.source}
+    return LocalFiles(
+        model, {source: sources.data(source, part) for part, source in parts.items() if is_remote(source)}
+    )
+
+
+def _from_hub(request: ChildRequest, folder: Path, credentials: Mapping[str, Mapping[str, str]]) -> "Outlined":
+    """The model with `folder` as its path, which has links to the files in the hub client's cache."""
+    models: list[Outlined] = []
+
+    def download() -> Path:
+        models.append(_fetch(request, credentials))
+        return models[-1].fetched.path
+
+    hold(download, folder)
+    make_room(request.cache / "hub", request.limits.cache_bytes)
+    fetched: Fetched = replace(models[-1].fetched, path=folder)
+    return replace(models[-1], fetched=fetched)
+
+
+def _fetch(request: ChildRequest, credentials: Mapping[str, Mapping[str, str]]) -> "Outlined":
+    from sglp_core.checkpoints.fetch import HubAccess, Outlined, fetch, fetch_outline
+
+    model, limits = request.spec.model, request.limits
+    # False: without credentials for this job, never use a token that is stored on this machine.
+    token = credentials.get(place_of(model.uri, credentials) or "", {}).get("token", False)
+    access = HubAccess(token, limits.max_bytes, limits.max_files)
+    if request.spec.mode == "estimate":
+        return fetch_outline(model.uri, model.revision, request.cache, request.roots, access)
+    return Outlined(fetch(model.uri, model.revision, request.cache, request.roots, access), {})

@@ -1,0 +1,53 @@
+"""Sends the progress and facts of the method to the supervisor, and traces each phase as a span."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from pydantic import BaseModel, JsonValue
+
+from jobs.observability.tracing import Span, begin_span
+from worker.supervision.messages import PhaseProgress, PlanMessage, ProgressMessage, ResolvedMessage
+
+if TYPE_CHECKING:
+    from sglp_core import Progress
+
+
+class PipeObserver:
+    """The observer of `sglp_core` whose messages are lines in a pipe. `sources` become part of the resolved facts."""
+
+    def __init__(self, lines: TextIO, span: Span) -> None:
+        self.sources: Sequence[JsonValue] = ()
+        self._lines = lines
+        self._job_span = span
+        self._phase = "starting"
+        self._phase_span = begin_span(self._phase, span.traceparent)
+
+    def fetched(self, done_bytes: int, total_bytes: int) -> None:
+        self._send_progress(PhaseProgress(phase="fetching", done=done_bytes, total=total_bytes, unit="bytes"))
+
+    def progress(self, progress: "Progress") -> None:
+        self._send_progress(
+            PhaseProgress(phase=progress.phase, done=progress.done, total=progress.total, unit=progress.unit)
+        )
+
+    def resolved(self, facts: dict[str, JsonValue]) -> None:
+        # The method's dictionaries may hold tuples, which are no JSON values until they are written.
+        sources = {"sources": list(self.sources)} if self.sources else {}
+        self._send(ResolvedMessage.model_construct(resolved={**facts, **sources}))
+
+    def planned(self, plan: dict[str, JsonValue]) -> None:
+        self._send(PlanMessage.model_construct(plan=plan))
+
+    def end_phase(self) -> None:
+        """End the span of the last phase."""
+        self._phase_span.end()
+
+    def _send_progress(self, progress: PhaseProgress) -> None:
+        if progress.phase != self._phase:
+            self._phase_span.end()
+            self._phase = progress.phase
+            self._phase_span = begin_span(progress.phase, self._job_span.traceparent)
+        self._send(ProgressMessage(progress=progress))
+
+    def _send(self, message: BaseModel) -> None:
+        self._lines.write(message.model_dump_json() + "\n")

@@ -1,0 +1,116 @@
+"""What a supervisor and the child process of a job send to each other.
+
+The supervisor writes one `ChildRequest` to a file. The child answers with JSON lines, each of them one `ChildMessage`:
+progress and facts while it works, and at the end an error or `finished`.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
+
+from jobs.spec import CalibrationSpec, EvaluationSpec, JobSpec, ModelSource
+from worker.sources.access import DownloadLimits
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LocalModel(ModelSource):
+    """As `ModelSource`, but `uri` may also be a path relative to the job's folder."""
+
+    uri: str
+
+
+class LocalCalibration(CalibrationSpec):
+    """As `CalibrationSpec`, but `source` may also be a path relative to the job's folder."""
+
+    source: str = "self"
+
+
+class LocalEvaluation(EvaluationSpec):
+    """As `EvaluationSpec`, but `source` may also be a path relative to the job's folder."""
+
+    source: str = "held_out"
+
+
+class LocalSpec(JobSpec):
+    """A job's specification in which the paths of their copies replace the URIs of uploads."""
+
+    model: LocalModel
+    calibration: LocalCalibration = LocalCalibration()
+    evaluation: LocalEvaluation = LocalEvaluation()
+
+
+class TraceTarget(_Message):
+    """Where spans are sent, and the `traceparent` that they belong below; None where there are no traces."""
+
+    endpoint: str | None
+    parent: str | None
+
+
+class ChildRequest(_Message):
+    """A job and how much of this machine it may use. It is written to a file, so it never holds a secret.
+
+    `file://` URIs must lie below `roots`. HTTPS redirects may lead to `hosts`, and connections to public addresses and
+    `networks`. `memory_bytes` limits the child and every process it starts; None is no limit.
+    """
+
+    spec: LocalSpec
+    roots: tuple[Path, ...]
+    cache: Path
+    limits: DownloadLimits
+    hosts: tuple[str, ...]
+    networks: tuple[str, ...]
+    memory_bytes: int | None
+    trace: TraceTarget
+
+
+class PhaseProgress(_Message):
+    """`done` of `total` units of the running phase."""
+
+    phase: str
+    done: int
+    total: int
+    unit: str
+
+
+class ChildError(_Message):
+    """Why the job failed: a code of the service's closed list, and what the user can do."""
+
+    code: str
+    message: str
+
+
+class ProgressMessage(_Message):
+    progress: PhaseProgress
+
+
+class ResolvedMessage(_Message):
+    """What the job runs on, as the method describes it: any JSON object."""
+
+    resolved: dict[str, JsonValue]
+
+
+class PlanMessage(_Message):
+    """What will be removed, as the method describes it: any JSON object."""
+
+    plan: dict[str, JsonValue]
+
+
+class ErrorMessage(_Message):
+    error: ChildError
+
+
+class FinishedMessage(_Message):
+    finished: Literal[True] = True
+
+
+ChildMessage = ProgressMessage | ResolvedMessage | PlanMessage | ErrorMessage | FinishedMessage
+_CHILD_MESSAGE: TypeAdapter[ChildMessage] = TypeAdapter(ChildMessage)
+
+
+def parse_message(line: bytes) -> ChildMessage:
+    """One line of the child. Raises `pydantic.ValidationError` for anything that is not a `ChildMessage`."""
+    return _CHILD_MESSAGE.validate_json(line)
