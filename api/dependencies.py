@@ -15,8 +15,8 @@ from jobs.security.signing_secrets import Sealer
 from jobs.settings import Settings
 from jobs.tables import Job
 
-# Only tells the OpenAPI document how a key is sent.
-BEARER = HTTPBearer(auto_error=False, scheme_name="API key", description="`sglp_<keyid>_<secret>`")
+# For the OpenAPI document alone; `api/middleware/authentication.py` checks keys.
+BEARER = HTTPBearer(auto_error=False, scheme_name="apiKey", description="`sglp_<keyid>_<secret>`")
 JOB_ID = re.compile("job_[0-9a-z]{26}")
 
 # All are `async`: the framework would send every other one through a thread of its own.

@@ -1,9 +1,11 @@
-"""The OpenAPI document: every error as the problem it is, and where a job's links lead."""
+"""The OpenAPI document: names of operations, every error as a problem, and where a job's links lead."""
 
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic.alias_generators import to_camel
 
 from api.protocol.problems import MEDIA_TYPE
 from jobs.errors import REASONS
@@ -14,11 +16,11 @@ PROBLEM = {
     "description": "An error (RFC 9457). `errors` says what is wrong with which part of the request.",
     "required": ["type", "title", "status", "detail"],
     "properties": {
-        "type": {"type": "string", "example": "about:blank"},
-        "title": {"type": "string", "example": "Unprocessable Content"},
-        "status": {"type": "integer", "example": 422},
-        "detail": {"type": "string", "example": "the request does not have the documented form"},
-        "code": {"type": "string", "description": "what programs tell errors of one status apart by"},
+        "type": {"type": "string", "examples": ["about:blank"]},
+        "title": {"type": "string", "examples": ["Unprocessable Content"]},
+        "status": {"type": "integer", "examples": [422]},
+        "detail": {"type": "string", "examples": ["the request does not have the documented form"]},
+        "code": {"type": "string", "description": "distinguishes errors of the same status for programs"},
         "errors": {
             "type": "array",
             "items": {
@@ -33,20 +35,45 @@ PROBLEM = {
     },
 }
 LINKED = {
-    "get": "get_v1_jobs__job_id__get",
-    "events": "events_v1_jobs__job_id__events_get",
-    "cancel": "cancel_v1_jobs__job_id__cancel_post",
-    "retry": "retry_v1_jobs__job_id__retry_post",
-    "artifacts": "listing_v1_jobs__job_id__artifacts_get",
+    "get": "getJob",
+    "events": "listEvents",
+    "cancel": "cancelJob",
+    "retry": "retryJob",
+    "artifacts": "listArtifacts",
 }
+SERVERS = [{"url": "/", "description": "The service that this document comes from"}]
+LICENSE = {"name": "Apache License 2.0", "identifier": "Apache-2.0"}
+TAGS = [
+    {"name": "jobs", "description": "Submit, watch, cancel, retry and delete jobs."},
+    {"name": "analyses", "description": "The results of a job: similarity of layers, table of layers, report."},
+    {"name": "artifacts", "description": "The files that a job has published, such as the smaller model."},
+    {"name": "uploads", "description": "Send a model or a data set for jobs to read."},
+    {"name": "webhooks", "description": "Signed HTTP requests of the service when a job has ended."},
+    {"name": "admin", "description": "Tenants, quotas, API keys and the audit log; needs the scope `admin`."},
+    {"name": "service", "description": "Supported architectures, health and metrics."},
+]
 SUBMISSIONS = ("/v1/jobs", "/v1/jobs/{job_id}/retry")
 UNUSED = ("HTTPValidationError", "ValidationError")
+
+
+def operation_id(route: APIRoute) -> str:
+    """`createJob` for a route of the function `create_job`: a good name for a method of a generated client."""
+    return to_camel(route.name)
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
     """The document, made once."""
     if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            webhooks=app.webhooks.routes,
+            tags=app.openapi_tags,
+            servers=app.servers,
+            license_info=app.license_info,
+        )
         error = {
             "description": "An error",
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
@@ -56,6 +83,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
                 responses = operation["responses"]
                 responses.pop("422", None)
                 responses["4XX"] = responses["5XX"] = error
+        for operation in (each["post"] for each in document["webhooks"].values()):
+            operation["responses"].pop("422")
         for path in SUBMISSIONS:
             responses = document["paths"][path]["post"]["responses"]
             responses["202"]["links"] = {

@@ -24,7 +24,7 @@ PICTURES = {"sweep.png": "quality against size and time", "similarity.png": "sim
 REPORT_TYPES = ("application/json", "text/markdown", "text/html")
 STYLE = "body{font:16px sans-serif;max-width:60em;margin:2em auto}td,th{padding:.2em .8em}img{max-width:100%}"
 
-router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["findings"])
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["analyses"])
 
 
 def _content(types: tuple[str, ...]) -> dict[int | str, dict[str, Any]]:
@@ -32,7 +32,7 @@ def _content(types: tuple[str, ...]) -> dict[int | str, dict[str, Any]]:
 
 
 @router.get("/similarity", response_class=Response, responses=_content(SIMILARITY_TYPES))
-def similarity(job_id: JobId, request: Request, sessions: Sessions, store: Store, tenant: Tenant) -> Response:
+def get_similarity(job_id: JobId, request: Request, sessions: Sessions, store: Store, tenant: Tenant) -> Response:
     """The similarity matrix of the layers, as JSON, CSV, npy or a picture."""
     wanted = negotiate(request, SIMILARITY_TYPES)
     if wanted == "image/png":
@@ -47,13 +47,13 @@ def similarity(job_id: JobId, request: Request, sessions: Sessions, store: Store
 
 
 @router.get("/layers")
-def layers(job_id: JobId, sessions: Sessions, tenant: Tenant) -> dict[str, list[dict[str, Any]]]:
+def list_layers(job_id: JobId, sessions: Sessions, tenant: Tenant) -> dict[str, list[dict[str, Any]]]:
     """A row a layer: name, parameters, FLOPs, segment, every importance criterion, removed or not, and why."""
     return {"data": _analysis(sessions, tenant, job_id).layers}
 
 
 @router.get("/report", response_class=Response, responses=_content(REPORT_TYPES))
-def report(job_id: JobId, request: Request, sessions: Sessions, store: Store, tenant: Tenant) -> Response:
+def get_report(job_id: JobId, request: Request, sessions: Sessions, store: Store, tenant: Tenant) -> Response:
     """Before and after, the controls and the proof that the model loads, as JSON, Markdown or a page."""
     wanted = negotiate(request, REPORT_TYPES)
     if wanted == "application/json":

@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["artifacts"])
 
 
 @router.get("/artifacts")
-def listing(job_id: JobId, sessions: Sessions, tenant: Tenant) -> ArtifactList:
+def list_artifacts(job_id: JobId, sessions: Sessions, tenant: Tenant) -> ArtifactList:
     """The files of a job; none before it has succeeded."""
     with transaction(sessions) as session:
         jobs = JobRepository(session)
@@ -31,7 +31,7 @@ def listing(job_id: JobId, sessions: Sessions, tenant: Tenant) -> ArtifactList:
 
 @router.head("/artifacts/{name:path}", response_model=None, include_in_schema=False)
 @router.get("/artifacts/{name:path}", response_model=None, responses={200: {"model": SignedLink}})
-def artifact(
+def download_artifact(
     job_id: JobId,
     name: Annotated[str, Path(max_length=512)],
     request: Request,
@@ -56,7 +56,7 @@ def artifact(
 
 
 @router.get("/artifacts.tar", response_class=Response, responses={200: {"content": {"application/x-tar": {}}}})
-def tar(job_id: JobId, action: Action, store: Store, tenant: Tenant) -> StreamingResponse:
+def download_model(job_id: JobId, action: Action, store: Store, tenant: Tenant) -> StreamingResponse:
     """The model directory as one tar."""
     with action.transaction() as session:
         jobs = JobRepository(session)

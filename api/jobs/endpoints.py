@@ -53,7 +53,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
 @router.get("", openapi_extra={"parameters": [METADATA]})
-def listing(
+def list_jobs(
     request: Request,
     sessions: Sessions,
     tenant: Tenant,
@@ -78,7 +78,7 @@ def listing(
 
 
 @router.get("/{job_id}", responses={304: {"description": "It has not changed"}}, response_model=JobView)
-async def get(job_id: JobId, request: Request, sessions: Sessions, tenant: Tenant, watcher: Watcher) -> Response:
+async def get_job(job_id: JobId, request: Request, sessions: Sessions, tenant: Tenant, watcher: Watcher) -> Response:
     """One job. `If-None-Match` asks only for news; `Prefer: wait=30` waits for it for up to 60 seconds."""
 
     def read() -> Job:
@@ -101,7 +101,7 @@ async def get(job_id: JobId, request: Request, sessions: Sessions, tenant: Tenan
 
 
 @router.delete("/{job_id}", status_code=HTTPStatus.NO_CONTENT)
-def delete(job_id: JobId, action: Action, tenant: Tenant) -> None:
+def delete_job(job_id: JobId, action: Action, tenant: Tenant) -> None:
     """Delete a job that has ended, with its events, findings and files."""
     with action.transaction() as session:
         deleted = JobRepository(session).delete(tenant, job_id)
@@ -112,7 +112,7 @@ def delete(job_id: JobId, action: Action, tenant: Tenant) -> None:
 
 
 @router.post("/{job_id}/cancel", responses={202: {"model": JobView}})
-def cancel(job_id: JobId, response: Response, action: Action, tenant: Tenant) -> JobView:
+def cancel_job(job_id: JobId, response: Response, action: Action, tenant: Tenant) -> JobView:
     """Cancel a job: 200 once it is cancelled, 202 while a worker stops it, 409 if it has ended otherwise."""
     with action.transaction() as session:
         job = found(JobRepository(session).cancel(tenant, job_id), job_id)
@@ -128,7 +128,7 @@ def cancel(job_id: JobId, response: Response, action: Action, tenant: Tenant) ->
     response_model=EventPage,
     responses={200: {"content": {EVENT_STREAM: {}}}, 204: {"description": "All was told"}},
 )
-def events(
+def list_events(
     job_id: JobId,
     request: Request,
     sessions: Sessions,

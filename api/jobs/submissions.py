@@ -29,7 +29,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
 
 @router.post("", status_code=HTTPStatus.ACCEPTED, response_model=JobView)
-def submit(
+def create_job(
     spec: JobSpec,
     action: Action,
     tenant: Tenant,
@@ -50,7 +50,7 @@ def submit(
 
 
 @router.post("/{job_id}/retry", status_code=HTTPStatus.ACCEPTED, response_model=JobView)
-def retry(
+def retry_job(
     job_id: JobId,
     action: Action,
     tenant: Tenant,

@@ -6,17 +6,19 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from anyio import CapacityLimiter, fail_after, to_thread
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from sqlalchemy.exc import TimeoutError as DatabaseTimeout
 
-from api.dependencies import Sessions
+from api.dependencies import BEARER, Sessions
 from jobs.database import transaction
 from jobs.repository import HealthRepository
 
 # Shorter than those who ask usually wait.
 READY_SECONDS = 3
+# Without a key.
+PUBLIC: dict[str, Any] = {"security": []}
 
 router = APIRouter(tags=["service"])
 
@@ -28,20 +30,20 @@ class Readiness(BaseModel):
     troubles: dict[str, str]
 
 
-@router.get("/v1/architectures")
-def architectures() -> dict[str, Any]:
+@router.get("/v1/architectures", dependencies=[Depends(BEARER)])
+def list_architectures() -> dict[str, Any]:
     """What can be pruned: the rule, and the architectures that every release is tested with."""
     return _architectures()
 
 
-@router.get("/livez")
-async def livez() -> dict[str, str]:
+@router.get("/livez", openapi_extra=PUBLIC)
+async def check_liveness() -> dict[str, str]:
     """The process answers, though every one of its threads may wait for the database."""
     return {"status": "ok"}
 
 
-@router.get("/readyz")
-async def readyz(sessions: Sessions) -> Readiness:
+@router.get("/readyz", openapi_extra=PUBLIC)
+async def check_readiness(sessions: Sessions) -> Readiness:
     """Jobs can be taken; 503 where the database does not answer at once.
 
     `degraded`: jobs are taken, and will wait, since the scheduler or the broker is in trouble.
@@ -60,8 +62,13 @@ async def readyz(sessions: Sessions) -> Readiness:
     return Readiness(status="degraded" if troubles else "ok", troubles=troubles)
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-def metrics(request: Request) -> Response:
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    openapi_extra=PUBLIC,
+)
+def get_metrics(request: Request) -> Response:
     """What Prometheus reads of jobs, workers, scheduler and this process's requests; no tenant and no id is in it."""
     return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
 

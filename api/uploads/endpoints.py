@@ -33,7 +33,7 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=StrictRou
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-def create(
+def create_upload(
     wanted: NewUpload, response: Response, action: Action, tenant: Tenant, settings: ServiceSettings
 ) -> UploadView:
     """Declare the files of an upload; their bytes count as stored from now on. Send each of them, then complete it.
@@ -55,7 +55,7 @@ def create(
 
 
 @router.get("")
-def listing(
+def list_uploads(
     sessions: Sessions,
     tenant: Tenant,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -71,13 +71,13 @@ def listing(
 
 
 @router.get("/{upload_id}")
-def get(upload_id: UploadId, sessions: Sessions, tenant: Tenant) -> UploadView:
+def get_upload(upload_id: UploadId, sessions: Sessions, tenant: Tenant) -> UploadView:
     """One upload."""
     return UploadView.of(*_found(sessions, tenant, upload_id))
 
 
 @router.delete("/{upload_id}", status_code=HTTPStatus.NO_CONTENT)
-def delete(upload_id: UploadId, action: Action, tenant: Tenant) -> None:
+def delete_upload(upload_id: UploadId, action: Action, tenant: Tenant) -> None:
     """Delete an upload and its files; 409 while a job that has not ended reads it."""
     with action.transaction() as session:
         deleted = UploadRepository(session).delete(tenant, upload_id)
@@ -90,7 +90,7 @@ def delete(upload_id: UploadId, action: Action, tenant: Tenant) -> None:
 
 
 @router.post("/{upload_id}/files/{name}/address")
-def address(
+def create_upload_address(
     upload_id: UploadId,
     name: str,
     action: Action,
@@ -113,7 +113,7 @@ def address(
 
 
 @router.put("/{upload_id}/files/{name}", status_code=HTTPStatus.NO_CONTENT, openapi_extra=BYTES)
-async def send(
+async def send_file(
     upload_id: UploadId,
     name: str,
     request: Request,
@@ -129,7 +129,7 @@ async def send(
 
 
 @router.post("/{upload_id}/complete")
-async def complete(
+async def complete_upload(
     upload_id: UploadId,
     action: Action,
     sessions: Sessions,

@@ -33,7 +33,7 @@ router = APIRouter(prefix="/v1", tags=["webhooks"], route_class=StrictRoute)
 
 
 @router.post("/webhook-endpoints", status_code=HTTPStatus.CREATED)
-def create(
+def create_webhook_endpoint(
     wanted: NewEndpoint,
     response: Response,
     action: Action,
@@ -57,21 +57,23 @@ def create(
 
 
 @router.get("/webhook-endpoints")
-def listing(sessions: Sessions, tenant: Tenant) -> EndpointList:
+def list_webhook_endpoints(sessions: Sessions, tenant: Tenant) -> EndpointList:
     """All endpoints."""
     with transaction(sessions) as session:
         return EndpointList(data=[EndpointView.of(each) for each in WebhookRepository(session).list(tenant)])
 
 
 @router.get("/webhook-endpoints/{endpoint_id}")
-def get(endpoint_id: EndpointId, sessions: Sessions, tenant: Tenant) -> EndpointView:
+def get_webhook_endpoint(endpoint_id: EndpointId, sessions: Sessions, tenant: Tenant) -> EndpointView:
     """One endpoint."""
     with transaction(sessions) as session:
         return EndpointView.of(_found(WebhookRepository(session).get(tenant, endpoint_id), endpoint_id))
 
 
 @router.patch("/webhook-endpoints/{endpoint_id}")
-def change(endpoint_id: EndpointId, wanted: EndpointChange, action: Action, tenant: Tenant) -> EndpointView:
+def change_webhook_endpoint(
+    endpoint_id: EndpointId, wanted: EndpointChange, action: Action, tenant: Tenant
+) -> EndpointView:
     """Change what an endpoint is told of, or switch it off or on."""
     with action.transaction() as session:
         changed = WebhookRepository(session).change(tenant, endpoint_id, wanted.event_types, wanted.enabled)
@@ -79,7 +81,7 @@ def change(endpoint_id: EndpointId, wanted: EndpointChange, action: Action, tena
 
 
 @router.delete("/webhook-endpoints/{endpoint_id}", status_code=HTTPStatus.NO_CONTENT)
-def delete(endpoint_id: EndpointId, action: Action, tenant: Tenant) -> None:
+def delete_webhook_endpoint(endpoint_id: EndpointId, action: Action, tenant: Tenant) -> None:
     """Delete an endpoint; what it was still to be told is not sent."""
     with action.transaction() as session:
         if not WebhookRepository(session).delete(tenant, endpoint_id):
@@ -87,7 +89,9 @@ def delete(endpoint_id: EndpointId, action: Action, tenant: Tenant) -> None:
 
 
 @router.post("/webhook-endpoints/{endpoint_id}/rotate-secret")
-def rotate(endpoint_id: EndpointId, action: Action, tenant: Tenant, sealer: SecretSealer) -> EndpointWithSecret:
+def rotate_webhook_secret(
+    endpoint_id: EndpointId, action: Action, tenant: Tenant, sealer: SecretSealer
+) -> EndpointWithSecret:
     """Give an endpoint a new secret. For 24 hours deliveries carry a signature by the old one too."""
     secret = new_secret()
     sealed = sealer.seal(secret)
@@ -97,7 +101,7 @@ def rotate(endpoint_id: EndpointId, action: Action, tenant: Tenant, sealer: Secr
 
 
 @router.get("/webhook-endpoints/{endpoint_id}/deliveries")
-def deliveries(
+def list_webhook_deliveries(
     endpoint_id: EndpointId, sessions: Sessions, tenant: Tenant, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> DeliveryList:
     """The newest deliveries of an endpoint, with what came of them."""
@@ -109,7 +113,7 @@ def deliveries(
 
 
 @router.post("/webhook-deliveries/{delivery_id}/redeliver", status_code=HTTPStatus.ACCEPTED)
-def redeliver(delivery_id: DeliveryId, action: Action, tenant: Tenant) -> DeliveryView:
+def redeliver_webhook(delivery_id: DeliveryId, action: Action, tenant: Tenant) -> DeliveryView:
     """Send a delivery again, under the same `webhook-id`."""
     with action.transaction() as session:
         row = WebhookRepository(session).redeliver(tenant, delivery_id)
