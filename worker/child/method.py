@@ -15,7 +15,18 @@ if TYPE_CHECKING:
 def run_method(files: LocalFiles, request: ChildRequest, output: Path, observer: PipeObserver) -> None:
     """Write the result to `output`. Raises `SGLPError`."""
     # Importing the method imports torch.
-    from sglp_core import Calibration, Evaluation, Healing, Method, SweepTarget, analyze, compress, estimate, sweep
+    from sglp_core import (
+        Calibration,
+        Evaluation,
+        Healing,
+        Method,
+        SweepTarget,
+        Target,
+        analyze,
+        compress,
+        estimate,
+        sweep,
+    )
 
     spec, model, data = request.spec, files.model.fetched, files.data
     common: dict[str, Any] = {
