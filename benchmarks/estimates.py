@@ -24,7 +24,7 @@ import typer
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from sglp_client.sdk import SGLP
+from sglp_client import SGLP
 
 from benchmarks.encoder_repairs import convert_rxnfp
 from benchmarks.larger_than_memory import write_model

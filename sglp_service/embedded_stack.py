@@ -19,6 +19,7 @@ from typing import Self
 
 import httpx
 import pyprctl
+from sglp_client import UserError
 
 HOST = "127.0.0.1"
 MODULES = {"api": "api", "worker": "worker", "scheduler": "worker.scheduler"}
@@ -29,7 +30,7 @@ STOP_SECONDS = 20.0
 LOG_TAIL_LINES = 20
 
 
-class StackFailed(Exception):
+class StackFailed(UserError):
     """The embedded service could not start, or one of its processes has ended."""
 
 

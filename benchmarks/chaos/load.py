@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from sglp_client.sdk import SGLP, SGLPProblem
+from sglp_client import SGLP, SGLPProblem
 
 from tests.worker.tiny_model import tiny_spec
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from sglp_client.sdk import SGLP, DownloadDamaged, NothingToDownload, SGLPProblem
+from sglp_client import SGLP, DownloadDamaged, NothingToDownload, SGLPProblem
 
 CONTENT = b"weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 from cryptography.fernet import Fernet
-from sglp_client.sdk import SGLP
+from sglp_client import SGLP
 
 from jobs.settings import Settings
 from tests.services.processes import free_port, wait_for_port

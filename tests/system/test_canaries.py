@@ -18,7 +18,7 @@ import obstore
 import pytest
 import redis as redis_client
 from obstore.store import from_url
-from sglp_client.sdk import SGLP
+from sglp_client import SGLP
 from sqlalchemy import create_engine, make_url, select
 
 from jobs.tables import Base

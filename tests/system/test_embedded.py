@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from sglp_client import SGLP
 from sglp_client.cli.app import app
-from sglp_client.sdk import SGLP
 from typer.testing import CliRunner
 
 from tests.services.processes import free_port

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from sglp_client.sdk import SGLP
+from sglp_client import SGLP
 
 from tests.services.stack import Stack
 from tests.worker.tiny_model import LAYERS, tiny_spec

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sglp_client.sdk import DownloadDamaged
+from sglp_client import DownloadDamaged
 
 from jobs.artifacts import ArtifactStore, open_store
 from tests.services.faulty_proxy import Fault, FaultyProxy, faulty_proxy

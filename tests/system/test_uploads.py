@@ -7,7 +7,7 @@ from typing import Any
 
 import obstore
 import pytest
-from sglp_client.sdk import SGLPProblem
+from sglp_client import SGLPProblem
 from transformers import AutoModelForCausalLM
 
 from jobs.artifacts import open_store

@@ -1,79 +1,120 @@
-"""A running job on the screen: one bar a phase on a terminal, one line a phase elsewhere."""
+"""The phases of a job on the screen: one bar per phase on a terminal, one line per phase elsewhere."""
 
 from collections.abc import Callable
-from typing import Any
+from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from sglp_client.errors import JobFailed
+from sglp_client.resources import Event, Job
 from sglp_client.sdk import SGLP
 
 
-class JobFailed(Exception):
-    """The job ended, but not well."""
+class PhaseBars:
+    """A context manager that shows phases; one that counts in several units has a bar for each of them."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description:12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]:8}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        # Unit → bar, of each phase; a phase without progress yet has a bar without a unit.
+        self._units: dict[str, dict[str, TaskID]] = {}
+        self._current: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def start(self, phase: str) -> None:
+        """Begin a phase, which completes the one before."""
+        self.complete()
+        if not self._console.is_terminal:
+            self._console.print(phase)
+        self._current = self._bars.add_task(phase, total=None, unit="")
+        self._units[phase] = {"": self._current}
+
+    def update(self, phase: str, done: int, total: int, unit: str) -> None:
+        """Show that `done` of `total` units of the phase are done; begins it where `start` did not."""
+        if phase not in self._units:
+            self.start(phase)
+        bars = self._units[phase]
+        if unit not in bars:
+            bars[unit] = bars.pop("") if "" in bars else self._bars.add_task(phase, total=None, unit="")
+        if bars[unit] != self._current:
+            self.complete()
+            self._current = bars[unit]
+        shown = "" if unit == "steps" else unit
+        self._bars.update(bars[unit], total=total, completed=done, unit=shown, refresh=True)
+
+    def complete(self) -> None:
+        """Fill the current bar: whatever its last progress was, its phase is over."""
+        if self._current is not None:
+            total = next(task.total for task in self._bars.tasks if task.id == self._current) or 1
+            self._bars.update(self._current, total=total, completed=total)
+            self._bars.stop_task(self._current)
+            self._current = None
 
 
-def follow(service: SGLP, job_id: str, console: Console, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Show the job until it has ended, and return it; `check` is called at every look and may raise."""
-    bars = Progress(
-        TextColumn("{task.description:12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]:8}"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with bars:
-        return service.wait(job_id, _Screen(service, console, bars).show, on_poll=check)
+def follow(service: SGLP, job_id: str, console: Console, on_poll: Callable[[], None] = lambda: None) -> Job:
+    """Show the job until it has ended, and return it; `on_poll` is called before every request and may raise."""
+    with PhaseBars(console) as bars:
+        return service.wait(job_id, _JobScreen(service, console, bars).show, on_poll=on_poll)
 
 
-def require_success(job: dict[str, Any]) -> None:
+def require_success(job: Job) -> None:
     """Raises `JobFailed` with the job's error code and message where it did not succeed."""
     if job["error"]:
-        raise JobFailed("{code}: {message}".format(**job["error"]))
+        raise JobFailed(f"{job['error']['code']}: {job['error']['message']}")
     if job["status"] != "succeeded":
         raise JobFailed(f"{job['id']} is {job['status']}")
 
 
-class _Screen:
-    def __init__(self, service: SGLP, console: Console, bars: Progress) -> None:
+class _JobScreen:
+    def __init__(self, service: SGLP, console: Console, bars: PhaseBars) -> None:
         self._service = service
         self._console = console
         self._bars = bars
-        self._seen = 0
-        self._bar: TaskID | None = None
+        self._last_seq = 0
+        self._phase: str | None = None
 
-    def show(self, job: dict[str, Any]) -> None:
-        for event in self._service.events(job["id"], after=self._seen):
-            self._seen = event["seq"]
-            self._tell(event["type"], event["data"])
+    def show(self, job: Job) -> None:
+        for event in self._service.events(job["id"], after=self._last_seq):
+            self._last_seq = event["seq"]
+            self._show_event(event)
         progress = job["progress"]
-        if self._bar is not None and progress:
-            self._bars.update(
-                self._bar, total=progress["total"], completed=progress["done"], unit=progress["unit"], refresh=True
-            )
+        # The events were read after the job, and may be in its next phase already.
+        if self._phase and self._phase == job["phase"] and progress:
+            self._bars.update(self._phase, progress["done"], progress["total"], progress["unit"])
 
-    def _tell(self, kind: str, data: dict[str, Any]) -> None:
-        self._finish_bar()
+    def _show_event(self, event: Event) -> None:
+        kind, data = event["type"], event["data"]
+        if kind == "phase":
+            self._phase = data["phase"]
+            self._bars.start(data["phase"])
+            return
+        self._phase = None
+        self._bars.complete()
         if kind in {"running", "failed", "cancelled"}:
-            # How it ended is told by whoever waits for it.
+            # The caller of `follow` reports how the job ended.
             return
         if kind == "queued":
             why = f" again: {data['reason']}" if "reason" in data else ""
-            self._console.print(f"queued{why}; waits for a worker", markup=False, highlight=False)
-        elif kind != "phase":
-            said = ", ".join(f"{name} {value}" for name, value in data.items())
-            self._console.print(f"{kind}: {said}" if said else kind, markup=False, highlight=False)
-        elif self._console.is_terminal:
-            self._bar = self._bars.add_task(data["phase"], total=None, unit="")
+            line = f"queued{why}; waits for a worker"
         else:
-            self._console.print(data["phase"])
-
-    def _finish_bar(self) -> None:
-        """A phase that others follow is complete, whatever its last progress was."""
-        if self._bar is not None:
-            total = next(task.total for task in self._bars.tasks if task.id == self._bar) or 1
-            self._bars.update(self._bar, total=total, completed=total)
-            self._bars.stop_task(self._bar)
-            self._bar = None
+            details = ", ".join(f"{name} {value}" for name, value in data.items())
+            line = f"{kind}: {details}" if details else kind
+        self._console.print(line, markup=False, highlight=False)

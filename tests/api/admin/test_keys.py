@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sglp_client.sdk import SGLP
+from sglp_client import SGLP
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 

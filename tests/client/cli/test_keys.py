@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sglp_client.sdk import SGLP, BadKey, SGLPProblem
+from sglp_client import SGLP, BadKey, SGLPProblem
 
 from jobs.database import migrate
 from tests.services.processes import free_port, server_process

@@ -1,27 +1,24 @@
-"""Files on their way to the service, with a bar on a terminal."""
+"""Uploading files to the service, with a progress bar on a terminal."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from sglp_client.errors import NotUploadable
+from sglp_client.resources import Upload, UploadKind
 from sglp_client.sdk import SGLP
 
-# What only models are made of.
+# Only models have such files.
 MODEL_SUFFIXES = {".safetensors", ".gguf"}
 CONFIGURATION = "config.json"
 DATA_SUFFIXES = {".txt", ".jsonl", ".parquet", ".zip"}
 
 
-class NotUploadable(ValueError):
-    """These files are no upload."""
-
-
-def send(service: SGLP, paths: Sequence[Path], kind: str | None, name: str | None) -> dict[str, Any]:
-    """Upload files, or the files of a folder. Raises `NotUploadable`."""
-    files = [file for path in paths for file in (_of_folder(path) if path.is_dir() else [path])]
+def send(service: SGLP, paths: Sequence[Path], kind: UploadKind | None, name: str | None) -> Upload:
+    """Upload files, or the files of a folder; `kind` is by default guessed from them. Raises `NotUploadable`."""
+    files = [file for path in paths for file in (_files_of(path) if path.is_dir() else [path])]
     kind = kind or _kind_of(files)
     if not files:
         raise NotUploadable(f"{paths[0]} holds no files; of a folder of class folders with images, send a .zip")
@@ -31,7 +28,7 @@ def send(service: SGLP, paths: Sequence[Path], kind: str | None, name: str | Non
         )
     if kind == "dataset" and not all(file.suffix.lower() in DATA_SUFFIXES for file in files):
         raise NotUploadable(f"data is one file of {', '.join(sorted(DATA_SUFFIXES))}")
-    # Standard output is for the URI alone.
+    # Standard output has the URI alone.
     console = Console(stderr=True)
     bars = Progress(
         TextColumn("{task.description}"),
@@ -48,11 +45,11 @@ def send(service: SGLP, paths: Sequence[Path], kind: str | None, name: str | Non
         return service.upload(files, kind=kind, name=name, on_bytes=lambda more: bars.advance(bar, more))
 
 
-def _kind_of(files: Sequence[Path]) -> str:
+def _kind_of(files: Sequence[Path]) -> UploadKind:
     is_model = any(file.suffix.lower() in MODEL_SUFFIXES or file.name == CONFIGURATION for file in files)
     return "model" if is_model else "dataset"
 
 
-def _of_folder(folder: Path) -> list[Path]:
-    """Its files but hidden ones; an upload has no folders in it."""
+def _files_of(folder: Path) -> list[Path]:
+    """The files of the folder itself but hidden ones; an upload has no folders in it."""
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))

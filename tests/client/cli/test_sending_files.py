@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sglp_client.sdk import SGLP
+from sglp_client import SGLP
 
 from jobs.database import migrate
 from jobs.settings import Settings
