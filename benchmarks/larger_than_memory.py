@@ -103,8 +103,8 @@ def _run_limited(work: Path, memory: Any, limit: int) -> None:
         memory=memory,
         observer=_LiftedForVerification(),
     )
-    removed = len(report["plan"]["removed_layers"])
-    outcome = f"{removed} layers removed, verified" if report["verification"]["passed"] else "not verified"
+    removed = len(report.plan.removed_layers)
+    outcome = f"{removed} layers removed, verified" if report.verification.passed else "not verified"
     print(json.dumps([outcome, peak_resident_bytes()]))
 
 

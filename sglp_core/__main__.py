@@ -16,10 +16,7 @@ from rich.table import Table
 import sglp_core
 from sglp_core import Calibration, Evaluation, Healing, Method, QualityTarget, SGLPError, SweepTarget, Target
 from sglp_core.options import PROPOSALS, HealingLoss, Metric, TargetKind, Trained
-from sglp_core.reporting import estimate as estimate_report
-from sglp_core.reporting import quality_budget
-from sglp_core.reporting import sweep as sweep_report
-from sglp_core.reporting.report import cell
+from sglp_core.reporting.markdown import cell, estimate_page, quality_target_section, sweep_section
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 console = Console(stderr=True)
@@ -134,15 +131,15 @@ def compress(
             observer=bars,
         )
     table = Table("", "before", "after")
-    for row in report["table"]:
-        table.add_row(row["metric"], cell(row["before"]), cell(row["after"]))
+    for row in report.table:
+        table.add_row(row.metric, cell(row.before), cell(row.after))
     console.print(table)
-    if better := [control["name"] for control in report["controls"] if control["beats_plan"]]:
+    if better := [control.name for control in report.controls if control.beats_plan]:
         console.print(f"[bold]On this model the plan loses to: {', '.join(better)}[/]", soft_wrap=True)
     console.print(f"The whole report: {out / 'report.md'}", soft_wrap=True)
-    if "quality_target" in report:
-        console.print(quality_budget.to_markdown(report["quality_target"]), soft_wrap=True)
-    print(f'transformers.{report["model"]["class"]}.from_pretrained("{out / "model"}")')
+    if report.quality_target:
+        console.print(quality_target_section(report.quality_target), soft_wrap=True)
+    print(f'transformers.{report.model.class_name}.from_pretrained("{out / "model"}")')
 
 
 @app.command()
@@ -171,7 +168,7 @@ def sweep(
             evaluation=Evaluation(evaluation, evaluation_samples),
             observer=bars,
         )
-    print(sweep_report.to_markdown(report["sweep"]))
+    print(sweep_section(report.sweep))
 
 
 @app.command()
@@ -195,7 +192,7 @@ def estimate(
             evaluation=Evaluation(samples=evaluation_samples),
             observer=bars,
         )
-    print(estimate_report.to_markdown(report))
+    print(estimate_page(report))
 
 
 @contextmanager

@@ -4,12 +4,11 @@ import json
 import mimetypes
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import huggingface_hub
 
 from sglp_core.architectures import IMAGE_CLASSIFIERS
-from sglp_core.checkpoints.fetch import Fetched
 from sglp_core.checkpoints.limits import require_space
 from sglp_core.checkpoints.model_folder import sha256_of
 from sglp_core.loading.processor import CARRIED
@@ -39,25 +38,40 @@ def carry_over(source: Source, directory: Path) -> None:
                 shutil.copyfile(file, directory / file.name)
 
 
-def write_card(directory: Path, fetched: Fetched, source: Source, class_name: str, summary: str) -> None:
+class CardModel(Protocol):
+    """What a card says of the model that was compressed."""
+
+    @property
+    def origin(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def licence(self) -> str | None: ...
+    @property
+    def class_name(self) -> str: ...
+
+
+def write_card(directory: Path, model: CardModel, summary: str) -> None:
     """A model card that names where the model comes from and carries its licence over."""
     data = huggingface_hub.ModelCardData(
-        license=source.licence,
-        base_model=fetched.origin if fetched.revision else None,
+        license=model.licence,
+        base_model=model.origin if model.revision else None,
         library_name="transformers",
         tags=["sglp", "layer-pruning"],
     )
-    original = f"{fetched.origin}" + (f" at revision {fetched.revision}" if fetched.revision else "")
-    licence = source.licence or "not stated by the original; ask its authors"
+    original = f"{model.origin}" + (f" at revision {model.revision}" if model.revision else "")
+    licence = model.licence or "not stated by the original; ask its authors"
     needs = ""
-    if class_name in {found.__name__ for found in IMAGE_CLASSIFIERS.values()}:
+    if model.class_name in {found.__name__ for found in IMAGE_CLASSIFIERS.values()}:
         needs = (
             "Transformers does not contain this architecture: `import sglp_core.architectures` (package `sglp[core]`) "
             "before `AutoModelForImageClassification.from_pretrained`.\n\n"
         )
     (directory / "README.md").write_text(
-        f"---\n{data.to_yaml()}\n---\n\n# {fetched.origin}, layers removed by SGLP\n\n"
-        f"Made from **{original}** (sha256 `{source.digest}`). Licence: {licence}.\n\n{needs}{summary}\n"
+        f"---\n{data.to_yaml()}\n---\n\n# {model.origin}, layers removed by SGLP\n\n"
+        f"Made from **{original}** (sha256 `{model.sha256}`). Licence: {licence}.\n\n{needs}{summary}\n"
     )
 
 

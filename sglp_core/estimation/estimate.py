@@ -1,22 +1,28 @@
-"""What a job would take, foretold from configuration and tensor headers: reachable ratios, peak memory, seconds."""
+"""What a job would take, estimated from configuration and tensor headers: reachable ratios, peak memory, seconds."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from sglp_core.artifact import files
 from sglp_core.checkpoints.fetch import DEFAULT_CACHE, Outlined
 from sglp_core.estimation.memory import peak_bytes
 from sglp_core.estimation.model_outline import Outline, read_outline
 from sglp_core.estimation.seconds import Speed, expected_seconds, measure_speed
 from sglp_core.loading.available_memory import WEIGHTS_SHARE, available_bytes
-from sglp_core.options import Calibration, Evaluation, Method, Target
+from sglp_core.options import Calibration, Evaluation, Method, Target, TargetKind
 from sglp_core.planning.plan import largest_removal
 from sglp_core.progress import Observer, Silent, phase
-from sglp_core.reporting.estimate import to_markdown
+from sglp_core.reporting.estimate import (
+    EstimatedTarget,
+    EstimateSection,
+    LayerSize,
+    OutlinedModelSection,
+    ReachableRatio,
+    SpeedSection,
+)
+from sglp_core.reporting.report import EstimateReport
+from sglp_core.reporting.write_report import write_estimate
 
-KINDS = ("parameters", "flops", "layers")
+KINDS: tuple[TargetKind, ...] = ("parameters", "flops", "layers")
 # What is supposed where no target says how much is removed.
 USUAL_RATIO = 0.25
 
@@ -33,8 +39,8 @@ def estimate(
     roots: Sequence[Path] | None = None,
     cache: Path | None = None,
     observer: Observer = Silent(),
-) -> dict[str, Any]:
-    """Foretell a job from configuration and tensor headers; writes a report to `output` and returns it.
+) -> EstimateReport:
+    """Estimate a job from configuration and tensor headers; writes a report to `output` and returns it.
 
     Raises the errors of `read_outline`.
     """
@@ -42,24 +48,14 @@ def estimate(
     with phase(observer, "fetching"):
         outline = read_outline(model, revision, calibration.sequence_length, cache, roots)
     with phase(observer, "planning"):
-        content = {
-            "model": {
-                "origin": outline.origin,
-                "revision": outline.revision,
-                "format": outline.format,
-                "class": outline.class_name,
-                "dtype": outline.dtype,
-            },
-            "estimate": _estimated(
-                outline, target, method, calibration, evaluation, measure_speed(outline.torch_dtype)
-            ),
-        }
+        report = EstimateReport(
+            OutlinedModelSection(outline.origin, outline.revision, outline.format, outline.class_name, outline.dtype),
+            _estimated(outline, target, method, calibration, evaluation, measure_speed(outline.torch_dtype)),
+        )
     output.mkdir(parents=True, exist_ok=True)
     with phase(observer, "publishing"):
-        (output / "report.json").write_text(json.dumps(content, indent=2))
-        (output / "report.md").write_text(to_markdown(content))
-        files.write_manifest(output, {"input": content["model"]})
-    return content
+        write_estimate(output, report)
+    return report
 
 
 def _estimated(
@@ -69,38 +65,32 @@ def _estimated(
     calibration: Calibration,
     evaluation: Evaluation,
     speed: Speed,
-) -> dict[str, Any]:
+) -> EstimateSection:
     stack = outline.stack
     reachable = {kind: _reachable(outline, kind, method) for kind in KINDS}
     layers = _removed_layers(outline, target)
-    peak = peak_bytes(outline, calibration.batch_size, calibration.samples + evaluation.samples)
     phases = expected_seconds(outline, layers, method, calibration, evaluation, speed)
     available = available_bytes()
-    return {
-        "layers": len(stack),
-        "parameters": stack.total_parameters,
-        "flops": stack.total_flops,
-        "weight_bytes": outline.weight_bytes,
-        "stack": [
-            {"index": each.index, "name": each.name, "parameters": each.parameters, "flops": each.flops}
-            for each in stack.layers
-        ],
-        "reachable": reachable,
-        **(
-            {"target": {**vars(target), "reachable": target.ratio <= reachable[target.kind]["largest"]}}
-            if target
-            else {}
-        ),
-        "peak_memory_bytes": peak,
-        "available_memory_bytes": available,
-        "streamed": outline.weight_bytes > WEIGHTS_SHARE * available,
-        "seconds": {name: round(seconds, 1) for name, seconds in phases.items()},
-        "total_seconds": round(sum(phases.values()), 1),
-        "speed": vars(speed),
-    }
+    return EstimateSection(
+        layers=len(stack),
+        parameters=stack.total_parameters,
+        flops=stack.total_flops,
+        weight_bytes=outline.weight_bytes,
+        stack=tuple(LayerSize(each.index, each.name, each.parameters, each.flops) for each in stack.layers),
+        reachable=reachable,
+        target=EstimatedTarget(target.kind, target.ratio, target.ratio <= reachable[target.kind].largest)
+        if target
+        else None,
+        peak_memory_bytes=peak_bytes(outline, calibration.batch_size, calibration.samples + evaluation.samples),
+        available_memory_bytes=available,
+        streamed=outline.weight_bytes > WEIGHTS_SHARE * available,
+        seconds={name: round(seconds, 1) for name, seconds in phases.items()},
+        total_seconds=round(sum(phases.values()), 1),
+        speed=SpeedSection(speed.flops_per_second, speed.bytes_per_second),
+    )
 
 
-def _reachable(outline: Outline, kind: str, method: Method) -> dict[str, float]:
+def _reachable(outline: Outline, kind: str, method: Method) -> ReachableRatio:
     """The largest ratio with one segment for each stage, and what the smallest and largest removable layer make up."""
     stack = outline.stack
     sizes, total = stack.sizes(kind)
@@ -111,11 +101,11 @@ def _reachable(outline: Outline, kind: str, method: Method) -> dict[str, float]:
     # Of every kind of layer one stays.
     kept = {min(each, key=lambda i: (sizes[i], i)) for each in kinds.values() if not protected.intersection(each)}
     removable = [size / total for index, size in enumerate(sizes) if index not in protected]
-    return {
-        "largest": largest_removal(sizes, stack.stages, protected | kept) / total,
-        "smallest_layer": min(removable, default=0.0),
-        "largest_layer": max(removable, default=0.0),
-    }
+    return ReachableRatio(
+        largest=largest_removal(sizes, stack.stages, protected | kept) / total,
+        smallest_layer=min(removable, default=0.0),
+        largest_layer=max(removable, default=0.0),
+    )
 
 
 def _removed_layers(outline: Outline, target: Target | None) -> int:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from sglp_core.analysis.cache import find_or_measure
 from sglp_core.analysis.measure import measure
@@ -12,7 +11,9 @@ from sglp_core.data.calibration_data import prepare
 from sglp_core.options import Calibration, Memory, Method
 from sglp_core.pipeline.run import open_for_run
 from sglp_core.progress import Observer, Silent, phase, reporter
-from sglp_core.reporting.write_results import write_results
+from sglp_core.reporting.inputs import analysis_section, calibration_section, model_section
+from sglp_core.reporting.report import AnalyzeReport
+from sglp_core.reporting.write_report import write_report
 
 
 def analyze(
@@ -27,7 +28,7 @@ def analyze(
     cache: Path | None = None,
     memory: Memory = "auto",
     observer: Observer = Silent(),
-) -> dict[str, Any]:
+) -> AnalyzeReport:
     """Measure a model and remove nothing; writes matrix, table and report to `output` and returns the report.
 
     `local` has the files of calibration and evaluation sources that the caller fetched, by what the source is called.
@@ -38,6 +39,13 @@ def analyze(
     analysis, origin = find_or_measure(
         opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
     )
+    report = AnalyzeReport(
+        model_section(opened),
+        method,
+        calibration_section(calibration, analysis),
+        analysis_section(analysis, origin),
+    )
     output.mkdir(parents=True, exist_ok=True)
     with phase(observer, "publishing"):
-        return write_results(output, opened, analysis, origin, method, calibration, plan=None, why="", extra={})
+        write_report(output, report, analysis)
+    return report

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,9 +29,14 @@ from sglp_core.planning.plan import Plan
 from sglp_core.progress import Observer, Silent, phase, reporter
 from sglp_core.removal.weight_changes import Changes
 from sglp_core.repair.repair import repair
-from sglp_core.reporting import quality_budget as quality_report
-from sglp_core.reporting import report
-from sglp_core.reporting.write_results import write_results
+from sglp_core.reporting.comparison import before_after, control_rows, stage_rows
+from sglp_core.reporting.inputs import analysis_section, calibration_section, evaluation_section, model_section
+from sglp_core.reporting.plan import plan_section, proposal_rows
+from sglp_core.reporting.quality_target import quality_target_section
+from sglp_core.reporting.report import CompressReport
+from sglp_core.reporting.verification import verification_section
+from sglp_core.reporting.weight_changes import healing_section, repair_section
+from sglp_core.reporting.write_report import write_report
 from sglp_core.structure.layer_signature import require_layout
 from sglp_core.structure.layer_stack import layers_of
 
@@ -52,7 +56,7 @@ def compress(
     cache: Path | None = None,
     memory: Memory = "auto",
     observer: Observer = Silent(),
-) -> dict[str, Any]:
+) -> CompressReport:
     """Make a model smaller: writes the verified artifact and its evidence to `output` and returns the report.
 
     Raises a subclass of `SGLPError` for everything that can go wrong with the input, the target or the result.
@@ -134,28 +138,28 @@ def compress(
         pruned_cost = cost(output / "model", calibration.sequence_length, decodes, fresh)
         tell(2, 2, "footprints")
 
-    if proposals:
-        why = f"in the proposal that harms the model least, by {', '.join(proposals[0].proposed_by)}"
-    else:
-        why = f"among the least {method.importance} of its segment"
-    extra: dict[str, Any] = {
-        "plan": chosen.to_dict(),
-        "proposals": [proposal.to_dict() for proposal in proposals],
-        "table": report.before_after(remaining, (quality["dense"], quality["sglp"]), (dense_cost, pruned_cost)),
-        "stages": report.stages({n: quality[n] for n in ("dense", *earlier)} | {last: quality["sglp"]}),
-        "repair": repaired.to_dict(),
-        "healing": {**asdict(healing), "learning_rate": healing.highest_rate, **healed.to_dict()},
-        "controls": report.controls(quality, {n: p.removed_layers for n, p in plans.items()}),
-        "evaluation": {**asdict(evaluation), "description": data.description, "digest": data.evaluation_digest},
-        "verification": proof.to_dict(),
-        "layer_map": {str(old): new for old, new in pruned.layer_map.items()},
-        **({"quality_target": quality_report.summary(within, quality["dense"], quality["sglp"])} if within else {}),
-    }
+    report = CompressReport(
+        model=model_section(opened),
+        method=method,
+        calibration=calibration_section(calibration, analysis),
+        analysis=analysis_section(analysis, origin),
+        plan=plan_section(chosen),
+        proposals=proposal_rows(proposals),
+        table=before_after(remaining, (quality["dense"], quality["sglp"]), (dense_cost, pruned_cost)),
+        stages=stage_rows({n: quality[n] for n in ("dense", *earlier)} | {last: quality["sglp"]}),
+        repair=repair_section(repaired),
+        healing=healing_section(healing, healed),
+        controls=control_rows(quality, {n: p.removed_layers for n, p in plans.items()}),
+        evaluation=evaluation_section(evaluation, data),
+        verification=verification_section(proof),
+        layer_map={str(old): new for old, new in pruned.layer_map.items()},
+        quality_target=quality_target_section(within, quality["dense"], quality["sglp"]) if within else None,
+    )
     with phase(observer, "publishing"):
-        result = write_results(output, opened, analysis, origin, method, calibration, plan=chosen, why=why, extra=extra)
+        write_report(output, report, analysis)
     # Only now: an attempt that fails after its last step need not heal again.
     forget_healing()
-    return result
+    return report
 
 
 def _choose(

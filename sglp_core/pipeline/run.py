@@ -10,7 +10,7 @@ from sglp_core.evaluation import streamed  # noqa: F401
 from sglp_core.loading.loaded_model import Opened, open_model
 from sglp_core.options import Calibration, Memory
 from sglp_core.progress import Observer, Progress
-from sglp_core.reporting.write_results import require_new
+from sglp_core.reporting.write_report import require_new
 from sglp_core.versions import versions
 
 

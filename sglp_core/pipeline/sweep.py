@@ -1,11 +1,9 @@
 """Several ratios from one analysis."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from sglp_core.analysis.cache import find_or_measure
 from sglp_core.analysis.measure import measure
@@ -18,9 +16,11 @@ from sglp_core.pipeline.compress import _choose
 from sglp_core.pipeline.run import open_for_run
 from sglp_core.planning import sweep as sweeping
 from sglp_core.progress import Observer, Silent, counter, phase, reporter
-from sglp_core.reporting import sweep as sweep_report
+from sglp_core.reporting.inputs import analysis_section, calibration_section, evaluation_section, model_section
+from sglp_core.reporting.report import SweepReport
+from sglp_core.reporting.sweep import sweep_section
 from sglp_core.reporting.sweep_figure import draw_sweep
-from sglp_core.reporting.write_results import write_results
+from sglp_core.reporting.write_report import write_report
 
 
 def sweep(
@@ -36,7 +36,7 @@ def sweep(
     local: Mapping[str, Path] = MappingProxyType({}),
     cache: Path | None = None,
     observer: Observer = Silent(),
-) -> dict[str, Any]:
+) -> SweepReport:
     """Plan, judge and time several ratios from one analysis; writes table and picture to `output`, and no model.
 
     Ratios that cannot be reached are named in the report. Raises `TargetUnreachable` where none can.
@@ -59,9 +59,14 @@ def sweep(
 
     output.mkdir(parents=True, exist_ok=True)
     draw_sweep(points, sweeping.knee_of(points), f"{opened.fetched.origin}: sweep", output / "sweep.png")
-    extra = {
-        "sweep": sweep_report.summary(target, points, unreachable),
-        "evaluation": {**asdict(evaluation), "description": data.description, "digest": data.evaluation_digest},
-    }
+    report = SweepReport(
+        model_section(opened),
+        method,
+        calibration_section(calibration, analysis),
+        analysis_section(analysis, origin),
+        sweep_section(target, points, unreachable),
+        evaluation_section(evaluation, data),
+    )
     with phase(observer, "publishing"):
-        return write_results(output, opened, analysis, origin, method, calibration, plan=None, why="", extra=extra)
+        write_report(output, report, analysis)
+    return report

@@ -1,44 +1,102 @@
-"""An estimate as a page for people."""
+"""An estimate: what a job would take and could reach."""
 
-from typing import Any
+from dataclasses import dataclass, field
 
-
-def _asked(found: dict[str, Any]) -> list[str]:
-    target = found.get("target")
-    if target is None:
-        return []
-    most = found["reachable"][target["kind"]]["largest"]
-    said = "can be reached" if target["reachable"] else f"**cannot be reached** (at most {most:.4f})"
-    return [f"Asked for: {target['ratio']:.4g} of the {target['kind']}; that {said}.", ""]
+from sglp_core.options import TargetKind
+from sglp_core.reporting.json_form import LEFT_OUT_IF_NONE
 
 
-def to_markdown(content: dict[str, Any]) -> str:
-    """The estimate as a page."""
-    found = content["estimate"]
-    peak = found["peak_memory_bytes"]
-    memory = "Peak memory not known" if peak is None else f"Peak memory about {peak / 1e6:,.0f} MB"
-    lines = [
-        f"# {content['model']['origin']}: estimate",
-        "",
-        f"{content['model']['class']} in {content['model']['dtype']}: {found['layers']} layers, "
-        f"{found['parameters']:,} parameters, {found['flops']:,} FLOPs.",
-        "",
-        "| of the | at most | one layer |",
-        "|---|---:|---:|",
-        *(
-            f"| {kind} | {each['largest']:.4f} | {each['smallest_layer']:.4f}–{each['largest_layer']:.4f} |"
-            for kind, each in found["reachable"].items()
-        ),
-        "",
-        *_asked(found),
-        "At most what stays with one segment; an analysis finds segments, and each keeps a layer.",
-        "",
-        f"{memory}, of the {found['available_memory_bytes'] / 1e6:,.0f} MB that the worker has free"
-        f"{'; the weights stay on disk' if found['streamed'] else ''}.",
-        "",
-        "| phase | seconds |",
-        "|---|---:|",
-        *(f"| {name} | {seconds:,.1f} |" for name, seconds in found["seconds"].items()),
-        f"| all | {found['total_seconds']:,.1f} |",
-    ]
-    return "\n".join(lines) + "\n"
+@dataclass(frozen=True)
+class OutlinedModelSection:
+    """The model, known by its configuration and tensor headers alone."""
+
+    origin: str
+    """The model as the user named it: the name of its folder or file, or its repository on a hub."""
+    revision: str | None
+    """The commit of a model on a hub; null for local files."""
+    format: str
+    """The format of its weights: `safetensors` or `gguf`."""
+    class_name: str = field(metadata={"alias": "class"})
+    """The class that it is loaded with."""
+    dtype: str
+    """The type of most weights, as safetensors names it."""
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """One layer that a plan could remove."""
+
+    index: int
+    """Its number, from 0."""
+    name: str
+    """The name of its module."""
+    parameters: int
+    """Its number of parameters."""
+    flops: int
+    """FLOPs of one forward pass of one sample."""
+
+
+@dataclass(frozen=True)
+class ReachableRatio:
+    """How much could be removed, as a fraction of the whole model."""
+
+    largest: float
+    """The most that any plan could remove: one segment a stage, and a layer of every kind stays."""
+    smallest_layer: float
+    """The fraction that the smallest removable layer makes up."""
+    largest_layer: float
+    """The fraction that the largest removable layer makes up."""
+
+
+@dataclass(frozen=True)
+class EstimatedTarget:
+    """The target asked for, and whether a plan can reach it."""
+
+    kind: TargetKind
+    """What the ratio is a fraction of."""
+    ratio: float
+    """The fraction to remove."""
+    reachable: bool
+    """Whether a plan could remove that much."""
+
+
+@dataclass(frozen=True)
+class SpeedSection:
+    """The measured speed of this machine, which the seconds are computed from."""
+
+    flops_per_second: float
+    """Reached in a matrix product."""
+    bytes_per_second: float
+    """Reached in a copy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateSection:
+    """The model's size, what could be removed of it, and the memory and time of a job."""
+
+    layers: int
+    """The number of layers that a plan chooses from."""
+    parameters: int
+    """Parameters of the whole model."""
+    flops: int
+    """FLOPs of one forward pass of one sample."""
+    weight_bytes: int
+    """Bytes of the weights in memory."""
+    stack: tuple[LayerSize, ...]
+    """The layers, in order."""
+    reachable: dict[TargetKind, ReachableRatio]
+    """How much could be removed of each kind."""
+    target: EstimatedTarget | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """The target; left out where none was asked for."""
+    peak_memory_bytes: int | None
+    """Peak memory of the job, in bytes; null where it depends on the values that the model computes."""
+    available_memory_bytes: int
+    """Memory that the worker has free, in bytes."""
+    streamed: bool
+    """Whether the weights would stay on disk."""
+    seconds: dict[str, float]
+    """Expected seconds of each phase."""
+    total_seconds: float
+    """Their sum."""
+    speed: SpeedSection
+    """The measured speed of this machine."""

@@ -1,49 +1,74 @@
 """The table of layers, and the analysis as files."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sglp_core.analysis.result import Analysis
-from sglp_core.planning.plan import Plan
+from sglp_core.reporting.json_form import to_json
+from sglp_core.reporting.report import AnalyzeReport, CompressReport, SweepReport
 
 
-def layer_rows(analysis: Analysis, plan: Plan | None, protected: set[int], why: str) -> list[dict[str, Any]]:
-    """One row a layer: what it weighs, where it lies, what it is worth, and whether and `why` it goes."""
-    removed = set(plan.removed_layers) if plan else set()
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer: its size and segment, its importance by every criterion, and whether and why it was removed.
+
+    `flops` are those of one forward pass of one sample.
+    """
+
+    index: int
+    name: str
+    parameters: int
+    flops: int
+    segment: int
+    importance: dict[str, float]
+    removed: bool
+    reason: str
+
+
+def layer_rows(analysis: Analysis, report: AnalyzeReport | CompressReport | SweepReport) -> list[LayerRow]:
+    """One row a layer, in order."""
+    protected = report.method.protected_in(len(analysis.stack))
+    removed = report.plan.removed_layers if isinstance(report, CompressReport) else ()
+    if isinstance(report, CompressReport):
+        kept_reason, removed_reason = "kept by the plan", _removed_reason(report)
+    else:
+        kept_reason, removed_reason = "nothing was planned", ""
     rows = []
     for layer in analysis.stack.layers:
-        number = next(
+        segment = next(
             n for n, (first, last) in enumerate(analysis.segmentation.segments) if first <= layer.index <= last
         )
-        if layer.index in protected:
-            reason = "protected"
-        elif layer.index in removed:
-            reason = why
-        else:
-            reason = "kept by the plan" if plan else "nothing was planned"
+        reason = removed_reason if layer.index in removed else kept_reason
         rows.append(
-            {
-                "index": layer.index,
-                "name": layer.name,
-                "parameters": layer.parameters,
-                "flops": layer.flops,
-                "segment": number,
-                "importance": {name: float(scores[layer.index]) for name, scores in analysis.importance.items()},
-                "removed": layer.index in removed,
-                "reason": reason,
-            }
+            LayerRow(
+                index=layer.index,
+                name=layer.name,
+                parameters=layer.parameters,
+                flops=layer.flops,
+                segment=segment,
+                importance={name: float(scores[layer.index]) for name, scores in analysis.importance.items()},
+                removed=layer.index in removed,
+                reason="protected" if layer.index in protected else reason,
+            )
         )
     return rows
 
 
-def write_analysis(analysis: Analysis, directory: Path, rows: list[dict[str, Any]]) -> None:
+def _removed_reason(report: CompressReport) -> str:
+    if report.proposals:
+        return f"in the proposal that harms the model least, by {', '.join(report.proposals[0].proposed_by)}"
+    return f"among the least {report.method.importance} of its segment"
+
+
+def write_analysis(analysis: Analysis, directory: Path, rows: list[LayerRow]) -> None:
     """`analysis.json`, `similarity.npz` and `similarity.f32` (L × L float32, little endian)."""
+    layer_names = [layer.name for layer in analysis.stack.layers]
     content = {
-        "layers": rows,
-        "layer_names": [layer.name for layer in analysis.stack.layers],
+        "layers": to_json(rows),
+        "layer_names": layer_names,
         "segments": [list(s) for s in analysis.segmentation.segments],
         "loss_curve": list(analysis.segmentation.loss_curve),
         "estimator": analysis.estimator,
@@ -57,7 +82,7 @@ def write_analysis(analysis: Analysis, directory: Path, rows: list[dict[str, Any
     np.savez(
         directory / "similarity.npz",
         similarity=matrix,
-        layer_names=np.array(content["layer_names"]),
+        layer_names=np.array(layer_names),
         segments=np.array(analysis.segmentation.segments),
         allow_pickle=False,
         **{f"importance_{name}": scores for name, scores in analysis.importance.items()},

@@ -1,182 +1,103 @@
-"""The result told twice: `report.json` for programs, `report.md` for people. Losses are stated as plainly as wins."""
+"""The reports of all modes as types: `report.json` is one of these, and `report.schema.json` describes it.
 
-from collections.abc import Mapping
-from typing import Any
+A field is called in JSON as it is here, or by its `alias`. The order of the fields is that of the file.
+"""
 
-from sglp_core.evaluation.footprint import Footprint
-from sglp_core.evaluation.quality import Quality
+from dataclasses import dataclass, field
 
-
-def before_after(
-    stack_sizes: Mapping[str, tuple[int, int]], quality: tuple[Quality, Quality], cost: tuple[Footprint, Footprint]
-) -> list[dict[str, Any]]:
-    """The table of everything that is measured before and after."""
-    rows = [
-        {"metric": name, "before": before, "after": after, "unit": ""} for name, (before, after) in stack_sizes.items()
-    ]
-    old, new = (each.to_dict() for each in quality)
-    rows += [
-        {"metric": name, "before": old[name], "after": new[name], "unit": unit}
-        for name, unit in (
-            ("perplexity", ""),
-            ("accuracy", "share of positions"),
-            ("agreement", "share of positions"),
-            ("kl", "nats"),
-        )
-    ]
-    for metric, unit in (
-        ("weight_bytes", "bytes"),
-        ("prefill_seconds", "seconds"),
-        ("decode_seconds", "seconds"),
-        ("peak_memory_bytes", "bytes"),
-    ):
-        before, after = getattr(cost[0], metric), getattr(cost[1], metric)
-        if before is not None:
-            rows.append({"metric": metric, "before": before, "after": after, "unit": unit})
-    return rows
+from sglp_core.options import Method
+from sglp_core.reporting.comparison import BeforeAfterRow, ControlRow, StageRow
+from sglp_core.reporting.estimate import EstimateSection, OutlinedModelSection
+from sglp_core.reporting.inputs import AnalysisSection, CalibrationSection, EvaluationSection, ModelSection
+from sglp_core.reporting.json_form import LEFT_OUT_IF_NONE, Json, to_json_object
+from sglp_core.reporting.plan import PlanSection, ProposalRow
+from sglp_core.reporting.quality_target import QualityTargetSection
+from sglp_core.reporting.sweep import SweepSection
+from sglp_core.reporting.verification import VerificationSection
+from sglp_core.reporting.weight_changes import HealingSection, RepairSection
 
 
-def controls(quality: Mapping[str, Quality], removed: Mapping[str, tuple[int, ...]]) -> list[dict[str, Any]]:
-    """The plan beside the controls at the same layer count; `beats_plan` says where a control has less perplexity."""
-    plan = quality["sglp"]
-    return [
-        {
-            "name": name,
-            **quality[name].to_dict(),
-            "removed_layers": list(layers),
-            "beats_plan": quality[name].perplexity < plan.perplexity,
-        }
-        for name, layers in removed.items()
-    ]
+class Report:
+    """What the reports of all modes have in common."""
+
+    def to_dict(self) -> dict[str, Json]:
+        """The report as `report.json` has it."""
+        return to_json_object(self)
 
 
-def stages(quality: Mapping[str, Quality]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class AnalyzeReport(Report):
+    """The report of a job that measures a model and removes nothing."""
+
+    model: ModelSection
+    """The model that was read."""
+    method: Method
+    """The options of the method."""
+    calibration: CalibrationSection
+    """The calibration data."""
+    analysis: AnalysisSection
+    """Similarity of the layers, and the segments found in it."""
+
+
+@dataclass(frozen=True)
+class CompressReport(Report):
+    """The report of a job that removes layers and writes the smaller model."""
+
+    model: ModelSection
+    """The model that was read."""
+    method: Method
+    """The options of the method."""
+    calibration: CalibrationSection
+    """The calibration data."""
+    analysis: AnalysisSection
+    """Similarity of the layers, and the segments found in it."""
+    plan: PlanSection
+    """Which layers were removed."""
+    proposals: tuple[ProposalRow, ...]
+    """The plans that were proposed, best first; empty where one criterion chose."""
+    table: tuple[BeforeAfterRow, ...]
+    """Everything measured before and after."""
+    stages: tuple[StageRow, ...]
     """Quality of the dense model and after each step that changed it, in order."""
-    return [{"stage": name, **each.to_dict()} for name, each in quality.items()]
+    repair: RepairSection
+    """The repairs tried at every cut."""
+    healing: HealingSection
+    """The training after the cut."""
+    controls: tuple[ControlRow, ...]
+    """The plan beside the controls that remove as many layers."""
+    evaluation: EvaluationSection
+    """The held-out data."""
+    verification: VerificationSection
+    """The proof that the written model loads and is the planned one."""
+    layer_map: dict[str, int]
+    """For the number of every layer that stays, its number in the smaller model."""
+    quality_target: QualityTargetSection | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """The search for the largest removal within a quality target; left out for other targets."""
 
 
-def to_markdown(report: Mapping[str, Any]) -> str:
-    """The report as a page: what was asked, what was done, before and after, controls, proof."""
-    lines = [f"# {report['model']['origin']}", ""]
-    plan = report.get("plan")
-    if plan:
-        # Of a quality target the requested ratio is only what the search ended with.
-        asked = "" if "quality_target" in report else f"Asked to remove {plan['requested']:.4g}. "
-        lines += [
-            f"{asked}Removed {plan['achieved']:.4g} of the {plan['kind']} "
-            f"(largest reachable {plan['reachable']:.4g}): layers {', '.join(map(str, plan['removed_layers']))}.",
-            "",
-            "| | before | after |",
-            "|---|---:|---:|",
-            *(f"| {r['metric']} | {cell(r['before'])} | {cell(r['after'])} |" for r in report["table"]),
-            "",
-        ]
-    if report.get("proposals"):
-        lines += [
-            "Proposed plans, best first; harm is KL(dense ‖ pruned) plus the rise of the loss on calibration data, "
-            "after repair on a part of it that no repair was fitted on:",
-            "",
-            "| proposed by | removed layers | harm | trials | harm after repair |",
-            "|---|---|---:|---:|---:|",
-            *(
-                f"| {', '.join(p['proposed_by'])} | {', '.join(map(str, p['removed_layers']))} | {cell(p['harm'])} "
-                f"| {p['trials']} | {'' if p['repaired_harm'] is None else cell(p['repaired_harm'])} |"
-                for p in report["proposals"]
-            ),
-            "",
-        ]
-    if report.get("repair", {}).get("attempts"):
-        lines += _repair(report["repair"])
-    if report.get("healing", {}).get("curve"):
-        lines += _healing(report["healing"])
-    if len(report.get("stages", ())) > 2:
-        lines += [
-            "On the held-out data, step by step:",
-            "",
-            "| | perplexity | agreement | KL |",
-            "|---|---:|---:|---:|",
-            *(
-                f"| {s['stage']} | {cell(s['perplexity'])} | {cell(s['agreement'])} | {cell(s['kl'])} |"
-                for s in report["stages"]
-            ),
-            "",
-        ]
-    if report.get("controls"):
-        lines += [
-            f"Held-out data: {report['evaluation']['description']}. At the same layer count:",
-            "",
-            "| plan | removed layers | perplexity | accuracy | agreement | KL |",
-            "|---|---|---:|---:|---:|---:|",
-            *(
-                f"| {c['name']} | {', '.join(map(str, c['removed_layers']))} | {cell(c['perplexity'])} "
-                f"| {cell(c['accuracy'])} | {cell(c['agreement'])} | {cell(c['kl'])} |"
-                for c in report["controls"]
-            ),
-            "",
-        ]
-        better = [c["name"] for c in report["controls"] if c["beats_plan"]]
-        lines += [
-            f"**On this model the plan loses to: {', '.join(better)}.**" if better else "No control does better.",
-            "",
-        ]
-    if report.get("verification"):
-        proof = report["verification"]
-        lines += [
-            "Verified in a fresh process with the stock class: no missing or unexpected tensor, logits within "
-            f"{proof['reload_difference']:.1e} of the model in memory and {proof['bypass_difference']:.1e} of the "
-            f"dense model with the layers bypassed (allowed {proof['tolerance']:.0e})"
-            + (", decoding with the cache equal to decoding without." if proof["cached_decoding_equal"] else "."),
-            "",
-        ]
-    analysis = report["analysis"]
-    lines += [
-        f"Similarity: CKA ({analysis['estimator']}, {analysis['kernel']}) over {analysis['n_samples']} "
-        f"{analysis['sample_unit']}s; segments: "
-        + ", ".join(f"{first}–{last}" for first, last in analysis["segments"])
-        + ". See `similarity.png`.",
-        "",
-    ]
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class SweepReport(Report):
+    """The report of a job that judges several ratios from one analysis and writes no model."""
+
+    model: ModelSection
+    """The model that was read."""
+    method: Method
+    """The options of the method."""
+    calibration: CalibrationSection
+    """The calibration data."""
+    analysis: AnalysisSection
+    """Similarity of the layers, and the segments found in it."""
+    sweep: SweepSection
+    """Every ratio with its quality and time."""
+    evaluation: EvaluationSection
+    """The held-out data."""
 
 
-def _repair(repair: Mapping[str, Any]) -> list[str]:
-    return [
-        f"Repairs, fitted on {repair['fitted_windows']} calibration windows and judged on {repair['judged_windows']} "
-        f"others; {len(repair['changed_tensors'])} tensors changed:",
-        "",
-        "| removed run | repair | loss | KL | |",
-        "|---|---|---:|---:|---|",
-        *(
-            f"| {a['cut'][0]}–{a['cut'][1]} | {a['kind']} | {cell(a['loss_before'])} → {cell(a['loss_after'])} "
-            f"| {cell(a['kl_before'])} → {cell(a['kl_after'])} | {'accepted' if a['accepted'] else a['reason']} |"
-            if a["built"]
-            else f"| {a['cut'][0]}–{a['cut'][1]} | {a['kind']} | | | {a['reason']} |"
-            for a in repair["attempts"]
-        ),
-        "",
-    ]
+@dataclass(frozen=True)
+class EstimateReport(Report):
+    """The report of a job that reads no weights and says what another job would take."""
 
-
-def _healing(healing: Mapping[str, Any]) -> list[str]:
-    return [
-        f"Healing ({healing['trained']}, {healing['loss']}) trained {len(healing['trained_tensors'])} tensors on "
-        f"{healing['trained_windows']} calibration windows, judged on {healing['judged_windows']} others; "
-        + (f"resumed from step {healing['resumed_from_step']}; " if healing["resumed_from_step"] else "")
-        + (
-            f"kept step {healing['kept_step']}:"
-            if healing["kept_step"]
-            else "**nothing got better, so nothing is kept**:"
-        ),
-        "",
-        "| step | loss | KL |",
-        "|---:|---:|---:|",
-        *(f"| {p['step']} | {cell(p['loss'])} | {cell(p['kl'])} |" for p in healing["curve"]),
-        "",
-    ]
-
-
-def cell(value: float | None) -> str:
-    """One figure as people read it."""
-    if value is None:
-        return "not finite"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+    model: OutlinedModelSection
+    """The model, known by its configuration and tensor headers alone."""
+    estimate: EstimateSection
+    """What a job would take and could reach."""

@@ -12,6 +12,7 @@ from sglp_core import Calibration, Evaluation, Method, Target, compress, estimat
 from sglp_core.errors import SGLPError
 from sglp_core.loading.loaded_model import open_model
 from sglp_core.removal.remove_layers import remove_layers
+from sglp_core.reporting.report import CompressReport
 from tests.sglp_core.data.tiny_images import CLASSES, write_images
 from tests.timm_models.tiny_timm import CONVNEXT, RESNET, SIZE, VIT, read_tiny_timm, timm, write_tiny_timm
 
@@ -21,7 +22,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("images") / "all")
 
 
-def compressed(model: Path, images: Path, output: Path, **settings: Any) -> dict[str, Any]:
+def compressed(model: Path, images: Path, output: Path, **settings: Any) -> CompressReport:
     return compress(
         str(model),
         Target("layers", 0.34),
@@ -36,15 +37,15 @@ def compressed(model: Path, images: Path, output: Path, **settings: Any) -> dict
 def test_a_vit_is_compressed_and_repaired_and_timm_reads_the_result(images: Path, tmp_path: Path) -> None:
     dense = write_tiny_timm(tmp_path / "model", "vit_tiny_patch16_224", VIT)
     report = compressed(dense, images, tmp_path / "out", method=Method(repair="least_squares"))
-    assert report["verification"]["passed"]
-    assert report["repair"]["attempts"]
-    assert all(attempt["built"] for attempt in report["repair"]["attempts"])
-    assert report["analysis"]["sample_unit"] == "image"
-    rows = {row["metric"]: row for row in report["table"]}
-    assert (rows["layers"]["before"], rows["layers"]["after"]) == (6, 3)
+    assert report.verification.passed
+    assert report.repair.attempts
+    assert all(attempt.built for attempt in report.repair.attempts)
+    assert report.analysis.sample_unit == "image"
+    rows = {row.metric: row for row in report.table}
+    assert (rows["layers"].before, rows["layers"].after) == (6, 3)
     model = read_tiny_timm(tmp_path / "out/model")
     assert len(model.blocks) == 3
-    assert sum(p.numel() for p in model.parameters()) == rows["parameters"]["after"]
+    assert sum(p.numel() for p in model.parameters()) == rows["parameters"].after
     config = json.loads((tmp_path / "out/model/config.json").read_text())
     assert config["label_names"] == list(CLASSES)
     assert json.loads((tmp_path / "out/manifest.json").read_text())["versions"]["timm"] == timm.__version__
@@ -61,8 +62,8 @@ def test_names_of_classes_stay_where_there_are_as_many_as_layers(tmp_path: Path)
 def test_a_resnet_is_compressed_with_its_batch_norms_estimated_anew(images: Path, tmp_path: Path) -> None:
     dense = write_tiny_timm(tmp_path / "model", "resnet18", RESNET)
     report = compressed(dense, images, tmp_path / "out", method=Method(repair="batch_norm"))
-    assert report["verification"]["passed"]
-    assert [attempt["kind"] for attempt in report["repair"]["attempts"]] == ["batch_norm"]
+    assert report.verification.passed
+    assert [attempt.kind for attempt in report.repair.attempts] == ["batch_norm"]
 
 
 def test_pixels_are_those_of_timms_own_transform(tmp_path: Path) -> None:
@@ -88,10 +89,10 @@ def test_an_estimate_needs_no_weights(architecture: str, arguments: dict[str, An
         # Everything after the header is now a hole.
         file.truncate(header)
         file.truncate(whole)
-    found = estimate(str(dense), tmp_path / "out", target=Target("layers", 0.34), cache=tmp_path)["estimate"]
-    assert found["parameters"] == values
-    assert found["target"]["reachable"]
-    assert found["peak_memory_bytes"] > found["weight_bytes"]
+    found = estimate(str(dense), tmp_path / "out", target=Target("layers", 0.34), cache=tmp_path).estimate
+    assert found.parameters == values
+    assert found.target.reachable
+    assert found.peak_memory_bytes > found.weight_bytes
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch import nn
 
 from sglp_core import Calibration, Method, analyze
 from sglp_core.progress import Progress, Silent
+from sglp_core.reporting.report import AnalyzeReport
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 SELF = Calibration("self", samples=8, sequence_length=16, batch_size=4)
@@ -46,7 +47,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def run(model: Path, directory: Path, name: str, calibration: Calibration = SELF, **options: Any) -> dict[str, Any]:
+def run(model: Path, directory: Path, name: str, calibration: Calibration = SELF, **options: Any) -> AnalyzeReport:
     return analyze(str(model), directory / name, calibration=calibration, cache=directory / "cache", **options)
 
 
@@ -61,8 +62,8 @@ def test_the_second_job_runs_the_model_not_once_and_reports_the_same(
     assert passes == []
     assert "measuring" not in phases.seen
 
-    assert (first["analysis"].pop("reused"), second["analysis"].pop("reused")) == (False, True)
-    assert first == second
+    assert (first.analysis.reused, second.analysis.reused) == (False, True)
+    assert first == replace(second, analysis=replace(second.analysis, reused=False))
     for name in ("analysis.json", "similarity.f32", "similarity.npz"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     assert "measured by an earlier job" in (tmp_path / "second" / "report.md").read_text()
@@ -72,10 +73,10 @@ def test_segments_are_cut_anew_from_the_kept_matrix(model: Path, tmp_path: Path)
     first = run(model, tmp_path, "first", method=Method(segments=2))
     second = run(model, tmp_path, "second", method=Method(segments=3, importance="taylor", protected=(1,)))
     alone = run(model, tmp_path / "alone", "third", method=Method(segments=3))
-    assert second["analysis"]["reused"]
-    assert first["analysis"]["key"] == second["analysis"]["key"]
-    assert second["analysis"]["segments"] == alone["analysis"]["segments"]
-    assert len(second["analysis"]["segments"]) == 3
+    assert second.analysis.reused
+    assert first.analysis.key == second.analysis.key
+    assert second.analysis.segments == alone.analysis.segments
+    assert len(second.analysis.segments) == 3
 
 
 @pytest.mark.parametrize(
@@ -94,22 +95,22 @@ def test_what_changes_the_measurement_changes_the_key(
 ) -> None:
     first = run(model, tmp_path, "first")
     second = run(model, tmp_path, "second", calibration, method=method)
-    assert not second["analysis"]["reused"]
-    assert first["analysis"]["key"] != second["analysis"]["key"]
+    assert not second.analysis.reused
+    assert first.analysis.key != second.analysis.key
 
 
 def test_another_text_or_model_is_another_key(model: Path, tmp_path: Path) -> None:
     text = write_text(tmp_path / "text.txt")
     given = replace(SELF, source=str(text))
-    keys = {run(model, tmp_path, "first", given)["analysis"]["key"]}
+    keys = {run(model, tmp_path, "first", given).analysis.key}
     text.write_text(text.read_text().replace("cat", "dog"))
-    keys.add(run(model, tmp_path, "second", given)["analysis"]["key"])
+    keys.add(run(model, tmp_path, "second", given).analysis.key)
     other = write_tiny_model(tmp_path / "model")
     weights = next(other.glob("*.safetensors"))
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    keys.add(run(other, tmp_path, "third", given)["analysis"]["key"])
+    keys.add(run(other, tmp_path, "third", given).analysis.key)
     assert len(keys) == 3
 
 
@@ -118,5 +119,5 @@ def test_a_damaged_entry_is_measured_again_and_mended(model: Path, tmp_path: Pat
     for file in (tmp_path / "cache").rglob("*.npz"):
         file.write_bytes(file.read_bytes()[:-30])
     second = run(model, tmp_path, "second")
-    assert (second["analysis"]["reused"], run(model, tmp_path, "third")["analysis"]["reused"]) == (False, True)
+    assert (second.analysis.reused, run(model, tmp_path, "third").analysis.reused) == (False, True)
     assert first == second

@@ -173,15 +173,15 @@ def test_a_vit_is_compressed_with_images(folder: Path, tmp_path: Path) -> None:
         evaluation=Evaluation(samples=8),
         cache=tmp_path / "cache",
     )
-    assert report["verification"]["passed"]
-    assert report["analysis"]["sample_unit"] == "image"
-    assert report["evaluation"]["description"] == (
+    assert report.verification.passed
+    assert report.analysis.sample_unit == "image"
+    assert report.evaluation.description == (
         "8 images with their classes by name of the calibration source that were not measured"
     )
-    rows = {row["metric"]: row for row in report["table"]}
-    assert (rows["layers"]["before"], rows["layers"]["after"]) == (6, 3)
+    rows = {row.metric: row for row in report.table}
+    assert (rows["layers"].before, rows["layers"].after) == (6, 3)
     # Eight images: every share is a number of eighths.
-    assert rows["accuracy"]["after"] * 8 == round(rows["accuracy"]["after"] * 8)
+    assert rows["accuracy"].after * 8 == round(rows["accuracy"].after * 8)
     assert (tmp_path / "out/model/preprocessor_config.json").is_file()
 
 

@@ -53,9 +53,9 @@ def test_a_classifier_of_texts_is_compressed(name: str, tmp_path: Path) -> None:
         evaluation=Evaluation(samples=12),
         cache=tmp_path / "cache",
     )
-    assert report["verification"]["passed"]
-    assert (report["stages"][0]["stage"], report["stages"][0]["accuracy"]) == ("dense", 1)
-    assert "texts labelled by the dense model itself" in report["evaluation"]["description"]
+    assert report.verification.passed
+    assert (report.stages[0].stage, report.stages[0].accuracy) == ("dense", 1)
+    assert "texts labelled by the dense model itself" in report.evaluation.description
     reloaded = getattr(transformers, name).from_pretrained(tmp_path / "out/model")
     assert (type(reloaded).__name__, reloaded.config.num_hidden_layers) == (name, 4)
     assert json.loads((tmp_path / "out/report.json").read_text())["verification"]["cached_decoding_equal"] is None

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, ViTImageProcessor
 from sglp_core import Calibration, SGLPError, Target, estimate
 from sglp_core.estimation.memory import peak_bytes, saved_for_backward
 from sglp_core.estimation.model_outline import read_outline
+from sglp_core.reporting.estimate import EstimatedTarget
 from sglp_core.structure.layer_stack import example_inputs, find_stack, layers_of, measure_stack
 from tests.round_trip.test_round_trip import CASES, STAGED_CASES
 from tests.services import bad_models
@@ -39,24 +40,24 @@ def test_an_estimate_reads_no_weight(model: Path, tmp_path: Path) -> None:
         # Everything after the header is now a hole.
         file.truncate(header)
         file.truncate(whole)
-    found = estimate(str(model), tmp_path / "out", target=Target("layers", 0.5))["estimate"]
+    found = estimate(str(model), tmp_path / "out", target=Target("layers", 0.5)).estimate
     stack = measure_stack(LlamaConfig.from_pretrained(model), 256)
-    assert (found["layers"], found["parameters"], found["flops"]) == (LAYERS, stack.total_parameters, stack.total_flops)
-    assert found["weight_bytes"] == whole - header
-    assert found["target"] == {"kind": "layers", "ratio": 0.5, "reachable": True}
+    assert (found.layers, found.parameters, found.flops) == (LAYERS, stack.total_parameters, stack.total_flops)
+    assert found.weight_bytes == whole - header
+    assert found.target == EstimatedTarget("layers", 0.5, reachable=True)
     # The first and the last layer are protected.
-    assert found["reachable"]["layers"]["largest"] == pytest.approx((LAYERS - 2) / LAYERS)
-    assert set(found["seconds"]) == {
+    assert found.reachable["layers"].largest == pytest.approx((LAYERS - 2) / LAYERS)
+    assert set(found.seconds) == {
         "opening", "calibrating", "measuring", "planning", "repairing", "evaluating", "verifying",
     }  # fmt: skip
-    assert found["total_seconds"] > 0
+    assert found.total_seconds > 0
     names = {file["name"] for file in json.loads((tmp_path / "out/manifest.json").read_text())["files"]}
     assert names == {"report.json", "report.md"}
 
 
 def test_a_target_beyond_every_plan_is_said_to_be(model: Path, tmp_path: Path) -> None:
-    found = estimate(str(model), tmp_path / "out", target=Target("layers", 0.9))["estimate"]
-    assert found["target"]["reachable"] is False
+    found = estimate(str(model), tmp_path / "out", target=Target("layers", 0.9)).estimate
+    assert found.target.reachable is False
 
 
 def test_what_is_reachable_leaves_a_layer_of_every_kind(tmp_path: Path) -> None:
@@ -67,10 +68,10 @@ def test_what_is_reachable_leaves_a_layer_of_every_kind(tmp_path: Path) -> None:
         num_key_value_heads=2, layer_types=kinds,
     )  # fmt: skip
     transformers.Lfm2ForCausalLM(config).save_pretrained(model)
-    found = estimate(str(model), tmp_path / "out", target=Target("layers", 0.75))["estimate"]
+    found = estimate(str(model), tmp_path / "out", target=Target("layers", 0.75)).estimate
     # First, last, and one of the two with attention.
-    assert found["reachable"]["layers"]["largest"] == pytest.approx(5 / 8)
-    assert found["target"]["reachable"] is False
+    assert found.reachable["layers"].largest == pytest.approx(5 / 8)
+    assert found.target.reachable is False
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -113,8 +114,8 @@ def test_images_are_held_and_counted(tmp_path: Path) -> None:
 
 
 def test_calibration_text_that_is_given_takes_no_time_to_write(model: Path, tmp_path: Path) -> None:
-    given = estimate(str(model), tmp_path / "out", calibration=Calibration("text.txt"))["estimate"]
-    assert given["seconds"]["calibrating"] == 0
+    given = estimate(str(model), tmp_path / "out", calibration=Calibration("text.txt")).estimate
+    assert given.seconds["calibrating"] == 0
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import sglp_core
 from sglp_core import Calibration, Evaluation, Method, Target
 from sglp_core.errors import BadCalibration, OutOfMemory
 from sglp_core.loading.available_memory import available_bytes, streams
+from sglp_core.reporting.report import CompressReport
 from tests.worker.tiny_model import write_tiny_model
 
 TEXT = "\n\n".join(f"the {word} is a {word} of the other {word}" for word in ("cat", "dog", "hen", "cow") * 60)
@@ -26,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def compress(folder: Path, memory: str, name: str, repair: str = "none") -> dict:
+def compress(folder: Path, memory: str, name: str, repair: str = "none") -> CompressReport:
     return sglp_core.compress(
         str(folder / "model"),
         Target("layers", 0.3),
@@ -41,14 +42,14 @@ def compress(folder: Path, memory: str, name: str, repair: str = "none") -> dict
 
 def test_a_streamed_job_ends_in_the_same_plan_scores_and_tensors(folder: Path) -> None:
     streamed, whole = compress(folder, "streaming", "streamed"), compress(folder, "in_memory", "whole")
-    assert streamed["plan"] == whole["plan"]
-    assert streamed["verification"]["passed"]
-    assert streamed["verification"]["cached_decoding_equal"] is True
-    assert streamed["analysis"]["segments"] == whole["analysis"]["segments"]
+    assert streamed.plan == whole.plan
+    assert streamed.verification.passed
+    assert streamed.verification.cached_decoding_equal is True
+    assert streamed.analysis.segments == whole.analysis.segments
     layers = [json.loads((folder / name / "analysis.json").read_text())["layers"] for name in ("streamed", "whole")]
     for left, right in zip(*layers, strict=True):
         assert left["importance"] == pytest.approx(right["importance"], rel=1e-4)
-    tables = [{row["metric"]: row["after"] for row in report["table"]} for report in (streamed, whole)]
+    tables = [{row.metric: row.after for row in report.table} for report in (streamed, whole)]
     # What running the whole model would show is not measured.
     assert tables[1].keys() - tables[0].keys() == {"prefill_seconds", "decode_seconds", "peak_memory_bytes"}
     for metric in ("layers", "parameters", "flops", "perplexity", "agreement", "kl"):
@@ -65,7 +66,7 @@ def test_what_needs_the_whole_model_is_refused(folder: Path) -> None:
     with pytest.raises(BadCalibration, match="give calibration text"):
         sglp_core.compress(str(folder / "model"), Target("layers", 0.3), folder / "no", **common)
     report = compress(folder, "streaming", "unrepaired", "auto")
-    assert {attempt["reason"] for attempt in report["repair"]["attempts"]} == {"the model does not fit in memory"}
+    assert {attempt.reason for attempt in report.repair.attempts} == {"the model does not fit in memory"}
     with pytest.raises(OutOfMemory, match="repair"):
         sglp_core.compress(
             str(folder / "model"), Target("layers", 0.3), folder / "no", method=Method(repair="compensate"), **common

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pytest
 
@@ -126,7 +125,7 @@ def test_among_the_finalists_are_the_best_and_all_of_one_cut() -> None:
 
 
 def test_the_report_says_how_repaired_plans_did(opened: Opened, text: Path, tmp_path: Path) -> None:
-    report: dict[str, Any] = compress(
+    report = compress(
         str(opened.source.directory),
         TARGET,
         tmp_path / "out",
@@ -135,11 +134,11 @@ def test_the_report_says_how_repaired_plans_did(opened: Opened, text: Path, tmp_
         evaluation=Evaluation(samples=4, controls=False),
         cache=tmp_path / "cache",
     )
-    first, *others = report["proposals"]
-    assert first["removed_layers"] == report["plan"]["removed_layers"]
-    asked = [each["repaired_harm"] for each in others if each["repaired_harm"] is not None]
+    first, *others = report.proposals
+    assert first.removed_layers == report.plan.removed_layers
+    asked = [each.repaired_harm for each in others if each.repaired_harm is not None]
     assert asked
-    rivals = [each for each in others if each["repaired_trials"] == first["repaired_trials"]]
-    assert all(each["repaired_trials"] <= first["repaired_trials"] for each in others)
-    assert first["repaired_harm"] <= min(each["repaired_harm"] for each in rivals)
+    rivals = [each for each in others if each.repaired_trials == first.repaired_trials]
+    assert all(each.repaired_trials <= first.repaired_trials for each in others)
+    assert first.repaired_harm <= min(each.repaired_harm for each in rivals)
     assert "harm after repair" in (tmp_path / "out/report.md").read_text()

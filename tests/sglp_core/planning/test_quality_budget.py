@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from sglp_core import Calibration, Evaluation, Method, QualityTarget, compress
 from sglp_core.errors import BadCalibration, TargetUnreachable
 from sglp_core.planning.quality_budget import largest_within
+from sglp_core.reporting.report import CompressReport
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 HARMLESS = (1, 2, 3)
@@ -46,7 +47,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_text(tmp_path_factory.mktemp("text") / "text.txt")
 
 
-def run(model: Path, text: Path, directory: Path, target: QualityTarget, **method: Any) -> dict[str, Any]:
+def run(model: Path, text: Path, directory: Path, target: QualityTarget, **method: Any) -> CompressReport:
     return compress(
         str(model),
         target,
@@ -60,19 +61,19 @@ def run(model: Path, text: Path, directory: Path, target: QualityTarget, **metho
 
 def test_all_layers_that_do_nothing_go_and_no_other(model: Path, text: Path, tmp_path: Path) -> None:
     report = run(model, text, tmp_path, QualityTarget("agreement", 0.0))
-    assert report["plan"]["removed_layers"] == list(HARMLESS)
-    found = report["quality_target"]
-    assert found["search"]["drop"] == 0
-    assert found["verified"]["within"]
+    assert report.plan.removed_layers == HARMLESS
+    found = report.quality_target
+    assert found.search.drop == 0
+    assert found.verified.within
     # The verified value is the one of the before/after table, from the held-out windows.
-    table = {row["metric"]: row for row in report["table"]}
-    assert found["verified"]["value"] == table["agreement"]["after"]
-    assert found["verified"]["dense"] == table["agreement"]["before"]
+    table = {row.metric: row for row in report.table}
+    assert found.verified.value == table["agreement"].after
+    assert found.verified.dense == table["agreement"].before
     # Four of six layers can go at most; more were ruled out without running the model.
-    tried = {trial["layers_removed"]: trial["drop"] for trial in found["tried"]}
+    tried = {trial.layers_removed: trial.drop for trial in found.tried}
     assert tried.keys() <= {1, 2, 3, 4}
     assert tried[4] > 0
-    assert found["search"]["samples"] == 4
+    assert found.search.samples == 4
     assert "## Quality target" in (tmp_path / "out" / "report.md").read_text()
 
 

@@ -1,6 +1,7 @@
 """Several ratios in one job: every row is what a job of its own would say, and nothing is removed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sglp_core.errors import TargetUnreachable
 from sglp_core.options import Target
 from sglp_core.planning.sweep import cut_copy
 from sglp_core.removal.bypass import bypassed
+from sglp_core.reporting.report import SweepReport
 from tests.sglp_core.data.tiny_images import write_images, write_tiny_vit
 from tests.worker.tiny_model import LAYERS, write_text, write_tiny_model
 
@@ -35,43 +37,43 @@ def options(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def report(folder: Path) -> dict[str, Any]:
+def report(folder: Path) -> SweepReport:
     target = SweepTarget("layers", (0.5, 0.17, 0.34, 0.17, 0.9))
     return sweep(str(folder / "model"), target, folder / "out", **options(folder))
 
 
-def test_there_is_a_row_a_ratio_and_one_for_the_dense_model(report: dict[str, Any]) -> None:
-    points = report["sweep"]["points"]
-    assert [point["requested"] for point in points] == [0, 0.17, 0.34, 0.5]
-    assert [point["layers"] for point in points] == [LAYERS - n for n in (0, 2, 3, 3)]
-    assert points[0]["agreement"] == 1
-    assert points[0]["kl"] == 0
-    assert all(point["prefill_seconds"] > 0 and point["decode_seconds"] > 0 for point in points)
-    (unreachable,) = report["sweep"]["unreachable"]
-    assert unreachable["requested"] == 0.9
-    assert "largest reachable ratio" in unreachable["reason"]
+def test_there_is_a_row_a_ratio_and_one_for_the_dense_model(report: SweepReport) -> None:
+    points = report.sweep.points
+    assert [point.requested for point in points] == [0, 0.17, 0.34, 0.5]
+    assert [point.layers for point in points] == [LAYERS - n for n in (0, 2, 3, 3)]
+    assert points[0].agreement == 1
+    assert points[0].kl == 0
+    assert all(point.prefill_seconds > 0 and point.decode_seconds > 0 for point in points)
+    (unreachable,) = report.sweep.unreachable
+    assert unreachable.requested == 0.9
+    assert "largest reachable ratio" in unreachable.reason
 
 
-def test_a_row_is_what_a_compression_says(folder: Path, report: dict[str, Any]) -> None:
+def test_a_row_is_what_a_compression_says(folder: Path, report: SweepReport) -> None:
     alone = compress(str(folder / "model"), Target("layers", 0.34), folder / "alone", **options(folder))
-    assert alone["analysis"] == report["analysis"] | {"reused": True}
-    point = report["sweep"]["points"][2]
-    after = {row["metric"]: row["after"] for row in alone["table"]}
-    assert point["removed_layers"] == alone["plan"]["removed_layers"]
+    assert alone.analysis == replace(report.analysis, reused=True)
+    point = report.sweep.points[2]
+    after = {row.metric: row.after for row in alone.table}
+    assert point.removed_layers == alone.plan.removed_layers
     for name in ("layers", "parameters", "flops", "perplexity", "accuracy", "agreement", "kl"):
-        assert point[name] == after[name]
+        assert getattr(point, name) == after[name]
     weights = sum(file.stat().st_size for file in (folder / "alone" / "model").glob("*.safetensors"))
     # The file also has a header.
-    assert weights * 0.8 < point["weight_bytes"] < weights
+    assert weights * 0.8 < point.weight_bytes < weights
 
 
-def test_table_and_picture_are_written_and_no_model(folder: Path, report: dict[str, Any]) -> None:
+def test_table_and_picture_are_written_and_no_model(folder: Path, report: SweepReport) -> None:
     out = folder / "out"
     assert {file.name for file in out.iterdir()} == {
         "analysis.json", "manifest.json", "report.json", "report.md", "similarity.f32", "similarity.npz",
         "similarity.png", "sweep.png",
     }  # fmt: skip
-    assert json.loads((out / "report.json").read_text())["sweep"] == report["sweep"]
+    assert json.loads((out / "report.json").read_text())["sweep"] == report.to_dict()["sweep"]
     page = (out / "report.md").read_text()
     assert "| 0.34 | 0.5 | 3 |" in page
     assert not any(row["removed"] for row in json.loads((out / "analysis.json").read_text())["layers"])
@@ -114,8 +116,8 @@ def test_an_image_classifier_is_swept_without_decoding(tmp_path: Path) -> None:
         evaluation=Evaluation(samples=8),
         cache=tmp_path / "cache",
     )
-    dense, cut = report["sweep"]["points"]
-    assert dense["flops"] * 0.7 >= cut["flops"]
-    assert cut["decode_seconds"] is None
-    assert cut["prefill_seconds"] > 0
+    dense, cut = report.sweep.points
+    assert dense.flops * 0.7 >= cut.flops
+    assert cut.decode_seconds is None
+    assert cut.prefill_seconds > 0
     assert "decode_seconds" not in (tmp_path / "out" / "report.md").read_text()

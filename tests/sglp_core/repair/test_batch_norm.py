@@ -16,6 +16,7 @@ from sglp_core.options import Repair
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.repair.batch_norm import estimate_statistics, repair_batch_norms
 from sglp_core.repair.repair import repair
+from sglp_core.reporting.report import CompressReport
 from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_core.tasks import Batch
 from tests.sglp_core.data.tiny_images import CLASSES, write_images, write_tiny_vit
@@ -126,7 +127,7 @@ def write_network(directory: Path) -> Path:
     return images
 
 
-def compressed(directory: Path, images: Path, target: Target | QualityTarget, repair: Repair) -> dict[str, Any]:
+def compressed(directory: Path, images: Path, target: Target | QualityTarget, repair: Repair) -> CompressReport:
     return compress(
         str(directory / "model"),
         target,
@@ -141,19 +142,19 @@ def compressed(directory: Path, images: Path, target: Target | QualityTarget, re
 def test_a_staged_network_is_compressed_and_reloads_with_its_new_statistics(tmp_path: Path) -> None:
     images = write_network(tmp_path)
     report = compressed(tmp_path, images, Target("layers", 2 / 7), "batch_norm")
-    assert report["verification"]["passed"]
+    assert report.verification.passed
     # Four, two and one layer that keep their shape; one segment was asked for, but none goes across a border.
-    assert report["analysis"]["segments"] == [[0, 3], [4, 5], [6, 6]]
-    assert report["plan"]["removed_layers"] == [1, 2]
-    assert [attempt["kind"] for attempt in report["repair"]["attempts"]] == ["batch_norm"]
-    assert report["repair"]["attempts"][0]["accepted"]
+    assert report.analysis.segments == ((0, 3), (4, 5), (6, 6))
+    assert report.plan.removed_layers == (1, 2)
+    assert [attempt.kind for attempt in report.repair.attempts] == ["batch_norm"]
+    assert report.repair.attempts[0].accepted
     card = (tmp_path / "batch_norm/model/README.md").read_text()
     assert "import sglp_core.architectures" in card
 
     unrepaired = compressed(tmp_path, images, Target("layers", 2 / 7), "none")
-    assert unrepaired["plan"] == report["plan"]
+    assert unrepaired.plan == report.plan
     # What is proposed is judged as it will be used.
-    assert report["proposals"][0]["harm"] < unrepaired["proposals"][0]["harm"]
+    assert report.proposals[0].harm < unrepaired.proposals[0].harm
 
 
 def test_a_budget_of_lost_quality_is_asked_of_the_repaired_network(tmp_path: Path) -> None:
@@ -161,8 +162,8 @@ def test_a_budget_of_lost_quality_is_asked_of_the_repaired_network(tmp_path: Pat
     anything = QualityTarget("perplexity", 1e6)
     drops = {
         kind: {
-            trial["layers_removed"]: trial["drop"]
-            for trial in compressed(tmp_path, images, anything, kind)["quality_target"]["tried"]
+            trial.layers_removed: trial.drop
+            for trial in compressed(tmp_path, images, anything, kind).quality_target.tried
         }
         for kind in ("none", "batch_norm")
     }

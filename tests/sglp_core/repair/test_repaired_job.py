@@ -24,17 +24,17 @@ def test_a_job_writes_the_repaired_model_and_reports_both(repair: str, tmp_path:
         evaluation=Evaluation(samples=4, controls=False),
         cache=tmp_path / "cache",
     )
-    assert report["method"]["repair"] == repair
-    changed = set(report["repair"]["changed_tensors"])
-    assert bool(changed) == any(attempt["accepted"] for attempt in report["repair"]["attempts"])
+    assert report.method.repair == repair
+    changed = set(report.repair.changed_tensors)
+    assert bool(changed) == any(attempt.accepted for attempt in report.repair.attempts)
     assert (changed == set()) == (repair == "none")
-    assert [stage["stage"] for stage in report["stages"]] == ["dense", "pruned"] + ["repaired"] * bool(changed)
+    assert [stage.stage for stage in report.stages] == ["dense", "pruned"] + ["repaired"] * bool(changed)
     dense, written = (load_file(d / "model.safetensors") for d in (model, tmp_path / "out/model"))
     for name, tensor in dense.items():
         parts = name.split(".")
         if parts[1] != "layers":
             continue
-        new = report["layer_map"].get(parts[2])
+        new = report.layer_map.get(parts[2])
         if new is not None:
             same = torch.equal(written[".".join([*parts[:2], str(new), *parts[3:]])], tensor)
             assert same == (name not in changed)
@@ -55,21 +55,21 @@ def test_a_job_writes_the_healed_model_and_reports_every_step(trained: Any, tmp_
         healing=Healing(steps=24, learning_rate=1e-3, loss="plain", trained=trained),
         cache=tmp_path / "cache",
     )
-    assert report["verification"]["passed"]
-    assert report["healing"]["kept_step"] > 0
-    assert report["healing"]["trained"] == trained
-    assert (report["healing"]["learning_rate"], report["healing"]["resumed_from_step"]) == (1e-3, 0)
-    losses = [point["loss"] for point in report["healing"]["curve"]]
+    assert report.verification.passed
+    assert report.healing.kept_step > 0
+    assert report.healing.trained == trained
+    assert (report.healing.learning_rate, report.healing.resumed_from_step) == (1e-3, 0)
+    losses = [point.loss for point in report.healing.curve]
     assert min(losses) < losses[0]
-    assert [stage["stage"] for stage in report["stages"]] == ["dense", "pruned", "healed"]
-    assert report["stages"][2]["perplexity"] < report["stages"][1]["perplexity"]
+    assert [stage.stage for stage in report.stages] == ["dense", "pruned", "healed"]
+    assert report.stages[2].perplexity < report.stages[1].perplexity
     dense, written = (load_file(d / "model.safetensors") for d in (model, tmp_path / "out/model"))
     kept_layers = {name.split(".")[2] for name in written if ".layers." in name}
     assert written.keys() == {n for n in dense if ".layers." not in n or n.split(".")[2] in kept_layers}
-    for name in report["healing"]["trained_tensors"]:
+    for name in report.healing.trained_tensors:
         parts = name.split(".")
         if parts[1] == "layers":
-            parts[2] = str(report["layer_map"][parts[2]])
+            parts[2] = str(report.layer_map[parts[2]])
         assert not torch.equal(written[".".join(parts)], dense[name])
     page = (tmp_path / "out/report.md").read_text()
     assert "| healed |" in page

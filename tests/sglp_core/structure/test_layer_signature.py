@@ -131,6 +131,6 @@ def test_a_model_of_periods_is_compressed_by_a_period(tmp_path: Path) -> None:
         evaluation=Evaluation(samples=4, controls=False),
         cache=tmp_path / "cache",
     )
-    first, *rest = report["plan"]["removed_layers"]
+    first, *rest = report.plan.removed_layers
     assert rest == [first + 1, first + 2]
-    assert report["verification"]["other_layers"] == ()
+    assert report.verification.other_layers == ()

@@ -1,0 +1,107 @@
+"""Before against after, step by step, and against the controls. Losses are stated as plainly as wins."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sglp_core.evaluation.footprint import Footprint
+from sglp_core.evaluation.quality import Quality
+from sglp_core.reporting.json_form import finite
+
+UNITS = {
+    "perplexity": "",
+    "accuracy": "share of positions",
+    "agreement": "share of positions",
+    "kl": "nats",
+    "weight_bytes": "bytes",
+    "prefill_seconds": "seconds",
+    "decode_seconds": "seconds",
+    "peak_memory_bytes": "bytes",
+}
+
+
+@dataclass(frozen=True)
+class BeforeAfterRow:
+    """One figure of the dense model and of the compressed one."""
+
+    metric: str
+    """The name of the figure, such as `parameters` or `perplexity`."""
+    before: int | float | None
+    """Of the dense model; null where it is not finite."""
+    after: int | float | None
+    """Of the compressed model; null where it is not finite."""
+    unit: str
+    """The unit; empty for plain numbers."""
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """Quality on the held-out data after one step. A position is a token, or an image or text to classify."""
+
+    stage: str
+    """`dense`, `pruned`, `repaired` or `healed`."""
+    perplexity: float | None
+    """exp of the mean nats a position; null where it is not finite."""
+    accuracy: float | None
+    """Share of positions whose most likely answer is the label."""
+    agreement: float | None
+    """Share of positions whose most likely answer is the dense model's."""
+    kl: float | None
+    """Mean KL(dense ‖ this) in nats a position; null where it is not finite."""
+
+
+@dataclass(frozen=True)
+class ControlRow:
+    """Quality on the held-out data of the plan (`sglp`) or of a control that removes as many layers."""
+
+    name: str
+    """`sglp`, or the criterion of the control."""
+    perplexity: float | None
+    """exp of the mean nats a position; null where it is not finite."""
+    accuracy: float | None
+    """Share of positions whose most likely answer is the label."""
+    agreement: float | None
+    """Share of positions whose most likely answer is the dense model's."""
+    kl: float | None
+    """Mean KL(dense ‖ this) in nats a position; null where it is not finite."""
+    removed_layers: tuple[int, ...]
+    """Numbers of the layers left out, from 0, rising."""
+    beats_plan: bool
+    """Whether its perplexity is lower than that of the plan."""
+
+
+def before_after(
+    stack_sizes: Mapping[str, tuple[int, int]], quality: tuple[Quality, Quality], cost: tuple[Footprint, Footprint]
+) -> tuple[BeforeAfterRow, ...]:
+    """Everything that is measured before and after; costs that were not measured are left out."""
+    rows = [BeforeAfterRow(name, before, after, "") for name, (before, after) in stack_sizes.items()]
+    for name in ("perplexity", "accuracy", "agreement", "kl"):
+        before, after = (finite(getattr(each, name)) for each in quality)
+        rows.append(BeforeAfterRow(name, before, after, UNITS[name]))
+    for name in ("weight_bytes", "prefill_seconds", "decode_seconds", "peak_memory_bytes"):
+        before, after = (getattr(each, name) for each in cost)
+        if before is not None:
+            rows.append(BeforeAfterRow(name, before, after, UNITS[name]))
+    return tuple(rows)
+
+
+def stage_rows(quality: Mapping[str, Quality]) -> tuple[StageRow, ...]:
+    """Quality of the dense model and after each step that changed it, in order."""
+    return tuple(StageRow(name, **finite_quality(each)) for name, each in quality.items())
+
+
+def control_rows(quality: Mapping[str, Quality], removed: Mapping[str, tuple[int, ...]]) -> tuple[ControlRow, ...]:
+    """The plan beside the controls at the same layer count."""
+    return tuple(
+        ControlRow(
+            name,
+            **finite_quality(quality[name]),
+            removed_layers=layers,
+            beats_plan=quality[name].perplexity < quality["sglp"].perplexity,
+        )
+        for name, layers in removed.items()
+    )
+
+
+def finite_quality(quality: Quality) -> dict[str, float | None]:
+    """Its figures by name, None where one is not finite."""
+    return {name: finite(value) for name, value in vars(quality).items()}

@@ -1,0 +1,114 @@
+"""What a job ran on: the model, the calibration and held-out data, and the analysis."""
+
+from dataclasses import dataclass, field
+
+from sglp_core.analysis.cache import Origin
+from sglp_core.analysis.result import Analysis
+from sglp_core.data.calibration_data import Data
+from sglp_core.loading.loaded_model import Opened
+from sglp_core.options import Calibration, Evaluation
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """The model that was read."""
+
+    origin: str
+    """The model as the user named it: the name of its folder or file, or its repository on a hub."""
+    revision: str | None
+    """The commit of a model on a hub; null for local files."""
+    sha256: str
+    """SHA-256 over the names and contents of its configuration and weight files."""
+    format: str
+    """The format of its weights: `safetensors` or `gguf`."""
+    class_name: str = field(metadata={"alias": "class"})
+    """The class that it is loaded with."""
+    licence: str | None
+    """The licence that its model card names; null where it names none."""
+
+
+@dataclass(frozen=True)
+class CalibrationSection:
+    """The calibration data: options, and which data they led to."""
+
+    source: str
+    """`self` for text that the model wrote, otherwise a path or URI."""
+    samples: int
+    """The number of samples asked for: token windows, texts or images."""
+    sequence_length: int
+    """Tokens a window or text; without meaning for images."""
+    batch_size: int
+    """Samples a forward pass."""
+    seed: int
+    """Everything drawn at random is drawn from this seed."""
+    digest: str
+    """SHA-256 of the samples."""
+
+
+@dataclass(frozen=True)
+class EvaluationSection:
+    """The held-out data: options, and which data they led to."""
+
+    source: str
+    """`held_out` for samples of the calibration source that were not measured, otherwise a path or URI."""
+    samples: int
+    """The number of samples asked for."""
+    controls: bool
+    """Whether the plan is compared with the controls."""
+    description: str
+    """Number and source of the samples, in words."""
+    digest: str | None
+    """SHA-256 of the samples."""
+
+
+@dataclass(frozen=True)
+class AnalysisSection:
+    """Similarity of the layers, and the segments found in it. Layers are numbered from 0."""
+
+    key: str
+    """SHA-256 of everything that the analysis depends on: model, data, options and code."""
+    reused: bool
+    """Whether an earlier job had measured it."""
+    estimator: str
+    """The estimator of CKA: `unbiased` or `biased`."""
+    kernel: str
+    """The kernel of CKA: `linear` or `rbf`."""
+    n_samples: int
+    """The number of samples measured."""
+    sample_unit: str
+    """What one sample is, in the singular, such as `image`."""
+    segments: tuple[tuple[int, int], ...]
+    """First and last layer of every segment, both included."""
+    loss_curve: tuple[float | None, ...]
+    """Entry k - 1 is the least segmentation loss with k segments; null where the model has more than k stages."""
+    sequence_length: int
+    """Tokens a sample."""
+
+
+def model_section(opened: Opened) -> ModelSection:
+    fetched, source = opened.fetched, opened.source
+    return ModelSection(
+        fetched.origin, fetched.revision, source.digest, source.format, opened.class_name, source.licence
+    )
+
+
+def calibration_section(calibration: Calibration, analysis: Analysis) -> CalibrationSection:
+    return CalibrationSection(**vars(calibration), digest=analysis.calibration_digest)
+
+
+def evaluation_section(evaluation: Evaluation, data: Data) -> EvaluationSection:
+    return EvaluationSection(**vars(evaluation), description=data.description, digest=data.evaluation_digest)
+
+
+def analysis_section(analysis: Analysis, origin: Origin) -> AnalysisSection:
+    return AnalysisSection(
+        key=origin.key,
+        reused=origin.reused,
+        estimator=analysis.estimator,
+        kernel=analysis.kernel,
+        n_samples=analysis.n_samples,
+        sample_unit=analysis.sample_unit,
+        segments=analysis.segmentation.segments,
+        loss_curve=analysis.segmentation.loss_curve,
+        sequence_length=analysis.stack.sequence_length,
+    )

@@ -1,0 +1,126 @@
+"""What changed the weights that stay: repair and healing, with every attempt and step."""
+
+from dataclasses import dataclass
+
+from sglp_core.healing.heal import Healed
+from sglp_core.options import Healing, HealingLoss, Trained
+from sglp_core.repair.repair import Repaired
+from sglp_core.repair.result import Attempt
+from sglp_core.reporting.json_form import finite
+
+
+@dataclass(frozen=True)
+class RepairAttempt:
+    """One repair at one cut. Loss and KL from the dense model are means over windows that it was not fitted on."""
+
+    cut: tuple[int, int]
+    """First and last removed layer of the cut."""
+    kind: str
+    """The repair that was tried."""
+    accepted: bool
+    """Whether its weights were kept."""
+    reason: str | None
+    """Why it was not kept, or could not be built."""
+    alpha: float | None
+    """The factor folded into the weights, for the repairs that fold one."""
+    loss_before: float | None
+    """Loss without the repair, in nats a position; null where it was not built or is not finite."""
+    loss_after: float | None
+    """Loss with the repair, in nats a position; null where it was not built or is not finite."""
+    kl_before: float | None
+    """KL without the repair, in nats a position; null where it was not built or is not finite."""
+    kl_after: float | None
+    """KL with the repair, in nats a position; null where it was not built or is not finite."""
+    built: bool
+    """Whether it could be built."""
+
+
+@dataclass(frozen=True)
+class RepairSection:
+    """The repairs tried at every cut."""
+
+    fitted_windows: int
+    """The number of calibration samples that repairs were fitted on."""
+    judged_windows: int
+    """The number of calibration samples that they were judged on."""
+    changed_tensors: tuple[str, ...]
+    """Names, in the dense model, of the tensors that accepted repairs changed."""
+    attempts: tuple[RepairAttempt, ...]
+    """All attempts, cut by cut."""
+
+
+@dataclass(frozen=True)
+class HealingPoint:
+    """What the samples not trained on say after a number of steps."""
+
+    step: int
+    """The number of optimiser steps; 0 is the model before training."""
+    loss: float | None
+    """Mean loss in nats a position; null where it is not finite."""
+    kl: float | None
+    """Mean KL from the dense model in nats a position; null where it is not finite."""
+
+
+@dataclass(frozen=True)
+class HealingSection:
+    """The training after the cut: options, and how it went."""
+
+    steps: int
+    """Optimiser steps asked for; 0: no healing."""
+    learning_rate: float
+    """The highest learning rate, between warm-up and decay."""
+    loss: HealingLoss
+    """`distil`: KL from the dense model; `plain`: cross-entropy with the text."""
+    trained: Trained
+    """`neighbours`: the layers next to the cuts and what follows the stack; `lora`: adapters on every linear layer."""
+    trained_windows: int
+    """The number of calibration samples trained on."""
+    judged_windows: int
+    """The number of calibration samples judged on."""
+    trained_tensors: tuple[str, ...]
+    """Names, in the dense model, of the tensors that were trained."""
+    kept_step: int
+    """The step whose weights were kept; 0 where no step was better than the model before training."""
+    resumed_from_step: int
+    """The step from which training was resumed after an interruption; 0 where there was none."""
+    curve: tuple[HealingPoint, ...]
+    """The judgements during training, in order."""
+
+
+def repair_section(repaired: Repaired) -> RepairSection:
+    return RepairSection(
+        fitted_windows=repaired.fitted_windows,
+        judged_windows=repaired.judged_windows,
+        changed_tensors=tuple(sorted(repaired.changes)),
+        attempts=tuple(_attempt(each) for each in repaired.attempts),
+    )
+
+
+def _attempt(attempt: Attempt) -> RepairAttempt:
+    return RepairAttempt(
+        cut=attempt.cut,
+        kind=attempt.kind,
+        accepted=attempt.accepted,
+        reason=attempt.reason,
+        alpha=finite(attempt.alpha),
+        loss_before=finite(attempt.loss_before),
+        loss_after=finite(attempt.loss_after),
+        kl_before=finite(attempt.kl_before),
+        kl_after=finite(attempt.kl_after),
+        built=attempt.loss_before is not None,
+    )
+
+
+def healing_section(healing: Healing, healed: Healed) -> HealingSection:
+    return HealingSection(
+        steps=healing.steps,
+        learning_rate=healing.highest_rate,
+        loss=healing.loss,
+        trained=healing.trained,
+        trained_windows=healed.trained_windows,
+        judged_windows=healed.judged_windows,
+        trained_tensors=healed.trained_tensors,
+        kept_step=healed.step,
+        resumed_from_step=healed.resumed_from_step,
+        curve=tuple(HealingPoint(each.step, finite(each.loss), finite(each.kl)) for each in healed.curve),
+    )

@@ -1,0 +1,55 @@
+"""Everything a job leaves behind beside the model itself: matrix, table, picture, report, card and manifest."""
+
+import json
+from pathlib import Path
+
+from sglp_core.analysis.result import Analysis
+from sglp_core.artifact import files
+from sglp_core.reporting import markdown
+from sglp_core.reporting.json_form import to_json
+from sglp_core.reporting.layer_table import layer_rows, write_analysis
+from sglp_core.reporting.report import AnalyzeReport, CompressReport, EstimateReport, Report, SweepReport
+from sglp_core.reporting.similarity_figure import draw_similarity
+
+
+def require_new(output: Path) -> None:
+    """Raises `FileExistsError` where something lies in `output`: better now than after the work."""
+    if output.exists() and any(output.iterdir()):
+        raise FileExistsError(f"{output} is not empty; name a new directory")
+
+
+def write_report(output: Path, report: AnalyzeReport | CompressReport | SweepReport, analysis: Analysis) -> None:
+    """The report, and the analysis that it stands on, as files in `output`."""
+    compressed = report if isinstance(report, CompressReport) else None
+    write_analysis(analysis, output, layer_rows(analysis, report))
+    draw_similarity(
+        analysis.similarity,
+        analysis.segmentation.segments,
+        compressed.plan.removed_layers if compressed else (),
+        f"{report.model.origin}: CKA between layers",
+        output / "similarity.png",
+    )
+    page = markdown.report_page(report)
+    _write_pages(output, report, page)
+    if compressed:
+        files.write_card(output / "model", compressed.model, page)
+    files.write_manifest(
+        output,
+        {
+            "input": to_json(report.model),
+            "seed": report.calibration.seed,
+            "calibration_digest": report.calibration.digest,
+            "layer_map": compressed.layer_map if compressed else None,
+        },
+    )
+
+
+def write_estimate(output: Path, report: EstimateReport) -> None:
+    """The estimate as files in `output`."""
+    _write_pages(output, report, markdown.estimate_page(report))
+    files.write_manifest(output, {"input": to_json(report.model)})
+
+
+def _write_pages(output: Path, report: Report, page: str) -> None:
+    (output / "report.json").write_text(json.dumps(report.to_dict(), indent=2))
+    (output / "report.md").write_text(page)
