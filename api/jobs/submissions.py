@@ -16,7 +16,7 @@ from api.protocol.problems import Problem
 from api.protocol.strict_json import StrictRoute
 from jobs.locations.destinations import destination_of
 from jobs.locations.uris import check_place, check_root
-from jobs.repository import JobDeleted, JobRepository, KeyReused, SubmissionRepository
+from jobs.repository import IdempotentRequest, JobDeleted, JobRepository, KeyReused, SubmissionRepository
 from jobs.settings import Settings
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL
@@ -46,7 +46,7 @@ def create_job(
     def check(_session: Session) -> JobSpec:
         return _checked(spec, tenant, settings)
 
-    return _submit(check, f"submit {asked}", action, tenant, settings, idempotency_key)
+    return _submit(check, _request(idempotency_key, f"submit {asked}"), action, tenant, settings)
 
 
 @router.post("/{job_id}/retry", status_code=HTTPStatus.ACCEPTED, response_model=JobView)
@@ -65,7 +65,7 @@ def retry_job(
             raise Problem(HTTPStatus.CONFLICT, f"{job_id} is {job.state}; only a job that has ended can be retried")
         return _checked(JobSpec.model_validate(job.spec), tenant, settings)
 
-    return _submit(look_up, f"retry {job_id}", action, tenant, settings, idempotency_key, retry_of=job_id)
+    return _submit(look_up, _request(idempotency_key, f"retry {job_id}"), action, tenant, settings, retry_of=job_id)
 
 
 def _checked(spec: JobSpec, tenant: str, settings: Settings) -> JobSpec:
@@ -77,32 +77,34 @@ def _checked(spec: JobSpec, tenant: str, settings: Settings) -> JobSpec:
     return spec
 
 
+def _request(key: str | None, asked: str) -> IdempotentRequest | None:
+    return IdempotentRequest(key, hashlib.sha256(asked.encode()).hexdigest()) if key else None
+
+
 def _submit(
-    wanted: Callable[[Session], JobSpec],
-    asked: str,
+    find_spec: Callable[[Session], JobSpec],
+    request: IdempotentRequest | None,
     action: ActionOfRequest,
     tenant: str,
     settings: Settings,
-    key: str | None,
+    *,
     retry_of: str | None = None,
 ) -> Response:
-    """What is `wanted` is only looked at where no job was made of it before: since then it may have been forbidden, or
-    the job that is to be retried deleted.
+    """`find_spec` is only called where the request has made no job yet: since it did, the specification may have become
+    forbidden, or the job to retry deleted.
     """
-    fingerprint = hashlib.sha256(asked.encode()).hexdigest() if key else ""
     try:
         with action.transaction() as session:
             submissions = SubmissionRepository(session)
-            job = submissions.earlier(tenant, key, fingerprint) if key else None
+            job = submissions.earlier(tenant, request) if request else None
             spec, replayed = None, True
             if job is None:
-                spec = wanted(session)
+                spec = find_spec(session)
                 job, replayed = submissions.submit(
                     tenant,
                     spec,
+                    request,
                     max_attempts=settings.max_attempts,
-                    key=key,
-                    fingerprint=fingerprint,
                     retry_of=retry_of,
                     traceparent=action.traceparent,
                 )
@@ -115,7 +117,7 @@ def _submit(
     headers = {"Location": job_path(job.id)}
     if replayed:
         headers["Idempotent-Replayed"] = "true"
-    # Put into words here: the framework would check once more what was just made. A job that was there before has the
-    # specification that its row says.
+    # Serialised here: the framework would validate the new object once more. A job that an earlier request has made has
+    # the specification of its row.
     content = JobView.of(job, None if replayed else spec).model_dump_json()
     return Response(content, HTTPStatus.ACCEPTED, headers, "application/json")

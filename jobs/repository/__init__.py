@@ -1,13 +1,13 @@
 """All SQL of the service: what users may see and do, what the holder of a job may, what the scheduler may."""
 
 from jobs.repository.audit import AuditRepository
-from jobs.repository.claims import Claim, ClaimRepository, PublishedArtifact, StoredAnalysis
+from jobs.repository.claims import Claim, ClaimRepository, News, Outcome, PublishedArtifact, StoredAnalysis
 from jobs.repository.health import BROKER, SCHEDULER, HealthRepository
 from jobs.repository.jobs import JobRepository
 from jobs.repository.keys import Caller, KeyRepository
 from jobs.repository.maintenance import UpkeepRepository
 from jobs.repository.overview import OverviewRepository
-from jobs.repository.submissions import JobDeleted, KeyReused, SubmissionRepository
+from jobs.repository.submissions import IdempotentRequest, JobDeleted, KeyReused, SubmissionRepository
 from jobs.repository.tenants import QuotaExceeded, Quotas, TenantRepository
 from jobs.repository.uploads import DeclaredFile, StoredUpload, UnusableUpload, UploadRepository, missing_code
 from jobs.repository.watching import Standing, WatchRepository
@@ -27,10 +27,13 @@ __all__ = [
     "DeliveryRepository",
     "DueDelivery",
     "HealthRepository",
+    "IdempotentRequest",
     "JobDeleted",
     "JobRepository",
     "KeyRepository",
     "KeyReused",
+    "News",
+    "Outcome",
     "OverviewRepository",
     "PublishedArtifact",
     "QuotaExceeded",

@@ -2,20 +2,21 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from jobs.clock import later, now, seconds_until
 from jobs.errors import JobError
+from jobs.events import AttemptStarted, NewEvent, RequeueReason
 from jobs.repository.counters import FENCED_WRITES, STORED_BYTES, tally, tally_phase
 from jobs.repository.tenants import may_run
-from jobs.repository.transitions import NewEvent, change, fail, move, requeue
+from jobs.repository.transitions import change, fail, move, requeue
 from jobs.repository.uploads import StoredUpload, claimed_uploads
+from jobs.results import Progress
 from jobs.spec import JobSpec
 from jobs.states import HELD, State
-from jobs.tables import Analysis, Artifact, Job
+from jobs.tables import Analysis, Artifact, Job, JsonObject
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class PublishedArtifact:
 class StoredAnalysis:
     """What the database keeps of an analysis; `matrix` is L × L float32, little endian."""
 
-    layers: list[dict[str, Any]]
+    layers: list[JsonObject]
     matrix: bytes
     layer_names: list[str]
     segments: list[list[int]]
@@ -60,6 +61,28 @@ class StoredAnalysis:
     kernel: str
     n_samples: int
     sample_unit: str
+
+
+@dataclass(frozen=True)
+class News:
+    """What a worker has learned of its job since its last heartbeat: None and no events for nothing."""
+
+    phase: str | None = None
+    progress: Progress | None = None
+    events: Sequence[NewEvent] = ()
+    resolved: JsonObject | None = None
+    plan: JsonObject | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job that succeeds leaves in the database; `resolved`, `plan` and `result` as in `jobs/results.py`."""
+
+    result: JsonObject
+    plan: JsonObject | None = None
+    resolved: JsonObject | None = None
+    artifacts: Sequence[PublishedArtifact] = ()
+    analysis: StoredAnalysis | None = None
 
 
 class ClaimRepository:
@@ -85,7 +108,7 @@ class ClaimRepository:
                 self._session,
                 State.RUNNING,
                 [*guards, Job.fence == fence],
-                {"attempt": attempt + 1},
+                AttemptStarted(attempt=attempt + 1),
                 attempt=attempt + 1,
                 fence=fence + 1,
                 worker=worker,
@@ -99,56 +122,38 @@ class ClaimRepository:
                 return Claim(job.id, job.tenant, job.fence, job.attempt, spec, left, uploads, job.traceparent)
         return None
 
-    def heartbeat(
-        self,
-        job_id: str,
-        fence: int,
-        *,
-        lease_seconds: float,
-        phase: str | None,
-        progress: dict[str, Any] | None,
-        events: list[NewEvent],
-        resolved: dict[str, Any] | None = None,
-        plan: dict[str, Any] | None = None,
-    ) -> State | None:
-        """Renew the lease and write the news, if any. The job's state; None where it is not ours any more."""
-        news = {"progress": progress, "resolved": resolved, "plan": plan}
-        news = {name: value for name, value in news.items() if value is not None}
-        lease: dict[str, Any] = {"lease_until": later(lease_seconds)}
-        if news or events:
-            job = change(self._session, self._held(job_id, fence), {**lease, **news, "phase": phase}, events)
+    def heartbeat(self, job_id: str, fence: int, news: News = News(), *, lease_seconds: float) -> State | None:
+        """Renew the lease and write the news. The job's state; None where another worker may have the job."""
+        changes: dict[str, object] = {
+            "progress": news.progress and news.progress.model_dump(),
+            "resolved": news.resolved,
+            "plan": news.plan,
+        }
+        changes = {name: value for name, value in changes.items() if value is not None}
+        lease: dict[str, object] = {"lease_until": later(lease_seconds)}
+        if changes or news.events:
+            values = {**lease, **changes, "phase": news.phase}
+            job = change(self._session, self._held(job_id, fence), values, news.events)
             return State(job.state) if job else None
         statement = update(Job).where(*self._held(job_id, fence)).values(lease).returning(Job.state)
         state = self._session.scalar(statement.execution_options(synchronize_session=False))
         return State(state) if state else None
 
-    def succeed(
-        self,
-        job_id: str,
-        fence: int,
-        *,
-        result: dict[str, Any],
-        plan: dict[str, Any] | None,
-        resolved: dict[str, Any] | None,
-        artifacts: list[PublishedArtifact],
-        analysis: StoredAnalysis | None,
-        retention_days: float = 0,
-    ) -> bool:
-        """Publish what the job has made, for so many days; 0 is for ever."""
+    def succeed(self, job_id: str, fence: int, outcome: Outcome, *, retention_days: float = 0) -> bool:
+        """End the job and publish its files, which are kept for `retention_days`; 0 is for ever."""
         job = move(
             self._session,
             State.SUCCEEDED,
             self._held(job_id, fence),
-            {},
-            result=result,
-            plan=plan,
-            resolved=resolved,
+            result=outcome.result,
+            plan=outcome.plan,
+            resolved=outcome.resolved,
         )
         if job is None:
             return False
-        if analysis is not None:
-            self._session.add(Analysis(job_id=job_id, **vars(analysis)))
-        self._publish(job_id, artifacts, retention_days)
+        if outcome.analysis is not None:
+            self._session.add(Analysis(job_id=job_id, **vars(outcome.analysis)))
+        self._publish(job_id, outcome.artifacts, retention_days)
         return True
 
     def fail(
@@ -168,9 +173,9 @@ class ClaimRepository:
 
     def cancelled(self, job_id: str, fence: int) -> bool:
         """End a job that was asked to stop, and has."""
-        return move(self._session, State.CANCELLED, self._held(job_id, fence), {}) is not None
+        return move(self._session, State.CANCELLED, self._held(job_id, fence)) is not None
 
-    def release(self, job_id: str, fence: int, *, reason: str) -> bool:
+    def release(self, job_id: str, fence: int, *, reason: RequeueReason) -> bool:
         """Give the job back unfinished, not counting the attempt; one that was being cancelled is cancelled."""
         held = self._held(job_id, fence)
         requeued = requeue(self._session, held, reason, wait_seconds=0, attempt=Job.attempt - 1)

@@ -100,9 +100,9 @@ class JobRepository:
         # Locked first: between two attempts to move it, the scheduler could move the job past both.
         state = self._session.scalar(select(Job.state).where(*owned).with_for_update())
         if state == State.QUEUED:
-            return move(self._session, State.CANCELLED, owned, {})
+            return move(self._session, State.CANCELLED, owned)
         if state == State.RUNNING:
-            return move(self._session, State.CANCELLING, owned, {})
+            return move(self._session, State.CANCELLING, owned)
         return self.get(tenant, job_id)
 
     def delete(self, tenant: str, job_id: str) -> bool | None:

@@ -58,7 +58,7 @@ class UpkeepRepository:
         for row in self._session.execute(expired).all():
             guards = [Job.id == row.id, Job.fence == row.fence]
             if row.state == State.CANCELLING:
-                job = move(self._session, State.CANCELLED, guards, {})
+                job = move(self._session, State.CANCELLED, guards)
             elif row.attempt < row.max_attempts:
                 wait_seconds = backoff_seconds * 2 ** (row.attempt - 1)
                 job = requeue(self._session, guards, "lease_expired", wait_seconds, attempt=row.attempt)

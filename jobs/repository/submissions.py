@@ -1,6 +1,7 @@
 """Making jobs so that asking twice makes one: a key is written in the transaction of its job."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete, select
@@ -25,57 +26,65 @@ class JobDeleted(Exception):
     """The job that the key has made is not there any more."""
 
 
+@dataclass(frozen=True)
+class IdempotentRequest:
+    """A request under an idempotency key; `fingerprint` is a hash of everything that it asks for."""
+
+    key: str
+    fingerprint: str
+
+
 class SubmissionRepository:
-    """New jobs of a tenant. `fingerprint` stands for everything that was asked for."""
+    """New jobs of a tenant."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def earlier(self, tenant: str, key: str, fingerprint: str) -> Job | None:
-        """The job that this key has made within the last 24 hours. Raises `KeyReused` and `JobDeleted`."""
-        mine = (IdempotencyKey.tenant == tenant, IdempotencyKey.key == key)
+    def earlier(self, tenant: str, request: IdempotentRequest) -> Job | None:
+        """The job that this request has made within the last 24 hours. Raises `KeyReused` and `JobDeleted`."""
+        mine = (IdempotencyKey.tenant == tenant, IdempotencyKey.key == request.key)
         holds = IdempotencyKey.created_at > later(-KEY_SECONDS)
-        found = self._session.scalars(select(IdempotencyKey).where(*mine, holds)).one_or_none()
-        return None if found is None else self._made(tenant, found, fingerprint)
+        row = self._session.scalars(select(IdempotencyKey).where(*mine, holds)).one_or_none()
+        return None if row is None else self._job_of(row, request)
 
     def submit(
         self,
         tenant: str,
         spec: JobSpec,
+        request: IdempotentRequest | None,
         *,
         max_attempts: int,
-        key: str | None = None,
-        fingerprint: str = "",
         retry_of: str | None = None,
         traceparent: str | None = None,
     ) -> tuple[Job, bool]:
-        """The job, and whether it was there before: the one that this key has made within the last 24 hours.
+        """The job, and whether the same request had already made it within the last 24 hours.
 
         Raises `KeyReused`, `JobDeleted`, `QuotaExceeded` and `UnusableUpload`.
         """
         job_id = new_id("job")
-        earlier = None if key is None else self._claim(tenant, key, fingerprint, job_id)
-        if earlier is not None:
-            return self._made(tenant, earlier, fingerprint), True
+        if request is not None:
+            earlier = self._claim(tenant, request, job_id)
+            if earlier is not None:
+                return self._job_of(earlier, request), True
         jobs = JobRepository(self._session)
         job = jobs.submit(
             tenant, spec, max_attempts=max_attempts, job_id=job_id, retry_of=retry_of, traceparent=traceparent
         )
         return job, False
 
-    def _made(self, tenant: str, earlier: IdempotencyKey, fingerprint: str) -> Job:
-        if earlier.fingerprint != fingerprint:
+    def _job_of(self, row: IdempotencyKey, request: IdempotentRequest) -> Job:
+        if row.fingerprint != request.fingerprint:
             raise KeyReused
-        job = JobRepository(self._session).get(tenant, earlier.job_id)
+        job = JobRepository(self._session).get(row.tenant, row.job_id)
         if job is None:
             raise JobDeleted
         return job
 
-    def _claim(self, tenant: str, key: str, fingerprint: str, job_id: str) -> IdempotencyKey | None:
-        """Take the key, or return who has it. A transaction that is about to take it too is waited for."""
-        mine = (IdempotencyKey.tenant == tenant, IdempotencyKey.key == key)
+    def _claim(self, tenant: str, request: IdempotentRequest, job_id: str) -> IdempotencyKey | None:
+        """Write the key for this job, or return the row that has it. Waits for a transaction that is writing it too."""
+        mine = (IdempotencyKey.tenant == tenant, IdempotencyKey.key == request.key)
         self._session.execute(delete(IdempotencyKey).where(*mine, IdempotencyKey.created_at <= later(-KEY_SECONDS)))
         insert = INSERT[self._session.get_bind().dialect.name](IdempotencyKey)
-        row = insert.values(tenant=tenant, key=key, fingerprint=fingerprint, job_id=job_id, created_at=now())
+        row = insert.values(tenant=tenant, job_id=job_id, created_at=now(), **vars(request))
         taken = self._session.execute(row.on_conflict_do_nothing().returning(IdempotencyKey.job_id)).scalar()
         return None if taken else self._session.scalars(select(IdempotencyKey).where(*mine)).one()

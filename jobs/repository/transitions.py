@@ -1,6 +1,6 @@
 """The one way a job's row changes: a guarded UPDATE that also numbers the events it causes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, update
@@ -8,16 +8,15 @@ from sqlalchemy.orm import Session
 
 from jobs.clock import later, now
 from jobs.errors import JobError
+from jobs.events import EventData, NewEvent, NoData, Requeued, RequeueReason
 from jobs.repository.counters import JOBS_ENDED, tally
 from jobs.repository.webhooks.deliveries import write_deliveries
 from jobs.states import HELD, TERMINAL, State, sources
 from jobs.tables import Event, Job
 
-NewEvent = tuple[str, dict[str, Any]]
-
 
 def change(
-    session: Session, guards: Iterable[ColumnElement[bool]], values: dict[str, Any], events: Sequence[NewEvent]
+    session: Session, guards: Iterable[ColumnElement[bool]], values: Mapping[str, object], events: Sequence[NewEvent]
 ) -> Job | None:
     """Change the one job that fulfils all guards, as one visible version. None, and nothing written, if none does."""
     statement = (
@@ -31,23 +30,25 @@ def change(
     if job is not None:
         first = job.last_event_seq - len(events) + 1
         session.add_all(
-            Event(job_id=job.id, seq=first + i, type=kind, data=data, created_at=now())
-            for i, (kind, data) in enumerate(events)
+            Event(
+                job_id=job.id, seq=first + i, type=event.type, data=event.data.model_dump(mode="json"), created_at=now()
+            )
+            for i, event in enumerate(events)
         )
         session.flush()
     return job
 
 
 def move(
-    session: Session, to: State, guards: Iterable[ColumnElement[bool]], data: dict[str, Any], **values: Any
+    session: Session, to: State, guards: Iterable[ColumnElement[bool]], data: EventData = NoData(), **values: Any
 ) -> Job | None:
-    """Move a job from wherever the table of states allows, with the event that tells it, named like the new state."""
+    """Move a job from any state that may lead to this one, with an event of the same name. None where it cannot."""
     values |= {"state": to}
     if to not in HELD:
         values |= {"lease_until": None, "worker": None}
     if to in TERMINAL:
         values |= {"finished_at": now()}
-    job = change(session, [Job.state.in_(sources(to)), *guards], values, [(to, data)])
+    job = change(session, [Job.state.in_(sources(to)), *guards], values, [NewEvent(to.value, data)])
     if job is not None and to in TERMINAL:
         tally(session, JOBS_ENDED, to)
         write_deliveries(session, job.tenant, job.id, f"job.{to}")
@@ -56,9 +57,13 @@ def move(
 
 
 def requeue(
-    session: Session, guards: Iterable[ColumnElement[bool]], reason: str, wait_seconds: float, attempt: Any
+    session: Session,
+    guards: Iterable[ColumnElement[bool]],
+    reason: RequeueReason,
+    wait_seconds: float,
+    attempt: int | ColumnElement[int],
 ) -> Job | None:
-    """Back from running to the queue, with a new fence that shuts out the old holder."""
+    """Move a running job back to the queue, with a new fence, so that the old holder can write nothing more."""
     values = {
         "state": State.QUEUED,
         "lease_until": None,
@@ -71,10 +76,9 @@ def requeue(
         "not_before": later(wait_seconds),
     }
     guards = [Job.state.in_(sources(State.QUEUED)), *guards]
-    return change(session, guards, values, [("requeued", {"reason": reason})])
+    return change(session, guards, values, [NewEvent("requeued", Requeued(reason=reason))])
 
 
 def fail(session: Session, guards: Iterable[ColumnElement[bool]], error: JobError) -> Job | None:
     """To `failed`, with the error in the row and in the event."""
-    described = error.model_dump(mode="json")
-    return move(session, State.FAILED, guards, described, error=described)
+    return move(session, State.FAILED, guards, error, error=error.model_dump(mode="json"))

@@ -1,6 +1,6 @@
 """The tables. Everything that must never be otherwise is a constraint here, not only a rule in code."""
 
-from jobs.tables.base import Base
+from jobs.tables.base import Base, JsonObject
 from jobs.tables.health import Health
 from jobs.tables.jobs import Analysis, Artifact, Event, Job
 from jobs.tables.keys import ApiKey, AuditEvent, Tenant
@@ -20,6 +20,7 @@ __all__ = [
     "IdempotencyKey",
     "Job",
     "JobUpload",
+    "JsonObject",
     "Leftover",
     "Tally",
     "Tenant",

@@ -1,14 +1,16 @@
 """What all tables share: the base class, its naming convention, and JSON as each database stores it best."""
 
 from datetime import datetime
-from typing import Any
 
+from pydantic import JsonValue
 from sqlalchemy import JSON, Double, MetaData, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase
 
 from jobs.clock import UTCDateTime
 
+# What other versions may have written: it is read as JSON, not as a type of this version.
+JsonObject = dict[str, JsonValue]
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
@@ -21,4 +23,4 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: UTCDateTime(), dict[str, Any]: Json, list[Any]: Json, str: Text(), float: Double()}  # noqa: RUF012
+    type_annotation_map = {datetime: UTCDateTime(), JsonObject: Json, list[str]: Json, str: Text(), float: Double()}  # noqa: RUF012

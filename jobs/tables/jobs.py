@@ -1,13 +1,12 @@
 """Jobs, and what hangs on one: its events, its published files, what it has measured."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from jobs.states import TERMINAL, State
-from jobs.tables.base import Base
+from jobs.tables.base import Base, Json, JsonObject
 
 
 def _in(column: str, words: frozenset[State]) -> str:
@@ -38,7 +37,7 @@ class Job(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     tenant: Mapped[str] = mapped_column(String(64))
     state: Mapped[str] = mapped_column(String(16))
-    spec: Mapped[dict[str, Any]]
+    spec: Mapped[JsonObject]
     gpu_class: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
@@ -54,11 +53,11 @@ class Job(Base):
     not_before: Mapped[datetime]
     hinted_at: Mapped[datetime | None]
     phase: Mapped[str | None] = mapped_column(String(32))
-    progress: Mapped[dict[str, Any] | None]
-    resolved: Mapped[dict[str, Any] | None]
-    plan: Mapped[dict[str, Any] | None]
-    result: Mapped[dict[str, Any] | None]
-    error: Mapped[dict[str, Any] | None]
+    progress: Mapped[JsonObject | None]
+    resolved: Mapped[JsonObject | None]
+    plan: Mapped[JsonObject | None]
+    result: Mapped[JsonObject | None]
+    error: Mapped[JsonObject | None]
     retry_of: Mapped[str | None] = mapped_column(String(40))
     swept_at: Mapped[datetime | None]
     traceparent: Mapped[str | None] = mapped_column(String(55))
@@ -81,7 +80,7 @@ class Event(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     type: Mapped[str] = mapped_column(String(32))
-    data: Mapped[dict[str, Any]]
+    data: Mapped[JsonObject]
     created_at: Mapped[datetime]
 
 
@@ -115,11 +114,11 @@ class Analysis(Base):
     __tablename__ = "analyses"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
-    layers: Mapped[list[Any]]
+    layers: Mapped[list[JsonObject]] = mapped_column(Json)
     matrix: Mapped[bytes] = mapped_column(LargeBinary)
-    layer_names: Mapped[list[Any]]
-    segments: Mapped[list[Any]]
-    loss_curve: Mapped[list[Any]]
+    layer_names: Mapped[list[str]]
+    segments: Mapped[list[list[int]]] = mapped_column(Json)
+    loss_curve: Mapped[list[float | None]] = mapped_column(Json)
     estimator: Mapped[str] = mapped_column(String(16))
     kernel: Mapped[str] = mapped_column(String(16))
     n_samples: Mapped[int] = mapped_column(BigInteger)

@@ -1,7 +1,6 @@
 """Tenants, their API keys, and what was done with them."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, String
 from sqlalchemy.orm import Mapped, mapped_column
@@ -32,7 +31,7 @@ class ApiKey(Base):
     tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"))
     name: Mapped[str] = mapped_column(String(128))
     secret_sha256: Mapped[bytes] = mapped_column(LargeBinary)
-    scopes: Mapped[list[Any]]
+    scopes: Mapped[list[str]]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]

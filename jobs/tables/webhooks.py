@@ -1,7 +1,6 @@
 """Where tenants want to be told of the ends of their jobs, and what was, or is still to be, delivered there."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
@@ -23,7 +22,7 @@ class WebhookEndpoint(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     tenant: Mapped[str] = mapped_column(String(64))
     url: Mapped[str]
-    event_types: Mapped[list[Any]]
+    event_types: Mapped[list[str]]
     secret: Mapped[str]
     previous_secret: Mapped[str | None]
     previous_until: Mapped[datetime | None]

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from api.app import make_app
 from jobs.artifacts import ArtifactStore, open_store
 from jobs.database import migrate, transaction
-from jobs.repository import ClaimRepository, PublishedArtifact, StoredAnalysis
+from jobs.repository import ClaimRepository, Outcome, PublishedArtifact, StoredAnalysis
 from jobs.settings import Settings
 from tests.services.postgresql import PostgreSQL
 from tests.services.processes import free_port
@@ -120,16 +120,8 @@ def finish_for(sessions: sessionmaker[Session], store: ArtifactStore, tmp_path: 
             sample_unit="token position",
         )
         with transaction(sessions) as session:
-            assert ClaimRepository(session).succeed(
-                job_id,
-                1,
-                result={"table": []},
-                plan=None,
-                resolved=None,
-                artifacts=artifacts,
-                analysis=analysis,
-                retention_days=retention_days,
-            )
+            outcome = Outcome({"table": []}, artifacts=artifacts, analysis=analysis)
+            assert ClaimRepository(session).succeed(job_id, 1, outcome, retention_days=retention_days)
 
     return run
 

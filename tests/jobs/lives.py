@@ -9,7 +9,16 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.database import transaction
 from jobs.errors import JobError
-from jobs.repository import Claim, ClaimRepository, JobRepository, PublishedArtifact, StoredAnalysis, UpkeepRepository
+from jobs.repository import (
+    Claim,
+    ClaimRepository,
+    JobRepository,
+    News,
+    Outcome,
+    PublishedArtifact,
+    StoredAnalysis,
+    UpkeepRepository,
+)
 from jobs.spec import JobSpec
 from jobs.states import State
 from jobs.tables import Job
@@ -50,14 +59,14 @@ def running(sessions: Sessions, **spec: Any) -> Claim:
 
 
 def beat(sessions: Sessions, held: Claim, **news: Any) -> State | None:
-    news = {"phase": None, "progress": None, "events": [], **news}
     with transaction(sessions) as session:
-        return ClaimRepository(session).heartbeat(held.job_id, held.fence, lease_seconds=LEASE_SECONDS, **news)
+        claims = ClaimRepository(session)
+        return claims.heartbeat(held.job_id, held.fence, News(**news), lease_seconds=LEASE_SECONDS)
 
 
 def as_holder(sessions: Sessions, held: Claim, ending: str, **arguments: Any) -> bool:
     if ending == "succeed":
-        arguments = {"result": {}, "plan": None, "resolved": None, "artifacts": [ARTIFACT], "analysis": ANALYSIS}
+        arguments = {"outcome": Outcome({}, artifacts=[ARTIFACT], analysis=ANALYSIS)}
     if ending == "fail":
         arguments = {"error": ERROR}
     if ending == "release":

@@ -8,7 +8,9 @@ from sqlalchemy.exc import StatementError
 
 from jobs.database import transaction
 from jobs.errors import MOST_MESSAGE, JobError
+from jobs.events import NewEvent, PhaseStarted
 from jobs.repository import Claim, ClaimRepository, JobRepository
+from jobs.results import Progress
 from jobs.states import State
 from tests.jobs.lives import (
     ANALYSIS,
@@ -82,12 +84,20 @@ def test_a_heartbeat_renews_the_lease_and_is_no_new_version(sessions: Sessions) 
 
 def test_news_of_a_heartbeat_is_a_new_version_with_numbered_events(sessions: Sessions) -> None:
     held = running(sessions)
-    progress = {"done": 1, "total": 2, "unit": "batches", "eta_seconds": 3}
-    news = [("phase", {"phase": "fetching"}), ("phase", {"phase": "measuring"})]
+    progress = Progress(done=1, total=2, unit="batches", eta_seconds=3)
+    news = [NewEvent("phase", PhaseStarted(phase=phase)) for phase in ("fetching", "measuring")]
     beat(sessions, held, phase="measuring", progress=progress, events=news, plan={"removed_layers": [1]})
     job = row(sessions, held.job_id)
-    assert (job.phase, job.progress, job.plan, job.version) == ("measuring", progress, {"removed_layers": [1]}, 3)
-    assert events(sessions, held.job_id)[2:] == [(3, *news[0]), (4, *news[1])]
+    assert (job.phase, job.progress, job.plan, job.version) == (
+        "measuring",
+        {"done": 1, "total": 2, "unit": "batches", "eta_seconds": 3},
+        {"removed_layers": [1]},
+        3,
+    )
+    assert events(sessions, held.job_id)[2:] == [
+        (3, "phase", {"phase": "fetching"}),
+        (4, "phase", {"phase": "measuring"}),
+    ]
 
 
 def test_success_publishes_everything_at_once(sessions: Sessions) -> None:
@@ -117,7 +127,10 @@ def test_a_failure_keeps_its_error(sessions: Sessions) -> None:
 def test_what_a_database_does_not_know_as_text_keeps_no_job_from_ending(sessions: Sessions) -> None:
     held = running(sessions)
     odd = "model_type \0 \\\0 \ud83d \\u0000"
-    assert beat(sessions, held, events=[("phase", {"phase": odd})], resolved={odd: [odd]}) == State.RUNNING
+    assert (
+        beat(sessions, held, events=[NewEvent("phase", PhaseStarted(phase=odd))], resolved={odd: [odd]})
+        == State.RUNNING
+    )
     error = JobError(code="unsupported_architecture", message=odd * 1000, phase=None, attempt=1)
     with transaction(sessions) as session:
         assert ClaimRepository(session).fail(held.job_id, held.fence, error)
@@ -173,5 +186,5 @@ def test_a_job_released_while_it_is_cancelled_is_cancelled(sessions: Sessions) -
 def test_a_figure_that_is_no_number_is_refused_and_nothing_is_written(sessions: Sessions) -> None:
     held = running(sessions)
     with pytest.raises((ValueError, StatementError), match="JSON"):
-        beat(sessions, held, phase="measuring", progress={"done": float("nan")})
+        beat(sessions, held, phase="measuring", plan={"achieved": float("nan")})
     assert row(sessions, held.job_id).version == 2

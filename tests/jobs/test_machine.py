@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.database import make_engine, make_sessions, transaction
 from jobs.errors import JobError
-from jobs.repository import Claim, ClaimRepository, JobRepository, StoredAnalysis, UpkeepRepository
+from jobs.events import NewEvent, PhaseStarted
+from jobs.repository import Claim, ClaimRepository, JobRepository, News, Outcome, StoredAnalysis, UpkeepRepository
 from jobs.settings import Settings
 from jobs.spec import JobSpec
 from jobs.states import HELD, MOVES, TERMINAL, State
@@ -71,12 +72,11 @@ class Life(RuleBasedStateMachine):
             repository = ClaimRepository(session)
             key = (claim.job_id, claim.fence)
             if act == "heartbeat":
-                news = [("phase", {"phase": "measuring"})]
-                done = repository.heartbeat(*key, lease_seconds=60, phase="measuring", progress=None, events=news)
+                news = [NewEvent("phase", PhaseStarted(phase="measuring"))]
+                done = repository.heartbeat(*key, News("measuring", events=news), lease_seconds=60)
                 assert (done is not None) == holds
             elif act == "succeed":
-                nothing = {"plan": None, "resolved": None, "artifacts": []}
-                assert repository.succeed(*key, result={}, analysis=ANALYSIS, **nothing) == holds
+                assert repository.succeed(*key, Outcome({}, analysis=ANALYSIS)) == holds
             elif act == "fail":
                 error = JobError(code="internal", message="", phase=None, attempt=claim.attempt)
                 assert repository.fail(*key, error) == holds

@@ -9,7 +9,9 @@ import structlog
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.database import DATABASE_DOWN, transaction
-from jobs.repository import Claim, ClaimRepository
+from jobs.events import NewEvent, PhaseStarted
+from jobs.repository import Claim, ClaimRepository, News
+from jobs.results import Progress
 from jobs.states import State
 
 BEATS_PER_LEASE = 4
@@ -42,9 +44,9 @@ class Lease:
         self._news_at = now
         self._phase_started = now
         self._stopped: Stop | None = None
-        self._progress: dict[str, Any] | None = None
+        self._progress: Progress | None = None
         self._ended_phases: list[tuple[str, float]] = []
-        self._events: list[tuple[str, dict[str, Any]]] = []
+        self._events: list[NewEvent] = []
         self._new_facts: dict[str, dict[str, Any]] = {}
 
     @property
@@ -63,10 +65,10 @@ class Lease:
         if phase != self.phase:
             self._end_phase(now)
             self.phase, self._phase_started = phase, now
-            self._events.append(("phase", {"phase": phase}))
+            self._events.append(NewEvent("phase", PhaseStarted(phase=phase)))
         elapsed = now - self._phase_started
         eta_seconds = round(elapsed * (total - done) / done) if done else None
-        self._progress = {"done": done, "total": total, "unit": unit, "eta_seconds": eta_seconds}
+        self._progress = Progress(done=done, total=total, unit=unit, eta_seconds=eta_seconds)
 
     def tell_fact(self, name: str, fact: dict[str, Any]) -> None:
         """Note what the job has found out: `resolved` or `plan`."""
@@ -78,22 +80,15 @@ class Lease:
             # Renewed now, it would only keep the job from other workers.
             return
         now = time.monotonic()
-        news = self._progress is not None or self._events or self._new_facts
-        if not at_once and now < self._beat_at and not (news and now >= self._news_at):
+        has_news = self._progress is not None or self._events or self._new_facts
+        if not at_once and now < self._beat_at and not (has_news and now >= self._news_at):
             return
         self._news_at = now + SECONDS_BETWEEN_NEWS
         try:
             with transaction(self._sessions) as session:
                 claims = ClaimRepository(session)
-                state = claims.heartbeat(
-                    self.claim.job_id,
-                    self.claim.fence,
-                    lease_seconds=self._lease_seconds,
-                    phase=self.phase,
-                    progress=self._progress,
-                    events=self._events,
-                    **self._new_facts,
-                )
+                news = News(self.phase, self._progress, self._events, **self._new_facts)
+                state = claims.heartbeat(self.claim.job_id, self.claim.fence, news, lease_seconds=self._lease_seconds)
                 if state is None:
                     claims.tell_fenced("heartbeat")
                 else:

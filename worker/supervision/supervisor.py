@@ -21,7 +21,8 @@ from jobs.errors import JobError
 from jobs.locations.destinations import Destination, destination_of
 from jobs.locations.uris import ForbiddenURI, place_of, upload_id_of
 from jobs.observability.tracing import Span, span_of
-from jobs.repository import Claim, ClaimRepository, PublishedArtifact, missing_code
+from jobs.repository import Claim, ClaimRepository, Outcome, PublishedArtifact, missing_code
+from jobs.results import summary_of
 from jobs.settings import Settings
 from worker.results.publish import Publication, read_analysis
 from worker.results.push import Push, PushForbidden
@@ -42,8 +43,6 @@ from worker.supervision.messages import (
 from worker.workspace import remove_abandoned, workspace
 
 TICK_SECONDS = 0.25
-# What the job itself shows of the report; the rest is an artifact.
-SUMMARY = ("table", "controls", "verification", "evaluation", "quality_target", "sweep", "estimate")
 
 log = structlog.get_logger(__name__)
 Ending = Callable[[ClaimRepository], bool]
@@ -240,7 +239,7 @@ class Supervisor:
         except StorageUnavailable as error:
             return _failed(lease, "storage_unavailable", str(error))
         report, analysis = json.loads((output / "report.json").read_text()), read_analysis(output)
-        result = {name: report[name] for name in SUMMARY if name in report}
+        result = summary_of(report)
         if destination is not None and claim.spec.output.uri is not None:
             push = Push(claim.spec.output.uri, destination, output, artifacts, patience_seconds)
             if not self._finishes(push, lease, "publishing"):
@@ -250,15 +249,9 @@ class Supervisor:
             except (PushForbidden, StorageUnavailable, InsufficientStorage) as error:
                 # What the job has made is not lost for want of the place it should have gone to as well.
                 return self._unpushed(lease, error, artifacts)
+        outcome = Outcome(result, lease.facts.get("plan"), lease.facts.get("resolved"), artifacts, analysis)
         return lambda jobs: jobs.succeed(
-            claim.job_id,
-            claim.fence,
-            result=result,
-            plan=lease.facts.get("plan"),
-            resolved=lease.facts.get("resolved"),
-            artifacts=artifacts,
-            analysis=analysis,
-            retention_days=self._settings.artifact_retention_days,
+            claim.job_id, claim.fence, outcome, retention_days=self._settings.artifact_retention_days
         )
 
     def _unpushed(self, lease: Lease, error: Exception, artifacts: list[PublishedArtifact]) -> Ending:

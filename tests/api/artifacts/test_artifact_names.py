@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.artifacts import ArtifactStore, StorageUnavailable
 from jobs.database import transaction
-from jobs.repository import ClaimRepository, PublishedArtifact
+from jobs.repository import ClaimRepository, Outcome, PublishedArtifact
 
 NAMES = [
     'model/a"; filename="b.exe',
@@ -35,9 +35,7 @@ def test_a_published_name_stays_in_its_header(
         assert ClaimRepository(session).claim(job_id, worker="w", gpu_class="default", lease_seconds=60)
     published = PublishedArtifact(name, "text/plain", *store.put(key, tmp_path / "file", "text/plain"), key)
     with transaction(sessions) as session:
-        assert ClaimRepository(session).succeed(
-            job_id, 1, result={}, plan=None, resolved=None, artifacts=[published], analysis=None, retention_days=0
-        )
+        assert ClaimRepository(session).succeed(job_id, 1, Outcome({}, artifacts=[published]))
     (listed,) = client.get(f"/v1/jobs/{job_id}/artifacts").json()["data"]
     assert listed["name"] == name
     answer = client.get(listed["link"], follow_redirects=True)

@@ -1,0 +1,326 @@
+"""What the row of a job shows beside its state: progress, what it read, its plan, and its result.
+
+The worker stores what the method reports, and `tests/system/test_results.py` holds the method's reports against these
+types. Rows that an older version wrote may lack fields or have others, so nothing here is checked when a row is read.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from typing_extensions import TypeAliasType
+
+Ratio = Annotated[float, Field(ge=0, le=1)]
+Layers = Annotated[list[int], Field(description="indices of layers, from 0")]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Progress(_Document):
+    """How far the running phase is."""
+
+    done: int
+    total: int
+    unit: str
+    eta_seconds: int | None
+
+
+class SourceFile(_Document):
+    """A file that was read from a store or an HTTPS host, with the validator (an ETag) that identified its content."""
+
+    uri: str
+    size_bytes: int | None
+    validator: str | None
+    version: str | None
+
+
+class Resolved(_Document):
+    """What the job read and ran on: the model's files, its class, and the versions of the libraries."""
+
+    model_sha256: str
+    revision: str | None
+    format: str
+    model_class: Annotated[str, Field(alias="class")]
+    versions: dict[str, str]
+    sources: list[SourceFile] | None = None
+
+
+class Plan(_Document):
+    """Which layers are removed. The ratios are fractions of the model's parameters, FLOPs or layers (`kind`).
+
+    `reachable` is the largest ratio that any plan could remove; `achieved` is what this plan removes.
+    """
+
+    kind: Literal["parameters", "flops", "layers"]
+    requested: Ratio
+    reachable: Ratio
+    achieved: Ratio
+    removed_layers: Layers
+
+
+class Comparison(_Document):
+    """One metric of the model before and after; null where it is not finite."""
+
+    metric: str
+    before: int | float | None
+    after: int | float | None
+    unit: str
+
+
+class Quality(_Document):
+    """Quality on held-out data; null where a figure is not finite.
+
+    `perplexity` is exp of the mean loss, `accuracy` the share of correct positions, `agreement` the share of positions
+    with the answer of the dense model, `kl` the mean KL(dense ‖ pruned) in nats.
+    """
+
+    perplexity: float | None
+    accuracy: Ratio | None
+    agreement: Ratio | None
+    kl: float | None
+
+
+class Control(Quality):
+    """The plan (`sglp`) or a control that removes as many layers; `beats_plan` where its perplexity is lower."""
+
+    name: str
+    removed_layers: Layers
+    beats_plan: bool
+
+
+class Verification(_Document):
+    """The written model against the planned one, in a fresh process; the differences are relative to the largest logit.
+
+    `cached_decoding_equal` is null for models that do not generate; `other_layers` are layers whose configuration
+    changed.
+    """
+
+    passed: bool
+    missing: list[str]
+    unexpected: list[str]
+    reload_difference: float
+    bypass_difference: float
+    tolerance: float
+    cached_decoding_equal: bool | None
+    other_layers: Layers
+
+
+class EvaluationData(_Document):
+    """The held-out data that quality was measured on."""
+
+    source: str
+    samples: int
+    controls: bool
+    description: str
+    digest: str
+
+
+class BudgetCheck(_Document):
+    """The metric of the dense and of the pruned model, and the loss between them; null where it is not finite."""
+
+    dense: float
+    value: float | None
+    drop: float | None
+
+
+class BudgetTrial(_Document):
+    """A plan that the search tried."""
+
+    layers_removed: int
+    removed_layers: Layers
+    value: float | None
+    drop: float | None
+
+
+class BudgetSearch(BudgetCheck):
+    """The plan that the search chose, judged on `samples` of the calibration data."""
+
+    samples: int
+    layers_removed: int
+    removed_layers: Layers
+
+
+class BudgetVerification(BudgetCheck):
+    """The same plan on the held-out data; `within` says whether the loss is at most `max_drop` there too."""
+
+    within: bool
+
+
+class QualityBudget(_Document):
+    """How a target of kind `quality` was met."""
+
+    metric: Literal["perplexity", "accuracy", "agreement"]
+    max_drop: float
+    search: BudgetSearch
+    verified: BudgetVerification
+    tried: list[BudgetTrial]
+
+
+class PushedFile(_Document):
+    """A file at the place that `output.uri` names."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class Pushed(_Document):
+    """Where the result was written beside the service's own store; `commit` on a model hub."""
+
+    uri: str
+    manifest: str
+    files: list[PushedFile]
+    commit: str | None = None
+
+
+class _Result(_Document):
+    output: Pushed | None = None
+
+
+class CompressResult(_Result):
+    """The result of a `compress` job: the model before and after, the controls, and the proof that it loads."""
+
+    table: list[Comparison]
+    controls: list[Control]
+    verification: Verification
+    evaluation: EvaluationData
+    quality_target: QualityBudget | None = None
+
+
+class SweepPoint(Quality):
+    """One plan of a sweep, or the dense model where `requested` is 0; sizes are those of the model that remains.
+
+    Seconds are medians at batch 1; `decode_seconds` is one token, null for models that do not generate.
+    """
+
+    requested: Ratio
+    achieved: Ratio
+    removed_layers: Layers
+    layers: int
+    parameters: int
+    flops: int
+    weight_bytes: int
+    prefill_seconds: float
+    decode_seconds: float | None
+
+
+class Unreachable(_Document):
+    """A ratio that no plan reaches."""
+
+    requested: Ratio
+    reason: str
+
+
+class Knee(_Document):
+    """The point of a sweep after which quality falls fastest."""
+
+    requested: Ratio
+    achieved: Ratio
+
+
+class Sweep(_Document):
+    """Plans for several ratios to remove, in the unit `of`."""
+
+    of: Literal["parameters", "flops", "layers"]
+    points: list[SweepPoint]
+    unreachable: list[Unreachable]
+    knee: Knee | None
+
+
+class SweepResult(_Result):
+    """The result of a `sweep` job."""
+
+    sweep: Sweep
+    evaluation: EvaluationData
+
+
+class StackLayer(_Document):
+    """A layer of the model."""
+
+    index: int
+    name: str
+    parameters: int
+    flops: int
+
+
+class ReachableRatio(_Document):
+    """The largest ratio that could be removed, and the shares of the smallest and the largest removable layer."""
+
+    largest: Ratio
+    smallest_layer: Ratio
+    largest_layer: Ratio
+
+
+class ReachableRatios(_Document):
+    """The ratios by unit."""
+
+    parameters: ReachableRatio
+    flops: ReachableRatio
+    layers: ReachableRatio
+
+
+class EstimatedTarget(_Document):
+    """The target of the specification, and whether it can be reached."""
+
+    kind: Literal["parameters", "flops", "layers"]
+    ratio: Ratio
+    reachable: bool
+
+
+class MachineSpeed(_Document):
+    """The speed of the worker that the seconds are estimated for."""
+
+    flops_per_second: float
+    bytes_per_second: float
+
+
+class Estimate(_Document):
+    """What a job would need. `streamed`: the weights would be read from disk layer by layer.
+
+    `peak_memory_bytes` is null where it cannot be estimated; `seconds` are by phase.
+    """
+
+    layers: int
+    parameters: int
+    flops: int
+    weight_bytes: int
+    stack: list[StackLayer]
+    reachable: ReachableRatios
+    target: EstimatedTarget | None = None
+    peak_memory_bytes: int | None
+    available_memory_bytes: int
+    streamed: bool
+    seconds: dict[str, float]
+    total_seconds: float
+    speed: MachineSpeed
+
+
+class EstimateResult(_Result):
+    """The result of an `estimate` job."""
+
+    estimate: Estimate
+
+
+class AnalyzeResult(_Result):
+    """The result of an `analyze` job: its findings are at the links `similarity`, `layers` and `report`."""
+
+
+# Last the one that needs no field: a reader that tries one after the other takes the first that fits.
+JobResult = TypeAliasType("JobResult", CompressResult | SweepResult | EstimateResult | AnalyzeResult)
+
+RESULTS: Mapping[str, type[BaseModel]] = {
+    "compress": CompressResult,
+    "sweep": SweepResult,
+    "estimate": EstimateResult,
+    "analyze": AnalyzeResult,
+}
+"""By the mode of the job."""
+
+SUMMARY = tuple(dict.fromkeys(name for result in RESULTS.values() for name in result.model_fields))
+
+
+def summary_of(report: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """The part of a report that is the job's result; the whole report is an artifact."""
+    return {name: report[name] for name in SUMMARY if name in report}
