@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from sglp_client import SGLP, DownloadDamaged, NothingToDownload, SGLPProblem
+from sglp_client import SGLP, DownloadDamaged, Job, NothingToDownload, SGLPProblem
 
 CONTENT = b"weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -134,6 +134,20 @@ def test_waiting_goes_on_while_the_service_is_unavailable(service: SGLP, pages: 
     assert len(looks) == 3
 
 
+def test_an_update_that_meets_an_unavailable_service_is_made_again(service: SGLP, pages: dict) -> None:
+    job = {"id": "job_a", "version": 1, "status": "succeeded"}
+    pages["/v1/jobs/job_a"] = (200, "application/json", json.dumps(job).encode())
+    updates: list[str] = []
+
+    def on_update(job: Job) -> None:
+        updates.append(job["status"])
+        if len(updates) == 1:
+            raise SGLPProblem({"status": 503, "title": "Down"})
+
+    assert service.wait("job_a", on_update) == job
+    assert updates == ["succeeded", "succeeded"]
+
+
 def test_waiting_for_an_unknown_job_ends_at_once(service: SGLP, pages: dict) -> None:
     pages["/v1/jobs/job_a"] = (404, "application/problem+json", json.dumps({"status": 404, "title": "none"}).encode())
     with pytest.raises(SGLPProblem, match="none"):
@@ -158,7 +172,7 @@ def test_a_request_that_broke_off_is_sent_again_under_its_key(service: SGLP, pag
     assert Handler.posts[-1] == ("/v1/jobs", "mine")
 
 
-def test_a_quota_that_is_used_up_is_told_at_once(service: SGLP, pages: dict) -> None:
+def test_a_quota_that_is_used_up_is_reported_at_once(service: SGLP, pages: dict) -> None:
     problem = {"status": 429, "title": "Too Many Requests", "detail": "the quota queued_jobs of 5 is used up"}
     pages["/v1/jobs"] = (429, "application/problem+json", json.dumps(problem).encode())
     # The first request of this path breaks off.

@@ -88,7 +88,7 @@ def test_the_sdk_takes_a_key_of_its_own(service: Service) -> None:
         list(client.list())
 
 
-def test_a_service_that_is_not_here_is_told(tmp_path: Path) -> None:
+def test_a_service_that_is_not_here_is_one_plain_message(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "jobs", "create-key", "--tenant", "ops", "--scope", "admin"]
     refused = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert refused.returncode == 2

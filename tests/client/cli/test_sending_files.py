@@ -47,7 +47,7 @@ def test_what_upload_prints_is_what_submit_takes(client: httpx.Client, tmp_path:
     assert [file["name"] for file in upload["files"]] == ["config.json", "model.safetensors"]
 
 
-def test_data_is_told_from_a_model_by_its_files(client: httpx.Client, tmp_path: Path) -> None:
+def test_data_is_recognised_by_its_files(client: httpx.Client, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("the cat sat")
     assert sglp(client, "upload", tmp_path / "text.txt").stdout.startswith("upload://upload_")
     assert client.get("/v1/uploads").json()["data"][0]["kind"] == "dataset"
@@ -72,7 +72,7 @@ def test_what_was_sent_is_listed_and_deleted(client: httpx.Client, tmp_path: Pat
         (["script.py"], "data is one file of .jsonl, .parquet, .txt, .zip"),
     ],
 )
-def test_a_folder_that_is_neither_is_told_what_to_do(
+def test_the_message_about_a_folder_that_is_neither_says_what_to_do(
     client: httpx.Client, tmp_path: Path, files: list[str], word: str
 ) -> None:
     for name in files:
@@ -84,7 +84,7 @@ def test_a_folder_that_is_neither_is_told_what_to_do(
     assert client.get("/v1/uploads").json()["data"] == []
 
 
-def test_what_cannot_be_sent_is_told_plainly(client: httpx.Client, tmp_path: Path) -> None:
+def test_what_cannot_be_sent_is_one_plain_message(client: httpx.Client, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("x")

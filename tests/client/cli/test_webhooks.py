@@ -88,7 +88,7 @@ def test_what_the_commands_arrange_is_delivered_and_can_be_followed(
         assert endpoint_id not in printed(client, "list")
 
 
-def test_an_endpoint_is_told_of_everything_unless_events_are_named(client: httpx.Client) -> None:
+def test_an_endpoint_has_every_event_unless_some_are_named(client: httpx.Client) -> None:
     printed(client, "create", "https://example.com/a")
     printed(client, "create", "https://example.com/b", "--event", "job.failed")
     every, one = client.get("/v1/webhook-endpoints").json()["data"]
@@ -97,7 +97,7 @@ def test_an_endpoint_is_told_of_everything_unless_events_are_named(client: httpx
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["create", "ftp://example.com/"], "the url must be https or http://"),
         (["create", "https://example.com/", "--event", "job.queued"], "/event_types/0"),
@@ -106,7 +106,7 @@ def test_an_endpoint_is_told_of_everything_unless_events_are_named(client: httpx
         (["redeliver", f"msg_{'0' * 26}"], "there is no delivery"),
     ],
 )
-def test_what_is_refused_is_told_plainly(client: httpx.Client, arguments: list[str], told: str) -> None:
+def test_what_is_refused_is_one_plain_message(client: httpx.Client, arguments: list[str], message: str) -> None:
     refused = run(client, *arguments)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert told in refused.stderr
+    assert message in refused.stderr

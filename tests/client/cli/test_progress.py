@@ -1,0 +1,48 @@
+"""The phases of a job on a terminal and elsewhere."""
+
+import io
+import re
+
+from rich.console import Console
+from sglp_client.cli.progress import PhaseBars
+
+
+def shown(console: Console) -> list[str]:
+    """The lines as they were printed, one after the other."""
+    assert isinstance(console.file, io.StringIO)
+    without_controls = re.sub(r"\x1b\[\??\d+[A-Za-z]", "", console.file.getvalue())
+    return [line.rpartition("\r")[2].strip() for line in without_controls.split("\n") if line]
+
+
+def run(console: Console) -> None:
+    with PhaseBars(console) as bars:
+        bars.start("fetching")
+        bars.update("fetching", 3, 10, "bytes")
+        bars.update("measuring", 1, 4, "batches")
+        bars.update("measuring", 2, 8, "layers")
+        bars.update("verifying", 0, 1, "steps")
+        bars.complete()
+
+
+def test_a_terminal_has_a_bar_for_each_unit_of_a_phase_and_what_is_over_is_full() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=100)
+    run(console)
+    last = [line for line in shown(console) if "━" in line][-4:]
+    for line, (phase, count, unit) in zip(
+        last,
+        [
+            ("fetching", "10/10", "bytes"),
+            ("measuring", "4/4", "batches"),
+            ("measuring", "8/8", "layers"),
+            ("verifying", "1/1", ""),
+        ],
+        strict=True,
+    ):
+        assert line.startswith(phase)
+        assert line.split("━ ")[1].split()[:-1] == [count, *unit.split()]
+
+
+def test_elsewhere_each_phase_is_one_line() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    run(console)
+    assert shown(console) == ["fetching", "measuring", "verifying"]
