@@ -23,9 +23,10 @@ from sglp_client import UserError
 
 HOST = "127.0.0.1"
 MODULES = {"api": "api", "worker": "worker", "scheduler": "worker.scheduler"}
+# A process that ends sooner cannot start, and is not restarted.
 SOON_SECONDS = 10.0
 READY_SECONDS = 60.0
-# The worker gives its job ten seconds to end, and Celery looks for the signal every two.
+# The worker gives its job ten seconds to end, and Celery checks for the signal every two.
 STOP_SECONDS = 20.0
 LOG_TAIL_LINES = 20
 
@@ -59,7 +60,7 @@ class EmbeddedStack:
 
     @property
     def ignored(self) -> list[str]:
-        """Settings of the environment that say otherwise than this service does."""
+        """The environment variables that have no effect, because this service sets them to something else."""
         return sorted(
             name
             for name, value in self._environment().items()
@@ -80,9 +81,9 @@ class EmbeddedStack:
         self._cleanup.close()
 
     def check(self) -> None:
-        """Start a process that has ended again; the job it had is taken up once its lease is over.
+        """Restart a process that has ended; its job continues once the lease has expired.
 
-        Raises `StackFailed` with the end of its log where it ended soon after its start, and so would again.
+        Raises `StackFailed` with the end of its log where it ended soon after its start, as it would end again.
         """
         for name, process in list(self._processes.items()):
             if process.poll() is not None:
@@ -105,7 +106,9 @@ class EmbeddedStack:
             with socket.create_server((HOST, self._port or 0)) as free:
                 self._port = free.getsockname()[1]
         except OSError as error:
-            raise StackFailed(f"port {self._port} cannot be listened on: {error.strerror}; name another") from error
+            raise StackFailed(
+                f"port {self._port} cannot be listened on: {error.strerror}; choose another with --port"
+            ) from error
         migration = self._spawn("migration", "jobs", "migrate")
         if migration.wait():
             raise StackFailed(f"the database could not be prepared; {self._log_tail('migration')}")
@@ -127,7 +130,7 @@ class EmbeddedStack:
                 env={**os.environ, **self._environment()},
                 # A Ctrl-C in the terminal must reach this process only, which then ends the others in order.
                 start_new_session=True,
-                preexec_fn=_dying_with(os.getpid()),  # noqa: PLW1509 - no thread of ours runs yet
+                preexec_fn=_dies_with(os.getpid()),  # noqa: PLW1509 - no other thread runs yet
             )
 
     def _environment(self) -> dict[str, str]:
@@ -163,7 +166,7 @@ class EmbeddedStack:
             time.sleep(0.1)
 
     def _stop(self) -> None:
-        """SIGTERM and time to end well; SIGKILL for what is left, or for all on a second Ctrl-C."""
+        """SIGTERM and time to end cleanly; then SIGKILL, on a second Ctrl-C at once."""
         try:
             for process in self._processes.values():
                 process.terminate()
@@ -183,7 +186,7 @@ class EmbeddedStack:
         return f"the end of {path}:\n{tail}"
 
 
-def _dying_with(parent: int) -> Callable[[], None]:
+def _dies_with(parent: int) -> Callable[[], None]:
     def prepare() -> None:
         pyprctl.set_pdeathsig(signal.SIGKILL)
         if os.getppid() != parent:

@@ -1,19 +1,25 @@
 """The service as Python calls: every method is one request, except `wait`, `download` and `upload`, which send more."""
 
 import hashlib
-import os
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, cast
 from urllib.parse import quote
 
 import httpx
 
-from sglp_client.errors import BadKey, DownloadDamaged, NothingToDownload, SGLPProblem
+from sglp_client.connection import (
+    REQUEST_ERRORS,
+    RETRY_PAUSE_SECONDS,
+    UNAVAILABLE_SECONDS,
+    Connection,
+    is_final,
+    raise_for_problem,
+)
+from sglp_client.errors import DownloadDamaged, NothingToDownload, SGLPProblem
 from sglp_client.resources import (
     ApiKey,
     Artifact,
@@ -33,16 +39,11 @@ from sglp_client.resources import (
 TERMINAL = {"succeeded", "failed", "cancelled"}
 # One long poll of `wait`; short, so that `on_poll` is called often.
 POLL_SECONDS = 2
-RETRY_PAUSE_SECONDS = 0.5
 SHORTEST_POLL_SECONDS = 0.1
-# How long the service may be unavailable before a call gives up.
-UNAVAILABLE_SECONDS = 60.0
 # The service reads an upload's files back before it answers, for up to half a minute.
 COMPLETE_SECONDS = 90.0
-UNAVAILABLE = {429, 502, 503, 504}
 CHUNK_BYTES = 1 << 20
 
-Answer = TypeVar("Answer")
 # The method `SGLP.list` hides the built-in type in the annotations of that class.
 Artifacts = list[Artifact]
 Deliveries = list[WebhookDelivery]
@@ -52,17 +53,14 @@ Endpoints = list[WebhookEndpoint]
 class SGLP:
     """A client of one service; usable as a context manager.
 
-    Raises `SGLPProblem` where the service refuses a request, and httpx's errors where it cannot be reached.
+    Raises `BadKey` for a key that cannot be sent, `SGLPProblem` where the service refuses a request, and httpx's
+    errors where it cannot be reached.
+
     `api_key` is by default the environment variable SGLP_API_KEY; `timeout` is in seconds, for one request.
     """
 
     def __init__(self, base_url: str, *, api_key: str | None = None, timeout: float = 30.0) -> None:
-        key = (api_key or os.environ.get("SGLP_API_KEY", "")).strip()
-        if not (key.isascii() and key.isprintable()):
-            raise BadKey("the API key has characters that no key has")
-        # httpx leaves this header out where a download is redirected to another host.
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=base_url, headers=headers, timeout=timeout)
+        self._connection = Connection(base_url, api_key, timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +72,7 @@ class SGLP:
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._connection.http.close()
 
     def submit(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
         """Create a job from a job specification, for instance `{"model": {"uri": …}, "target": {…}}`.
@@ -82,19 +80,19 @@ class SGLP:
         If the connection breaks, the request is sent again with the same idempotency key, so that it creates one job.
         Pass a key of your own to create one job however often you call.
         """
-        return self._post_once("/v1/jobs", idempotency_key, json=dict(spec))
+        return self._connection.create_job("/v1/jobs", idempotency_key, json=dict(spec))
 
     def retry(self, job_id: str, *, idempotency_key: str | None = None) -> Job:
         """Submit a job that has ended again; returns the new job."""
-        return self._post_once(_path(job_id, "retry"), idempotency_key)
+        return self._connection.create_job(_path(job_id, "retry"), idempotency_key)
 
     def delete(self, job_id: str) -> None:
         """Delete a job that has ended, and its files."""
-        self._delete(_path(job_id))
+        self._connection.delete(_path(job_id))
 
     def get(self, job_id: str) -> Job:
         """The job as it is now."""
-        return self._call(Job, "GET", _path(job_id))
+        return self._connection.call(Job, "GET", _path(job_id))
 
     def list(
         self, *, limit: int = 20, status: str | None = None, metadata: Mapping[str, str] | None = None
@@ -102,12 +100,12 @@ class SGLP:
         """All jobs, newest first, `limit` in one request; `metadata` selects those whose metadata has these values."""
         query: Json = {"limit": limit} | ({"status": status} if status else {})
         query |= {f"metadata[{name}]": text for name, text in (metadata or {}).items()}
-        return self._pages(Page[Job], "/v1/jobs", query)
+        return self._connection.pages(Page[Job], "/v1/jobs", query)
 
     def events(self, job_id: str, after: int = 0) -> Iterator[Event]:
         """The job's events so far with a sequence number above `after`."""
         while True:
-            page = self._call(Page[Event], "GET", _path(job_id, "events"), params={"after": after})
+            page = self._connection.call(Page[Event], "GET", _path(job_id, "events"), params={"after": after})
             yield from page["data"]
             if not page["has_more"]:
                 return
@@ -115,7 +113,7 @@ class SGLP:
 
     def cancel(self, job_id: str) -> Job:
         """Ask the service to end the job; it may still be `cancelling` in the answer."""
-        return self._call(Job, "POST", _path(job_id, "cancel"))
+        return self._connection.call(Job, "POST", _path(job_id, "cancel"))
 
     def upload(
         self,
@@ -132,12 +130,12 @@ class SGLP:
         """
         declared = [{"name": file.name, "size_bytes": file.stat().st_size, "sha256": _sha256(file)} for file in files]
         declaration = {"name": name or files[0].name, "kind": kind, "files": declared}
-        upload = self._call(Upload, "POST", "/v1/uploads", json=declaration)
+        upload = self._connection.call(Upload, "POST", "/v1/uploads", json=declaration)
         try:
             sources = {file.name: file for file in files}
             for file in upload["files"]:
                 self._send(file, sources[file["name"]], on_bytes)
-            return self._call(Upload, "POST", upload["links"]["complete"], timeout=COMPLETE_SECONDS)
+            return self._connection.call(Upload, "POST", upload["links"]["complete"], timeout=COMPLETE_SECONDS)
         except BaseException:
             with suppress(httpx.HTTPError, SGLPProblem):
                 self.delete_upload(upload["id"])
@@ -145,53 +143,53 @@ class SGLP:
 
     def uploads(self) -> Iterator[Upload]:
         """All uploads, newest first."""
-        return self._pages(Page[Upload], "/v1/uploads", {})
+        return self._connection.pages(Page[Upload], "/v1/uploads", {})
 
     def delete_upload(self, upload_id: str) -> None:
         """Delete an upload that no job is reading."""
-        self._delete(f"/v1/uploads/{quote(upload_id, safe='')}")
+        self._connection.delete(f"/v1/uploads/{quote(upload_id, safe='')}")
 
     def create_key(
         self, tenant: str, name: str, scopes: Sequence[str], *, expires_in_seconds: int | None = None
     ) -> ApiKey:
         """A new API key; `key` of the answer is the key itself, which is never shown again."""
         declaration = {"tenant": tenant, "name": name, "scopes": [*scopes], "expires_in_seconds": expires_in_seconds}
-        return self._call(ApiKey, "POST", "/v1/admin/keys", json=declaration)
+        return self._connection.call(ApiKey, "POST", "/v1/admin/keys", json=declaration)
 
     def keys(self, *, tenant: str | None = None) -> Iterator[ApiKey]:
         """All API keys without the keys themselves, newest first."""
-        return self._pages(Page[ApiKey], "/v1/admin/keys", {"tenant": tenant} if tenant else {})
+        return self._connection.pages(Page[ApiKey], "/v1/admin/keys", {"tenant": tenant} if tenant else {})
 
     def revoke_key(self, key_id: str) -> None:
         """Revoke an API key for good."""
-        self._delete(f"/v1/admin/keys/{quote(key_id, safe='')}")
+        self._connection.delete(f"/v1/admin/keys/{quote(key_id, safe='')}")
 
     def create_webhook(self, url: str, event_types: Sequence[str] | None = None) -> WebhookEndpoint:
         """A new webhook endpoint, by default for every event; `secret` of the answer is never shown again."""
         declaration: Json = {"url": url} | ({"event_types": [*event_types]} if event_types else {})
-        return self._call(WebhookEndpoint, "POST", "/v1/webhook-endpoints", json=declaration)
+        return self._connection.call(WebhookEndpoint, "POST", "/v1/webhook-endpoints", json=declaration)
 
     def webhooks(self) -> Endpoints:
         """All webhook endpoints without their secrets, oldest first."""
-        return self._call(Listing[WebhookEndpoint], "GET", "/v1/webhook-endpoints")["data"]
+        return self._connection.call(Listing[WebhookEndpoint], "GET", "/v1/webhook-endpoints")["data"]
 
     def delete_webhook(self, endpoint_id: str) -> None:
         """Delete a webhook endpoint; deliveries that were not sent yet are dropped."""
-        self._delete(_endpoint_path(endpoint_id))
+        self._connection.delete(_endpoint_path(endpoint_id))
 
     def rotate_webhook(self, endpoint_id: str) -> WebhookEndpoint:
         """The endpoint with a new `secret`; for 24 hours deliveries are signed with the old one, too."""
-        return self._call(WebhookEndpoint, "POST", _endpoint_path(endpoint_id, "rotate-secret"))
+        return self._connection.call(WebhookEndpoint, "POST", _endpoint_path(endpoint_id, "rotate-secret"))
 
     def webhook_deliveries(self, endpoint_id: str, *, limit: int = 20) -> Deliveries:
         """The newest deliveries of an endpoint, with their outcomes."""
         path = _endpoint_path(endpoint_id, "deliveries")
-        return self._call(Listing[WebhookDelivery], "GET", path, params={"limit": limit})["data"]
+        return self._connection.call(Listing[WebhookDelivery], "GET", path, params={"limit": limit})["data"]
 
     def redeliver_webhook(self, delivery_id: str) -> WebhookDelivery:
         """Send a delivery again, under the same `webhook-id`."""
         path = f"/v1/webhook-deliveries/{quote(delivery_id, safe='')}/redeliver"
-        return self._call(WebhookDelivery, "POST", path)
+        return self._connection.call(WebhookDelivery, "POST", path)
 
     def wait(
         self,
@@ -211,16 +209,16 @@ class SGLP:
             on_poll()
             asked_at = time.monotonic()
             try:
-                response = self._http.get(_path(job_id), headers=headers)
+                response = self._connection.http.get(_path(job_id), headers=headers)
                 if response.status_code != httpx.codes.NOT_MODIFIED:
-                    _raise_for(response)
+                    raise_for_problem(response)
                     job = cast(Job, response.json())
                     on_update(job)
                     headers["If-None-Match"] = response.headers.get("ETag", "")
                     if job["status"] in TERMINAL:
                         return job
-            except (httpx.TransportError, httpx.HTTPStatusError, SGLPProblem) as error:
-                if _is_final(error) or time.monotonic() >= give_up:
+            except REQUEST_ERRORS as error:
+                if is_final(error) or time.monotonic() >= give_up:
                     raise
                 time.sleep(RETRY_PAUSE_SECONDS)
                 continue
@@ -230,15 +228,15 @@ class SGLP:
 
     def report(self, job_id: str) -> Json:
         """The job's report, as its `report.json` has it."""
-        return self._call(Json, "GET", _path(job_id, "report"), headers={"Accept": "application/json"})
+        return self._connection.call(Json, "GET", _path(job_id, "report"), headers={"Accept": "application/json"})
 
     def similarity(self, job_id: str) -> Json:
         """Layer names, similarity matrix, segments, estimator and number of samples."""
-        return self._call(Json, "GET", _path(job_id, "similarity"), headers={"Accept": "application/json"})
+        return self._connection.call(Json, "GET", _path(job_id, "similarity"), headers={"Accept": "application/json"})
 
     def artifacts(self, job_id: str) -> Artifacts:
         """The files that the job has published."""
-        return self._call(Listing[Artifact], "GET", _path(job_id, "artifacts"))["data"]
+        return self._connection.call(Listing[Artifact], "GET", _path(job_id, "artifacts"))["data"]
 
     def download(self, job_id: str, directory: Path) -> Path:
         """Write every artifact of the job below `directory`, and return it.
@@ -256,16 +254,16 @@ class SGLP:
         return directory
 
     def _send(self, file: UploadFile, source: Path, on_bytes: Callable[[int], None]) -> None:
-        address = self._call(UploadAddress, "POST", f"{file['link']}/address")
+        address = self._connection.call(UploadAddress, "POST", f"{file['link']}/address")
         # Object stores require the length, which httpx does not send with a stream.
         headers = {"Content-Length": str(file["size_bytes"])}
         chunks = _chunks(source, on_bytes)
         if address["signed"]:
             # Not through the service's client, which would send the API key to the object store.
-            response = httpx.put(address["url"], content=chunks, headers=headers, timeout=self._http.timeout)
+            response = httpx.put(address["url"], content=chunks, headers=headers, timeout=self._connection.http.timeout)
         else:
-            response = self._http.put(address["url"], content=chunks, headers=headers)
-        _raise_for(response)
+            response = self._connection.http.put(address["url"], content=chunks, headers=headers)
+        raise_for_problem(response)
 
     def _download(self, job_id: str, name: str, sha256: str, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -273,10 +271,12 @@ class SGLP:
         digest = hashlib.sha256()
         try:
             with (
-                self._http.stream("GET", _path(job_id, "artifacts", name), follow_redirects=True) as response,
+                self._connection.http.stream(
+                    "GET", _path(job_id, "artifacts", name), follow_redirects=True
+                ) as response,
                 unchecked.open("wb") as file,
             ):
-                _raise_for(response)
+                raise_for_problem(response)
                 for chunk in response.iter_bytes(CHUNK_BYTES):
                     digest.update(chunk)
                     file.write(chunk)
@@ -285,44 +285,6 @@ class SGLP:
             unchecked.replace(target)
         finally:
             unchecked.unlink(missing_ok=True)
-
-    def _post_once(self, path: str, key: str | None, **request: Any) -> Job:
-        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
-        give_up = time.monotonic() + UNAVAILABLE_SECONDS
-        while True:
-            try:
-                return self._call(Job, "POST", path, headers=headers, **request)
-            except (httpx.TransportError, httpx.HTTPStatusError, SGLPProblem) as error:
-                # Only where the service may have created the job already: not where a quota is used up, nor where
-                # there is no service at all.
-                over_quota = isinstance(error, SGLPProblem) and error.status == httpx.codes.TOO_MANY_REQUESTS
-                not_there = isinstance(error, httpx.ConnectError)
-                if over_quota or not_there or _is_final(error) or time.monotonic() >= give_up:
-                    raise
-                time.sleep(RETRY_PAUSE_SECONDS)
-
-    def _delete(self, path: str) -> None:
-        _raise_for(self._http.delete(path))
-
-    def _pages(self, page_type: type[Page[Answer]], path: str, query: Json) -> Iterator[Answer]:
-        while True:
-            page = self._call(page_type, "GET", path, params=query)
-            yield from page["data"]
-            if not page["has_more"]:
-                return
-            query = {**query, "after": page["next_cursor"]}
-
-    def _call(self, _answer: type[Answer], method: str, path: str, **request: Any) -> Answer:
-        response = self._http.request(method, path, **request)
-        _raise_for(response)
-        return cast(Answer, response.json())
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether the request would fail again: false where the service is down for a moment."""
-    if isinstance(error, SGLPProblem):
-        return error.status not in UNAVAILABLE
-    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in UNAVAILABLE
 
 
 def _path(job_id: str, *rest: str) -> str:
@@ -343,12 +305,3 @@ def _chunks(file: Path, on_bytes: Callable[[int], None]) -> Iterator[bytes]:
         while chunk := opened.read(CHUNK_BYTES):
             yield chunk
             on_bytes(len(chunk))
-
-
-def _raise_for(response: httpx.Response) -> None:
-    if response.is_success:
-        return
-    response.read()
-    if response.headers.get("content-type", "").startswith("application/problem+json"):
-        raise SGLPProblem(response.json())
-    response.raise_for_status()
