@@ -16,7 +16,7 @@ from rich.table import Table
 import sglp_core
 from sglp_core import Calibration, Evaluation, Healing, Method, QualityTarget, SGLPError, SweepTarget, Target
 from sglp_core.options import PROPOSALS, HealingLoss, Metric, TargetKind, Trained
-from sglp_core.reporting.markdown import cell, estimate_page, quality_target_section, sweep_section
+from sglp_core.reporting.markdown import estimate_page, figure, quality_target_section, sweep_section
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 console = Console(stderr=True)
@@ -132,7 +132,7 @@ def compress(
         )
     table = Table("", "before", "after")
     for row in report.table:
-        table.add_row(row.metric, cell(row.before), cell(row.after))
+        table.add_row(row.metric, figure(row.before), figure(row.after))
     console.print(table)
     if better := [control.name for control in report.controls if control.beats_plan]:
         console.print(f"[bold]On this model the plan loses to: {', '.join(better)}[/]", soft_wrap=True)

@@ -1,14 +1,11 @@
-"""Write the artifact: weights in safetensors, the files that came with the model, a card, and a manifest of it all."""
+"""Write the artifact: weights in safetensors, the files that came with the model, and a manifest of it all."""
 
 import json
 import mimetypes
 import shutil
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import huggingface_hub
-
-from sglp_core.architectures import IMAGE_CLASSIFIERS
 from sglp_core.checkpoints.limits import require_space
 from sglp_core.checkpoints.model_folder import sha256_of
 from sglp_core.loading.processor import CARRIED
@@ -36,43 +33,6 @@ def carry_over(source: Source, directory: Path) -> None:
         for file in source.directory.glob(pattern):
             if file.is_file():
                 shutil.copyfile(file, directory / file.name)
-
-
-class CardModel(Protocol):
-    """What a card says of the model that was compressed."""
-
-    @property
-    def origin(self) -> str: ...
-    @property
-    def revision(self) -> str | None: ...
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def licence(self) -> str | None: ...
-    @property
-    def class_name(self) -> str: ...
-
-
-def write_card(directory: Path, model: CardModel, summary: str) -> None:
-    """A model card that names where the model comes from and carries its licence over."""
-    data = huggingface_hub.ModelCardData(
-        license=model.licence,
-        base_model=model.origin if model.revision else None,
-        library_name="transformers",
-        tags=["sglp", "layer-pruning"],
-    )
-    original = f"{model.origin}" + (f" at revision {model.revision}" if model.revision else "")
-    licence = model.licence or "not stated by the original; ask its authors"
-    needs = ""
-    if model.class_name in {found.__name__ for found in IMAGE_CLASSIFIERS.values()}:
-        needs = (
-            "Transformers does not contain this architecture: `import sglp_core.architectures` (package `sglp[core]`) "
-            "before `AutoModelForImageClassification.from_pretrained`.\n\n"
-        )
-    (directory / "README.md").write_text(
-        f"---\n{data.to_yaml()}\n---\n\n# {model.origin}, layers removed by SGLP\n\n"
-        f"Made from **{original}** (sha256 `{model.sha256}`). Licence: {licence}.\n\n{needs}{summary}\n"
-    )
 
 
 def write_manifest(directory: Path, facts: dict[str, Any]) -> None:

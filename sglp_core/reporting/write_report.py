@@ -32,7 +32,7 @@ def write_report(output: Path, report: AnalyzeReport | CompressReport | SweepRep
     page = markdown.report_page(report)
     _write_pages(output, report, page)
     if compressed:
-        files.write_card(output / "model", compressed.model, page)
+        (output / "model" / "README.md").write_text(markdown.model_card(compressed, page))
     files.write_manifest(
         output,
         {
