@@ -139,18 +139,22 @@ class Healing:
 
 @dataclass(frozen=True)
 class Method:
-    """`importance` is a criterion, a control, or `proposals`; `protected` None keeps the first and the last layer.
-
-    `repair` says how the loss of the removed layers is made up for in weights that stay, if that helps.
-    """
+    """How layers are measured, chosen and repaired."""
 
     segments: int | Literal["auto"] = "auto"
+    """The number of segments; `auto`: found from the similarity of the layers."""
     feature: Feature = "rows"
+    """What of the similarity matrix describes a layer when segments are found: its row, or the sum of its row."""
     importance: str = PROPOSALS
+    """A criterion, a control, or `proposals`: all criteria propose plans, and the one that harms least is taken."""
     estimator: Estimator = "unbiased"
+    """The estimator of CKA."""
     kernel: Kernel = "linear"
+    """The kernel of CKA."""
     protected: tuple[int, ...] | None = None
+    """Numbers of layers that are never removed, negative ones from the end; None: the first and the last."""
     repair: Repair = "auto"
+    """How weights that stay make up for the removed layers; kept only where held-out samples agree."""
 
     def __post_init__(self) -> None:
         known = (PROPOSALS, *CRITERIA, *CONTROL_CRITERIA)

@@ -1,9 +1,8 @@
 """A model is measured once on the same data: later jobs take the analysis from the cache, whatever their target."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,13 +24,6 @@ class Origin:
 
     key: str
     reused: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def to_markdown(self) -> str:
-        who = "an earlier job on the same model and data" if self.reused else "this job"
-        return f"Analysis `{self.key[:12]}`, measured by {who}.\n"
 
 
 def find_or_measure(

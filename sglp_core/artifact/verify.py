@@ -5,7 +5,7 @@ reloaded artifact. Decoding with the cache must equal decoding without it.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,6 @@ class Verification:
         if self.cached_decoding_equal is False:
             found.append("decoding with the cache differs from decoding without it")
         return found
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "passed": not self.problems}
 
 
 @dataclass(frozen=True)

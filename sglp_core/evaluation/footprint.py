@@ -33,9 +33,6 @@ class Footprint:
     decode_seconds: float | None
     peak_memory_bytes: int | None
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def measure_footprint(directory: Path, sequence_length: int, decodes: bool, fresh: FreshProcesses) -> Footprint:
     """Load and time the model of a directory in a fresh process."""

@@ -9,7 +9,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -59,17 +59,6 @@ class Healed:
     trained_windows: int
     judged_windows: int
     resumed_from_step: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        curve = [{n: v if math.isfinite(v) else None for n, v in asdict(point).items()} for point in self.curve]
-        return {
-            "trained_windows": self.trained_windows,
-            "judged_windows": self.judged_windows,
-            "trained_tensors": list(self.trained_tensors),
-            "kept_step": self.step,
-            "resumed_from_step": self.resumed_from_step,
-            "curve": curve,
-        }
 
 
 def require_trainable(healing: Healing, model: Any, path: StackPath) -> None:

@@ -4,10 +4,8 @@ Scores of single layers miss how removals interact, and no criterion is best on 
 check: the dense model with those layers bypassed, on calibration data, against the dense model.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -37,18 +35,6 @@ class Proposal:
     trials: int
     repaired_harm: float | None = None
     repaired_trials: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "proposed_by": list(self.proposed_by),
-            "removed_layers": list(self.plan.removed_layers),
-            "harm": self.harm if math.isfinite(self.harm) else None,
-            "repaired_harm": self.repaired_harm
-            if self.repaired_harm is not None and math.isfinite(self.repaired_harm)
-            else None,
-            "trials": self.trials,
-            "repaired_trials": self.repaired_trials,
-        }
 
 
 def propose(analysis: Analysis, target: Target, protected: set[int]) -> dict[tuple[str, ...], Plan]:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 from sglp_core.analysis.result import Analysis
 from sglp_core.data.calibration_data import Data
@@ -32,14 +31,6 @@ class Trial:
     dense: float
     value: float
     drop: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "layers_removed": len(self.plan.removed_layers),
-            "removed_layers": list(self.plan.removed_layers),
-            "value": self.value if math.isfinite(self.value) else None,
-            "drop": self.drop if math.isfinite(self.drop) else None,
-        }
 
 
 @dataclass(frozen=True)

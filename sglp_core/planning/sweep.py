@@ -7,7 +7,7 @@ really removed and which shares every weight with the dense model.
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sglp_core.data.calibration_data import Data
@@ -42,11 +42,6 @@ class Point:
     weight_bytes: int
     quality: Quality
     latency: Latency
-
-    def to_dict(self) -> dict[str, Any]:
-        row = asdict(self)
-        del row["quality"], row["latency"]
-        return {**row, "removed_layers": list(self.removed_layers), **self.quality.to_dict(), **asdict(self.latency)}
 
 
 def plans_of(

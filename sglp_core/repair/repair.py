@@ -44,14 +44,6 @@ class Repaired:
     judged_windows: int
     judged: Judged | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "fitted_windows": self.fitted_windows,
-            "judged_windows": self.judged_windows,
-            "changed_tensors": sorted(self.changes),
-            "attempts": [attempt.to_dict() for attempt in self.attempts],
-        }
-
 
 def repair(
     model: Any,

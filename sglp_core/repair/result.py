@@ -1,8 +1,6 @@
 """What was built to make up for removed layers, and how it went."""
 
-import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from sglp_core.removal.weight_changes import Changes
 
@@ -24,10 +22,6 @@ class Attempt:
     loss_after: float | None = None
     kl_before: float | None = None
     kl_after: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        plain = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in asdict(self).items()}
-        return {**plain, "built": self.loss_before is not None}
 
 
 @dataclass(frozen=True)

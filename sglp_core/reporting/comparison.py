@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from sglp_core.evaluation.footprint import Footprint
 from sglp_core.evaluation.quality import Quality
-from sglp_core.reporting.json_form import finite
 
 UNITS = {
     "perplexity": "",
@@ -75,7 +74,7 @@ def before_after(
     """Everything that is measured before and after; costs that were not measured are left out."""
     rows = [BeforeAfterRow(name, before, after, "") for name, (before, after) in stack_sizes.items()]
     for name in ("perplexity", "accuracy", "agreement", "kl"):
-        before, after = (finite(getattr(each, name)) for each in quality)
+        before, after = (each.to_dict()[name] for each in quality)
         rows.append(BeforeAfterRow(name, before, after, UNITS[name]))
     for name in ("weight_bytes", "prefill_seconds", "decode_seconds", "peak_memory_bytes"):
         before, after = (getattr(each, name) for each in cost)
@@ -86,7 +85,7 @@ def before_after(
 
 def stage_rows(quality: Mapping[str, Quality]) -> tuple[StageRow, ...]:
     """Quality of the dense model and after each step that changed it, in order."""
-    return tuple(StageRow(name, **finite_quality(each)) for name, each in quality.items())
+    return tuple(StageRow(name, **each.to_dict()) for name, each in quality.items())
 
 
 def control_rows(quality: Mapping[str, Quality], removed: Mapping[str, tuple[int, ...]]) -> tuple[ControlRow, ...]:
@@ -94,14 +93,9 @@ def control_rows(quality: Mapping[str, Quality], removed: Mapping[str, tuple[int
     return tuple(
         ControlRow(
             name,
-            **finite_quality(quality[name]),
+            **quality[name].to_dict(),
             removed_layers=layers,
             beats_plan=quality[name].perplexity < quality["sglp"].perplexity,
         )
         for name, layers in removed.items()
     )
-
-
-def finite_quality(quality: Quality) -> dict[str, float | None]:
-    """Its figures by name, None where one is not finite."""
-    return {name: finite(value) for name, value in vars(quality).items()}

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from sglp_core.options import SweepTarget, TargetKind
 from sglp_core.planning.sweep import Point, knee_of
-from sglp_core.reporting.comparison import finite_quality
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def _point(point: Point) -> SweepPoint:
         parameters=point.parameters,
         flops=point.flops,
         weight_bytes=point.weight_bytes,
-        **finite_quality(point.quality),
+        **point.quality.to_dict(),
         prefill_seconds=point.latency.prefill_seconds,
         decode_seconds=point.latency.decode_seconds,
     )

@@ -99,7 +99,7 @@ def test_new_statistics_are_kept_where_they_bring_the_model_closer_to_the_dense_
     assert (attempt.kind, attempt.accepted) == ("batch_norm", True)
     assert attempt.loss_after < attempt.loss_before
     assert attempt.kl_after < attempt.kl_before
-    assert set(found.to_dict()["changed_tensors"]) >= {"bn1.running_mean", "layer2.2.bn2.running_var"}
+    assert set(found.changes) >= {"bn1.running_mean", "layer2.2.bn2.running_var"}
 
 
 def test_models_without_batch_norms_say_so(tmp_path: Path) -> None:
