@@ -307,6 +307,35 @@ class AnalyzeResult(_Result):
     """The result of an `analyze` job: its findings are at the links `similarity`, `layers` and `report`."""
 
 
+class LayerRow(_Document):
+    """A layer in the table of layers: its size, its segment, its score by every criterion, and the decision."""
+
+    index: int
+    name: str
+    parameters: int
+    flops: int
+    segment: int
+    importance: dict[str, float]
+    removed: bool
+    reason: str
+
+
+class Similarity(_Document):
+    """The similarity of every two layers; null where it is not finite. `segments` are first and last layer of each.
+
+    `loss_curve` is the loss of the segmentation by the number of segments.
+    """
+
+    layers: list[str]
+    matrix: list[list[float | None]]
+    segments: list[list[int]]
+    loss_curve: list[float | None]
+    estimator: str
+    kernel: str
+    n_samples: int
+    sample_unit: str
+
+
 # Last the one that needs no field: a reader that tries one after the other takes the first that fits.
 JobResult = TypeAliasType("JobResult", CompressResult | SweepResult | EstimateResult | AnalyzeResult)
 

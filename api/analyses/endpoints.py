@@ -1,11 +1,12 @@
 """What a job has found out: the similarity matrix, the layers, the report."""
 
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from markdown_it import MarkdownIt
+from pydantic import BaseModel
 
 from api.analyses import similarity_formats
 from api.artifacts.download import deliver
@@ -13,25 +14,34 @@ from api.dependencies import JobId, Sessions, Store, Tenant, expired, found
 from api.jobs.schemas import job_path
 from api.protocol.negotiation import negotiate
 from api.protocol.problems import Problem
+from api.protocol.stored_json import DescribedAs
 from jobs.artifacts import ArtifactStore, checked
 from jobs.database import transaction
 from jobs.repository import JobRepository
+from jobs.results import LayerRow, Similarity
 from jobs.states import TERMINAL
-from jobs.tables import Analysis, Artifact, Job
+from jobs.tables import Analysis, Artifact, Job, JsonObject
 
 SIMILARITY_TYPES = ("application/json", "text/csv", "application/x-npy", "image/png")
+SIMILARITY_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"model": Similarity, "content": {each: {} for each in SIMILARITY_TYPES[1:]}}
+}
 PICTURES = {"sweep.png": "quality against size and time", "similarity.png": "similarity of the layers"}
 REPORT_TYPES = ("application/json", "text/markdown", "text/html")
+REPORT_RESPONSES: dict[int | str, dict[str, Any]] = {200: {"content": {each: {} for each in REPORT_TYPES}}}
 STYLE = "body{font:16px sans-serif;max-width:60em;margin:2em auto}td,th{padding:.2em .8em}img{max-width:100%}"
+
+
+class LayerTable(BaseModel):
+    """The layers of a model, from the first to the last."""
+
+    data: Annotated[list[JsonObject], DescribedAs(list[LayerRow])]
+
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["analyses"])
 
 
-def _content(types: tuple[str, ...]) -> dict[int | str, dict[str, Any]]:
-    return {200: {"content": {media_type: {} for media_type in types}}}
-
-
-@router.get("/similarity", response_class=Response, responses=_content(SIMILARITY_TYPES))
+@router.get("/similarity", response_class=JSONResponse, responses=SIMILARITY_RESPONSES)
 def get_similarity(job_id: JobId, request: Request, sessions: Sessions, store: Store, tenant: Tenant) -> Response:
     """The similarity matrix of the layers, as JSON, CSV, npy or a picture."""
     wanted = negotiate(request, SIMILARITY_TYPES)
@@ -47,12 +57,12 @@ def get_similarity(job_id: JobId, request: Request, sessions: Sessions, store: S
 
 
 @router.get("/layers")
-def list_layers(job_id: JobId, sessions: Sessions, tenant: Tenant) -> dict[str, list[dict[str, Any]]]:
-    """A row a layer: name, parameters, FLOPs, segment, every importance criterion, removed or not, and why."""
-    return {"data": _analysis(sessions, tenant, job_id).layers}
+def list_layers(job_id: JobId, sessions: Sessions, tenant: Tenant) -> LayerTable:
+    """One row per layer: name, parameters, FLOPs, segment, every importance criterion, removed or not, and why."""
+    return LayerTable(data=_analysis(sessions, tenant, job_id).layers)
 
 
-@router.get("/report", response_class=Response, responses=_content(REPORT_TYPES))
+@router.get("/report", response_class=Response, responses=REPORT_RESPONSES)
 def get_report(job_id: JobId, request: Request, sessions: Sessions, store: Store, tenant: Tenant) -> Response:
     """Before and after, the controls and the proof that the model loads, as JSON, Markdown or a page."""
     wanted = negotiate(request, REPORT_TYPES)

@@ -1,11 +1,13 @@
 """Events as the API shows them."""
 
 from datetime import datetime
-from typing import Any, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from jobs.tables import Event
+from api.protocol.stored_json import DescribedAs
+from jobs.events import JobEvent
+from jobs.tables import Event, JsonObject
 
 
 class EventView(BaseModel):
@@ -15,14 +17,17 @@ class EventView(BaseModel):
 
     seq: int
     type: str
-    data: dict[str, Any]
+    data: JsonObject
     created_at: datetime
+
+
+DescribedEvent = Annotated[EventView, DescribedAs(JobEvent)]
 
 
 class EventPage(BaseModel):
     """Some events in order; the `seq` of the last is the `after` of the next page."""
 
-    data: list[EventView]
+    data: list[DescribedEvent]
     has_more: bool
 
     @classmethod

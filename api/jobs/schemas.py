@@ -1,28 +1,24 @@
 """Jobs, events and artifacts as the API shows them."""
 
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from api.protocol.stored_json import DescribedAs
 from jobs.errors import JobError
+from jobs.results import JobResult, Plan, Progress, Resolved
 from jobs.spec import JobSpec
 from jobs.states import State
-from jobs.tables import Artifact, Job
-
-
-class Progress(BaseModel):
-    """How far the running phase is."""
-
-    done: int
-    total: int
-    unit: str
-    eta_seconds: int | None
+from jobs.tables import Artifact, Job, JsonObject
 
 
 class JobView(BaseModel):
-    """A job. `version` grows with every visible change."""
+    """A job. `version` grows with every visible change.
+
+    `resolved` appears once the model has been read, `plan` once it was chosen, and `result` when the job has succeeded.
+    """
 
     id: str
     object: Literal["compression.job"] = "compression.job"
@@ -30,9 +26,9 @@ class JobView(BaseModel):
     phase: str | None
     progress: Progress | None
     spec: JobSpec
-    resolved: dict[str, Any] | None
-    plan: dict[str, Any] | None
-    result: dict[str, Any] | None
+    resolved: Annotated[JsonObject | None, DescribedAs(Resolved | None)]
+    plan: Annotated[JsonObject | None, DescribedAs(Plan | None)]
+    result: Annotated[JsonObject | None, DescribedAs(JobResult | None)]
     error: JobError | None
     attempt: int
     retry_of: str | None
@@ -44,8 +40,8 @@ class JobView(BaseModel):
 
     @classmethod
     def of(cls, job: Job, spec: JobSpec | None = None) -> Self:
-        """With `spec`, where the job's own is at hand, or else what its row holds."""
-        place = job_path(job.id)
+        """Without `spec`, the specification is read from the row."""
+        path = job_path(job.id)
         return cls(
             id=job.id,
             status=State(job.state),
@@ -63,9 +59,9 @@ class JobView(BaseModel):
             finished_at=job.finished_at,
             version=job.version,
             links={
-                "self": place,
+                "self": path,
                 **{
-                    name: f"{place}/{name}"
+                    name: f"{path}/{name}"
                     for name in ("events", "artifacts", "similarity", "layers", "report", "cancel", "retry")
                 },
             },
@@ -117,5 +113,5 @@ class SignedLink(BaseModel):
 
 
 def job_path(job_id: str) -> str:
-    """Where a job is found; relative to the service, so that it holds behind any proxy."""
+    """The path of a job; without a host, so that it is right behind any proxy."""
     return f"/v1/jobs/{job_id}"

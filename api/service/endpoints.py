@@ -1,14 +1,13 @@
 """The service itself: what it can prune, whether it lives, whether it can work."""
 
-import json
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from anyio import CapacityLimiter, fail_after, to_thread
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy.exc import TimeoutError as DatabaseTimeout
 
 from api.dependencies import BEARER, Sessions
@@ -23,6 +22,21 @@ PUBLIC: dict[str, Any] = {"security": []}
 router = APIRouter(tags=["service"])
 
 
+class Architecture(BaseModel):
+    """An architecture that every release is tested with; names as transformers has them."""
+
+    model_class: Annotated[str, Field(alias="class")]
+    model_type: str
+    task: str
+
+
+class Architectures(BaseModel):
+    """The rule that decides which models can be pruned, and the architectures that it is tested with."""
+
+    rule: str
+    tested: list[Architecture]
+
+
 class Readiness(BaseModel):
     """`troubles` says what is wrong, by part."""
 
@@ -31,8 +45,8 @@ class Readiness(BaseModel):
 
 
 @router.get("/v1/architectures", dependencies=[Depends(BEARER)])
-def list_architectures() -> dict[str, Any]:
-    """What can be pruned: the rule, and the architectures that every release is tested with."""
+def list_architectures() -> Architectures:
+    """Which models can be pruned: the rule, and the architectures that every release is tested with."""
     return _architectures()
 
 
@@ -74,6 +88,5 @@ def get_metrics(request: Request) -> Response:
 
 
 @cache
-def _architectures() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(files("api").joinpath("architectures.json").read_text())
-    return content
+def _architectures() -> Architectures:
+    return Architectures.model_validate_json(files("api").joinpath("architectures.json").read_text())

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from sglp_client import SGLP
 
+from jobs.results import LayerRow, Similarity
+from tests.described import require_described, require_exact
 from tests.services.stack import Stack
 from tests.worker.tiny_model import LAYERS, tiny_spec
 
@@ -32,6 +34,10 @@ def test_the_job_succeeds_with_one_end(stack: Stack, job: dict[str, Any]) -> Non
     phases = [event["data"]["phase"] for event in stack.client.events(job["id"]) if event["type"] == "phase"]
     assert phases[:5] == ["fetching", "opening", "calibrating", "measuring", "planning"]
     assert phases[-1] == "publishing"
+
+
+def test_the_job_shows_what_is_described(stack: Stack, job: dict[str, Any]) -> None:
+    require_described(job, stack.client.events(job["id"]))
 
 
 def test_the_job_says_what_it_read_and_removed(job: dict[str, Any]) -> None:
@@ -82,6 +88,9 @@ def test_matrix_layers_and_report_agree(stack: Stack, job: dict[str, Any], tmp_p
     matrix = np.array(stack.client.similarity(job["id"])["matrix"], dtype="f4")
     assert np.array_equal(matrix, np.load(directory / "similarity.npz")["similarity"])
     layers = httpx.get(f"http://127.0.0.1:{stack.port}{job['links']['layers']}").json()["data"]
+    for row in layers:
+        require_exact(LayerRow, row)
+    require_exact(Similarity, stack.client.similarity(job["id"]))
     assert [row["index"] for row in layers if row["removed"]] == job["plan"]["removed_layers"]
     assert stack.client.report(job["id"]) == json.loads((directory / "report.json").read_text())
 
@@ -91,6 +100,7 @@ def test_an_analysis_removes_nothing(stack: Stack, models: Path, job: dict[str, 
     del spec["target"]
     analysis = stack.wait_for_end(stack.client.submit(spec)["id"])
     assert (analysis["status"], analysis["plan"]) == ("succeeded", None), stack.logs()
+    require_described(analysis, stack.client.events(analysis["id"]))
     assert not any(artifact["name"].startswith("model/") for artifact in stack.client.artifacts(analysis["id"]))
     assert stack.client.similarity(analysis["id"]) == stack.client.similarity(job["id"])
 

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.described import require_described
 from tests.services.stack import Stack
 from tests.worker.tiny_model import LAYERS, tiny_spec
 
@@ -23,6 +24,7 @@ def sweep(stack: Stack, models: Path) -> dict[str, Any]:
 
 def test_a_sweep_gives_a_table_and_a_picture_and_no_model(stack: Stack, sweep: dict[str, Any], tmp_path: Path) -> None:
     assert (sweep["status"], sweep["error"], sweep["plan"]) == ("succeeded", None, None), stack.logs()
+    require_described(sweep, stack.client.events(sweep["id"]))
     points = sweep["result"]["sweep"]["points"]
     assert [(point["requested"], point["layers"]) for point in points] == [(0, LAYERS), (0.1, LAYERS - 1), (0.3, 4)]
     names = {artifact["name"]: artifact["media_type"] for artifact in stack.client.artifacts(sweep["id"])}
@@ -44,6 +46,7 @@ def test_a_quality_target_takes_the_sweeps_analysis_and_keeps_within_its_budget(
     spec = tiny_spec(models / "model", models / "text.txt", target=target)
     job = stack.wait_for_end(stack.client.submit(spec)["id"])
     assert (job["status"], job["error"]) == ("succeeded", None), stack.logs()
+    require_described(job, stack.client.events(job["id"]))
     assert job["spec"]["target"] == target
     found = job["result"]["quality_target"]
     assert found["search"]["drop"] <= LOOSE
@@ -74,6 +77,7 @@ def test_an_estimate_says_what_a_job_would_take_and_measures_nothing(stack: Stac
     spec = tiny_spec(models / "model", models / "text.txt", mode="estimate")
     job = stack.wait_for_end(stack.client.submit(spec)["id"])
     assert (job["status"], job["error"], job["plan"]) == ("succeeded", None, None), stack.logs()
+    require_described(job, stack.client.events(job["id"]))
     assert (job["result"]["estimate"]["layers"], job["result"]["estimate"]["target"]["reachable"]) == (LAYERS, True)
     assert stack.client.report(job["id"])["estimate"] == job["result"]["estimate"]
     phases = [event["data"]["phase"] for event in stack.client.events(job["id"]) if event["type"] == "phase"]

@@ -10,6 +10,8 @@ import pytest
 from jobs.artifacts import ArtifactStore, StorageUnavailable, open_place
 from jobs.locations.destinations import Destination
 from jobs.repository import PublishedArtifact
+from jobs.results import Pushed
+from tests.described import require_exact
 from tests.services.s3 import S3
 from worker.results.push import Push, PushForbidden
 
@@ -61,6 +63,7 @@ def test_everything_arrives_and_is_told(destination: Destination, output: Path) 
     uri = f"{destination.prefix}/small/"
     push = pushed(uri, destination, output)
     result = push.result()
+    require_exact(Pushed, result)
     assert (result["uri"], result["manifest"]) == (uri[:-1], "manifest.json")
     found = content_of(open_place(uri, destination.options))
     assert {name: found[name] for name in FILES} == FILES
