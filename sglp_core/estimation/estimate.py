@@ -23,8 +23,8 @@ from sglp_core.reporting.report import EstimateReport
 from sglp_core.reporting.write_report import write_estimate
 
 KINDS: tuple[TargetKind, ...] = ("parameters", "flops", "layers")
-# What is supposed where no target says how much is removed.
-USUAL_RATIO = 0.25
+# The ratio assumed where there is no target.
+ASSUMED_RATIO = 0.25
 
 
 def estimate(
@@ -98,7 +98,7 @@ def _reachable(outline: Outline, kind: str, method: Method) -> ReachableRatio:
     kinds: dict[str, list[int]] = {}
     for layer in stack.layers:
         kinds.setdefault(layer.kind, []).append(layer.index)
-    # Of every kind of layer one stays.
+    # One layer of every kind stays.
     kept = {min(each, key=lambda i: (sizes[i], i)) for each in kinds.values() if not protected.intersection(each)}
     removable = [size / total for index, size in enumerate(sizes) if index not in protected]
     return ReachableRatio(
@@ -110,5 +110,5 @@ def _reachable(outline: Outline, kind: str, method: Method) -> ReachableRatio:
 
 def _removed_layers(outline: Outline, target: Target | None) -> int:
     sizes, total = outline.stack.sizes(target.kind if target else "parameters")
-    ratio = target.ratio if target else USUAL_RATIO
+    ratio = target.ratio if target else ASSUMED_RATIO
     return min(len(sizes) - 1, max(1, round(ratio * total * len(sizes) / sum(sizes))))

@@ -1,7 +1,7 @@
 """The peak memory of a job, counted without weights.
 
-The model is run on tensors that have a shape and no memory, and everything that the backward pass would keep is added
-up. They say that they lie on the CPU, so that attention takes the way it takes there.
+The model runs on fake tensors, which have a shape and no memory, and everything that would be kept for the backward
+pass is added up. The fake tensors are on the CPU, so that attention uses its implementation for the CPU.
 """
 
 import math
@@ -20,10 +20,10 @@ PIXEL_BYTES = 4
 
 
 def peak_bytes(outline: Outline, batch_size: int, samples: int) -> int | None:
-    """The interpreter as it is now, the weights, what a batch keeps, the gradient of its logits and of one layer, and
-    all images, which are held as the model takes them; the tokens of a text are too few to count.
+    """Bytes of the interpreter as it is now, the weights, the activations kept of one batch, the gradients of its
+    logits and of one layer, and all images, preprocessed. Tokens of texts are too small to count.
 
-    None where what the model computes hangs on the values of its input, which are not known.
+    None where the model's computation depends on the values of its input, which fake tensors do not have.
     """
     try:
         kept, logits = saved_for_backward(outline, batch_size)
@@ -37,14 +37,14 @@ def peak_bytes(outline: Outline, batch_size: int, samples: int) -> int | None:
 
 def saved_for_backward(outline: Outline, batch_size: int) -> tuple[int, int]:
     """Bytes that one batch's forward pass keeps for the backward pass of the layers, and bytes of its logits."""
-    # Built before, as some models compute with the values of tensors while they are built.
+    # Built outside of the fake mode: some models compute with the values of tensors while they are built.
     model = untrained(outline.config, "meta", attention=None, dtype=outline.torch_dtype)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         layers_of(model, outline.stack.path).requires_grad_(True)
         own = {tensor.untyped_storage()._cdata for tensor in model.state_dict().values()}
         kept: dict[int, int] = {}
-        # A storage without memory is told apart by its identity, and must stay alive for that.
+        # A storage without memory is recognised by its identity, which is unique only while it is alive.
         alive: list[Tensor] = []
 
         def keep(tensor: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def saved_for_backward(outline: Outline, batch_size: int) -> tuple[int, int]:
                 alive.append(tensor)
             return tensor
 
-        # One sample: with more, some models ask for the values of their masks.
+        # One sample: with several, some models read the values of their masks.
         inputs = example_inputs(model, outline.stack.sequence_length, outline.image_shape)
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             logits = model(**inputs).logits

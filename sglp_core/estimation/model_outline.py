@@ -1,4 +1,4 @@
-"""A model known by its configuration and tensor headers alone: no weight is read, and none is downloaded."""
+"""What the configuration and the tensor headers of a model say; no weight is read or downloaded."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ from sglp_core.structure.max_positions import require_length
 from sglp_core.structure.model_class import model_class
 from sglp_core.tasks import Task, require_classes, task_of
 
-# Of a model on a hub whose headers were counted there.
+# For a model on a hub, where only the values of each dtype are counted, and not the tensors.
 MOST_LAYERS = 10_000
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 
 
 @dataclass(frozen=True)
 class Outline:
-    """`dtype` is the one most weights are kept in once the model is opened, as safetensors names it."""
+    """A model before its weights are loaded; `dtype` is that of most weights once loaded, as safetensors names it."""
 
     origin: str
     revision: str | None
@@ -57,9 +57,9 @@ class Outline:
 def read_outline(
     model: str | Outlined, revision: str | None, sequence_length: int, cache: Path, roots: Sequence[Path] | None
 ) -> Outline:
-    """Read what can be known without weights. Raises the errors of `fetch`, `measure_stack` and the checks of files."""
-    found = model if isinstance(model, Outlined) else fetch_outline(model, revision, cache, roots)
-    path = found.fetched.path
+    """Read a model's outline. Raises the errors of `fetch`, `measure_stack` and the checks of files."""
+    outlined = model if isinstance(model, Outlined) else fetch_outline(model, revision, cache, roots)
+    path = outlined.fetched.path
     refuse_adapters(path)
     if path.is_file():
         require_gguf(path)
@@ -67,13 +67,13 @@ def read_outline(
         stored_bits = sum(tensor.elements for tensor in read_tensors(path)) * FEWEST_BITS
         config = read_config(path.parent, gguf_file=path.name)
         config.architectures = [_causal_class(config)]
-        # What a GGUF file is converted to.
+        # GGUF files are converted to this.
         form, dtype = "gguf", "F32"
     else:
         if not (path / "config.json").is_file():
             raise ModelNotFound(f"{path.name} has no config.json; a model is a Hugging Face directory or one GGUF file")
-        check_folder(path, roots if found.fetched.revision is None else None)
-        values, tensors = (found.values, MOST_LAYERS) if found.values else _stored_values(path)
+        check_folder(path, roots if outlined.fetched.revision is None else None)
+        values, tensors = (outlined.values, MOST_LAYERS) if outlined.values else _stored_values(path)
         refuse_endless_layers(read_json(path / "config.json"), tensors)
         stored_bits = sum(count * SAFETENSORS_BITS[name] for name, count in values.items())
         config, form, dtype = read_config(path), "safetensors", max(values, key=lambda name: values[name])
@@ -85,12 +85,12 @@ def read_outline(
         require_length(config, sequence_length)
     stack = measure_stack(config, sequence_length, shape, stored_bits)
     return Outline(
-        found.fetched.origin, found.fetched.revision, form, config, stock.__name__, task, stack, shape, dtype
+        outlined.fetched.origin, outlined.fetched.revision, form, config, stock.__name__, task, stack, shape, dtype
     )
 
 
 def _stored_values(directory: Path) -> tuple[dict[str, int], int]:
-    """How many weights of each dtype there are, in how many tensors."""
+    """The number of weights of each dtype, and the number of tensors."""
     counts: Counter[str] = Counter()
     tensors = stored_tensors(directory)
     for tensor in tensors:
@@ -101,7 +101,7 @@ def _stored_values(directory: Path) -> tuple[dict[str, int], int]:
 
 
 def _causal_class(config: transformers.PretrainedConfig) -> str:
-    found = transformers.AutoModelForCausalLM._model_mapping.get(type(config), None)
-    if found is None:
+    causal_class = transformers.AutoModelForCausalLM._model_mapping.get(type(config), None)
+    if causal_class is None:
         raise UnsupportedArchitecture(f"transformers has no causal language model for {config.model_type}")
-    return str(found.__name__)
+    return str(causal_class.__name__)

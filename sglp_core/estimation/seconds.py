@@ -1,6 +1,6 @@
-"""The seconds of a job, foretold: its FLOPs and bytes over what this machine reaches on a matrix product and a copy.
+"""The expected seconds of a job: its FLOPs and bytes, divided by the measured speed of a matrix product and of a copy.
 
-What is removed is not known yet, so the plan is supposed to have a cut for every two removed layers.
+The plan is not known yet; it is assumed to have one cut for every two removed layers.
 """
 
 import time
@@ -23,7 +23,7 @@ from sglp_core.tasks import CLASSIFICATIONS, JUDGED_SHARE
 TIMED_SECONDS = 0.3
 PRODUCT_SIZE = 1024
 COPIED_BYTES = 2**27
-# Importing the libraries: the job's own process, and the one that the artifact is verified and timed in.
+# Importing the libraries, in the process of the job and again in the one that verifies and times the artifact.
 IMPORT_SECONDS = 6.0
 # Proposals of one cut that are repaired beside the best ones: three measures of runs propose up to three each.
 SINGLE_CUTS = 6
@@ -33,7 +33,7 @@ STREAM_PASSES = 1.0
 
 @dataclass(frozen=True)
 class Speed:
-    """What this machine reaches: `flops_per_second` in a matrix product, `bytes_per_second` in a copy."""
+    """The measured speed of this machine: `flops_per_second` in a matrix product, `bytes_per_second` in a copy."""
 
     flops_per_second: float
     bytes_per_second: float
@@ -74,8 +74,8 @@ def expected_seconds(
         "opening": IMPORT_SECONDS + loading,
         "calibrating": _writing(outline, calibration, evaluation, speed) if calibration.source == "self" else 0.0,
         "measuring": ANALYSIS_PASSES * calibration.samples * window,
-        # At most: a trial leaves out layers, and shares those before the first of them with the dense model. Among
-        # proposals the plan is chosen by what it does once it is repaired.
+        # An upper bound: a trial skips layers, and shares those before the first of them with the dense model.
+        # Proposals are compared after repair, so repairing is a part of planning.
         "planning": trials * part + (repairing if searches else 0.0),
         "repairing": 0.0 if searches else repairing,
         "evaluating": variants * judged * window,
@@ -84,7 +84,7 @@ def expected_seconds(
 
 
 def _writing(outline: Outline, calibration: Calibration, evaluation: Evaluation, speed: Speed) -> float:
-    """Seconds that the model needs to write its own text."""
+    """Seconds that the model needs to write its calibration text."""
     window = outline.stack.total_flops / speed.flops_per_second
     written = calibration.samples + (evaluation.samples if evaluation.source == "held_out" else 0)
     if outline.task == "masked_lm":
@@ -100,7 +100,7 @@ def _repaired_windows(outline: Outline, removed: int, method: Method, calibratio
     if not (kinds and isinstance(outline.stack.path, str)):
         return 0.0
     cuts = -(-removed // 2)
-    # The dense model is judged at every cut too.
+    # The dense model is judged at every cut as well.
     a_cut = STREAM_PASSES + (1 + kinds) / JUDGED_SHARE
     chosen = calibration.samples * cuts * a_cut
     if method.importance != PROPOSALS:

@@ -1,4 +1,4 @@
-"""The table of layers, and the analysis as files."""
+"""The table of layers, and the files of an analysis."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The similarity matrix as people like to see it: a heat map with segment borders and the removed layers marked."""
+"""The picture of the similarity matrix: a heat map with the borders of the segments and the removed layers marked."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,8 +1,7 @@
-"""A sweep as people like to see it: quality against size and against time, the knee marked."""
+"""The picture of a sweep: quality against size and against time, with the knee marked."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -11,13 +10,13 @@ from sglp_core.planning.sweep import Point
 
 def draw_sweep(points: Sequence[Point], knee: Point | None, title: str, path: Path) -> None:
     """Write a PNG of perplexity (log scale) and agreement, each against parameters, prefill and decode time."""
-    columns: dict[str, Callable[[Point], Any]] = {
+    columns: dict[str, Callable[[Point], float]] = {
         "parameters left (millions)": lambda p: p.parameters / 1e6,
         "prefill (ms)": lambda p: p.latency.prefill_seconds * 1e3,
     }
     if points[0].latency.decode_seconds is not None:
         columns["one more token (ms)"] = lambda p: 1e3 * (p.latency.decode_seconds or 0.0)
-    rows: dict[str, Callable[[Point], Any]] = {
+    rows: dict[str, Callable[[Point], float]] = {
         "perplexity": lambda p: p.quality.perplexity,
         "agreement with dense": lambda p: p.quality.agreement,
     }

@@ -1,4 +1,4 @@
-"""Everything a job leaves behind beside the model itself: matrix, table, picture, report, card and manifest."""
+"""The files that a job writes beside the model: analysis, pictures, report, model card and manifest."""
 
 import json
 from pathlib import Path
@@ -13,13 +13,13 @@ from sglp_core.reporting.similarity_figure import draw_similarity
 
 
 def require_new(output: Path) -> None:
-    """Raises `FileExistsError` where something lies in `output`: better now than after the work."""
+    """Raises `FileExistsError` where `output` is not empty; called before the work, not after it."""
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty; name a new directory")
 
 
 def write_report(output: Path, report: AnalyzeReport | CompressReport | SweepReport, analysis: Analysis) -> None:
-    """The report, and the analysis that it stands on, as files in `output`."""
+    """Write the report and its analysis to `output`."""
     compressed = report if isinstance(report, CompressReport) else None
     write_analysis(analysis, output, layer_rows(analysis, report))
     draw_similarity(
@@ -45,7 +45,7 @@ def write_report(output: Path, report: AnalyzeReport | CompressReport | SweepRep
 
 
 def write_estimate(output: Path, report: EstimateReport) -> None:
-    """The estimate as files in `output`."""
+    """Write the estimate to `output`."""
     _write_pages(output, report, markdown.estimate_page(report))
     files.write_manifest(output, {"input": to_json(report.model)})
 
