@@ -13,6 +13,9 @@ from sglp_client.cli.app import app
 from sglp_client.cli.service_commands import GROUP
 from typer.core import TyperCommand, TyperGroup
 
+from jobs.errors import REASONS
+from jobs.settings import Settings
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
     *(
@@ -95,6 +98,16 @@ def test_every_promise_names_a_test() -> None:
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
     assert len(rows) > 10
     assert [row for row in rows if not re.search(r"\.py#test_\w+\)", row)] == []
+
+
+def test_the_reference_lists_every_setting() -> None:
+    listed = re.findall(r"^\| `SGLP_(\w+)` \|", (ROOT / "docs/reference/settings.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(name.upper() for name in Settings.model_fields)
+
+
+def test_the_reference_lists_every_error_code() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (yes|no) \|$", (ROOT / "docs/reference/errors.md").read_text(), re.MULTILINE)
+    assert dict(rows) == {code: "yes" if reason.retryable else "no" for code, reason in REASONS.items()}
 
 
 def _functions(path: Path) -> set[str]:
