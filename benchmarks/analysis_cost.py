@@ -26,7 +26,9 @@ from sglp_core.analysis.segmentation import segment
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.analysis.tracing import trace
 from sglp_core.evaluation.footprint import peak_resident_bytes
-from sglp_core.loading.loaded_model import Opened, open_model
+from sglp_core.loading.loaded_model import LoadedModel, load_model
+from sglp_core.options import Calibration, Options
+from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_stack import layers_of
 from sglp_core.tasks import Batch, logits_of, loss_of
 from sglp_service.demo import find_model
@@ -53,7 +55,11 @@ def main(
     peak_of: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Print time and memory of the analysis of SmolLM2-135M-Instruct beside the bare passes."""
-    opened = open_model(find_model().as_uri(), None, sequence_length, CACHE, None, lambda _phase: None)
+    opened = load_model(
+        find_model().as_uri(),
+        Options(calibration=Calibration(sequence_length=sequence_length)),
+        RunContext(cache=CACHE),
+    )
     vocabulary = opened.model.config.vocab_size
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (batches, batch_size, sequence_length), generator=generator)
@@ -77,7 +83,7 @@ def main(
     Console(width=120).print(_table(timed, peaks, weights, f"SmolLM2-135M-Instruct, {shape}"))
 
 
-def _passes(opened: Opened, data: list[Batch]) -> dict[str, Callable[[], object]]:
+def _passes(opened: LoadedModel, data: list[Batch]) -> dict[str, Callable[[], object]]:
     model, layers = opened.model, layers_of(opened.model, opened.stack.path)
 
     def bare() -> None:
@@ -98,7 +104,7 @@ def _passes(opened: Opened, data: list[Batch]) -> dict[str, Callable[[], object]
 
     def analysis() -> None:
         similarity = SimilarityAccumulator()
-        traced = trace(model, layers, data, opened.task, similarity)
+        traced = trace(opened, data, similarity)
         segment(similarity.matrix())
         for criterion in CRITERIA.values():
             criterion(traced)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.cifar_reproduction --data ../shared/data
 
-Accuracy is on a draw of the test images, after removal alone, with batch norms estimated anew, and, where asked for
+Accuracy is on a draw of the test images, after removal alone, with batch norms re-estimated, and, where asked for
 with `--steps`, after a short training run. The dense network is the one that was tuned on the same JPEG images.
 """
 
@@ -17,20 +17,21 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.cifar import accuracy, read_cifar, train
 from benchmarks.cifar_models import write_model
 from benchmarks.subset_grad_norm import subset_grad_norm
 from sglp_core.analysis.measure import measure
 from sglp_core.analysis.result import Analysis
-from sglp_core.data.calibration_data import Data, prepare
-from sglp_core.loading.loaded_model import Opened, open_model
-from sglp_core.options import PROPOSALS, Calibration, Method, Target
+from sglp_core.data.calibration_data import CalibrationData, prepare
+from sglp_core.loading.loaded_model import LoadedModel, load_model
+from sglp_core.options import PROPOSALS, Calibration, Method, Options, Target
 from sglp_core.planning.choose import choose_plan, control_plans
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.removal.weight_changes import apply
 from sglp_core.repair.batch_norm import estimate_statistics
+from sglp_core.run_context import RunContext
 from sglp_core.tasks import Batch
 
 BLOCKS = 27
@@ -59,10 +60,12 @@ def main(
     test = read_cifar(data / "cifar10/test.zip", judged)
     with tempfile.TemporaryDirectory() as name, Progress(console=Console(stderr=True)) as progress:
         directory = write_model(data / "cifar10-resnets/resnet56-jpeg.safetensors", Path(name) / "resnet56")
-        opened = open_model(str(directory), None, 1, Path(name) / "cache", None, lambda _phase: None)
+        opened = load_model(
+            str(directory), Options(calibration=Calibration(sequence_length=1)), RunContext(cache=Path(name) / "cache")
+        )
         calibration = Calibration(str(data / "cifar10/train.zip"), samples, batch_size=64, seed=seed)
-        given = prepare(opened, calibration, None, None, Path(name) / "cache", lambda *_: None)
-        analysis = measure(opened, given, Method(), calibration)
+        given = prepare(opened, calibration, None, RunContext(cache=Path(name) / "cache"))
+        analysis = measure(opened, given, Options(method=Method(), calibration=calibration))
         dense = accuracy(opened.model, *test)
         print(f"dense: {dense:.4f} on {len(test[1])} test images; segments {analysis.segmentation.segments}")
         training = read_cifar(data / "cifar10/train.zip", steps * batch, seed) if steps else None
@@ -80,7 +83,7 @@ def main(
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A choice of blocks: accuracy after removal, with batch norms estimated anew, and along the training steps."""
+    """A choice of blocks: accuracy after removal, with batch norms re-estimated, and along the training steps."""
 
     name: str
     removed: tuple[int, ...]
@@ -90,8 +93,8 @@ class Row:
 
 
 def _choices(
-    opened: Opened,
-    given: Data,
+    opened: LoadedModel,
+    given: CalibrationData,
     analysis: Analysis,
     calibration: Calibration,
     count: int,
@@ -103,7 +106,7 @@ def _choices(
     found = {}
     for name, importance in ((SGLP, PROPOSALS), (PAPER, "grad_norm")):
         method = Method(importance=importance)
-        plan = choose_plan(opened, analysis, target, method, batches, calibration.seed, lambda *_: None).plan
+        plan = choose_plan(opened, analysis, target, Options(method=method, calibration=calibration), batches).plan
         found[name] = plan.removed_layers
     task = progress.add_task(f"subsets for {count}", total=None)
     found[PUBLISHED] = subset_grad_norm(
@@ -115,24 +118,28 @@ def _choices(
         subsets,
         on_subset=lambda: progress.advance(task),
     )
-    controls = control_plans(analysis, count, Method(), 0)
+    controls = control_plans(analysis, count, Options(method=Method()))
     found |= {name: controls[name].removed_layers for name in ("block_influence", "last_layers")}
     for number in range(RANDOM_SEEDS):
-        found[f"random {number}"] = control_plans(analysis, count, Method(), number)["random"].removed_layers
+        found[f"random {number}"] = control_plans(
+            analysis, count, Options(method=Method(), calibration=Calibration(seed=number))
+        )["random"].removed_layers
     return found
 
 
-def _judged(name: str, removed: tuple[int, ...], opened: Opened, given: Data, test: tuple[Tensor, Tensor]) -> Row:
+def _judged(
+    name: str, removed: tuple[int, ...], opened: LoadedModel, given: CalibrationData, test: tuple[Tensor, Tensor]
+) -> Row:
     pruned = _pruned(opened, removed)
     plain = accuracy(pruned, *test)
     batches: list[Batch] = given.calibration(opened)
-    apply(pruned, estimate_statistics(pruned, nn.ModuleList(), (), batches))
+    apply(pruned, estimate_statistics(dataclasses.replace(opened, model=pruned), (), batches))
     return Row(name, removed, plain, accuracy(pruned, *test))
 
 
 def _healed(
     row: Row,
-    opened: Opened,
+    opened: LoadedModel,
     training: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
     steps: int,
@@ -153,13 +160,13 @@ def _healed(
     return dataclasses.replace(row, curve=tuple(curve))
 
 
-def _pruned(opened: Opened, removed: tuple[int, ...]) -> Any:
+def _pruned(opened: LoadedModel, removed: tuple[int, ...]) -> Any:
     pruned = copy.deepcopy(opened.model)
     remove_layers(pruned, opened.stack.path, removed)
     return pruned
 
 
-def _table(kept: int, rows: list[Row], opened: Opened, steps: int, batch: int) -> Table:
+def _table(kept: int, rows: list[Row], opened: LoadedModel, steps: int, batch: int) -> Table:
     points = [step for step, _ in next((row.curve for row in rows if row.curve), ())]
     title = f"{kept} of {BLOCKS} blocks stay" + (f"; training: {steps} steps of {batch} images" if steps else "")
     table = Table("choice", "parameters", "MACs", "plain", "batch norm", *map(str, points), "removed", title=title)

@@ -25,7 +25,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.data.token_windows import text_windows
-from sglp_core.loading.loaded_model import open_model
+from sglp_core.loading.loaded_model import load_model
+from sglp_core.options import Calibration, Options
+from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_stack import layer_output, layers_of
 from sglp_service.demo import find_model
 
@@ -74,7 +76,9 @@ def main(
 @torch.no_grad()
 def _activations(text: Path, count: int) -> Tensor:
     """What every layer of SmolLM2-135M-Instruct hands on at `count` positions of real text, `[count, L, D]`."""
-    opened = open_model(find_model().as_uri(), None, 256, CACHE, None, lambda _phase: None)
+    opened = load_model(
+        find_model().as_uri(), Options(calibration=Calibration(sequence_length=256)), RunContext(cache=CACHE)
+    )
     windows = text_windows(str(text), opened.processor, count // 255 + 1, 256, 0)
     features: list[list[Tensor]] = []
     for layer in layers_of(opened.model, opened.stack.path):

@@ -21,15 +21,17 @@ from rich.console import Console
 from rich.table import Table
 
 from sglp_core.analysis.measure import measure
-from sglp_core.data.calibration_data import Data
+from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.data.token_windows import text_windows
 from sglp_core.evaluation.logits import TOLERANCES, difference, probe_logits
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.loading.loaded_model import open_model
-from sglp_core.options import Calibration, Method, Target
+from sglp_core.loading.loaded_model import load_model
+from sglp_core.options import Calibration, Method, Options, Target
 from sglp_core.planning.choose import choose_plan
 from sglp_core.removal.bypass import bypassed
 from sglp_core.removal.remove_layers import remove_layers
+from sglp_core.removal.variant import Variant
+from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_service.demo import find_model
 from tests.round_trip.test_round_trip import CASES
@@ -58,13 +60,15 @@ def main(
 
 def _perplexities(text: Path, count: int, windows: int, judged: int, with_optipfair: bool) -> Table:
     calibration = Calibration(str(text / "valid.txt"), windows, 256, 4)
-    opened = open_model(find_model().as_uri(), None, 256, CACHE, None, lambda _phase: None)
+    opened = load_model(
+        find_model().as_uri(), Options(calibration=Calibration(sequence_length=256)), RunContext(cache=CACHE)
+    )
     measured = text_windows(calibration.source, opened.processor, windows, 256, 0)
-    data = Data(measured, None, calibration.batch_size, 0, "")
+    data = CalibrationData(measured, None, calibration.batch_size, 0, "")
     batches = data.calibration(opened)
-    analysis = measure(opened, data, Method(), calibration)
+    analysis = measure(opened, data, Options(method=Method(), calibration=calibration))
     target = Target("layers", count / len(opened.stack))
-    plan = choose_plan(opened, analysis, target, Method(repair="none"), batches, 0, lambda *_: None).plan
+    plan = choose_plan(opened, analysis, target, Options(method=Method(repair="none")), batches).plan
     chosen = {"sglp": plan.removed_layers}
     if with_optipfair:
         from optipfair import analyze_layer_importance
@@ -73,9 +77,8 @@ def _perplexities(text: Path, count: int, windows: int, judged: int, with_optipf
         chosen["optipfair, by its scores"] = tuple(sorted(sorted(scores, key=scores.__getitem__)[:count]))
         chosen["optipfair, its default (last)"] = tuple(range(len(opened.stack) - count, len(opened.stack)))
     test = text_windows(str(text / "test.txt"), opened.processor, judged, 256, 0)
-    stack = layers_of(opened.model, opened.stack.path)
     judge = list(test.batches(opened.task, opened.processor, 4, 0))
-    quality = evaluate(opened.model, stack, judge, opened.task, chosen)
+    quality = evaluate(opened, judge, {name: Variant(removed) for name, removed in chosen.items()})
     table = Table(
         "plan", "perplexity", "agreement", "KL", "removed layers",
         title=f"SmolLM2-135M-Instruct, {count} of {len(opened.stack)} layers removed, no repair; WikiText-2 test",

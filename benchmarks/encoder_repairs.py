@@ -18,10 +18,11 @@ from rich.table import Table
 
 from sglp_core.data.calibration_data import prepare
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.loading.loaded_model import open_model
-from sglp_core.options import Calibration, Evaluation, Repair
+from sglp_core.loading.loaded_model import load_model
+from sglp_core.options import Calibration, Evaluation, Options, Repair
+from sglp_core.removal.variant import Variant
 from sglp_core.repair.repair import repair
-from sglp_core.structure.layer_stack import layers_of
+from sglp_core.run_context import RunContext
 
 KINDS = ("compensate", "least_squares", "refit", "auto")
 SETS = ["4,5", "3,4,5,6", "2,5,8"]
@@ -37,24 +38,22 @@ def main(
     table = Table("removed", "repair", "perplexity", "agreement", "KL")
     with tempfile.TemporaryDirectory() as name:
         cache = Path(name) / "cache"
-        opened = open_model(str(convert_rxnfp(Path(name) / "bert")), None, 128, cache, None, lambda _phase: None)
+        opened = load_model(
+            str(convert_rxnfp(Path(name) / "bert")),
+            Options(calibration=Calibration(sequence_length=128)),
+            RunContext(cache=cache),
+        )
         calibration = Calibration("self", windows, 128, 8, seed)
-        data = prepare(opened, calibration, Evaluation(samples=judged), None, cache, lambda *_: None)
+        data = prepare(opened, calibration, Evaluation(samples=judged), RunContext(cache=cache))
         for each in removed:
             layers = tuple(int(number) for number in each.split(","))
             found = {
-                kind: repair(
-                    opened.model, opened.stack.path, data.calibration(opened), opened.task, layers, cast(Repair, kind)
-                ).changes
-                for kind in KINDS
+                kind: repair(opened, data.calibration(opened), layers, cast(Repair, kind)).changes for kind in KINDS
             }
             quality = evaluate(
-                opened.model,
-                layers_of(opened.model, opened.stack.path),
+                opened,
                 data.evaluation(opened),
-                opened.task,
-                dict.fromkeys(("none", *KINDS), layers),
-                weights=found,
+                {"none": Variant(layers)} | {kind: Variant(layers, changes) for kind, changes in found.items()},
             )
             for kind, figures in quality.items():
                 repaired = kind if kind in {"dense", "none"} or found[kind] else f"{kind} (nothing accepted)"

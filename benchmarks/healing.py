@@ -16,16 +16,18 @@ from rich.console import Console
 from rich.table import Table
 
 from sglp_core.analysis.measure import measure
-from sglp_core.data.calibration_data import Data
+from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.data.token_windows import batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
-from sglp_core.healing.heal import Healed, heal
-from sglp_core.loading.loaded_model import Opened, open_model
-from sglp_core.options import Calibration, Healing, HealingLoss, Method, Target, Trained
+from sglp_core.healing.heal import Healed, Training, heal
+from sglp_core.loading.loaded_model import LoadedModel, load_model
+from sglp_core.options import Calibration, Healing, HealingLoss, Method, Options, Target, Trained
 from sglp_core.planning.choose import choose_plan, control_plans
+from sglp_core.progress import Phase, Progress, SilentReporter
+from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import Changes
 from sglp_core.repair.repair import repair
-from sglp_core.structure.layer_stack import layers_of
+from sglp_core.run_context import RunContext
 from sglp_core.tasks import Batch
 from sglp_service.demo import find_model
 
@@ -49,7 +51,9 @@ def main(
     """Print quality on test text of each model, and how each healing run went."""
     console = Console(width=140)
     calibration = Calibration(str(data / "wikitext-2/valid.txt"), windows, 256, batch_size, seed)
-    opened = open_model(find_model().as_uri(), None, 256, CACHE, None, lambda _phase: None)
+    opened = load_model(
+        find_model().as_uri(), Options(calibration=Calibration(sequence_length=256)), RunContext(cache=CACHE)
+    )
     if bfloat16:
         opened.model.bfloat16()
     given = text_windows(calibration.source, opened.processor, windows, 256, seed)
@@ -66,7 +70,7 @@ def main(
     )
     variants: dict[str, tuple[tuple[int, ...], Changes]] = {}
     for name, removed in plans.items():
-        repaired = repair(opened.model, opened.stack.path, healed_on, opened.task, removed, "auto").changes
+        repaired = repair(opened, healed_on, removed, "auto").changes
         variants |= {f"{name}, pruned": (removed, {}), f"{name}, repaired": (removed, repaired)}
         for trained in get_args(Trained):
             # What the controls are for is told by one loss.
@@ -82,15 +86,17 @@ def main(
     console.print(quality, curves, f"{time.monotonic() - begun:.0f} s in all")
 
 
-def _plans(opened: Opened, given: Any, calibration: Calibration, count: int) -> dict[str, tuple[int, ...]]:
+def _plans(opened: LoadedModel, given: Any, calibration: Calibration, count: int) -> dict[str, tuple[int, ...]]:
     """The layers that SGLP and the controls remove, chosen on a few of the windows."""
     measured, _ = given.split(PLANNING_WINDOWS)
-    few = Data(measured, None, calibration.batch_size, calibration.seed, "")
+    few = CalibrationData(measured, None, calibration.batch_size, calibration.seed, "")
     method = Method(repair="none")
-    analysis = measure(opened, few, method, calibration)
+    analysis = measure(opened, few, Options(method=method, calibration=calibration))
     target = Target("layers", count / len(opened.stack))
-    chosen = choose_plan(opened, analysis, target, method, few.calibration(opened), calibration.seed, lambda *_: None)
-    others = control_plans(analysis, count, method, calibration.seed)
+    chosen = choose_plan(
+        opened, analysis, target, Options(method=method, calibration=calibration), few.calibration(opened)
+    )
+    others = control_plans(analysis, count, Options(method=method, calibration=calibration))
     by_plan = {chosen.plan.removed_layers: ["sglp"]}
     for name in CONTROLS:
         # What removes the same layers is healed once.
@@ -99,7 +105,7 @@ def _plans(opened: Opened, given: Any, calibration: Calibration, count: int) -> 
 
 
 def _timed(
-    opened: Opened,
+    opened: LoadedModel,
     healed_on: list[Batch],
     removed: tuple[int, ...],
     repaired: Changes,
@@ -110,25 +116,21 @@ def _timed(
     times = [0.0]
     begun = time.monotonic()
 
-    def on_step(_done: int) -> None:
-        times.append(time.monotonic() - begun)
+    class Times(SilentReporter):
+        def progress(self, progress: Progress) -> None:
+            if progress.done:
+                times.append(time.monotonic() - begun)
 
-    healed = heal(opened.model, opened.stack.path, healed_on, opened.task, removed, repaired, healing, seed, on_step)
+    pruned, training = Variant(removed, repaired), Training(healing, seed=seed)
+    healed = heal(opened, healed_on, pruned, training, Phase(Times(), "healing"))
     spans = sorted(after - before for before, after in itertools.pairwise(times))
     return healed, spans[len(spans) // 2]
 
 
 def _judge(
-    opened: Opened, judge: list[Batch], variants: dict[str, tuple[tuple[int, ...], Changes]]
+    opened: LoadedModel, judge: list[Batch], variants: dict[str, tuple[tuple[int, ...], Changes]]
 ) -> dict[str, Quality]:
-    return evaluate(
-        opened.model,
-        layers_of(opened.model, opened.stack.path),
-        judge,
-        opened.task,
-        {name: removed for name, (removed, _) in variants.items()},
-        weights={name: changes for name, (_, changes) in variants.items()},
-    )
+    return evaluate(opened, judge, {name: Variant(removed, changes) for name, (removed, changes) in variants.items()})
 
 
 if __name__ == "__main__":

@@ -21,18 +21,22 @@ from benchmarks import blimp, rivals
 from sglp_core.analysis.measure import measure
 from sglp_core.analysis.result import Analysis
 from sglp_core.analysis.segmentation import Segmentation
-from sglp_core.data.calibration_data import Data
+from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.data.token_windows import batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
-from sglp_core.healing.heal import heal
-from sglp_core.loading.loaded_model import Opened, open_model
-from sglp_core.options import PROPOSALS, Calibration, Healing, Method, Repair, Target
+from sglp_core.healing.heal import Training, heal
+from sglp_core.loading.loaded_model import LoadedModel, load_model
+from sglp_core.options import PROPOSALS, Calibration, Healing, Method, Options, Repair, Target
 from sglp_core.planning.choose import choose_plan, control_plans
 from sglp_core.planning.choose_after_repair import choose_repaired
 from sglp_core.planning.proposals import Proposal
+from sglp_core.progress import Phase, SilentReporter
+from sglp_core.progress import Progress as ReportedProgress
 from sglp_core.removal.bypass import bypassed
+from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import Changes, swapped
 from sglp_core.repair.repair import repair
+from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_stack import layers_of
 from sglp_service.demo import find_model
 
@@ -74,12 +78,12 @@ def main(
 ) -> None:
     """Print a table for every number of removed layers."""
     calibration = Calibration(str(data / "wikitext-2/valid.txt"), windows, 256, 4, seed)
-    opened = open_model(find_model().as_uri(), None, calibration.sequence_length, CACHE, None, lambda _phase: None)
+    opened = load_model(find_model().as_uri(), Options(calibration=calibration), RunContext(cache=CACHE))
     if bfloat16:
         opened.model.bfloat16()
     measured = text_windows(calibration.source, opened.processor, windows, 256, seed)
     test = text_windows(str(data / "wikitext-2/test.txt"), opened.processor, judged, 256, 0)
-    given = Data(measured, None, calibration.batch_size, seed, "")
+    given = CalibrationData(measured, None, calibration.batch_size, seed, "")
     sentences = blimp.read_pairs(data / "blimp", pairs)
 
     with Progress(console=Console(stderr=True)) as progress:
@@ -92,7 +96,9 @@ def main(
             _repair_each(opened, given, kinds, sets, weights, progress)
             if heal_steps:
                 _heal_each(opened, calibration, heal_steps, sets, weights, progress)
-            quality = evaluate(opened.model, stack, judge, opened.task, sets, weights=weights)
+            quality = evaluate(
+                opened, judge, {name: Variant(removed, weights.get(name, {})) for name, removed in sets.items()}
+            )
             grammar = {}
             for name, removed in ({"dense": ()} | sets).items() if sentences else ():
                 with bypassed(stack, removed), swapped(opened.model, weights.get(name, {})):
@@ -101,8 +107,8 @@ def main(
 
 
 def _repair_each(
-    opened: Opened,
-    given: Data,
+    opened: LoadedModel,
+    given: CalibrationData,
     kinds: list[str],
     sets: dict[str, tuple[int, ...]],
     weights: dict[str, Changes],
@@ -113,9 +119,7 @@ def _repair_each(
     task = progress.add_task("repairs", total=len(plans) * len(kinds))
     for name, removed in plans.items():
         for kind in kinds:
-            found = repair(
-                opened.model, opened.stack.path, given.calibration(opened), opened.task, removed, cast(Repair, kind)
-            )
+            found = repair(opened, given.calibration(opened), removed, cast(Repair, kind))
             if found.changes:
                 sets[f"{name} + {kind}"] = removed
                 weights[f"{name} + {kind}"] = found.changes
@@ -124,7 +128,7 @@ def _repair_each(
 
 
 def _heal_each(
-    opened: Opened,
+    opened: LoadedModel,
     calibration: Calibration,
     steps: int,
     sets: dict[str, tuple[int, ...]],
@@ -140,25 +144,17 @@ def _heal_each(
     task = progress.add_task("healing", total=len(plans) * steps)
     for name, removed in plans.items():
         begun_with = weights.get(name if name == default else f"{name} + auto", {})
-        healed = heal(
-            opened.model,
-            opened.stack.path,
-            healed_on,
-            opened.task,
-            removed,
-            begun_with,
-            Healing(steps),
-            calibration.seed,
-            lambda _done: progress.advance(task),
-        )
+        training = Training(Healing(steps), seed=calibration.seed)
+        healed = heal(opened, healed_on, Variant(removed, begun_with), training)
+        progress.advance(task, steps)
         sets[f"{name} + healed"] = removed
         weights[f"{name} + healed"] = healed.changes
     progress.remove_task(task)
 
 
 def _choices(
-    opened: Opened,
-    given: Data,
+    opened: LoadedModel,
+    given: CalibrationData,
     calibration: Calibration,
     counts: list[int],
     slow: bool,
@@ -169,13 +165,13 @@ def _choices(
     batch_list = given.calibration(opened)
     total = len(stack)
     method = Method()
-    analysis = measure(opened, given, method, calibration)
+    analysis = measure(opened, given, Options(method=method, calibration=calibration))
     whole = dataclasses.replace(analysis, segmentation=Segmentation(((0, total - 1),), ()))
     blocks = rivals.angular_blocks(opened.model, stack, batch_list, counts)
     order: tuple[int, ...] = ()
     if slow:
         task = progress.add_task("greedy", total=max(counts) * len(batch_list))
-        order, single = rivals.greedy(opened.model, stack, batch_list, max(counts), lambda: progress.advance(task))
+        order, single = rivals.greedy(opened, batch_list, max(counts), lambda: progress.advance(task))
 
     found: dict[int, dict[str, Choice]] = {}
     for count in counts:
@@ -183,14 +179,19 @@ def _choices(
 
         def by(importance: str, given_analysis: Analysis, target: Target = target) -> tuple[Choice, list[Proposal]]:
             trials = [0]
+
+            class Trials(SilentReporter):
+                def progress(self, progress: ReportedProgress) -> None:
+                    if progress.unit == "trials":
+                        trials.append(progress.done)
+
             chosen = choose_plan(
                 opened,
                 given_analysis,
                 target,
-                Method(importance=importance, repair="none"),
+                Options(method=Method(importance=importance, repair="none"), calibration=calibration),
                 batch_list,
-                calibration.seed,
-                lambda done, _total, unit: trials.append(done) if unit == "trials" else None,
+                Phase(Trials(), "planning"),
             )
             # A trial is one window.
             passes = ANALYSIS_PASSES + trials[-1] / len(given.measured)
@@ -212,10 +213,12 @@ def _choices(
             rows["greedy"] = Choice(tuple(sorted(order[:count])), rivals.greedy_passes(total, count))
         for kind in set(kinds) - {"none"}:
             # Which of the proposals is chosen hangs on the repair, which is part of it.
-            best, repaired = choose_repaired(opened, batch_list, cast(Repair, kind), proposals, lambda *_: None)
+            best, repaired = choose_repaired(opened, batch_list, cast(Repair, kind), proposals)
             rows[f"SGLP (chosen with {kind})"] = Choice(best[0].plan.removed_layers, searched.passes, repaired.changes)
         for number in range(RANDOM_SEEDS):
-            control = control_plans(analysis, count, method, number)["random"]
+            control = control_plans(analysis, count, Options(method=method, calibration=Calibration(seed=number)))[
+                "random"
+            ]
             rows[f"random {number}"] = Choice(control.removed_layers, 0)
         found[count] = rows
     return found

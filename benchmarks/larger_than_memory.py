@@ -30,7 +30,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import sglp_core
 from sglp_core import Calibration, Evaluation, Method, Progress, Target
 from sglp_core.evaluation.footprint import peak_resident_bytes
-from sglp_core.pipeline.compress import Silent
+from sglp_core.options import Options
+from sglp_core.progress import SilentReporter
+from sglp_core.run_context import RunContext
 
 WORDS = [f"word{number}" for number in range(2000)]
 
@@ -84,7 +86,7 @@ def write_model(directory: Path, layers: int) -> int:
     return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
 
 
-class _LiftedForVerification(Silent):
+class _LiftedForVerification(SilentReporter):
     def progress(self, progress: Progress) -> None:
         if progress.phase == "verifying":
             resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -96,12 +98,12 @@ def _run_limited(work: Path, memory: Any, limit: int) -> None:
         str(work / "model"),
         Target("layers", 0.25),
         work / f"out-{memory}",
-        method=Method(),
-        calibration=Calibration(str(work / "text.txt"), samples=4, sequence_length=64, batch_size=2),
-        evaluation=Evaluation(samples=4),
-        cache=work / f"cache-{memory}",
-        memory=memory,
-        observer=_LiftedForVerification(),
+        options=Options(
+            method=Method(),
+            calibration=Calibration(str(work / "text.txt"), samples=4, sequence_length=64, batch_size=2),
+            evaluation=Evaluation(samples=4),
+        ),
+        context=RunContext(cache=work / f"cache-{memory}", memory=memory, reporter=_LiftedForVerification()),
     )
     removed = len(report.plan.removed_layers)
     outcome = f"{removed} layers removed, verified" if report.verification.passed else "not verified"

@@ -14,11 +14,12 @@ from rich.table import Table
 
 from sglp_core.data.token_windows import batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
-from sglp_core.healing.heal import heal
-from sglp_core.loading.loaded_model import Opened, open_model
-from sglp_core.options import Healing
+from sglp_core.healing.heal import Training, heal
+from sglp_core.loading.loaded_model import LoadedModel, load_model
+from sglp_core.options import Calibration, Healing, Options
+from sglp_core.removal.variant import Variant
 from sglp_core.repair.repair import Repaired, repair
-from sglp_core.structure.layer_stack import layers_of
+from sglp_core.run_context import RunContext
 from sglp_core.tasks import Batch
 from sglp_service.demo import find_model
 
@@ -26,7 +27,7 @@ CACHE = Path("~/.cache/sglp").expanduser()
 
 
 def repaired_quality(
-    opened: Opened,
+    opened: LoadedModel,
     calibration: Sequence[Batch],
     judged: Sequence[Batch],
     sets: Mapping[str, tuple[int, ...]],
@@ -36,16 +37,12 @@ def repaired_quality(
     quality: dict[str, dict[str, Quality]] = {}
     repairs: dict[str, dict[str, Repaired]] = {}
     for name, removed in sets.items():
-        repairs[name] = {
-            kind: repair(opened.model, opened.stack.path, calibration, opened.task, removed, kind) for kind in kinds
-        }
+        repairs[name] = {kind: repair(opened, calibration, removed, kind) for kind in kinds}
         quality[name] = evaluate(
-            opened.model,
-            layers_of(opened.model, opened.stack.path),
+            opened,
             judged,
-            opened.task,
-            dict.fromkeys(("none", *kinds), removed),
-            weights={kind: found.changes for kind, found in repairs[name].items()},
+            {"none": Variant(removed)}
+            | {kind: Variant(removed, found.changes) for kind, found in repairs[name].items()},
         )
     return quality, repairs
 
@@ -68,7 +65,9 @@ def main(
 ) -> None:
     """Print quality without and with each kind of repair, and what became of each attempt."""
     console = Console(width=140)
-    opened = open_model(find_model().as_uri(), None, 256, CACHE, None, lambda _phase: None)
+    opened = load_model(
+        find_model().as_uri(), Options(calibration=Calibration(sequence_length=256)), RunContext(cache=CACHE)
+    )
     if bfloat16:
         opened.model.bfloat16()
     given = text_windows(str(data / "wikitext-2/valid.txt"), opened.processor, windows, 256, seed)
@@ -103,7 +102,7 @@ def main(
 
 
 def _healed(
-    opened: Opened,
+    opened: LoadedModel,
     calibration: Sequence[Batch],
     judged: Sequence[Batch],
     removed: tuple[int, ...],
@@ -111,14 +110,11 @@ def _healed(
     steps: int,
     console: Console,
 ) -> Quality:
-    path = opened.stack.path
     begun = time.monotonic()
-    healed = heal(opened.model, path, calibration, opened.task, removed, repaired.changes, Healing(steps))
+    healed = heal(opened, calibration, Variant(removed, repaired.changes), Training(Healing(steps)))
     curve = ", ".join(f"{point.step}: {point.loss:.3f} / {point.kl:.3f}" for point in healed.curve)
     console.print(f"healing, {time.monotonic() - begun:.0f} s; held-out loss / KL by step: {curve}")
-    layers = layers_of(opened.model, path)
-    weights = {"healed": healed.changes}
-    return evaluate(opened.model, layers, judged, opened.task, {"healed": removed}, weights=weights)["healed"]
+    return evaluate(opened, judged, {"healed": Variant(removed, healed.changes)})["healed"]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from sglp_core.evaluation.quality import evaluate
+from sglp_core.progress import Phase, Progress, SilentReporter
+from sglp_core.removal.variant import Variant
 from sglp_core.structure.layer_stack import layer_input, layer_output
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch, logits_of
 
 
@@ -30,18 +33,27 @@ def angular_blocks(
 
 
 def greedy(
-    model: nn.Module, layers: nn.ModuleList, batches: Sequence[Batch], count: int, on_batch: Callable[[], None]
+    layered: LayeredModel, batches: Sequence[Batch], count: int, on_batch: Callable[[], None]
 ) -> tuple[tuple[int, ...], np.ndarray]:
     """Layers in the order in which removing one more harms perplexity least (SLEB, arXiv 2402.09025).
 
     Also the perplexity with each single layer removed, `[L]`, which is its first round (`leave_one_out`). One forward
     pass for each layer left, in each round.
     """
+
+    class Batches(SilentReporter):
+        def progress(self, progress: Progress) -> None:
+            if progress.done:
+                on_batch()
+
+    report, layers = Batches(), layered.layers
     removed: tuple[int, ...] = ()
     rounds = []
     while len(removed) < count:
         sets = {str(i): (*removed, i) for i in range(len(layers)) if i not in removed}
-        quality = evaluate(model, layers, batches, "causal_lm", sets, on_batch)
+        quality = evaluate(
+            layered, batches, {name: Variant(each) for name, each in sets.items()}, Phase(report, "greedy")
+        )
         rounds.append({int(name): quality[name].perplexity for name in sets})
         removed = (*removed, min(rounds[-1], key=lambda i: rounds[-1][i]))
     return removed, np.array([rounds[0][i] for i in range(len(layers))])

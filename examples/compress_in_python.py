@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 from sglp_core import Calibration, Target, compress
+from sglp_core.options import Options
 
 
 def main(model: str, text: str, output: Path) -> None:
     calibration = Calibration(source=text, samples=16, sequence_length=32)
-    report = compress(model, Target("layers", 0.25), output, calibration=calibration)
+    report = compress(model, Target("layers", 0.25), output, options=Options(calibration=calibration))
     for row in report.table:
         print(f"{row.metric}: {row.before} -> {row.after}")
     print("removed layers:", report.plan.removed_layers)

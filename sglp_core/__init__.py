@@ -2,21 +2,25 @@
 
 from sglp_core.errors import SGLPError
 from sglp_core.estimation.estimate import estimate
-from sglp_core.options import Calibration, Evaluation, Healing, Method, QualityTarget, SweepTarget, Target
+from sglp_core.options import Calibration, Evaluation, Healing, Method, Options, QualityTarget, SweepTarget, Target
 from sglp_core.pipeline.analyze import analyze
 from sglp_core.pipeline.compress import compress
 from sglp_core.pipeline.sweep import sweep
-from sglp_core.progress import Observer, Progress
+from sglp_core.progress import Progress, ProgressReporter, SilentReporter
+from sglp_core.run_context import RunContext
 
 __all__ = [
     "Calibration",
     "Evaluation",
     "Healing",
     "Method",
-    "Observer",
+    "Options",
     "Progress",
+    "ProgressReporter",
     "QualityTarget",
+    "RunContext",
     "SGLPError",
+    "SilentReporter",
     "SweepTarget",
     "Target",
     "analyze",

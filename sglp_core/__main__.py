@@ -2,10 +2,10 @@
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import transformers
 import typer
@@ -15,8 +15,9 @@ from rich.table import Table
 
 import sglp_core
 from sglp_core import Calibration, Evaluation, Healing, Method, QualityTarget, SGLPError, SweepTarget, Target
-from sglp_core.options import PROPOSALS, HealingLoss, Metric, TargetKind, Trained
+from sglp_core.options import PROPOSALS, HealingLoss, Metric, Options, TargetKind, Trained
 from sglp_core.reporting.markdown import estimate_page, figure, quality_target_section, sweep_section
+from sglp_core.run_context import RunContext
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 console = Console(stderr=True)
@@ -75,10 +76,10 @@ class Bars:
             self.bars.update(task.id, completed=task.total)
             self.bars.stop_task(task.id)
 
-    def resolved(self, facts: dict[str, Any]) -> None:
-        console.print(f"{facts['class']} ({facts['format']}, sha256 {facts['model_sha256'][:12]}…)")
+    def resolved(self, facts: Mapping[str, object]) -> None:
+        console.print(f"{facts['class']} ({facts['format']}, sha256 {str(facts['model_sha256'])[:12]}…)")
 
-    def planned(self, plan: dict[str, Any]) -> None:
+    def planned(self, plan: Mapping[str, object]) -> None:
         console.print(f"removing layers {plan['removed_layers']} ({plan['achieved']:.4g} of the {plan['kind']})")
 
 
@@ -123,12 +124,13 @@ def compress(
             model,
             _target(of, remove, metric, max_drop),
             out,
-            method=Method(importance=importance, repair=repair),
-            calibration=Calibration(calibration, samples, sequence_length, seed=seed),
-            evaluation=Evaluation(evaluation, evaluation_samples),
-            healing=Healing(heal, loss=heal_loss, trained=heal_with),
-            memory=memory,
-            observer=bars,
+            options=Options(
+                method=Method(importance=importance, repair=repair),
+                calibration=Calibration(calibration, samples, sequence_length, seed=seed),
+                evaluation=Evaluation(evaluation, evaluation_samples),
+                healing=Healing(heal, loss=heal_loss, trained=heal_with),
+            ),
+            context=RunContext(memory=memory, reporter=bars),
         )
     table = Table("", "before", "after")
     for row in report.table:
@@ -163,10 +165,12 @@ def sweep(
             model,
             SweepTarget(of, tuple(ratio)),
             out,
-            method=Method(importance=importance, repair=repair),
-            calibration=Calibration(calibration, samples, sequence_length, seed=seed),
-            evaluation=Evaluation(evaluation, evaluation_samples),
-            observer=bars,
+            options=Options(
+                method=Method(importance=importance, repair=repair),
+                calibration=Calibration(calibration, samples, sequence_length, seed=seed),
+                evaluation=Evaluation(evaluation, evaluation_samples),
+            ),
+            context=RunContext(reporter=bars),
         )
     print(sweep_section(report.sweep))
 
@@ -188,9 +192,11 @@ def estimate(
             model,
             out,
             target=None if remove is None else Target(of, remove),
-            calibration=Calibration(calibration, samples, sequence_length),
-            evaluation=Evaluation(samples=evaluation_samples),
-            observer=bars,
+            options=Options(
+                calibration=Calibration(calibration, samples, sequence_length),
+                evaluation=Evaluation(samples=evaluation_samples),
+            ),
+            context=RunContext(reporter=bars),
         )
     print(estimate_page(report))
 

@@ -165,3 +165,14 @@ class Method:
 
     def protected_in(self, count: int) -> set[int]:
         return {0, count - 1} if self.protected is None else {i % count for i in self.protected}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a job is done; `revision` is the branch, tag or commit of a model from a hub."""
+
+    revision: str | None = None
+    method: Method = Method()
+    calibration: Calibration = Calibration()
+    evaluation: Evaluation = Evaluation()
+    healing: Healing = Healing()

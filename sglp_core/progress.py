@@ -1,9 +1,9 @@
-"""What is told while it happens, and the short ways of telling it."""
+"""Progress of a run: what a caller implements to follow it, and what each step of the method reports through."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -16,41 +16,55 @@ class Progress:
     unit: str
 
 
-class Observer(Protocol):
-    """Told what happens while it happens."""
+class ProgressReporter(Protocol):
+    """Implemented by a caller who wants to follow a run; called from the thread that runs it.
+
+    `resolved` gets the facts of the opened model as JSON: `model_sha256`, `revision`, `format`, `class`, `versions`;
+    `planned` gets the plan as the report has it.
+    """
 
     def progress(self, progress: Progress) -> None: ...
-    def resolved(self, facts: dict[str, Any]) -> None: ...
-    def planned(self, plan: dict[str, Any]) -> None: ...
+    def resolved(self, facts: Mapping[str, object]) -> None: ...
+    def planned(self, plan: Mapping[str, object]) -> None: ...
 
 
-class Silent:
-    """Tells nobody."""
+class SilentReporter:
+    """Reports nothing."""
 
     def progress(self, progress: Progress) -> None: ...
-    def resolved(self, facts: dict[str, Any]) -> None: ...
-    def planned(self, plan: dict[str, Any]) -> None: ...
+    def resolved(self, facts: Mapping[str, object]) -> None: ...
+    def planned(self, plan: Mapping[str, object]) -> None: ...
 
 
-def reporter(observer: Observer, phase: str) -> Callable[[int, int, str], None]:
-    """Tells how many of how many units of a phase are done."""
-    return lambda done, total, unit: observer.progress(Progress(phase, done, total, unit))
+class Phase:
+    """Counts the units of one phase and reports every change."""
+
+    def __init__(self, reporter: ProgressReporter, name: str) -> None:
+        self._reporter, self._name = reporter, name
+        self._done, self._total, self._unit = 0, 0, ""
+
+    def start(self, total: int, unit: str, done: int = 0) -> None:
+        """Begin to count `total` units, `done` of them already; a phase may count several units one after the other."""
+        self._total, self._unit = total, unit
+        self.update(done)
+
+    def advance(self, count: int = 1) -> None:
+        """That many more units are done."""
+        self.update(self._done + count)
+
+    def update(self, done: int) -> None:
+        """So many units are done in all; the total grows where it was too low."""
+        self._done, self._total = done, max(self._total, done)
+        self._reporter.progress(Progress(self._name, self._done, self._total, self._unit))
+
+    @contextmanager
+    def single_step(self) -> Iterator[None]:
+        """The whole phase is one step: the body of the `with` statement."""
+        self.start(1, "steps")
+        yield
+        self.advance()
 
 
-def counter(observer: Observer, phase: str, total: int, unit: str) -> Callable[[], None]:
-    """Counts up to `total` at every call."""
-    done = iter(range(total + 1))
-
-    def tell() -> None:
-        observer.progress(Progress(phase, next(done), total, unit))
-
-    tell()
-    return tell
-
-
-@contextmanager
-def phase(observer: Observer, name: str) -> Iterator[None]:
-    """A phase of one step."""
-    observer.progress(Progress(name, 0, 1, "steps"))
-    yield
-    observer.progress(Progress(name, 1, 1, "steps"))
+def silent_phase() -> Phase:
+    """A phase that nobody follows."""
+    return Phase(SilentReporter(), "")

@@ -8,9 +8,9 @@ import numpy as np
 
 from sglp_core.analysis.result import Analysis
 from sglp_core.analysis.segmentation import segment
-from sglp_core.data.calibration_data import Data
+from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.loading.cache_key import common_key
-from sglp_core.loading.loaded_model import Opened
+from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Method
 from sglp_core.result_cache import Cache, Entry, name_of
 
@@ -27,13 +27,13 @@ class Origin:
 
 
 def find_or_measure(
-    opened: Opened, data: Data, method: Method, folder: Path, measure: Callable[[], Analysis]
+    loaded: LoadedModel, data: CalibrationData, method: Method, folder: Path, measure: Callable[[], Analysis]
 ) -> tuple[Analysis, Origin]:
     """The analysis of this model on this data: the one in `folder`, else what `measure()` gives, which is then kept.
 
-    Segments are no part of the key: they are cut anew from the matrix, which takes no time.
+    Segments are no part of the key: they are computed again from the matrix, which takes no time.
     """
-    key = common_key(opened) | {
+    key = common_key(loaded) | {
         "calibration": data.calibration_digest,
         "batch_size": data.batch_size,
         "seed": data.seed,
@@ -43,7 +43,7 @@ def find_or_measure(
     cache = Cache(folder / "analyses")
     entry = cache.find(key)
     if entry is not None:
-        return _analysis(entry, opened, method), Origin(name_of(key), True)
+        return _analysis(entry, loaded, method), Origin(name_of(key), True)
     analysis = measure()
     cache.keep(key, _entry(analysis))
     return analysis, Origin(name_of(key), False)
@@ -56,7 +56,7 @@ def _entry(analysis: Analysis) -> Entry:
     return Entry(arrays, {name: getattr(analysis, name) for name in FACTS})
 
 
-def _analysis(entry: Entry, opened: Opened, method: Method) -> Analysis:
+def _analysis(entry: Entry, loaded: LoadedModel, method: Method) -> Analysis:
     scores: dict[str, dict[str, np.ndarray]] = {group: {} for group in SCORES}
     for name, array in entry.arrays.items():
         group, _, criterion = name.partition("/")
@@ -64,9 +64,9 @@ def _analysis(entry: Entry, opened: Opened, method: Method) -> Analysis:
             scores[group][criterion] = array
     matrix = entry.arrays["similarity"]
     return Analysis(
-        stack=opened.stack,
+        stack=loaded.stack,
         similarity=matrix,
-        segmentation=segment(matrix, method.segments, method.feature, opened.stack.stages),
+        segmentation=segment(matrix, method.segments, method.feature, loaded.stack.stages),
         importance=scores["importance"],
         run_importance=scores["run_importance"],
         **{name: entry.facts[name] for name in FACTS},

@@ -7,33 +7,19 @@ from sglp_core.analysis.result import Analysis
 from sglp_core.analysis.segmentation import segment
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.analysis.tracing import trace
-from sglp_core.data.calibration_data import Data
+from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.errors import BadCalibration
-from sglp_core.loading.loaded_model import Opened
-from sglp_core.options import Calibration, Method
-from sglp_core.progress import Observer, Silent, reporter
-from sglp_core.structure.layer_stack import layers_of
+from sglp_core.loading.loaded_model import LoadedModel
+from sglp_core.options import Options
+from sglp_core.progress import Phase
 
 
-def measure(
-    opened: Opened, data: Data, method: Method, calibration: Calibration, observer: Observer = Silent()
-) -> Analysis:
+def measure(loaded: LoadedModel, data: CalibrationData, options: Options, progress: Phase | None = None) -> Analysis:
     """One forward and backward pass over the calibration batches, then the segments."""
-    batches = data.calibration(opened)
-    tell = reporter(observer, "measuring")
-    done = iter(range(1, len(batches) + 1))
-    tell(0, len(batches), "batches")
+    method = options.method
     similarity = SimilarityAccumulator(method.estimator, method.kernel)
-    layers = layers_of(opened.model, opened.stack.path)
     traced = trace(
-        opened.model,
-        layers,
-        batches,
-        opened.task,
-        similarity,
-        calibration.seed,
-        lambda: tell(next(done), len(batches), "batches"),
-        opened.stack.stages,
+        loaded, data.calibration(loaded), similarity, options.calibration.seed, loaded.stack.stages, progress
     )
     matrix = similarity.matrix()
     importance = {name: criterion(traced) for name, criterion in CRITERIA.items()}
@@ -42,17 +28,17 @@ def measure(
     if broken:
         raise BadCalibration(
             f"the importance of some layers is not finite ({', '.join(broken)}): the model's gradients overflow in "
-            f"{opened.model.dtype}; give the model in float32 or bfloat16"
+            f"{loaded.model.dtype}; give the model in float32 or bfloat16"
         )
     return Analysis(
-        stack=opened.stack,
+        stack=loaded.stack,
         similarity=matrix,
-        segmentation=segment(matrix, method.segments, method.feature, opened.stack.stages),
+        segmentation=segment(matrix, method.segments, method.feature, loaded.stack.stages),
         importance=importance,
         run_importance=run_importance,
         estimator=method.estimator,
         kernel=method.kernel,
         n_samples=similarity.n_samples,
-        sample_unit="image" if opened.task == "image_classification" else "token position",
+        sample_unit="image" if loaded.task == "image_classification" else "token position",
         calibration_digest=data.calibration_digest,
     )

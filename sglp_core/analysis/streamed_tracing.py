@@ -6,15 +6,15 @@ weights, one layer's gradients and one batch's activations of one layer in memor
 gradients lie on disk.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sglp_core.analysis.importance import LayerTrace
-from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.analysis.tracing import (
+    TracedRun,
     alikeness,
     counted_positions,
     draw_positions,
@@ -22,32 +22,20 @@ from sglp_core.analysis.tracing import (
     require_finite,
     skip_angles,
     skip_losses,
-    trace,
+    trace_run,
 )
 from sglp_core.checkpoints.limits import require_space
-from sglp_core.errors import BadCalibration
 from sglp_core.loading.streamed_model import Call, Entry, StreamedModel
 from sglp_core.tasks import Batch, Task, loss_of
 
 
-@trace.register
-def trace_streamed(
-    model: StreamedModel,
-    layers: nn.ModuleList,
-    batches: Iterable[Batch],
-    task: Task,
-    similarity: SimilarityAccumulator,
-    seed: int = 0,
-    on_batch: Callable[[], None] = lambda: None,
-    _stages: Sequence[tuple[int, int]] = (),
-) -> LayerTrace:
-    """Measure every batch once, as `trace` does; `on_batch` is called as the last step of each batch is done.
+@trace_run.register
+def trace_streamed_run(model: StreamedModel, run: TracedRun) -> LayerTrace:
+    """Measure every batch once, as `trace` does; a batch counts as done after its last step.
 
     Only a model with one stack is streamed, so there is one stage.
     """
-    batches = list(batches)
-    if not batches:
-        raise BadCalibration("there is no calibration batch to measure")
+    batches, layers = run.batches, run.model.layers
     shape = (len(batches), len(layers))
     squared, product, cosine, angle = (np.zeros(shape) for _ in range(4))
     skip, turned = (np.zeros((shape[0], shape[1] + 1, shape[1] + 1)) for _ in range(2))
@@ -62,16 +50,15 @@ def trace_streamed(
             for b, entry in enumerate(entries):
                 hidden[b].append(model.keep(entry.calls[index].run(layer, hidden[b][index])))
                 cosine[b, index], angle[b, index] = alikeness(hidden[b][index], hidden[b][-1], counted[b])
-    generator = torch.Generator().manual_seed(seed)
     for b, (states, mask) in enumerate(zip(hidden, counted, strict=True)):
-        chosen = draw_positions(mask, generator)
+        chosen = draw_positions(mask, run.generator)
         sampled = [state.reshape(mask.numel(), -1)[chosen] for state in states]
         for end in range(1, len(sampled)):
             turned[b, :end, end] = skip_angles(sampled[:end], sampled[end])
-        similarity.add(sampled[1:])
+        run.similarity.add(sampled[1:])
 
     # gradients[b][i] is of hidden[b][i]; that of the stack's entrance is not wanted.
-    gradients = _gradients_at_the_exit(model, batches, [states[-1] for states in hidden], task)
+    gradients = _gradients_at_the_exit(model, batches, [states[-1] for states in hidden], run.model.task)
     for index in reversed(range(len(layers))):
         with model.layer(index) as layer:
             layer.requires_grad_(True)
@@ -82,7 +69,7 @@ def trace_streamed(
                     gradients[b][index] = model.keep(gradient)
     for b in range(len(batches)):
         skip[b] = _skip_losses_of_runs(hidden[b], gradients[b])
-        on_batch()
+        run.progress.advance()
     return LayerTrace(squared, product, skip, turned, cosine, angle)
 
 

@@ -4,9 +4,10 @@ Every parameter gradient is measured and freed the moment it is complete, and hi
 batch, so the peak is the weights plus the activations of one batch.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import singledispatch
+from dataclasses import dataclass
+from functools import partial, singledispatch
 from typing import Any
 
 import numpy as np
@@ -16,37 +17,58 @@ from torch import Tensor, nn
 from sglp_core.analysis.importance import LayerTrace
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.errors import BadCalibration
+from sglp_core.progress import Phase, silent_phase
 from sglp_core.structure.layer_stack import layer_input, layer_output
-from sglp_core.tasks import Batch, Task, logits_of, loss_of
+from sglp_core.structure.layered_model import LayeredModel
+from sglp_core.tasks import Batch, logits_of, loss_of
 
 POSITIONS_PER_BATCH = 256
 
 
-@singledispatch
 def trace(
-    model: Any,
-    layers: nn.ModuleList,
-    batches: Iterable[Batch],
-    task: Task,
+    model: LayeredModel,
+    batches: Sequence[Batch],
     similarity: SimilarityAccumulator,
     seed: int = 0,
-    on_batch: Any = lambda: None,
     stages: Sequence[tuple[int, int]] = (),
+    progress: Phase | None = None,
 ) -> LayerTrace:
-    """Measure every batch once; Grams go to `similarity`, everything else comes back.
+    """Measure every batch once; Gram matrices go to `similarity`, everything else is returned.
 
     `stages` are inclusive (first, last) layer indices, one for the whole stack by default.
     Raises `BadCalibration` where the loss is not finite.
     """
-    generator = torch.Generator().manual_seed(seed)
-    records = []
-    stages = stages or ((0, len(layers) - 1),)
-    with _only_layers_require_grad(model, layers):
-        for batch in batches:
-            records.append(_measure(model, layers, batch, task, similarity, generator, stages))
-            on_batch()
-    if not records:
+    if not batches:
         raise BadCalibration("there is no calibration batch to measure")
+    progress = progress or silent_phase()
+    progress.start(len(batches), "batches")
+    generator = torch.Generator().manual_seed(seed)
+    whole = ((0, len(model.layers) - 1),)
+    run = TracedRun(model, batches, similarity, generator, stages or whole, progress)
+    return trace_run(model.model, run)
+
+
+@dataclass(frozen=True)
+class TracedRun:
+    """The arguments of `trace`, complete."""
+
+    model: LayeredModel
+    batches: Sequence[Batch]
+    similarity: SimilarityAccumulator
+    generator: torch.Generator
+    stages: Sequence[tuple[int, int]]
+    progress: Phase
+
+
+@singledispatch
+def trace_run(model: Any, run: TracedRun) -> LayerTrace:
+    """What `trace` does, by the type of the model."""
+    layers = run.model.layers
+    records = []
+    with _only_layers_require_grad(model, layers):
+        for batch in run.batches:
+            records.append(_BatchTrace(run, layers, batch).measure())
+            run.progress.advance()
     return LayerTrace(*(np.stack(column) for column in zip(*records, strict=True)))
 
 
@@ -119,80 +141,87 @@ def _across(skip: np.ndarray, stages: Sequence[tuple[int, int]]) -> np.ndarray:
     return skip
 
 
-def _measure(
-    model: Any,
-    layers: nn.ModuleList,
-    batch: Batch,
-    task: Task,
-    similarity: SimilarityAccumulator,
-    generator: torch.Generator,
-    stages: Sequence[tuple[int, int]],
-) -> tuple[np.ndarray, ...]:
-    count = len(layers)
-    squared, product, cosine, angle = (np.zeros(count) for _ in range(4))
-    skip, turned = (np.zeros((count + 1, count + 1)) for _ in range(2))
-    features: list[Tensor] = []
-    # The same samples of what enters every layer.
-    sampled: list[Tensor] = []
-    # What enters every layer and what it hands on; autograd holds the same tensors for the backward pass.
-    entering: list[Tensor] = []
-    leaving: list[Tensor] = []
-    stage_start = {layer: first for first, last in stages for layer in range(first, last + 1)}
-    chosen: Tensor | None = None
-    counted: Tensor | None = None
+class _BatchTrace:
+    """What hooks on the layers collect in one forward and backward pass over one batch."""
 
-    def on_forward(index: int, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        nonlocal chosen, counted
+    def __init__(self, run: TracedRun, layers: nn.ModuleList, batch: Batch) -> None:
+        count = len(layers)
+        self._run, self._layers, self._batch = run, layers, batch
+        self.squared_gradient, self.weight_gradient, self.cosine, self.angle = (np.zeros(count) for _ in range(4))
+        self.skip_loss, self.skip_angle = (np.zeros((count + 1, count + 1)) for _ in range(2))
+        # The same samples of the input of every layer, and of its output.
+        self._sampled_inputs: list[Tensor] = []
+        self._sampled_outputs: list[Tensor] = []
+        # Input and output of every layer; autograd holds the same tensors for the backward pass.
+        self._inputs: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+        self._stage_start = {layer: first for first, last in run.stages for layer in range(first, last + 1)}
+        self._samples: Tensor | None = None
+        self._counted: Tensor | None = None
+
+    def measure(self) -> tuple[np.ndarray, ...]:
+        """The fields of a `LayerTrace` for this batch, in their order."""
+        handles: list[Any] = []
+        for index, layer in enumerate(self._layers):
+            handles.append(layer.register_forward_hook(partial(self._on_forward, index), with_kwargs=True))
+            handles += [
+                parameter.register_post_accumulate_grad_hook(partial(self._on_parameter, index))
+                for parameter in layer.parameters()
+                if parameter.requires_grad
+            ]
+        try:
+            model, task = self._run.model.model, self._run.model.task
+            moved = self._batch.to(model.device)
+            loss = loss_of(logits_of(model, moved), moved.labels, task)
+            require_finite(loss)
+            self._run.similarity.add(self._sampled_outputs)
+            self._sampled_outputs.clear()
+            loss.backward()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return (
+            self.squared_gradient,
+            self.weight_gradient,
+            _across(self.skip_loss, self._run.stages),
+            _across(self.skip_angle, self._run.stages),
+            self.cosine,
+            self.angle,
+        )
+
+    def _on_forward(
+        self, index: int, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
         before, after = layer_input(args, kwargs), layer_output(output)
-        if chosen is None or counted is None:
-            counted = counted_positions(batch, after)
-            chosen = draw_positions(counted, generator)
-        rows = chosen.to(after.device)
-        given, flat = (each.detach().reshape(counted.numel(), -1) for each in (before, after))
-        sampled.append(given[rows])
-        features.append(flat[rows])
-        first = stage_start[index]
-        turned[first : index + 1, index + 1] = skip_angles(sampled[first:], features[-1])
-        cosine[index], angle[index] = alikeness(before, after, counted)
-        entering.append(before.detach())
-        leaving.append(after.detach())
-        after.register_hook(lambda gradient: on_gradient(index, gradient.float()))
+        if self._samples is None or self._counted is None:
+            self._counted = counted_positions(self._batch, after)
+            self._samples = draw_positions(self._counted, self._run.generator)
+        rows = self._samples.to(after.device)
+        flat_input, flat_output = (each.detach().reshape(self._counted.numel(), -1) for each in (before, after))
+        self._sampled_inputs.append(flat_input[rows])
+        self._sampled_outputs.append(flat_output[rows])
+        first = self._stage_start[index]
+        self.skip_angle[first : index + 1, index + 1] = skip_angles(
+            self._sampled_inputs[first:], self._sampled_outputs[-1]
+        )
+        self.cosine[index], self.angle[index] = alikeness(before, after, self._counted)
+        self._inputs.append(before.detach())
+        self._outputs.append(after.detach())
+        after.register_hook(partial(self._on_gradient, index))
 
-    def on_gradient(index: int, gradient: Tensor) -> None:
-        first = stage_start[index]
-        skip[first : index + 1, index + 1] = skip_losses(entering[first : index + 1], leaving[index], gradient)
+    def _on_gradient(self, index: int, gradient: Tensor) -> None:
+        first = self._stage_start[index]
+        self.skip_loss[first : index + 1, index + 1] = skip_losses(
+            self._inputs[first : index + 1], self._outputs[index], gradient.float()
+        )
 
-    def on_parameter(index: int, parameter: Tensor) -> None:
+    def _on_parameter(self, index: int, parameter: Tensor) -> None:
         gradient = parameter.grad
         assert gradient is not None
-        found = gradient_sums(gradient, parameter)
-        squared[index] += found[0]
-        product[index] += found[1]
+        squared, product = gradient_sums(gradient, parameter)
+        self.squared_gradient[index] += squared
+        self.weight_gradient[index] += product
         parameter.grad = None
-
-    handles: list[Any] = []
-    for index, layer in enumerate(layers):
-        handles.append(
-            layer.register_forward_hook(
-                lambda _m, args, kwargs, output, i=index: on_forward(i, args, kwargs, output), with_kwargs=True
-            )
-        )
-        handles += [
-            p.register_post_accumulate_grad_hook(lambda parameter, i=index: on_parameter(i, parameter))
-            for p in layer.parameters()
-            if p.requires_grad
-        ]
-    try:
-        moved = batch.to(model.device)
-        loss = loss_of(logits_of(model, moved), moved.labels, task)
-        require_finite(loss)
-        similarity.add(features)
-        features.clear()
-        loss.backward()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return squared, product, _across(skip, stages), _across(turned, stages), cosine, angle
 
 
 @contextmanager

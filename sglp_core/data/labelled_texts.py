@@ -5,7 +5,7 @@ So accuracy on them is agreement with the dense model, as it is for images witho
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sglp_core.checkpoints.model_folder import local_path
 from sglp_core.data.text_files import draw_texts
 from sglp_core.data.token_windows import LEAST_TEXT_CHARACTERS, PROBE_ROWS, PROBE_TOKENS, TEXT_CHARACTERS_A_TOKEN
 from sglp_core.errors import BadCalibration, as_unsupported
@@ -57,22 +56,20 @@ class LabelledTexts:
         )
 
 
-def read_labelled_texts(
-    source: str, model: Any, tokenizer: Any, count: int, length: int, seed: int, roots: Sequence[Path] | None = None
-) -> LabelledTexts:
+def read_labelled_texts(file: Path, model: Any, tokenizer: Any, count: int, length: int, seed: int) -> LabelledTexts:
     """Up to `count` documents of a user's file, each cut at `length` tokens, in an order drawn from the seed.
 
     Raises `BadCalibration`, and `UnsupportedArchitecture` where the model cannot read them.
     """
     most = LEAST_TEXT_CHARACTERS + TEXT_CHARACTERS_A_TOKEN * count * length
-    documents = draw_texts(local_path(source, roots), most, seed)
+    documents = draw_texts(file, most, seed)
     if not documents:
-        raise BadCalibration(f"{source} holds no text")
+        raise BadCalibration(f"{file.name} holds no text")
     random.Random(seed).shuffle(documents)
     if tokenizer.pad_token_id is None:
         raise BadCalibration("the tokenizer has no padding token, so texts of several lengths cannot be read together")
-    found = tokenizer(documents[:count], padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-    inputs = {name: found[name] for name in ("input_ids", "attention_mask")}
+    tokens = tokenizer(documents[:count], padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    inputs = {name: tokens[name] for name in ("input_ids", "attention_mask")}
     return LabelledTexts(**inputs, labels=_predicted(model, inputs))
 
 

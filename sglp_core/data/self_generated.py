@@ -1,6 +1,6 @@
 """Calibration text that the model writes itself."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,35 +10,47 @@ from torch import Tensor
 from sglp_core.data.token_windows import Windows, special_tokens
 from sglp_core.errors import BadCalibration
 from sglp_core.options import Calibration
-from sglp_core.tasks import Task
+from sglp_core.progress import Phase, silent_phase
+from sglp_core.structure.layered_model import LayeredModel
 
 UNMASKING_STEPS = 16
 # Writing keeps a KV cache but no activations for a backward pass, so more windows fit at once than when measuring.
 WRITTEN_AT_ONCE = 4
-Report = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class WindowShape:
+    """A window: the tokenizer's special tokens before and after a text of `body` tokens drawn from `allowed`."""
+
+    prefix: list[int]
+    suffix: list[int]
+    body: int
+    allowed: Tensor
 
 
 def self_written_windows(
-    model: Any, tokenizer: Any, task: Task, calibration: Calibration, count: int, seed: int, report: Report
+    layered: LayeredModel, tokenizer: Any, calibration: Calibration, count: int, progress: Phase | None = None
 ) -> Windows:
     """`count` windows that the model writes itself, from seeded starts, in batches with the KV cache.
 
     A causal model samples from its own distribution after one random start token; a masked model fills in all-masked
     windows a sixteenth at a time. Reproducible for one seed on one kind of device.
     """
+    model = layered.model
     prefix, suffix = special_tokens(tokenizer)
     body = calibration.sequence_length - len(prefix) - len(suffix)
     if body < 2:
         raise BadCalibration("sequence_length leaves no room beside the tokenizer's special tokens")
-    writer = _write_causal if task == "causal_lm" else _write_masked
-    allowed = _plain_tokens(model, tokenizer)
+    shape = WindowShape(prefix, suffix, body, _plain_tokens(model, tokenizer))
+    write = _write_causal if layered.task == "causal_lm" else _write_masked
     rows: list[Tensor] = []
-    report(0, count, "windows")
+    progress = progress or silent_phase()
+    progress.start(count, "windows")
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.manual_seed(calibration.seed)
         for size in _batch_sizes(count, WRITTEN_AT_ONCE * calibration.batch_size):
-            rows.append(writer(model, tokenizer, prefix, suffix, body, size, allowed))
-            report(sum(len(r) for r in rows), count, "windows")
+            rows.append(write(model, tokenizer, shape, size))
+            progress.advance(size)
     ids = torch.cat(rows)
     return Windows(ids, torch.ones_like(ids))
 
@@ -54,11 +66,10 @@ def _batch_sizes(count: int, batch_size: int) -> list[int]:
     return [min(batch_size, count - done) for done in range(0, count, batch_size)]
 
 
-def _write_causal(
-    model: Any, tokenizer: Any, prefix: list[int], suffix: list[int], body: int, size: int, allowed: Tensor
-) -> Tensor:
+def _write_causal(model: Any, tokenizer: Any, shape: WindowShape, size: int) -> Tensor:
+    allowed = shape.allowed
     start = allowed[torch.randint(len(allowed), (size, 1))]
-    begin = torch.cat([torch.tensor(prefix, dtype=torch.long).expand(size, -1), start], 1).to(model.device)
+    begin = torch.cat([torch.tensor(shape.prefix, dtype=torch.long).expand(size, -1), start], 1).to(model.device)
     forbidden = sorted(set(range(model.config.get_text_config().vocab_size)) - set(allowed.tolist()))
     written = model.generate(
         input_ids=begin,
@@ -66,28 +77,26 @@ def _write_causal(
         generation_config=transformers.GenerationConfig(
             do_sample=True,
             top_k=0,
-            min_new_tokens=body - 1,
-            max_new_tokens=body - 1,
+            min_new_tokens=shape.body - 1,
+            max_new_tokens=shape.body - 1,
             suppress_tokens=forbidden or None,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
         ),
     ).cpu()
-    return torch.cat([written, torch.tensor(suffix, dtype=torch.long).expand(size, -1)], 1)
+    return torch.cat([written, torch.tensor(shape.suffix, dtype=torch.long).expand(size, -1)], 1)
 
 
 @torch.no_grad()
-def _write_masked(
-    model: Any, tokenizer: Any, prefix: list[int], suffix: list[int], body: int, size: int, allowed: Tensor
-) -> Tensor:
+def _write_masked(model: Any, tokenizer: Any, shape: WindowShape, size: int) -> Tensor:
     if tokenizer.mask_token_id is None:
         raise BadCalibration(
             "the tokenizer has no mask token, so the model cannot write its own text; give a text file"
         )
-    before, after = (torch.tensor(part, dtype=torch.long).expand(size, -1) for part in (prefix, suffix))
-    text = torch.full((size, body), tokenizer.mask_token_id, dtype=torch.long)
-    for positions in torch.randperm(body).chunk(min(UNMASKING_STEPS, body)):
+    before, after = (torch.tensor(part, dtype=torch.long).expand(size, -1) for part in (shape.prefix, shape.suffix))
+    text = torch.full((size, shape.body), tokenizer.mask_token_id, dtype=torch.long)
+    for positions in torch.randperm(shape.body).chunk(min(UNMASKING_STEPS, shape.body)):
         window = torch.cat([before, text, after], 1).to(model.device)
-        logits = model(input_ids=window, attention_mask=torch.ones_like(window)).logits[:, len(prefix) + positions]
-        chances = logits.float().cpu()[..., allowed].softmax(-1)
-        text[:, positions] = allowed[torch.multinomial(chances.flatten(0, 1), 1).view(size, -1)]
+        logits = model(input_ids=window, attention_mask=torch.ones_like(window)).logits
+        chances = logits[:, len(shape.prefix) + positions].float().cpu()[..., shape.allowed].softmax(-1)
+        text[:, positions] = shape.allowed[torch.multinomial(chances.flatten(0, 1), 1).view(size, -1)]
     return torch.cat([before, text, after], 1)

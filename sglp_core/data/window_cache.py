@@ -8,17 +8,17 @@ import torch
 
 from sglp_core.data.token_windows import Windows
 from sglp_core.loading.cache_key import common_key
-from sglp_core.loading.loaded_model import Opened
+from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Calibration
 from sglp_core.result_cache import Cache, Entry
 
 
 def find_or_write(
-    opened: Opened, calibration: Calibration, count: int, folder: Path, write: Callable[[], Windows]
+    loaded: LoadedModel, calibration: Calibration, count: int, folder: Path, write: Callable[[], Windows]
 ) -> Windows:
     """`count` windows of the model's own text: those in `folder`, else what `write()` gives, which is then kept."""
     # How the `count` windows are later shared between measuring and judging does not change them.
-    key = common_key(opened) | {"calibration": asdict(calibration) | {"samples": count}}
+    key = common_key(loaded) | {"calibration": asdict(calibration) | {"samples": count}}
     cache = Cache(folder / "windows")
     entry = cache.find(key)
     if entry is not None:

@@ -1,16 +1,14 @@
 """What a job would take, estimated from configuration and tensor headers: reachable ratios, peak memory, seconds."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from sglp_core.checkpoints.fetch import DEFAULT_CACHE, Outlined
+from sglp_core.checkpoints.fetch import Outlined
 from sglp_core.estimation.memory import peak_bytes
 from sglp_core.estimation.model_outline import Outline, read_outline
 from sglp_core.estimation.seconds import Speed, expected_seconds, measure_speed
 from sglp_core.loading.available_memory import WEIGHTS_SHARE, available_bytes
-from sglp_core.options import Calibration, Evaluation, Method, Target, TargetKind
+from sglp_core.options import Method, Options, Target, TargetKind
 from sglp_core.planning.plan import largest_removal
-from sglp_core.progress import Observer, Silent, phase
 from sglp_core.reporting.estimate import (
     EstimatedTarget,
     EstimateSection,
@@ -21,6 +19,7 @@ from sglp_core.reporting.estimate import (
 )
 from sglp_core.reporting.report import EstimateReport
 from sglp_core.reporting.write_report import write_estimate
+from sglp_core.run_context import RunContext
 
 KINDS: tuple[TargetKind, ...] = ("parameters", "flops", "layers")
 # The ratio assumed where there is no target.
@@ -30,30 +29,25 @@ ASSUMED_RATIO = 0.25
 def estimate(
     model: str | Outlined,
     output: Path,
-    *,
-    revision: str | None = None,
     target: Target | None = None,
-    method: Method = Method(),
-    calibration: Calibration = Calibration(),
-    evaluation: Evaluation = Evaluation(),
-    roots: Sequence[Path] | None = None,
-    cache: Path | None = None,
-    observer: Observer = Silent(),
+    options: Options = Options(),
+    context: RunContext = RunContext(),
 ) -> EstimateReport:
     """Estimate a job from configuration and tensor headers; writes a report to `output` and returns it.
 
     Raises the errors of `read_outline`.
     """
-    cache = (cache or DEFAULT_CACHE).expanduser()
-    with phase(observer, "fetching"):
-        outline = read_outline(model, revision, calibration.sequence_length, cache, roots)
-    with phase(observer, "planning"):
+    with context.phase("fetching").single_step():
+        outline = read_outline(
+            model, options.revision, options.calibration.sequence_length, context.cache, context.roots
+        )
+    with context.phase("planning").single_step():
         report = EstimateReport(
             OutlinedModelSection(outline.origin, outline.revision, outline.format, outline.class_name, outline.dtype),
-            _estimated(outline, target, method, calibration, evaluation, measure_speed(outline.torch_dtype)),
+            _estimated(outline, target, options, measure_speed(outline.torch_dtype)),
         )
     output.mkdir(parents=True, exist_ok=True)
-    with phase(observer, "publishing"):
+    with context.phase("publishing").single_step():
         write_estimate(output, report)
     return report
 
@@ -61,15 +55,13 @@ def estimate(
 def _estimated(
     outline: Outline,
     target: Target | None,
-    method: Method,
-    calibration: Calibration,
-    evaluation: Evaluation,
+    options: Options,
     speed: Speed,
 ) -> EstimateSection:
-    stack = outline.stack
+    stack, method, calibration = outline.stack, options.method, options.calibration
     reachable = {kind: _reachable(outline, kind, method) for kind in KINDS}
     layers = _removed_layers(outline, target)
-    phases = expected_seconds(outline, layers, method, calibration, evaluation, speed)
+    phases = expected_seconds(outline, layers, options, speed)
     available = available_bytes()
     return EstimateSection(
         layers=len(stack),
@@ -81,7 +73,7 @@ def _estimated(
         target=EstimatedTarget(target.kind, target.ratio, target.ratio <= reachable[target.kind].largest)
         if target
         else None,
-        peak_memory_bytes=peak_bytes(outline, calibration.batch_size, calibration.samples + evaluation.samples),
+        peak_memory_bytes=peak_bytes(outline, calibration.batch_size, calibration.samples + options.evaluation.samples),
         available_memory_bytes=available,
         streamed=outline.weight_bytes > WEIGHTS_SHARE * available,
         seconds={name: round(seconds, 1) for name, seconds in phases.items()},

@@ -13,7 +13,7 @@ import torch
 from sglp_core.data.self_generated import UNMASKING_STEPS, WRITTEN_AT_ONCE
 from sglp_core.data.token_windows import MASKED_SHARE
 from sglp_core.estimation.model_outline import Outline
-from sglp_core.options import PROPOSALS, Calibration, Evaluation, Method
+from sglp_core.options import PROPOSALS, Calibration, Evaluation, Method, Options
 from sglp_core.planning.choose import ANALYSIS_PASSES, CONTROLS, search_budget
 from sglp_core.planning.choose_after_repair import BEST, JUDGED_WINDOWS, MOST_PREDICTIONS
 from sglp_core.planning.harm import SAMPLES_AT_ONCE, WINDOWS_AT_ONCE
@@ -50,16 +50,10 @@ def measure_speed(dtype: torch.dtype) -> Speed:
     )
 
 
-def expected_seconds(
-    outline: Outline,
-    removed: int,
-    method: Method,
-    calibration: Calibration,
-    evaluation: Evaluation,
-    speed: Speed,
-) -> dict[str, float]:
+def expected_seconds(outline: Outline, removed: int, options: Options, speed: Speed) -> dict[str, float]:
     """Expected seconds of each phase that takes long."""
-    stack = outline.stack
+    stack, method = outline.stack, options.method
+    calibration, evaluation = options.calibration, options.evaluation
     window = stack.total_flops / speed.flops_per_second
     judged = evaluation.samples
     at_once = SAMPLES_AT_ONCE if outline.task in CLASSIFICATIONS else WINDOWS_AT_ONCE

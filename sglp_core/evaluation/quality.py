@@ -6,17 +6,19 @@ artifact equal to its bypassed form.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import singledispatch
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sglp_core.progress import Phase, silent_phase
 from sglp_core.removal.bypass import Skipper
-from sglp_core.removal.weight_changes import Changes, swapped
+from sglp_core.removal.variant import Variant
+from sglp_core.removal.weight_changes import swapped
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch, Task, aligned, logits_of
 
 
@@ -36,36 +38,35 @@ class Quality:
         return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
-@singledispatch
 @torch.no_grad()
 def evaluate(
-    model: Any,
-    layers: nn.ModuleList,
-    batches: Iterable[Batch],
-    task: Task,
-    variants: Mapping[str, Sequence[int]],
-    on_batch: Callable[[], None] = lambda: None,
-    weights: Mapping[str, Changes] = MappingProxyType({}),
+    model: LayeredModel, batches: Sequence[Batch], variants: Mapping[str, Variant], progress: Phase | None = None
 ) -> dict[str, Quality]:
-    """Quality of the dense model (under `dense`) and of each variant, a name for a set of removed layers.
+    """Quality of the dense model, under the name `dense`, and of each variant."""
+    progress = progress or silent_phase()
+    progress.start(len(batches), "batches")
+    return run_variants(model.model, model, batches, variants, progress)
 
-    Variants named in `weights` are judged with those weights changed.
-    """
-    names = ["dense", *variants]
-    sums = {name: torch.zeros(4, dtype=torch.float64) for name in names}
+
+@singledispatch
+def run_variants(
+    model: Any, layered: LayeredModel, batches: Sequence[Batch], variants: Mapping[str, Variant], progress: Phase
+) -> dict[str, Quality]:
+    """What `evaluate` does, by the type of the model."""
+    sums = {name: torch.zeros(4, dtype=torch.float64) for name in ("dense", *variants)}
     positions = 0
-    skipper = Skipper(model, layers)
+    skipper = Skipper(model, layered.layers)
     for batch in batches:
         moved = batch.to(model.device)
         with skipper.watched():
-            dense, labels = log_probabilities(logits_of(model, moved), moved.labels, task)
+            dense, labels = log_probabilities(logits_of(model, moved), moved.labels, layered.task)
         positions += len(labels)
         sums["dense"] += compared(dense, dense, labels)
-        for name, removed in variants.items():
-            changed = weights.get(name, {})
-            with skipper.without(removed, changed), swapped(model, changed):
-                sums[name] += compared(dense, log_probabilities(logits_of(model, moved), moved.labels, task)[0], labels)
-        on_batch()
+        for name, variant in variants.items():
+            with skipper.without(variant.removed, variant.changes), swapped(model, variant.changes):
+                rows, _ = log_probabilities(logits_of(model, moved), moved.labels, layered.task)
+            sums[name] += compared(dense, rows, labels)
+        progress.advance()
     return {name: quality_of(total, positions) for name, total in sums.items()}
 
 

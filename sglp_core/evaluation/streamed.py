@@ -4,44 +4,42 @@ A layer is loaded once for all batches and variants. A variant without it hands 
 variants that have lost the same layers so far are one.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sglp_core.evaluation.quality import Quality, compared, evaluate, log_probabilities, quality_of
+from sglp_core.evaluation.quality import Quality, compared, log_probabilities, quality_of, run_variants
 from sglp_core.loading.streamed_model import StreamedModel
-from sglp_core.removal.weight_changes import Changes
-from sglp_core.tasks import Batch, Task
+from sglp_core.progress import Phase
+from sglp_core.removal.variant import Variant
+from sglp_core.structure.layered_model import LayeredModel
+from sglp_core.tasks import Batch
 
 
-@evaluate.register
-@torch.no_grad()
-def evaluate_streamed(
+@run_variants.register
+def run_streamed_variants(
     model: StreamedModel,
-    layers: nn.ModuleList,  # noqa: ARG001 - the signature of `evaluate`
-    batches: Iterable[Batch],
-    task: Task,
-    variants: Mapping[str, Sequence[int]],
-    on_batch: Callable[[], None] = lambda: None,
-    weights: Mapping[str, Changes] = MappingProxyType({}),
+    layered: LayeredModel,
+    batches: Sequence[Batch],
+    variants: Mapping[str, Variant],
+    progress: Phase,
 ) -> dict[str, Quality]:
-    """Quality of the dense model (under `dense`) and of each variant, as `evaluate` gives it; no weights change."""
-    assert not any(weights.values())
+    """Quality of the dense model, under the name `dense`, and of each variant; no weights change."""
+    assert not any(variant.changes for variant in variants.values())
     names = ["dense", *variants]
     sums = {name: torch.zeros(4, dtype=torch.float64) for name in names}
     positions = 0
-    batches = list(batches)
-    states = dict(zip(names, leaving_states(model, batches, [(), *variants.values()]), strict=True))
+    removed = [(), *(variant.removed for variant in variants.values())]
+    states = dict(zip(names, leaving_states(model, batches, removed), strict=True))
     with model.outside():
         for number, batch in enumerate(batches):
-            dense, labels = log_probabilities(model.logits(batch, states["dense"][number]), batch.labels, task)
+            dense, labels = log_probabilities(model.logits(batch, states["dense"][number]), batch.labels, layered.task)
             positions += len(labels)
             for name in names:
                 logits = model.logits(batch, states[name][number])
-                sums[name] += compared(dense, log_probabilities(logits, batch.labels, task)[0], labels)
-            on_batch()
+                sums[name] += compared(dense, log_probabilities(logits, batch.labels, layered.task)[0], labels)
+            progress.advance()
     return {name: quality_of(total, positions) for name, total in sums.items()}
 
 

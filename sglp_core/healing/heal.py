@@ -8,11 +8,12 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from sglp_core.errors import UnsupportedArchitecture
@@ -21,10 +22,12 @@ from sglp_core.healing.lora import Adapters, linear_layers
 from sglp_core.healing.neighbouring_layers import Neighbours
 from sglp_core.healing.training_state import Judgement, KeptState, State
 from sglp_core.options import Healing, HealingLoss
+from sglp_core.progress import Phase, silent_phase
 from sglp_core.removal.bypass import bypassed
+from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import Changes, frozen
-from sglp_core.structure.layer_stack import StackPath, layers_of
-from sglp_core.tasks import Batch, Task, aligned, logits_of, split, windows
+from sglp_core.structure.layered_model import LayeredModel
+from sglp_core.tasks import Batch, aligned, logits_of, split, windows
 
 # How often held-out data is asked, and after how many answers without progress it is over.
 JUDGEMENTS = 8
@@ -61,67 +64,66 @@ class Healed:
     resumed_from_step: int = 0
 
 
-def require_trainable(healing: Healing, model: Any, path: StackPath) -> None:
+@dataclass(frozen=True)
+class Training:
+    """The `settings` of a healing, the `seed` of all that is drawn, and where its state is kept, if anywhere."""
+
+    settings: Healing
+    seed: int = 0
+    kept: KeptState | None = None
+
+
+def require_trainable(healing: Healing, model: LayeredModel) -> None:
     """Raise `UnsupportedArchitecture` where the model has nothing to train in this way."""
-    if healing.steps and healing.trained == "lora" and not linear_layers(model, path):
+    if healing.steps and healing.trained == "lora" and not linear_layers(model):
         raise UnsupportedArchitecture(
-            f"the layers of {type(model).__name__} have no linear layers of their own, which is what LoRA adapts; "
+            f"the layers of {type(model.model).__name__} have no linear layers, which is what LoRA adapts; "
             "heal the neighbours of the cuts instead"
         )
 
 
 def heal(
-    model: Any,
-    path: StackPath,
-    batches: Sequence[Batch],
-    task: Task,
-    removed: Sequence[int],
-    changes: Changes,
-    healing: Healing,
-    seed: int = 0,
-    on_step: Callable[[int], None] = lambda _done: None,
-    kept: KeptState | None = None,
+    model: LayeredModel, batches: Sequence[Batch], pruned: Variant, training: Training, progress: Phase | None = None
 ) -> Healed:
     """Train on most of the batches; the dense `model` itself stays as it is.
 
-    Starts from the pruned model with `changes`, or where the state `kept` says that an earlier process got to, and
-    gives back the weights that did best on the batches not trained on (by KL when distilling, else by loss), which are
-    the given ones where nothing did better.
+    Starts from the variant `pruned`, or where the kept state says that an earlier process got to, and returns the
+    weights that did best on the batches not trained on (by KL when distilling, else by loss), which are those of
+    `pruned` where nothing did better.
     """
+    healing, kept = training.settings, training.kept
     trained_on, judged = split(batches)
     if not healing.steps or not trained_on:
-        return Healed(changes, (), 0, (), 0, 0)
-    layers = layers_of(model, path)
+        return Healed(pruned.changes, (), 0, (), 0, 0)
+    progress = progress or silent_phase()
 
-    def judge(step: int, weights: Changes) -> Judgement:
-        found = evaluate(model, layers, judged, task, {"healed": removed}, weights={"healed": weights})["healed"]
-        return Judgement(step, math.log(found.perplexity), found.kl)
+    def judge(step: int, changes: Changes) -> Judgement:
+        quality = evaluate(model, judged, {"healed": Variant(pruned.removed, changes)})["healed"]
+        return Judgement(step, math.log(quality.perplexity), quality.kl)
 
-    with frozen(model):
+    with frozen(model.model):
         trainable: Trainable = (
-            Adapters(model, path, removed, changes, seed)
+            Adapters(model, pruned, training.seed)
             if healing.trained == "lora"
-            else Neighbours(model, path, removed, changes, trained_on[0])
+            else Neighbours(model, pruned, trained_on[0])
         )
         optimizer = torch.optim.AdamW(trainable.tensors.values(), lr=healing.highest_rate, weight_decay=0.0)
         resumed_from_step, best, curve = _resumed(trainable, optimizer, kept)
-        if curve:
-            on_step(resumed_from_step)
-        else:
-            curve = [judge(0, changes)]
-        order = itertools.islice(_shuffled(trained_on, seed), resumed_from_step, None)
+        schedule = _schedule(optimizer, healing, resumed_from_step)
+        progress.start(healing.steps, "steps", resumed_from_step)
+        if not curve:
+            curve = [judge(0, pruned.changes)]
+        order = itertools.islice(_shuffled(trained_on, training.seed), resumed_from_step, None)
         kept_at = time.monotonic()
         for step in range(resumed_from_step + 1, healing.steps + 1):
             if _is_over(curve, healing):
                 break
-            for group in optimizer.param_groups:
-                group["lr"] = healing.highest_rate * _rate(step - 1, healing.steps)
-            batch = next(order).to(model.device)
-            _loss(model, layers, batch, task, removed, trainable, healing.loss).backward()
+            _loss(model, next(order).to(model.model.device), pruned.removed, trainable, healing.loss).backward()
             nn.utils.clip_grad_norm_(trainable.tensors.values(), 1.0)
             optimizer.step()
+            schedule.step()
             optimizer.zero_grad(set_to_none=True)
-            on_step(step)
+            progress.update(step)
             judging = step % max(1, healing.steps // JUDGEMENTS) == 0 or step == healing.steps
             if judging:
                 curve.append(judge(step, _detached(trainable.changes())))
@@ -130,6 +132,7 @@ def heal(
             if kept and (judging or time.monotonic() - kept_at >= KEPT_EVERY_SECONDS):
                 kept.keep(State(step, trainable.tensors, optimizer.state_dict()["state"], best, tuple(curve)))
                 kept_at = time.monotonic()
+        changes = pruned.changes
         if best:
             _fill(trainable, best)
             changes = _detached(trainable.changes())
@@ -156,8 +159,23 @@ def _resumed(
     return state.step, state.best, list(state.curve)
 
 
+def _schedule(optimizer: torch.optim.Optimizer, healing: Healing, done: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """The learning rate after `done` steps: a short rise, then straight down."""
+    for group in optimizer.param_groups:
+        group["initial_lr"] = healing.highest_rate
+    warm_up = max(1, round(WARM_UP * healing.steps))
+    schedule: torch.optim.lr_scheduler.LambdaLR = transformers.get_linear_schedule_with_warmup(
+        # Counted from 1 to one more than there are steps: neither the first step nor the last has a rate of 0.
+        optimizer,
+        warm_up,
+        healing.steps + 1,
+        last_epoch=done,
+    )
+    return schedule
+
+
 def _best(curve: Sequence[Judgement], healing: Healing) -> Judgement:
-    """The first of the best; what is no number is never better."""
+    """The first of the best; NaN never wins."""
     best = curve[0]
     for point in curve[1:]:
         if _figure(point, healing) < _figure(best, healing):
@@ -182,34 +200,20 @@ def _fill(trainable: Trainable, values: Mapping[str, Tensor]) -> None:
         tensor.data.copy_(values[name])
 
 
-def _loss(
-    model: Any,
-    layers: nn.ModuleList,
-    batch: Batch,
-    task: Task,
-    removed: Sequence[int],
-    trainable: Trainable,
-    kind: HealingLoss,
-) -> Tensor:
-    with bypassed(layers, removed):
-        rows, labels = aligned(trainable.logits(batch), batch.labels, task)
+def _loss(model: LayeredModel, batch: Batch, removed: Sequence[int], trainable: Trainable, kind: HealingLoss) -> Tensor:
+    with bypassed(model.layers, removed):
+        rows, labels = aligned(trainable.logits(batch), batch.labels, model.task)
     if kind == "plain":
         return nn.functional.cross_entropy(rows.float(), labels)
     with torch.no_grad():
-        wanted, _ = aligned(logits_of(model, batch), batch.labels, task)
+        dense, _ = aligned(logits_of(model.model, batch), batch.labels, model.task)
     return nn.functional.kl_div(
-        rows.float().log_softmax(-1), wanted.float().log_softmax(-1), log_target=True, reduction="batchmean"
+        rows.float().log_softmax(-1), dense.float().log_softmax(-1), log_target=True, reduction="batchmean"
     )
 
 
 def _shuffled(batches: Sequence[Batch], seed: int) -> Iterator[Batch]:
-    """All batches in an order drawn anew each time round, without end."""
+    """All batches without end, in an order that is drawn again each time round."""
     generator = random.Random(seed)
     while True:
         yield from generator.sample(batches, len(batches))
-
-
-def _rate(step: int, steps: int) -> float:
-    """A short rise, then straight down to zero."""
-    warm = max(1, round(WARM_UP * steps))
-    return (step + 1) / warm if step < warm else (steps - step) / max(1, steps - warm)

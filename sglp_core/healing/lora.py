@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sglp_core.removal.weight_changes import Changes, owners
-from sglp_core.structure.layer_stack import StackPath, layer_names
+from sglp_core.removal.variant import Variant
+from sglp_core.removal.weight_changes import owners
+from sglp_core.structure.layer_stack import layer_names
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch, logits_of
 
 RANK = 16
@@ -24,11 +26,11 @@ ADAPTER = "healing"
 class Adapters:
     """One adapter for each linear layer, in float32 and without effect before it is trained."""
 
-    def __init__(self, model: Any, path: StackPath, removed: Sequence[int], given: Changes, seed: int) -> None:
-        """Start from the `model` with the weights `given`; one of each pair of factors is drawn from `seed`."""
-        targets = linear_layers(model, path, removed)
+    def __init__(self, model: LayeredModel, pruned: Variant, seed: int) -> None:
+        """Start from the variant `pruned` of the model; one of each pair of factors is drawn from `seed`."""
+        targets = linear_layers(model, pruned.removed)
         self.names = tuple(f"{name}.weight" for name in targets)
-        self._model, self._given = model, given
+        self._model, self._given = model.model, pruned.changes
         self._adapted = _adapted(targets, seed)
         self.tensors = {
             f"{name}.{own}": parameter
@@ -67,10 +69,10 @@ class Adapters:
         return f"{module}.base_layer.{own}" if module in self._adapted else name
 
 
-def linear_layers(model: Any, path: StackPath, removed: Sequence[int] = ()) -> dict[str, nn.Module]:
+def linear_layers(layered: LayeredModel, removed: Sequence[int] = ()) -> dict[str, nn.Module]:
     """Linear layers of the stack's kept layers by name; those that share their weight with another are none of them."""
-    gone = set(removed)
-    kept = tuple(f"{name}." for index, name in enumerate(layer_names(model, path)) if index not in gone)
+    model, gone = layered.model, set(removed)
+    kept = tuple(f"{name}." for index, name in enumerate(layer_names(model, layered.path)) if index not in gone)
     return {
         name: module
         for name, module in model.named_modules()

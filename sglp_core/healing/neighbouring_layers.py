@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sglp_core.removal.weight_changes import Changes, frozen, owners
-from sglp_core.structure.layer_stack import StackPath, layer_names, layer_output, layers_of
+from sglp_core.removal.variant import Variant
+from sglp_core.removal.weight_changes import frozen, owners
+from sglp_core.structure.layer_stack import layer_names, layer_output
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import runs_of
 from sglp_core.tasks import Batch, logits_of
 
@@ -15,12 +17,12 @@ from sglp_core.tasks import Batch, logits_of
 class Neighbours:
     """Copies of a few parameters, in float32 because optimiser steps are lost in half precision."""
 
-    def __init__(self, model: Any, path: StackPath, removed: Sequence[int], given: Changes, batch: Batch) -> None:
-        """Start from the `model` with the weights `given`; any `batch` shows what follows the stack."""
-        self.names = trained_names(model, path, removed, batch)
-        self._model, self._given = model, given
+    def __init__(self, model: LayeredModel, pruned: Variant, batch: Batch) -> None:
+        """Start from the variant `pruned` of the model; any `batch` shows what follows the stack."""
+        self.names = trained_names(model, pruned.removed, batch)
+        self._model, self._given = model.model, pruned.changes
         self.tensors = {
-            name: given.get(name, model.get_parameter(name).data).detach().float().clone().requires_grad_()
+            name: self._given.get(name, self._model.get_parameter(name).data).detach().float().clone().requires_grad_()
             for name in self.names
         }
 
@@ -34,32 +36,32 @@ class Neighbours:
         return {**self._given, **trained}
 
 
-def trained_names(model: Any, path: StackPath, removed: Sequence[int], batch: Batch) -> tuple[str, ...]:
+def trained_names(layered: LayeredModel, removed: Sequence[int], batch: Batch) -> tuple[str, ...]:
     """Parameters of the kept layers next to a cut, and of whatever follows the stack (last norm, head).
 
     A head that is tied to the embeddings stays as it is.
     """
-    layers = layer_names(model, path)
+    layers = layer_names(layered.model, layered.path)
     gone = set(removed)
     near = {side for first, last in runs_of(removed) for side in (first - 1, last + 1)} & set(range(len(layers))) - gone
     prefixes = tuple(f"{layers[index]}." for index in sorted(near))
-    behind = _behind_the_stack(model, path, batch)
+    behind = _behind_the_stack(layered, batch)
     return tuple(
         name
-        for name, parameter in model.named_parameters()
-        if (name.startswith(prefixes) or name in behind) and owners(model, parameter) == 1
+        for name, parameter in layered.model.named_parameters()
+        if (name.startswith(prefixes) or name in behind) and owners(layered.model, parameter) == 1
     )
 
 
-def _behind_the_stack(model: Any, path: StackPath, batch: Batch) -> set[str]:
+def _behind_the_stack(layered: LayeredModel, batch: Batch) -> set[str]:
     """The parameters that still have a gradient when the last layer's output is cut off from what made it."""
 
     def cut_off(_module: nn.Module, _args: Any, output: Any) -> Any:
         hidden = layer_output(output).detach()
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-    layers = layers_of(model, path)
-    inside = tuple(f"{name}." for name in layer_names(model, path))
+    model, layers = layered.model, layered.layers
+    inside = tuple(f"{name}." for name in layer_names(model, layered.path))
     outside = {n: p for n, p in model.named_parameters() if not n.startswith(inside)}
     handle = layers[-1].register_forward_hook(cut_off)
     try:

@@ -1,18 +1,19 @@
 """Where a healing run stands, kept on disk: one whose process was killed goes on there, to the very same end."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sglp_core.data.calibration_data import Data
+from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.loading.cache_key import common_key
-from sglp_core.loading.loaded_model import Opened
+from sglp_core.loading.loaded_model import LoadedModel
+from sglp_core.options import Healing
+from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import Changes
 from sglp_core.result_cache import Cache, Entry, Key
 
@@ -66,15 +67,15 @@ class KeptState:
 
 
 def kept_state(
-    opened: Opened, data: Data, removed: Sequence[int], changes: Changes, settings: Any, folder: Path
+    loaded: LoadedModel, data: CalibrationData, pruned: Variant, settings: Healing, folder: Path
 ) -> KeptState:
     """The place below `folder` of a run with these `settings` on this model, this data, this plan and this repair."""
-    key = common_key(opened) | {
+    key = common_key(loaded) | {
         "calibration": data.calibration_digest,
         "batch_size": data.batch_size,
         "seed": data.seed,
-        "removed_layers": list(removed),
-        "changes": _digest(changes),
+        "removed_layers": list(pruned.removed),
+        "changes": _digest(pruned.changes),
         "healing": asdict(settings),
     }
     return KeptState(Cache(folder / "healings", LIMIT_BYTES), key)

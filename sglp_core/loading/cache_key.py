@@ -6,26 +6,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sglp_core.loading.loaded_model import Opened
+from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.loading.processor import CARRIED
 from sglp_core.versions import versions
 
 PACKAGE = Path(__file__).parents[1]
 
 
-def common_key(opened: Opened) -> dict[str, Any]:
+def common_key(loaded: LoadedModel) -> dict[str, Any]:
     """Weights and configuration, tokenizer or image processor, kind of device, libraries, and the code of this package.
 
     With the code in the key, a release or an edit never meets what another version has measured.
     """
-    folder = opened.source.directory
+    folder = loaded.source.directory
     carried = (file for pattern in CARRIED for file in folder.glob(pattern))
     return {
-        "model": opened.source.digest,
+        "model": loaded.source.digest,
         "processor": _digest(folder, carried),
-        "class": opened.class_name,
-        "dtype": str(opened.model.dtype),
-        "device": opened.model.device.type,
+        "class": loaded.class_name,
+        "dtype": str(loaded.model.dtype),
+        "device": loaded.model.device.type,
         "versions": versions(),
         "code": code_digest(PACKAGE),
     }

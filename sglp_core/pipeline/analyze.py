@@ -1,51 +1,29 @@
 """Measure a model and remove nothing."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
-from sglp_core.analysis.cache import find_or_measure
-from sglp_core.analysis.measure import measure
-from sglp_core.checkpoints.fetch import DEFAULT_CACHE, Fetched
-from sglp_core.data.calibration_data import prepare
-from sglp_core.options import Calibration, Memory, Method
-from sglp_core.pipeline.run import open_for_run
-from sglp_core.progress import Observer, Silent, phase, reporter
+from sglp_core.checkpoints.fetch import Fetched
+from sglp_core.options import Options
+from sglp_core.pipeline.run import measure_for_run, open_for_run
 from sglp_core.reporting.inputs import analysis_section, calibration_section, model_section
 from sglp_core.reporting.report import AnalyzeReport
 from sglp_core.reporting.write_report import write_report
+from sglp_core.run_context import RunContext
 
 
 def analyze(
-    model: str | Fetched,
-    output: Path,
-    *,
-    revision: str | None = None,
-    method: Method = Method(),
-    calibration: Calibration = Calibration(),
-    roots: Sequence[Path] | None = None,
-    local: Mapping[str, Path] = MappingProxyType({}),
-    cache: Path | None = None,
-    memory: Memory = "auto",
-    observer: Observer = Silent(),
+    model: str | Fetched, output: Path, options: Options = Options(), context: RunContext = RunContext()
 ) -> AnalyzeReport:
-    """Measure a model and remove nothing; writes matrix, table and report to `output` and returns the report.
-
-    `local` has the files of calibration and evaluation sources that the caller fetched, by what the source is called.
-    """
-    cache = (cache or DEFAULT_CACHE).expanduser()
-    opened = open_for_run(model, revision, calibration, roots, cache, memory, observer, output)
-    data = prepare(opened, calibration, None, roots, cache, reporter(observer, "calibrating"), local)
-    analysis, origin = find_or_measure(
-        opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
-    )
+    """Write similarity matrix, table of layers and report to `output`, a new directory, and return the report."""
+    loaded = open_for_run(model, output, options, context)
+    measured = measure_for_run(loaded, options, context, evaluates=False)
     report = AnalyzeReport(
-        model_section(opened),
-        method,
-        calibration_section(calibration, analysis),
-        analysis_section(analysis, origin),
+        model_section(loaded),
+        options.method,
+        calibration_section(options.calibration, measured.analysis),
+        analysis_section(measured.analysis, measured.origin),
     )
     output.mkdir(parents=True, exist_ok=True)
-    with phase(observer, "publishing"):
-        write_report(output, report, analysis)
+    with context.phase("publishing").single_step():
+        write_report(output, report, measured.analysis)
     return report

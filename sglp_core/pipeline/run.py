@@ -1,47 +1,74 @@
-"""What all pipelines begin with."""
+"""What all pipelines begin with: open the model, prepare its data, measure it."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 # Imported for what they add to `trace` and `evaluate`: how either is done on a streamed model.
 from sglp_core.analysis import streamed_tracing  # noqa: F401
+from sglp_core.analysis.cache import Origin, find_or_measure
+from sglp_core.analysis.measure import measure
+from sglp_core.analysis.result import Analysis
 from sglp_core.checkpoints.fetch import Fetched
+from sglp_core.data.calibration_data import CalibrationData, prepare
 from sglp_core.evaluation import streamed  # noqa: F401
-from sglp_core.loading.loaded_model import Opened, open_model
-from sglp_core.options import Calibration, Memory
-from sglp_core.progress import Observer, Progress
+from sglp_core.loading.loaded_model import LoadedModel, load_model
+from sglp_core.options import Options, QualityTarget, Target
+from sglp_core.planning import quality_budget
+from sglp_core.planning.choose import Choice, choose_plan
+from sglp_core.progress import Phase
 from sglp_core.reporting.write_report import require_new
+from sglp_core.run_context import RunContext
+from sglp_core.structure.layer_signature import require_layout
 from sglp_core.versions import versions
 
 
-def open_for_run(
-    model: str | Fetched,
-    revision: str | None,
-    calibration: Calibration,
-    roots: Sequence[Path] | None,
-    cache: Path,
-    memory: Memory,
-    observer: Observer,
-    output: Path,
-) -> Opened:
+@dataclass(frozen=True)
+class Measured:
+    """A model that was measured: the model, the data, the analysis and where that came from."""
+
+    loaded: LoadedModel
+    data: CalibrationData
+    analysis: Analysis
+    origin: Origin
+
+
+def open_for_run(model: str | Fetched, output: Path, options: Options, context: RunContext) -> LoadedModel:
+    """Load the model and report what it is; refuses an `output` that holds something."""
     require_new(output)
-    opened = open_model(
-        model,
-        revision,
-        calibration.sequence_length,
-        cache,
-        roots,
-        lambda phase: observer.progress(Progress(phase, 0, 1, "steps")),
-        memory,
-    )
-    observer.progress(Progress("opening", 1, 1, "steps"))
-    observer.resolved(
+    loaded = load_model(model, options, context)
+    context.reporter.resolved(
         {
-            "model_sha256": opened.source.digest,
-            "revision": opened.fetched.revision,
-            "format": opened.source.format,
-            "class": opened.class_name,
+            "model_sha256": loaded.source.digest,
+            "revision": loaded.fetched.revision,
+            "format": loaded.source.format,
+            "class": loaded.class_name,
             "versions": versions(),
         }
     )
-    return opened
+    return loaded
+
+
+def measure_for_run(loaded: LoadedModel, options: Options, context: RunContext, *, evaluates: bool = True) -> Measured:
+    """Prepare calibration data, and held-out data where the run `evaluates`; then measure, or find it measured."""
+    evaluation = options.evaluation if evaluates else None
+    data = prepare(loaded, options.calibration, evaluation, context)
+    analysis, origin = find_or_measure(
+        loaded, data, options.method, context.cache, lambda: measure(loaded, data, options, context.phase("measuring"))
+    )
+    return Measured(loaded, data, analysis, origin)
+
+
+def choose_for_run(
+    measured: Measured, target: Target | QualityTarget, options: Options, progress: Phase | None = None
+) -> tuple[Choice, quality_budget.Search | None]:
+    """The plan for a target, and for a quality target the search that found it. Raises `TargetUnreachable`."""
+    loaded, data, analysis = measured.loaded, measured.data, measured.analysis
+    search = None
+    if isinstance(target, QualityTarget):
+        search = quality_budget.search(loaded, analysis, target, options, data, progress)
+        # Without its repair, which saw only half of the calibration data: the plan is repaired again on all of it.
+        choice = Choice(search.found.plan, search.found.proposals)
+    else:
+        choice = choose_plan(loaded, analysis, target, options, data.calibration(loaded), progress)
+    require_layout(loaded.source.directory, loaded.stack, choice.plan.removed_layers)
+    return choice, search

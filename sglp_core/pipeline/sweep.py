@@ -1,72 +1,52 @@
 """Several ratios from one analysis."""
 
-from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 
-from sglp_core.analysis.cache import find_or_measure
-from sglp_core.analysis.measure import measure
-from sglp_core.checkpoints.fetch import DEFAULT_CACHE, Fetched
-from sglp_core.data.calibration_data import prepare
+from sglp_core.checkpoints.fetch import Fetched
 from sglp_core.errors import OutOfMemory
 from sglp_core.loading.streamed_model import StreamedModel
-from sglp_core.options import Calibration, Evaluation, Method, SweepTarget
-from sglp_core.pipeline.compress import _choose
-from sglp_core.pipeline.run import open_for_run
-from sglp_core.planning import sweep as sweeping
-from sglp_core.progress import Observer, Silent, counter, phase, reporter
+from sglp_core.options import Options, SweepTarget
+from sglp_core.pipeline.run import choose_for_run, measure_for_run, open_for_run
+from sglp_core.planning.sweep import judge, knee_of, plans_of
 from sglp_core.reporting.inputs import analysis_section, calibration_section, evaluation_section, model_section
 from sglp_core.reporting.report import SweepReport
 from sglp_core.reporting.sweep import sweep_section
 from sglp_core.reporting.sweep_figure import draw_sweep
 from sglp_core.reporting.write_report import write_report
+from sglp_core.run_context import RunContext
 
 
 def sweep(
     model: str | Fetched,
     target: SweepTarget,
     output: Path,
-    *,
-    revision: str | None = None,
-    method: Method = Method(),
-    calibration: Calibration = Calibration(),
-    evaluation: Evaluation = Evaluation(),
-    roots: Sequence[Path] | None = None,
-    local: Mapping[str, Path] = MappingProxyType({}),
-    cache: Path | None = None,
-    observer: Observer = Silent(),
+    options: Options = Options(),
+    context: RunContext = RunContext(),
 ) -> SweepReport:
-    """Plan, judge and time several ratios from one analysis; writes table and picture to `output`, and no model.
+    """Plan, judge and time several ratios; writes table and figure to `output`, and no model. Returns the report.
 
     Ratios that cannot be reached are named in the report. Raises `TargetUnreachable` where none can.
     """
-    cache = (cache or DEFAULT_CACHE).expanduser()
-    opened = open_for_run(model, revision, calibration, roots, cache, "auto", observer, output)
-    if isinstance(opened.model, StreamedModel):
+    loaded = open_for_run(model, output, options, context)
+    if isinstance(loaded.model, StreamedModel):
         raise OutOfMemory("the model does not fit in memory, and a sweep times it there; compress it at single ratios")
-    data = prepare(opened, calibration, evaluation, roots, cache, reporter(observer, "calibrating"), local)
-    analysis, origin = find_or_measure(
-        opened, data, method, cache, lambda: measure(opened, data, method, calibration, observer)
+    measured = measure_for_run(loaded, options, context)
+    plans, unreachable = plans_of(
+        target, lambda each: choose_for_run(measured, each, options)[0].plan, context.phase("planning")
     )
-    count = partial(counter, observer)
-    plans, unreachable = sweeping.plans_of(
-        target,
-        lambda each: _choose(opened, analysis, each, method, data, calibration.seed, lambda *_: None)[0].plan,
-        count,
-    )
-    points = sweeping.judge(opened, plans, data, method.repair, calibration.sequence_length, count)
+    data = measured.data
+    points = judge(loaded, plans, data, options, context)
 
     output.mkdir(parents=True, exist_ok=True)
-    draw_sweep(points, sweeping.knee_of(points), f"{opened.fetched.origin}: sweep", output / "sweep.png")
+    draw_sweep(points, knee_of(points), f"{loaded.fetched.origin}: sweep", output / "sweep.png")
     report = SweepReport(
-        model_section(opened),
-        method,
-        calibration_section(calibration, analysis),
-        analysis_section(analysis, origin),
+        model_section(loaded),
+        options.method,
+        calibration_section(options.calibration, measured.analysis),
+        analysis_section(measured.analysis, measured.origin),
         sweep_section(target, points, unreachable),
-        evaluation_section(evaluation, data),
+        evaluation_section(options.evaluation, data),
     )
-    with phase(observer, "publishing"):
-        write_report(output, report, analysis)
+    with context.phase("publishing").single_step():
+        write_report(output, report, measured.analysis)
     return report

@@ -1,18 +1,18 @@
 """From an analysis to the plan of a job, and to the controls it is compared with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sglp_core.analysis.result import Analysis
-from sglp_core.loading.loaded_model import Opened
-from sglp_core.options import PROPOSALS, Method, Target
+from sglp_core.loading.loaded_model import LoadedModel
+from sglp_core.options import PROPOSALS, Options, Target
 from sglp_core.planning.choose_after_repair import choose_repaired
 from sglp_core.planning.harm import Judge
 from sglp_core.planning.layer_kinds import plan_keeping_kinds
 from sglp_core.planning.plan import Plan, costs_of_layers, segment_ranks
 from sglp_core.planning.proposals import Proposal, propose, refined_proposal, select
+from sglp_core.progress import Phase, silent_phase
 from sglp_core.repair.repair import Repaired, estimates_batch_norms, folds
-from sglp_core.structure.layer_stack import layers_of
 from sglp_core.tasks import Batch, windows
 
 # In forward passes over the calibration data: one forward, and a backward that costs two.
@@ -33,44 +33,34 @@ class Choice:
 
 
 def choose_plan(
-    opened: Opened,
+    loaded: LoadedModel,
     analysis: Analysis,
     target: Target,
-    method: Method,
+    options: Options,
     batches: Sequence[Batch],
-    seed: int,
-    tell: Callable[[int, int, str], None],
+    progress: Phase | None = None,
 ) -> Choice:
-    """The plan by the wanted importance; where it will be repaired, the one that harms least after that.
+    """The plan by the importance that the method names; where it will be repaired, the one that harms least after that.
 
     Raises `TargetUnreachable`.
     """
-    protected = method.protected_in(len(analysis.stack))
+    method = options.method
+    request = PlanRequest(analysis, target, method.protected_in(len(analysis.stack)), options.calibration.seed)
     if method.importance != PROPOSALS:
-        return Choice(
-            _planned(analysis, target, method.importance, analysis.segmentation.segments, protected, seed), []
-        )
-    proposed = propose(analysis, target, protected)
-    judge = Judge(
-        opened.model,
-        layers_of(opened.model, opened.stack.path),
-        batches,
-        opened.task,
-        lambda spent: tell(spent, max(spent, budget), "trials"),
-        estimated=estimates_batch_norms(opened.model, method.repair),
-    )
+        return Choice(request.plan(method.importance, analysis.segmentation.segments), [])
+    progress = progress or silent_phase()
+    proposed = propose(analysis, target, request.protected)
+    judge = Judge(loaded, batches, progress, estimated=estimates_batch_norms(loaded, method.repair))
     largest = max(len(each.removed_layers) for each in proposed.values())
     budget = search_budget(len(analysis.stack), largest, judge.parts)
-    tell(0, budget, "trials")
+    progress.start(budget, "trials")
     proposals = select(judge, proposed)
-    refined = refined_proposal(judge, proposals[0], analysis, target, protected, budget)
+    refined = refined_proposal(judge, proposals[0], analysis, target, request.protected, budget)
     proposals = [refined, *proposals]
     # One sample cannot be both fitted and judged on.
-    if not folds(opened.model, opened.stack.path, method.repair) or windows(batches) < 2:
+    if not folds(loaded, method.repair) or windows(batches) < 2:
         return Choice(refined.plan, proposals)
-    proposals, repaired = choose_repaired(
-        opened, batches, method.repair, proposals, lambda done, count: tell(done, count, "repairs")
-    )
+    proposals, repaired = choose_repaired(loaded, batches, method.repair, proposals, progress)
     return Choice(proposals[0].plan, proposals, repaired)
 
 
@@ -82,24 +72,29 @@ def search_budget(layers: int, removed: int, parts: int) -> int:
     return max(0, min(TRIALS_A_LAYER * layers, int((greedy / 10 - ANALYSIS_PASSES) * parts)))
 
 
-def control_plans(analysis: Analysis, count: int, method: Method, seed: int) -> dict[str, Plan]:
+def control_plans(analysis: Analysis, count: int, options: Options) -> dict[str, Plan]:
     """The controls: as many layers, chosen without segments over whole stages."""
-    whole = analysis.stack.stages
-    protected = method.protected_in(len(analysis.stack))
     target = Target("layers", count / len(analysis.stack))
+    protected = options.method.protected_in(len(analysis.stack))
+    seed = options.calibration.seed
     return {
-        name: _planned(analysis, target, name, whole, set() if name == "last_layers" else protected, seed)
+        name: PlanRequest(analysis, target, set() if name == "last_layers" else protected, seed).plan(
+            name, analysis.stack.stages
+        )
         for name in CONTROLS
     }
 
 
-def _planned(
-    analysis: Analysis,
-    target: Target,
-    criterion: str,
-    segments: Sequence[tuple[int, int]],
-    protected: set[int],
-    seed: int,
-) -> Plan:
-    ranks = segment_ranks(analysis.scores(criterion, seed).tolist(), segments)
-    return plan_keeping_kinds(analysis.stack, target, costs_of_layers(ranks), segments, protected)
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a plan must reach, on which analysis, and which layers must stay."""
+
+    analysis: Analysis
+    target: Target
+    protected: set[int]
+    seed: int
+
+    def plan(self, criterion: str, segments: Sequence[tuple[int, int]]) -> Plan:
+        """The plan of one criterion inside these segments. Raises `TargetUnreachable`."""
+        ranks = segment_ranks(self.analysis.scores(criterion, self.seed).tolist(), segments)
+        return plan_keeping_kinds(self.analysis.stack, self.target, costs_of_layers(ranks), segments, self.protected)

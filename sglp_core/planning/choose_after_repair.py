@@ -10,19 +10,20 @@ tells them apart as well, and what is chosen is then repaired with all of it.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.loading.loaded_model import Opened
 from sglp_core.options import Repair
 from sglp_core.planning.harm import harm_of
 from sglp_core.planning.proposals import Proposal
+from sglp_core.progress import Phase, silent_phase
+from sglp_core.removal.variant import Variant
 from sglp_core.repair.cut import Judged
 from sglp_core.repair.repair import Repaired, folds, repair
 from sglp_core.repair.write_finder import Forms
-from sglp_core.structure.layer_stack import layers_of
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import runs_of
 from sglp_core.tasks import IGNORED, JUDGED_SHARE, Batch, split, together, windows
 
@@ -40,48 +41,44 @@ def finalists(proposals: Sequence[Proposal]) -> list[Proposal]:
 
 
 def choose_repaired(
-    opened: Opened,
+    model: LayeredModel,
     batches: Sequence[Batch],
     kind: Repair,
     proposals: Sequence[Proposal],
-    on_repair: Callable[[int, int], None],
+    progress: Phase | None = None,
 ) -> tuple[list[Proposal], Repaired]:
     """The proposals with the one that harms least after its repair first, and its repair, fitted on all batches.
 
     Those that were repaired say how they did, the mean over the quarters of the batches that were held out in turn.
     """
-    path = opened.stack.path
-    layers = layers_of(opened.model, path)
     candidates = {each.plan.removed_layers: each for each in finalists(proposals)}
     harms: dict[tuple[int, ...], list[float]] = {removed: [] for removed in candidates}
     order = list(candidates)
     few = _first(batches, MOST_PREDICTIONS)
     # Found once and not for each candidate.
-    forms = Forms(opened.model, path, few[0]) if isinstance(path, str) and folds(opened.model, path, kind) else None
+    forms = Forms(model, few[0]) if folds(model, kind) else None
     rounds = _rounds(len(candidates), windows(split(few)[1]))
     # Only the best repair of the first turn is held: each has copies of many weights.
     kept, kept_for, least = Repaired({}, (), 0, 0), order[0], math.inf
-    done = 0
-    on_repair(done, sum(rounds))
+    progress = progress or silent_phase()
+    progress.start(sum(rounds), "repairs")
     for turn, count in enumerate(rounds):
         turned = _turned(few, turn)
         _, judged = split(turned)
         for removed in order[:count]:
-            repaired = repair(opened.model, path, turned, opened.task, removed, kind, forms=forms)
+            repaired = repair(model, turned, removed, kind, forms=forms)
             found = repaired.judged
             if found is None:
-                changes = {"it": repaired.changes}
-                quality = evaluate(opened.model, layers, judged, opened.task, {"it": removed}, weights=changes)
-                found = Judged(quality["dense"], quality["it"])
+                quality = evaluate(model, judged, {"repaired": Variant(removed, repaired.changes)})
+                found = Judged(quality["dense"], quality["repaired"])
             harm = harm_of(found.dense, found.pruned)
             harms[removed].append(harm)
             if turn == 0 and harm <= least:
                 kept, kept_for, least = repaired, removed, harm
-            done += 1
-            on_repair(done, sum(rounds))
+            progress.advance()
         order.sort(key=lambda each: (-len(harms[each]), fmean(harms[each])))
     if kept_for != order[0] or windows(few) < windows(batches):
-        kept = repair(opened.model, path, batches, opened.task, order[0], kind, forms=forms)
+        kept = repair(model, batches, order[0], kind, forms=forms)
     asked = [
         replace(candidates[each], repaired_harm=fmean(harms[each]), repaired_trials=len(harms[each])) for each in order
     ]

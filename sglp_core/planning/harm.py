@@ -10,15 +10,14 @@ is not what harms least after it (docs/use/images.md).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import count
-from typing import Any
-
-from torch import nn
 
 from sglp_core.evaluation.quality import Quality, evaluate
-from sglp_core.removal.weight_changes import Changes
+from sglp_core.progress import Phase, silent_phase
+from sglp_core.removal.variant import Variant
 from sglp_core.repair.batch_norm import estimate_statistics
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import CLASSIFICATIONS, Batch, Task, together
 
 Removed = tuple[int, ...]
@@ -27,7 +26,7 @@ WINDOWS_AT_ONCE = 1
 # A window has hundreds of predictions, an image or a text with a class has one.
 SAMPLES_AT_ONCE = 64
 FINAL_PARTS = 6
-ANEW = ", batch norms anew"
+RE_ESTIMATED = ", batch norms re-estimated"
 
 
 class Judge:
@@ -39,17 +38,15 @@ class Judge:
 
     def __init__(
         self,
-        model: Any,
-        layers: nn.ModuleList,
+        model: LayeredModel,
         batches: Sequence[Batch],
-        task: Task,
-        on_trial: Callable[[int], None] = lambda _spent: None,
+        progress: Phase | None = None,
         *,
         estimated: bool = False,
     ) -> None:
         self._estimated = estimated
-        self._model, self._layers, self._task, self._on_trial = model, layers, task, on_trial
-        self._parts = _parts_of(batches, task)
+        self._model, self._progress = model, progress or silent_phase()
+        self._parts = _parts_of(batches, model.task)
         self._next = count()
         self.parts = len(self._parts)
         self.spent = 0
@@ -61,27 +58,22 @@ class Judge:
         found = dict.fromkeys(sets, 0.0)
         for _ in range(parts):
             part = self._parts[next(self._next) % len(self._parts)]
-            variants = {str(number): removed for number, removed in enumerate(sets)}
-            anew = self._anew(variants, part)
-            variants |= {name: variants[name.removesuffix(ANEW)] for name in anew}
-            quality = evaluate(self._model, self._layers, [part], self._task, variants, weights=anew)
+            variants = {str(number): Variant(removed) for number, removed in enumerate(sets)}
+            if self._estimated:
+                variants |= {
+                    f"{number}{RE_ESTIMATED}": Variant(removed, estimate_statistics(self._model, removed, [part]))
+                    for number, removed in enumerate(sets)
+                }
+            quality = evaluate(self._model, [part], variants)
             for number, removed in enumerate(sets):
-                names = variants.keys() & {str(number), f"{number}{ANEW}"}
+                names = variants.keys() & {str(number), f"{number}{RE_ESTIMATED}"}
                 harm = min(harm_of(quality["dense"], quality[name]) for name in names)
                 found[removed] += harm / parts
                 self.sums[removed] = self.sums.get(removed, 0.0) + harm
                 self.trials[removed] = self.trials.get(removed, 0) + 1
             self.spent += len(sets)
-            self._on_trial(self.spent)
+            self._progress.advance(len(sets))
         return found
-
-    def _anew(self, variants: dict[str, Removed], part: Batch) -> dict[str, Changes]:
-        if not self._estimated:
-            return {}
-        return {
-            f"{name}{ANEW}": estimate_statistics(self._model, self._layers, removed, [part])
-            for name, removed in variants.items()
-        }
 
     def mean(self, removed: Removed) -> float:
         """Mean harm over every part a set was tried on."""

@@ -5,21 +5,23 @@ flatter itself; what the held-out data says of the plan that is found is reporte
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 from sglp_core.analysis.result import Analysis
-from sglp_core.data.calibration_data import Data
+from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.errors import BadCalibration, TargetUnreachable
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.loading.loaded_model import Opened
-from sglp_core.options import Method, QualityTarget, Target
-from sglp_core.planning.choose import choose_plan
+from sglp_core.loading.loaded_model import LoadedModel
+from sglp_core.options import Options, QualityTarget, Repair, Target
+from sglp_core.planning.choose import Choice, choose_plan
 from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import Proposal
+from sglp_core.progress import Phase, silent_phase
+from sglp_core.removal.variant import Variant
 from sglp_core.repair.repair import repair
-from sglp_core.structure.layer_stack import layers_of
+from sglp_core.tasks import Batch
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,12 @@ class Search:
 
 
 def search(
-    opened: Opened,
+    loaded: LoadedModel,
     analysis: Analysis,
     target: QualityTarget,
-    method: Method,
-    data: Data,
-    seed: int,
-    tell: Callable[[int, int, str], None],
+    options: Options,
+    data: CalibrationData,
+    progress: Phase | None = None,
 ) -> Search:
     """Find the largest removal within the budget, each plan judged with the method's repair.
 
@@ -60,47 +61,47 @@ def search(
     count = len(analysis.stack)
     half = len(data.measured) // 2
     first, second = data.measured.split(len(data.measured) - half)
-    chosen_on = replace(data, measured=first).calibration(opened)
-    judged_on = replace(data, measured=second).calibration(opened) if half else chosen_on
-    layers = layers_of(opened.model, opened.stack.path)
-    expected = math.ceil(math.log2(count)) + 1
+    chosen_on = replace(data, measured=first).calibration(loaded)
+    judged_on = replace(data, measured=second).calibration(loaded) if half else chosen_on
+    progress = progress or silent_phase()
     tried: dict[int, Trial] = {}
 
     @cache
     def within(removed: int) -> bool:
         try:
-            chosen = choose_plan(
-                opened, analysis, Target("layers", removed / count), method, chosen_on, seed, lambda *_: None
-            )
+            chosen = choose_plan(loaded, analysis, Target("layers", removed / count), options, chosen_on)
         except TargetUnreachable:
             return False
-        removal = chosen.plan.removed_layers
-        repaired = chosen.repaired or repair(
-            opened.model, opened.stack.path, chosen_on, opened.task, removal, method.repair
-        )
-        quality = evaluate(
-            opened.model,
-            layers,
-            judged_on,
-            opened.task,
-            {"pruned": removal},
-            weights={"pruned": repaired.changes},
-        )
-        dense, pruned = (getattr(quality[name], target.metric) for name in ("dense", "pruned"))
-        if target.metric == "accuracy" and not dense:
-            raise BadCalibration(
-                "the model itself gets nothing right on this data, so every plan would be within the budget; give data "
-                "that it was made for, or another metric"
-            )
-        tried[removed] = Trial(chosen.plan, chosen.proposals, dense, pruned, target.drop(dense, pruned))
-        tell(len(tried), max(expected, len(tried)), "plans")
+        tried[removed] = _judged(loaded, chosen, target, options.method.repair, (chosen_on, judged_on))
+        progress.advance()
         return tried[removed].drop <= target.max_drop
 
-    tell(0, expected, "plans")
-    found = largest_within(count - 1, within)
-    if found == 0:
+    progress.start(math.ceil(math.log2(count)) + 1, "plans")
+    most = largest_within(count - 1, within)
+    if most == 0:
         raise TargetUnreachable(_out_of_reach(target, list(tried.values())))
-    return Search(target, tried[found], tuple(tried[n] for n in sorted(tried)), half or len(data.measured))
+    return Search(target, tried[most], tuple(tried[n] for n in sorted(tried)), half or len(data.measured))
+
+
+def _judged(
+    loaded: LoadedModel,
+    chosen: Choice,
+    target: QualityTarget,
+    kind: Repair,
+    batches: tuple[Sequence[Batch], Sequence[Batch]],
+) -> Trial:
+    """The plan that was chosen and is repaired on the first of the batches, judged on the second."""
+    chosen_on, judged_on = batches
+    removed = chosen.plan.removed_layers
+    repaired = chosen.repaired or repair(loaded, chosen_on, removed, kind)
+    quality = evaluate(loaded, judged_on, {"pruned": Variant(removed, repaired.changes)})
+    dense, pruned = (getattr(quality[name], target.metric) for name in ("dense", "pruned"))
+    if target.metric == "accuracy" and not dense:
+        raise BadCalibration(
+            "the model itself gets nothing right on this data, so every plan would be within the budget; give data "
+            "that it was made for, or another metric"
+        )
+    return Trial(chosen.plan, chosen.proposals, dense, pruned, target.drop(dense, pruned))
 
 
 def largest_within(most: int, within: Callable[[int], bool]) -> int:

@@ -10,20 +10,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sglp_core.data.calibration_data import Data
+from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.errors import TargetUnreachable
 from sglp_core.evaluation.latency import Latency, measure_latency
 from sglp_core.evaluation.quality import Quality, evaluate
 from sglp_core.knee import knee
-from sglp_core.loading.loaded_model import Opened
+from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.loading.processor import image_shape
-from sglp_core.options import Repair, SweepTarget, Target
+from sglp_core.options import Options, SweepTarget, Target
 from sglp_core.planning.plan import Plan
+from sglp_core.progress import Phase
 from sglp_core.removal.remove_layers import remove_layers
+from sglp_core.removal.variant import Variant
 from sglp_core.repair.repair import repair
-from sglp_core.structure.layer_stack import LayerStack, StackPath, example_inputs, layers_of
-
-Count = Callable[[str, int, str], Callable[[], None]]
+from sglp_core.run_context import RunContext
+from sglp_core.structure.layer_stack import LayerStack, example_inputs
+from sglp_core.structure.layered_model import LayeredModel
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Point:
 
 
 def plans_of(
-    target: SweepTarget, choose: Callable[[Target], Plan], count: Count
+    target: SweepTarget, choose: Callable[[Target], Plan], progress: Phase
 ) -> tuple[dict[float, Plan], dict[float, str]]:
     """A plan for every ratio that can be reached, and the reason for every other.
 
@@ -53,56 +55,50 @@ def plans_of(
     """
     plans: dict[float, Plan] = {}
     unreachable: dict[float, str] = {}
-    on_plan = count("planning", len(target.ratios), "plans")
+    progress.start(len(target.ratios), "plans")
     for each in target.targets():
         try:
             plans[each.ratio] = choose(each)
         except TargetUnreachable as error:
             unreachable[each.ratio] = str(error)
-        on_plan()
+        progress.advance()
     if not plans:
         raise TargetUnreachable(unreachable[min(unreachable)])
     return plans, unreachable
 
 
 def judge(
-    opened: Opened, plans: Mapping[float, Plan], data: Data, kind: Repair, sequence_length: int, count: Count
+    loaded: LoadedModel, plans: Mapping[float, Plan], data: CalibrationData, options: Options, context: RunContext
 ) -> list[Point]:
-    """The dense model and every plan, with the wanted repair, on the held-out data and on the clock."""
-    path, decodes = opened.stack.path, opened.task == "causal_lm"
+    """The dense model and every plan, repaired as the method says, on the held-out data and on the clock."""
     named = {str(ratio): plan for ratio, plan in plans.items()}
-    changes = {}
-    on_plan = count("repairing", len(named), "plans")
+    variants = {}
+    repairing = context.phase("repairing")
+    repairing.start(len(named), "plans")
     for name, plan in named.items():
-        batches = data.calibration(opened)
-        changes[name] = repair(opened.model, path, batches, opened.task, plan.removed_layers, kind).changes
-        on_plan()
-    batches = data.evaluation(opened)
-    quality = evaluate(
-        opened.model,
-        layers_of(opened.model, path),
-        batches,
-        opened.task,
-        {name: plan.removed_layers for name, plan in named.items()},
-        count("evaluating", len(batches), "batches"),
-        weights=changes,
-    )
-    shape = image_shape(opened.processor) if opened.task == "image_classification" else None
-    inputs = example_inputs(opened.model, sequence_length, shape)
-    on_latency = count("evaluating", len(named) + 1, "latencies")
+        repaired = repair(loaded, data.calibration(loaded), plan.removed_layers, options.method.repair)
+        variants[name] = Variant(plan.removed_layers, repaired.changes)
+        repairing.advance()
+    evaluating = context.phase("evaluating")
+    quality = evaluate(loaded, data.evaluation(loaded), variants, evaluating)
+    shape = image_shape(loaded.processor) if loaded.task == "image_classification" else None
+    inputs = example_inputs(loaded.model, options.calibration.sequence_length, shape)
+    evaluating.start(len(named) + 1, "latencies")
     points = []
     for name, each in [("dense", None), *named.items()]:
-        cut = cut_copy(opened.model, path, each.removed_layers if each else ())
-        points.append(_point(opened.stack, cut, each, quality[name], measure_latency(cut, inputs, decodes)))
-        on_latency()
+        cut = cut_copy(loaded, each.removed_layers if each else ())
+        latency = measure_latency(cut, inputs, loaded.task == "causal_lm")
+        points.append(_point(loaded.stack, cut, each, quality[name], latency))
+        evaluating.advance()
     return points
 
 
-def cut_copy(model: Any, path: StackPath, removed: Sequence[int]) -> Any:
-    """The model with layers really removed, in new modules around the same tensors; `model` stays as it is."""
+def cut_copy(layered: LayeredModel, removed: Sequence[int]) -> Any:
+    """The model with layers really removed, in new modules around the same tensors; the model stays as it is."""
+    model = layered.model
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     result = copy.deepcopy(model, shared)
-    remove_layers(result, path, removed)
+    remove_layers(result, layered.path, removed)
     return result
 
 

@@ -14,9 +14,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.removal.bypass import bypassed
+from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import Changes
 from sglp_core.repair.result import Attempt
-from sglp_core.tasks import Batch, Task, evenly, logits_of
+from sglp_core.structure.layered_model import LayeredModel
+from sglp_core.tasks import Batch, evenly, logits_of
 
 STATISTICS = ("running_mean", "running_var")
 
@@ -26,17 +28,11 @@ def has_batch_norms(model: nn.Module) -> bool:
 
 
 def repair_batch_norms(
-    model: Any,
-    layers: nn.ModuleList,
-    removed: Sequence[int],
-    fitted: Sequence[Batch],
-    judged: Sequence[Batch],
-    task: Task,
+    model: LayeredModel, removed: Sequence[int], fitted: Sequence[Batch], judged: Sequence[Batch]
 ) -> tuple[Changes, Attempt]:
     """The new statistics, and how they do on the judged batches; accepted if there both loss and divergence fall."""
-    changes = estimate_statistics(model, layers, removed, fitted)
-    variants = {"before": removed, "after": removed}
-    quality = evaluate(model, layers, judged, task, variants, weights={"after": changes})
+    changes = estimate_statistics(model, removed, fitted)
+    quality = evaluate(model, judged, {"before": Variant(removed), "after": Variant(removed, changes)})
     before, after = quality["before"], quality["after"]
     better = after.kl < before.kl and after.perplexity < before.perplexity
     return changes, Attempt(
@@ -52,13 +48,14 @@ def repair_batch_norms(
 
 
 @torch.no_grad()
-def estimate_statistics(model: Any, layers: nn.ModuleList, removed: Sequence[int], batches: Sequence[Batch]) -> Changes:
+def estimate_statistics(layered: LayeredModel, removed: Sequence[int], batches: Sequence[Batch]) -> Changes:
     """Mean and variance of every batch norm that stays, averaged over the batches, by the names of their buffers.
 
     The model itself is left as it was. One image gives nothing: where it is one pixel, it has no variance.
     """
     if sum(len(batch.labels) for batch in batches) < 2:
         return {}
+    model, layers = layered.model, layered.layers
     gone = {id(module) for index in removed for module in layers[index].modules()}
     kept = {name: module for name, module in _batch_norms(model).items() if id(module) not in gone}
     with _estimating(kept.values()), bypassed(layers, removed):

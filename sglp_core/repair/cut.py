@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sglp_core.evaluation.logits import TOLERANCES, difference, probe_logits
 from sglp_core.evaluation.quality import Quality, evaluate
 from sglp_core.removal.bypass import bypassed
+from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import Changes, swapped
 from sglp_core.repair.compensate import Growth, fold_growth, scaled
 from sglp_core.repair.fold import fold, fold_change, has_shift
@@ -20,7 +21,7 @@ from sglp_core.repair.residual_stream import cut_streams
 from sglp_core.repair.residual_writes import NoForm, Writes
 from sglp_core.repair.result import Attempt, Built
 from sglp_core.repair.write_finder import Forms
-from sglp_core.tasks import Batch, Task
+from sglp_core.tasks import Batch
 
 # How far the epsilon of the norms may part a folded factor from the same factor at the cut, relative, in logits.
 FOLD_TOLERANCE = 1e-2
@@ -76,7 +77,7 @@ class Cut:
         return built, refused
 
     def judge(
-        self, built: dict[str, Built], batches: Sequence[Batch], task: Task, so_far: Judged | None
+        self, built: dict[str, Built], batches: Sequence[Batch], so_far: Judged | None
     ) -> tuple[list[Attempt], Judged | None]:
         """Accept the repair with the least KL, if it makes KL less and loss no more than it is without it.
 
@@ -85,12 +86,10 @@ class Cut:
         """
         if not built:
             return [], so_far
-        forms = self.forms
-        weights: dict[str, Changes] = {kind: {**self.changes, **each.changes} for kind, each in built.items()}
+        variants = {kind: Variant(self.removed, {**self.changes, **each.changes}) for kind, each in built.items()}
         if so_far is None:
-            weights["before"] = self.changes
-        variants = dict.fromkeys(weights, self.removed)
-        quality = evaluate(forms.model, forms.layers, batches, task, variants, weights=weights)
+            variants["before"] = Variant(self.removed, self.changes)
+        quality = evaluate(self.forms.layered, batches, variants)
         before = so_far.pruned if so_far else quality["before"]
         most = max(_loss(before), _loss(quality["dense"]))
         better = [kind for kind in built if quality[kind].kl < before.kl and _loss(quality[kind]) <= most]
@@ -143,7 +142,7 @@ class Cut:
     def _measure(self, batch: Batch, before: "Writes | NoForm", fits: "Fits", *, held_out: bool) -> None:
         forms = self.forms
         write = before.modules[0] if isinstance(before, Writes) else None
-        streams = cut_streams(forms.model, forms.layers, batch, self.removed, self.run, self.changes, write)
+        streams = cut_streams(forms.layered, batch, Variant(self.removed, self.changes), self.run, write)
         wanted = streams.wanted.double() / self.grown
         if not held_out:
             # The first position's massive activation says nothing of the others, and it is one factor for all.
@@ -155,9 +154,8 @@ class Cut:
         if isinstance(fits.refit, Refit):
             fits.refit.add(streams.entered, streams.given, wanted, held_out=held_out)
         elif isinstance(fits.refit, RefitThroughNorm):
-            inner = cut_streams(
-                forms.model, forms.layers, batch, self.removed, self.run, self.changes, fits.refit.inner
-            )
+            variant = Variant(self.removed, self.changes)
+            inner = cut_streams(forms.layered, batch, variant, self.run, fits.refit.inner)
             assert inner.entered is not None
             fits.refit.add(inner.entered, streams.entered, streams.written, streams.given, wanted, held_out=held_out)
 

@@ -1,6 +1,5 @@
 """The residual stream at a cut: what the dense model hands on there, and what the pruned model has instead."""
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from sglp_core.removal.bypass import Skipper
-from sglp_core.removal.weight_changes import Changes, swapped
+from sglp_core.removal.variant import Variant
+from sglp_core.removal.weight_changes import swapped
 from sglp_core.repair.residual_writes import Call, NoForm, Write
 from sglp_core.structure.layer_stack import layer_input, layer_output
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch, logits_of
 
 
@@ -37,18 +38,13 @@ class CutStreams:
 
 @torch.no_grad()
 def cut_streams(
-    model: Any,
-    layers: nn.ModuleList,
-    batch: Batch,
-    removed: Sequence[int],
-    run: tuple[int, int],
-    changes: Changes,
-    write: Write | None,
+    layered: LayeredModel, batch: Batch, variant: Variant, run: tuple[int, int], write: Write | None
 ) -> CutStreams:
-    """Run the dense model up to the end of a removed run, and the pruned and changed one up to its start."""
+    """Run the dense model up to the end of a removed run, and the variant up to its start."""
+    model, layers, changes = layered.model, layered.layers, variant.changes
     moved = batch.to(model.device)
     kept: dict[str, Tensor] = {}
-    before = [i for i in removed if i < run[0]]
+    before = [i for i in variant.removed if i < run[0]]
     # Up to the first cut the pruned model is the dense one.
     same = not before and not changes
 
@@ -92,16 +88,16 @@ def cut_streams(
 
 
 @torch.no_grad()
-def calls_of(model: Any, layers: nn.ModuleList, batch: Batch) -> list[Call]:
+def calls_of(layered: LayeredModel, batch: Batch) -> list[Call]:
     """What every layer is called with on this batch."""
     calls: list[Call] = []
     with ExitStack() as stack:
-        for layer in layers:
+        for layer in layered.layers:
             handle = layer.register_forward_pre_hook(
                 lambda _m, args, kwargs: calls.append(Call(args, kwargs)), with_kwargs=True
             )
             stack.callback(handle.remove)
-        logits_of(model, batch.to(model.device))
+        logits_of(layered.model, batch.to(layered.model.device))
     return calls
 
 

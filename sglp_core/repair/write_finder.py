@@ -1,25 +1,24 @@
 """The form in which a repair can go into each layer of a stack: its writes, looked for when first asked for."""
 
 from dataclasses import replace
-from typing import Any
 
 from sglp_core.repair.residual_stream import calls_of
 from sglp_core.repair.residual_writes import Write, Writes, find_inside, find_writes
-from sglp_core.structure.layer_stack import layers_of
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch
 
 PROBE_ROWS, PROBE_TOKENS = 2, 16
 
 
 class Forms:
-    """The writes of the layers of the stack at `path`, found on a probe of a few positions of a batch."""
+    """The writes of the layers of a model with one stack, found on a probe of a few positions of a batch."""
 
-    def __init__(self, model: Any, path: str, batch: Batch) -> None:
-        self.model, self.path, self.layers = model, path, layers_of(model, path)
+    def __init__(self, model: LayeredModel, batch: Batch) -> None:
+        self.layered, self.model, self.path, self.layers = model, model.model, model.path, model.layers
         probe = batch.rows(0, PROBE_ROWS)
         short = {n: t[:, :PROBE_TOKENS] if t.ndim == 2 else t for n, t in probe.inputs.items()}
         self.probe = replace(probe, inputs=short)
-        self._calls = calls_of(model, self.layers, self.probe)
+        self._calls = calls_of(model, self.probe)
         self._found: dict[int, Writes] = {}
 
     def writes(self, index: int) -> Writes:

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from sglp_core.analysis.cache import Origin
 from sglp_core.analysis.result import Analysis
-from sglp_core.data.calibration_data import Data
-from sglp_core.loading.loaded_model import Opened
+from sglp_core.data.calibration_data import CalibrationData
+from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Calibration, Evaluation
 
 
@@ -85,10 +85,10 @@ class AnalysisSection:
     """Tokens a sample."""
 
 
-def model_section(opened: Opened) -> ModelSection:
-    fetched, source = opened.fetched, opened.source
+def model_section(loaded: LoadedModel) -> ModelSection:
+    fetched, source = loaded.fetched, loaded.source
     return ModelSection(
-        fetched.origin, fetched.revision, source.digest, source.format, opened.class_name, source.licence
+        fetched.origin, fetched.revision, source.digest, source.format, loaded.class_name, source.licence
     )
 
 
@@ -96,7 +96,7 @@ def calibration_section(calibration: Calibration, analysis: Analysis) -> Calibra
     return CalibrationSection(**vars(calibration), digest=analysis.calibration_digest)
 
 
-def evaluation_section(evaluation: Evaluation, data: Data) -> EvaluationSection:
+def evaluation_section(evaluation: Evaluation, data: CalibrationData) -> EvaluationSection:
     return EvaluationSection(**vars(evaluation), description=data.description, digest=data.evaluation_digest)
 
 

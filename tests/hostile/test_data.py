@@ -13,7 +13,9 @@ from sglp_core.data.images import read_images
 from sglp_core.data.text_files import draw_texts
 from sglp_core.data.token_windows import text_windows
 from sglp_core.errors import BadCalibration
-from sglp_core.loading.loaded_model import Opened, open_model
+from sglp_core.loading.loaded_model import LoadedModel, load_model
+from sglp_core.options import Calibration, Options
+from sglp_core.run_context import RunContext
 from tests.hostile.bounded import bounded
 from tests.hostile.data_files import IMAGES, TEXTS, write_lines
 from tests.sglp_core.data.tiny_images import write_tiny_vit
@@ -23,19 +25,23 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 
 
 @pytest.fixture(scope="module")
-def language(tmp_path_factory: pytest.TempPathFactory) -> Opened:
+def language(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     model = write_tiny_model(tmp_path_factory.mktemp("language") / "model")
-    return open_model(str(model), None, 16, model / "cache", None, lambda _phase: None)
+    return load_model(
+        str(model), Options(calibration=Calibration(sequence_length=16)), RunContext(cache=model / "cache")
+    )
 
 
 @pytest.fixture(scope="module")
-def vision(tmp_path_factory: pytest.TempPathFactory) -> Opened:
+def vision(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     model = write_tiny_vit(tmp_path_factory.mktemp("vision"))
-    return open_model(str(model), None, 16, model / "cache", None, lambda _phase: None)
+    return load_model(
+        str(model), Options(calibration=Calibration(sequence_length=16)), RunContext(cache=model / "cache")
+    )
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_text_is_refused(name: str, language: Opened, tmp_path: Path) -> None:
+def test_a_text_is_refused(name: str, language: LoadedModel, tmp_path: Path) -> None:
     write, word = TEXTS[name]
     source = write(tmp_path)
     before = sorted(tmp_path.rglob("*"))
@@ -45,7 +51,7 @@ def test_a_text_is_refused(name: str, language: Opened, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_images_are_refused(name: str, vision: Opened, tmp_path: Path) -> None:
+def test_images_are_refused(name: str, vision: LoadedModel, tmp_path: Path) -> None:
     write, word = IMAGES[name]
     source = write(tmp_path)
     before = sorted(tmp_path.rglob("*"))
@@ -67,7 +73,7 @@ CHANGES = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_si
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from(FORMATS), changes=CHANGES, cut=st.integers(0, 60))
 def test_an_image_with_some_bytes_changed_is_read_or_refused(
-    kind: str, changes: list[tuple[int, int]], cut: int, vision: Opened, tmp_path: Path
+    kind: str, changes: list[tuple[int, int]], cut: int, vision: LoadedModel, tmp_path: Path
 ) -> None:
     content = bytearray(SOUND[kind])
     for place, byte in changes:

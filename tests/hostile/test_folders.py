@@ -6,9 +6,10 @@ import pytest
 
 from sglp_core.errors import SGLPError
 from sglp_core.estimation.estimate import estimate
-from sglp_core.loading.loaded_model import open_model
+from sglp_core.loading.loaded_model import load_model
 from sglp_core.loading.streamed_model import StreamedModel
-from sglp_core.options import Memory
+from sglp_core.options import Calibration, Memory, Options
+from sglp_core.run_context import RunContext
 from tests.hostile.bounded import bounded
 from tests.hostile.folders import FOLDERS, NOT_ESTIMATED, OF_WEIGHTS, make
 from tests.worker.tiny_model import write_tiny_model
@@ -40,7 +41,11 @@ def test_it_ends_in_its_code_and_nothing_is_left_behind(name: str, memory: Memor
 
 
 def _open_and_read(model: Path, cache: Path, memory: Memory) -> None:
-    opened = open_model(str(model), None, 16, cache, [model.parent], lambda _phase: None, memory)
+    opened = load_model(
+        str(model),
+        Options(calibration=Calibration(sequence_length=16)),
+        RunContext(cache=cache, roots=[model.parent], memory=memory),
+    )
     if isinstance(opened.model, StreamedModel):
         with opened.model.outside():
             pass
@@ -55,7 +60,7 @@ def test_an_estimate_refuses_it_as_well(name: str, good: Path, tmp_path: Path) -
     root.mkdir()
     model = make(name, good, root / "model")
     with bounded(), pytest.raises(SGLPError) as refused:
-        estimate(str(model), tmp_path / "output", roots=[root], cache=cache)
+        estimate(str(model), tmp_path / "output", context=RunContext(roots=[root], cache=cache))
     assert refused.value.code == FOLDERS[name][1]
     assert not cache.exists()
     assert not (tmp_path / "output").exists()
@@ -64,4 +69,4 @@ def test_an_estimate_refuses_it_as_well(name: str, good: Path, tmp_path: Path) -
 def test_the_sound_folder_is_not_refused(good: Path, tmp_path: Path) -> None:
     for memory in MEMORY:
         _open_and_read(good, tmp_path / "cache", memory)
-    estimate(str(good), tmp_path / "output", cache=tmp_path / "cache")
+    estimate(str(good), tmp_path / "output", context=RunContext(cache=tmp_path / "cache"))

@@ -7,7 +7,9 @@ from safetensors import SafetensorError, safe_open
 
 from sglp_core.errors import UnsafeFormat
 from sglp_core.estimation.model_outline import read_outline
-from sglp_core.loading.loaded_model import open_model
+from sglp_core.loading.loaded_model import load_model
+from sglp_core.options import Calibration, Options
+from sglp_core.run_context import RunContext
 from tests.hostile.bounded import bounded
 from tests.hostile.safetensors_files import SAFETENSORS, parts
 from tests.worker.tiny_model import write_tiny_model
@@ -30,7 +32,11 @@ def test_it_is_refused_and_nothing_is_left_behind(name: str, model: Path, sound:
     before, cache = sorted(model.rglob("*")), tmp_path / "cache"
     with bounded():
         with pytest.raises(UnsafeFormat):
-            open_model(str(model), None, 16, cache, [model.parent], lambda _phase: None)
+            load_model(
+                str(model),
+                Options(calibration=Calibration(sequence_length=16)),
+                RunContext(cache=cache, roots=[model.parent]),
+            )
         with pytest.raises(UnsafeFormat):
             read_outline(str(model), None, 16, cache, [model.parent])
     assert (sorted(model.rglob("*")), list(tmp_path.rglob("*"))) == (before, [])
@@ -38,7 +44,11 @@ def test_it_is_refused_and_nothing_is_left_behind(name: str, model: Path, sound:
 
 def test_the_sound_file_is_not_refused(model: Path, sound: bytes, tmp_path: Path) -> None:
     (model / "model.safetensors").write_bytes(sound)
-    open_model(str(model), None, 16, tmp_path, [model.parent], lambda _phase: None)
+    load_model(
+        str(model),
+        Options(calibration=Calibration(sequence_length=16)),
+        RunContext(cache=tmp_path, roots=[model.parent]),
+    )
 
 
 @pytest.mark.parametrize("name", SAFETENSORS)

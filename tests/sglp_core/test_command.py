@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from sglp_core import SweepTarget, Target, compress, sweep
 from sglp_core.__main__ import app
-from sglp_core.progress import Silent
+from sglp_core.progress import SilentReporter
+from sglp_core.run_context import RunContext
 from tests.worker.tiny_model import LAYERS, write_text, write_tiny_model
 
 SGLP_COMMAND = Path(sys.executable).with_name("sglp")
@@ -70,14 +71,14 @@ def test_one_sample_is_measured_and_nothing_repaired(made: Path, monkeypatch: py
 def test_a_folder_that_is_not_empty_is_refused_before_the_work(made: Path) -> None:
     told: list[str] = []
 
-    class Observer(Silent):
+    class Reporter(SilentReporter):
         def resolved(self, _facts: dict[str, Any]) -> None:
             told.append("opened")
 
     for work in (compress, sweep):
         target = Target("layers", 0.3) if work is compress else SweepTarget("layers", (0.3,))
         with pytest.raises(FileExistsError, match="name a new directory"):
-            work(str(made / "model"), target, made / "model", observer=Observer())
+            work(str(made / "model"), target, made / "model", context=RunContext(reporter=Reporter()))
     assert told == []
 
 

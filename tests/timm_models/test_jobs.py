@@ -10,9 +10,11 @@ from PIL import Image
 
 from sglp_core import Calibration, Evaluation, Method, Target, compress, estimate
 from sglp_core.errors import SGLPError
-from sglp_core.loading.loaded_model import open_model
+from sglp_core.loading.loaded_model import load_model
+from sglp_core.options import Options
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.reporting.report import CompressReport
+from sglp_core.run_context import RunContext
 from tests.sglp_core.data.tiny_images import CLASSES, write_images
 from tests.timm_models.tiny_timm import CONVNEXT, RESNET, SIZE, VIT, read_tiny_timm, timm, write_tiny_timm
 
@@ -27,10 +29,12 @@ def compressed(model: Path, images: Path, output: Path, **settings: Any) -> Comp
         str(model),
         Target("layers", 0.34),
         output,
-        calibration=Calibration(str(images), samples=12, batch_size=6),
-        evaluation=Evaluation(samples=8),
-        cache=output / "cache",
-        **settings,
+        options=Options(
+            calibration=Calibration(str(images), samples=12, batch_size=6),
+            evaluation=Evaluation(samples=8),
+            **settings,
+        ),
+        context=RunContext(cache=output / "cache"),
     )
 
 
@@ -89,7 +93,9 @@ def test_an_estimate_needs_no_weights(architecture: str, arguments: dict[str, An
         # Everything after the header is now a hole.
         file.truncate(header)
         file.truncate(whole)
-    found = estimate(str(dense), tmp_path / "out", target=Target("layers", 0.34), cache=tmp_path).estimate
+    found = estimate(
+        str(dense), tmp_path / "out", target=Target("layers", 0.34), context=RunContext(cache=tmp_path)
+    ).estimate
     assert found.parameters == values
     assert found.target.reachable
     assert found.peak_memory_bytes > found.weight_bytes
@@ -117,7 +123,7 @@ def test_what_cannot_be_cut_or_must_not_be_built_is_refused(
     dense = write_tiny_timm(tmp_path / "model", "convnext_atto", CONVNEXT)
     config = json.loads((dense / "config.json").read_text())
     (dense / "config.json").write_text(json.dumps({**config, "model_args": {}, **changes}))
-    for action in (opened, lambda path, cache: estimate(str(path), cache / "out", cache=cache)):
+    for action in (opened, lambda path, cache: estimate(str(path), cache / "out", context=RunContext(cache=cache))):
         with pytest.raises(SGLPError, match=message) as refused:
             action(dense, tmp_path)
         assert refused.value.code == code
@@ -132,4 +138,5 @@ def test_no_timm_model_is_streamed(architecture: str, arguments: dict[str, Any],
 
 
 def opened(directory: Path, cache: Path, **settings: Any) -> Any:
-    return open_model(str(directory), None, 16, cache, None, lambda _phase: None, **settings)
+    options = Options(calibration=Calibration(sequence_length=16))
+    return load_model(str(directory), options, RunContext(cache=cache, **settings))

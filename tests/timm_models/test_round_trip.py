@@ -12,9 +12,11 @@ from torch import nn
 from sglp_core.artifact.verify import Written, verify
 from sglp_core.evaluation.logits import difference, probe_logits
 from sglp_core.fresh_process import FreshProcesses
-from sglp_core.loading.loaded_model import Opened, open_model
+from sglp_core.loading.loaded_model import LoadedModel, load_model
+from sglp_core.options import Calibration, Options
 from sglp_core.removal.bypass import bypassed
 from sglp_core.removal.remove_layers import remove_layers
+from sglp_core.run_context import RunContext
 from sglp_core.structure.config import read_config
 from sglp_core.structure.layer_stack import layers_of, measure_stack
 from tests.timm_models.tiny_timm import CONVNEXT, RESNET, SIZE, SWIN, VIT, read_tiny_timm, write_tiny_timm
@@ -40,8 +42,10 @@ CASES: dict[str, tuple[dict[str, Any], int, dict[tuple[int, ...], tuple[str, Any
 }
 
 
-def opened_model(directory: Path) -> Opened:
-    return open_model(str(directory), None, 16, directory / "cache", None, lambda _phase: None)
+def opened_model(directory: Path) -> LoadedModel:
+    return load_model(
+        str(directory), Options(calibration=Calibration(sequence_length=16)), RunContext(cache=directory / "cache")
+    )
 
 
 @pytest.mark.parametrize("architecture", CASES)

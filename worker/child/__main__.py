@@ -15,7 +15,7 @@ import pyprctl
 from jobs.observability.tracing import configure_tracing, span_of
 from worker.child.error_description import describe
 from worker.child.job import run
-from worker.child.pipe_observer import PipeObserver
+from worker.child.pipe_reporter import PipeReporter
 from worker.supervision.messages import ChildRequest, ErrorMessage, FinishedMessage
 
 
@@ -44,9 +44,9 @@ def _run(request: ChildRequest, output: Path, lines: TextIO, credentials: Mappin
     _limit_memory(request.memory_bytes)
     configure_tracing(request.trace.endpoint, "job")
     with span_of(request.spec.mode, request.trace.parent) as span:
-        observer = PipeObserver(lines, span)
-        run(request, output, observer, credentials)
-        observer.end_phase()
+        reporter = PipeReporter(lines, span)
+        run(request, output, reporter, credentials)
+        reporter.end_phase()
 
 
 def _limit_memory(max_bytes: int | None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from worker.child.local_files import make_local
 from worker.child.method import run_method
-from worker.child.pipe_observer import PipeObserver
+from worker.child.pipe_reporter import PipeReporter
 from worker.sources.access import SourceAccess
 from worker.sources.model_files import Sources
 from worker.supervision.messages import ChildRequest
@@ -14,16 +14,16 @@ from worker.workspace import remove_abandoned, workspace
 
 
 def run(
-    request: ChildRequest, output: Path, observer: PipeObserver, credentials: Mapping[str, Mapping[str, str]]
+    request: ChildRequest, output: Path, reporter: PipeReporter, credentials: Mapping[str, Mapping[str, str]]
 ) -> None:
     """Write the job's files to `output`. Raises what downloads and the method raise."""
     cache = request.cache / "sources"
     remove_abandoned(cache / "in_use")
     # The job links the cached files it uses into this folder. They stay in the cache as long as the folder exists.
     with workspace(cache / "in_use", "job") as folder:
-        observer.fetched(0, 1)
+        reporter.fetched(0, 1)
         access = SourceAccess(credentials, request.hosts, request.networks)
-        with closing(Sources(folder, cache / "files", request.limits, access, observer.fetched)) as sources:
+        with closing(Sources(folder, cache / "files", request.limits, access, reporter.fetched)) as sources:
             files = make_local(request, sources, folder, credentials)
-        observer.sources = sources.facts
-        run_method(files, request, output, observer)
+        reporter.sources = sources.facts
+        run_method(files, request, output, reporter)

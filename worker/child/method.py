@@ -1,18 +1,18 @@
 """Run `sglp_core` as the specification asks."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.spec import QualityTargetSpec, RatioTargetSpec, SweepTargetSpec
 from worker.child.local_files import LocalFiles
-from worker.child.pipe_observer import PipeObserver
+from worker.child.pipe_reporter import PipeReporter
 from worker.supervision.messages import ChildRequest
 
 if TYPE_CHECKING:
     from sglp_core import QualityTarget, Target
 
 
-def run_method(files: LocalFiles, request: ChildRequest, output: Path, observer: PipeObserver) -> None:
+def run_method(files: LocalFiles, request: ChildRequest, output: Path, reporter: PipeReporter) -> None:
     """Write the result to `output`. Raises `SGLPError`."""
     # Importing the method imports torch.
     from sglp_core import (
@@ -20,6 +20,8 @@ def run_method(files: LocalFiles, request: ChildRequest, output: Path, observer:
         Evaluation,
         Healing,
         Method,
+        Options,
+        RunContext,
         SweepTarget,
         Target,
         analyze,
@@ -28,26 +30,23 @@ def run_method(files: LocalFiles, request: ChildRequest, output: Path, observer:
         sweep,
     )
 
-    spec, model, data = request.spec, files.model.fetched, files.data
-    common: dict[str, Any] = {
-        "method": Method(**spec.method.model_dump()),
-        "calibration": Calibration(**spec.calibration.model_dump()),
-        "roots": request.roots,
-        "cache": request.cache,
-        "observer": observer,
-    }
+    spec, model = request.spec, files.model.fetched
+    options = Options(
+        method=Method(**spec.method.model_dump()),
+        calibration=Calibration(**spec.calibration.model_dump()),
+        evaluation=Evaluation(**spec.evaluation.model_dump()),
+        healing=Healing(**spec.healing.model_dump()),
+    )
+    context = RunContext(roots=request.roots, local_files=files.data, cache=request.cache, reporter=reporter)
     if spec.mode == "analyze":
-        analyze(model, output, local=data, **common)
-        return
-    common["evaluation"] = Evaluation(**spec.evaluation.model_dump())
-    if spec.mode == "estimate":
+        analyze(model, output, options, context)
+    elif spec.mode == "estimate":
         target = Target(spec.target.kind, spec.target.ratio) if isinstance(spec.target, RatioTargetSpec) else None
-        estimate(files.model, output, target=target, **common)
+        estimate(files.model, output, target, options, context)
     elif isinstance(spec.target, SweepTargetSpec):
-        sweep(model, SweepTarget(spec.target.of, spec.target.ratios), output, local=data, **common)
+        sweep(model, SweepTarget(spec.target.of, spec.target.ratios), output, options, context)
     elif spec.target is not None:
-        healing = Healing(**spec.healing.model_dump())
-        compress(model, _target(spec.target), output, healing=healing, local=data, **common)
+        compress(model, _target(spec.target), output, options, context)
 
 
 def _target(spec: RatioTargetSpec | QualityTargetSpec) -> "Target | QualityTarget":

@@ -9,14 +9,16 @@ import torch
 from torch import nn
 
 from sglp_core import Calibration, Method, analyze
-from sglp_core.progress import Progress, Silent
+from sglp_core.options import Options
+from sglp_core.progress import Progress, ProgressReporter, SilentReporter
 from sglp_core.reporting.report import AnalyzeReport
+from sglp_core.run_context import RunContext
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 SELF = Calibration("self", samples=8, sequence_length=16, batch_size=4)
 
 
-class Phases(Silent):
+class Phases(SilentReporter):
     def __init__(self) -> None:
         self.seen: list[str] = []
 
@@ -47,8 +49,20 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def run(model: Path, directory: Path, name: str, calibration: Calibration = SELF, **options: Any) -> AnalyzeReport:
-    return analyze(str(model), directory / name, calibration=calibration, cache=directory / "cache", **options)
+def run(
+    model: Path,
+    directory: Path,
+    name: str,
+    calibration: Calibration = SELF,
+    reporter: ProgressReporter = SilentReporter(),
+    **settings: Any,
+) -> AnalyzeReport:
+    return analyze(
+        str(model),
+        directory / name,
+        Options(calibration=calibration, **settings),
+        RunContext(cache=directory / "cache", reporter=reporter),
+    )
 
 
 def test_the_second_job_runs_the_model_not_once_and_reports_the_same(
@@ -58,7 +72,7 @@ def test_the_second_job_runs_the_model_not_once_and_reports_the_same(
     assert set(passes) == {"forward", "backward"}
     passes.clear()
     phases = Phases()
-    second = run(model, tmp_path, "second", observer=phases)
+    second = run(model, tmp_path, "second", reporter=phases)
     assert passes == []
     assert "measuring" not in phases.seen
 

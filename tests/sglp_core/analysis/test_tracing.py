@@ -8,6 +8,7 @@ from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.analysis.tracing import trace
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
 from sglp_core.structure.layer_stack import layers_of, measure_stack
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch
 
 
@@ -33,7 +34,7 @@ def ids() -> Tensor:
 @pytest.fixture(scope="module")
 def traced(model: LlamaForCausalLM, ids: Tensor) -> LayerTrace:
     batch = Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ids)
-    return trace(model, model.model.layers, [batch], "causal_lm", SimilarityAccumulator())
+    return trace(LayeredModel(model, "model.layers", "causal_lm"), [batch], SimilarityAccumulator())
 
 
 def test_grad_norm_equals_plain_autograd_and_leaves_no_gradient_behind(
@@ -90,7 +91,9 @@ def test_runs_of_a_staged_network_are_measured_inside_a_stage_and_add_up_across(
     layers = layers_of(model, stack.path)
     images, labels = torch.randn(5, 3, 32, 32), torch.arange(5)
     batch = Batch({"pixel_values": images}, labels)
-    found = trace(model, layers, [batch], "image_classification", SimilarityAccumulator(), stages=stack.stages)
+    found = trace(
+        LayeredModel(model, stack.path, "image_classification"), [batch], SimilarityAccumulator(), stages=stack.stages
+    )
 
     calls: list[tuple[Tensor, Tensor]] = []
     handles = [layer.register_forward_hook(lambda _m, args, out: calls.append((args[0], out))) for layer in layers]

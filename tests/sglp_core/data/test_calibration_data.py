@@ -6,22 +6,25 @@ from typing import Any
 
 import pytest
 
-from sglp_core.data.calibration_data import Data, prepare
-from sglp_core.loading.loaded_model import Opened, open_model
-from sglp_core.options import Calibration, Evaluation
+from sglp_core.data.calibration_data import CalibrationData, prepare
+from sglp_core.loading.loaded_model import LoadedModel, load_model
+from sglp_core.options import Calibration, Evaluation, Options
+from sglp_core.run_context import RunContext
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
+def opened(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     directory = tmp_path_factory.mktemp("opened")
     model = write_tiny_model(directory / "model")
-    return open_model(str(model), None, 16, directory / "cache", None, lambda _phase: None)
+    return load_model(
+        str(model), Options(calibration=Calibration(sequence_length=16)), RunContext(cache=directory / "cache")
+    )
 
 
-def prepared(opened: Opened, tmp_path: Path, calibration: Path, evaluation: str, **more: Any) -> Data:
+def prepared(opened: LoadedModel, tmp_path: Path, calibration: Path, evaluation: str, **more: Any) -> CalibrationData:
     asked = Calibration(str(calibration), samples=20, sequence_length=16)
-    return prepare(opened, asked, Evaluation(evaluation, samples=8), None, tmp_path, lambda *_: None, **more)
+    return prepare(opened, asked, Evaluation(evaluation, samples=8), RunContext(cache=tmp_path, **more))
 
 
 def windows(data: Any) -> set[tuple[int, ...]]:
@@ -50,7 +53,7 @@ def copied(file: Path) -> Path:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_one_text_for_both_is_parted(opened: Opened, tmp_path: Path, spelling: str) -> None:
+def test_one_text_for_both_is_parted(opened: LoadedModel, tmp_path: Path, spelling: str) -> None:
     text = write_text(tmp_path / "text.txt")
     data = prepared(opened, tmp_path, text, SPELLINGS[spelling](text))
     assert data.held_out is not None
@@ -60,10 +63,10 @@ def test_one_text_for_both_is_parted(opened: Opened, tmp_path: Path, spelling: s
     assert len(windows(data.held_out) & windows(data.measured)) < 4
 
 
-def test_another_text_is_taken_as_it_is(opened: Opened, tmp_path: Path) -> None:
+def test_another_text_is_taken_as_it_is(opened: LoadedModel, tmp_path: Path) -> None:
     text, other = write_text(tmp_path / "text.txt"), tmp_path / "other.txt"
     other.write_text("\n".join(reversed(text.read_text().splitlines())))
     data = prepared(opened, tmp_path, text, str(other))
     assert data.description == "8 windows of other.txt"
-    local = prepared(opened, tmp_path, text, "upload://upload_1", local={"upload://upload_1": text})
+    local = prepared(opened, tmp_path, text, "upload://upload_1", local_files={"upload://upload_1": text})
     assert "not measured" in local.description

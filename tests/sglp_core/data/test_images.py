@@ -14,16 +14,20 @@ from PIL import Image
 from sglp_core import Calibration, Evaluation, Target, compress
 from sglp_core.data.images import Images, read_images
 from sglp_core.errors import BadCalibration, ModelNotFound, SourceForbidden
-from sglp_core.loading.loaded_model import Opened, open_model
+from sglp_core.loading.loaded_model import LoadedModel, load_model
+from sglp_core.options import Options
+from sglp_core.run_context import RunContext
 from tests.sglp_core.data.tiny_images import CLASSES, write_images, write_tiny_vit, zipped
 
 ALL = 1000
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
+def opened(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     directory = write_tiny_vit(tmp_path_factory.mktemp("vit"))
-    return open_model(str(directory), None, 16, directory / "cache", None, lambda _phase: None)
+    return load_model(
+        str(directory), Options(calibration=Calibration(sequence_length=16)), RunContext(cache=directory / "cache")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("images") / "all")
 
 
-def read(opened: Opened, source: Path, count: int = ALL, roots: Any = None) -> Images:
+def read(opened: LoadedModel, source: Path, count: int = ALL, roots: Any = None) -> Images:
     return read_images(str(source), opened.model, opened.processor, count, 0, roots)
 
 
@@ -45,7 +49,7 @@ def write_parquet(folder: Path, file: Path, labels: list[Any], names: tuple[str,
     return file
 
 
-def test_folder_zip_and_parquet_give_the_same_images(opened: Opened, folder: Path, tmp_path: Path) -> None:
+def test_folder_zip_and_parquet_give_the_same_images(opened: LoadedModel, folder: Path, tmp_path: Path) -> None:
     from_folder = read(opened, folder)
     assert sorted(from_folder.labels.tolist()) == [0] * 8 + [1] * 8 + [2] * 8
     assert read(opened, zipped(folder, tmp_path / "images.zip")).digest == from_folder.digest
@@ -53,7 +57,7 @@ def test_folder_zip_and_parquet_give_the_same_images(opened: Opened, folder: Pat
     assert read(opened, write_parquet(folder, tmp_path / "i.parquet", labels)).digest == from_folder.digest
 
 
-def test_pixels_and_class_are_those_of_the_file(opened: Opened, tmp_path: Path) -> None:
+def test_pixels_and_class_are_those_of_the_file(opened: LoadedModel, tmp_path: Path) -> None:
     for name, colour in (("truck", (255, 0, 51)), ("cat", (0, 0, 0))):
         (tmp_path / "all" / name).mkdir(parents=True)
         Image.new("RGB", (7, 5), colour).save(tmp_path / "all" / name / "one.jpg", quality=100)
@@ -65,19 +69,19 @@ def test_pixels_and_class_are_those_of_the_file(opened: Opened, tmp_path: Path) 
     assert images.labels[1 - truck] == 0
 
 
-def test_a_zip_with_a_folder_around_it_has_the_same_classes(opened: Opened, folder: Path, tmp_path: Path) -> None:
+def test_a_zip_with_a_folder_around_it_has_the_same_classes(opened: LoadedModel, folder: Path, tmp_path: Path) -> None:
     around = read(opened, zipped(folder, tmp_path / "images.zip", prefix="train/"))
     assert around.digest == read(opened, folder).digest
 
 
-def test_a_draw_is_reproducible_and_mixes_the_classes(opened: Opened, folder: Path) -> None:
+def test_a_draw_is_reproducible_and_mixes_the_classes(opened: LoadedModel, folder: Path) -> None:
     first, second = read(opened, folder, 10), read(opened, folder, 10)
     assert first.digest == second.digest
     assert len(first) == 10
     assert len(set(first.labels.tolist())) > 1
 
 
-def test_images_without_classes_get_the_predictions_of_the_dense_model(opened: Opened, tmp_path: Path) -> None:
+def test_images_without_classes_get_the_predictions_of_the_dense_model(opened: LoadedModel, tmp_path: Path) -> None:
     images = read(opened, write_images(tmp_path / "flat", (".",)))
     with torch.no_grad():
         predicted = opened.model(pixel_values=images.pixel_values).logits.argmax(-1)
@@ -85,7 +89,7 @@ def test_images_without_classes_get_the_predictions_of_the_dense_model(opened: O
     assert "dense model" in images.noun
 
 
-def test_unknown_names_are_numbered_in_sorted_order_and_it_is_said(opened: Opened, tmp_path: Path) -> None:
+def test_unknown_names_are_numbered_in_sorted_order_and_it_is_said(opened: LoadedModel, tmp_path: Path) -> None:
     images = read(opened, write_images(tmp_path / "other", ("zebra", "ant", "mule"), each=1))
     by_colour = images.pixel_values.mean((2, 3)).argmax(1).tolist()
     # Zebras are red, ants green and mules blue.
@@ -93,7 +97,7 @@ def test_unknown_names_are_numbered_in_sorted_order_and_it_is_said(opened: Opene
     assert "sorted order" in images.noun
 
 
-def test_named_classes_of_a_parquet_file_are_looked_up(opened: Opened, folder: Path, tmp_path: Path) -> None:
+def test_named_classes_of_a_parquet_file_are_looked_up(opened: LoadedModel, folder: Path, tmp_path: Path) -> None:
     backwards = tuple(reversed(CLASSES))
     labels = [backwards.index(path.parent.name) for path in sorted(folder.rglob("*.png"))]
     found = read(opened, write_parquet(folder, tmp_path / "i.parquet", labels, backwards))
@@ -105,18 +109,18 @@ def test_named_classes_of_a_parquet_file_are_looked_up(opened: Opened, folder: P
     [(("cat", "horse"), "no class named horse"), (("ant", "horse"), "have 2 classes .* and it has 3")],
 )
 def test_classes_that_do_not_fit_the_model_are_refused(
-    opened: Opened, tmp_path: Path, classes: tuple[str, ...], message: str
+    opened: LoadedModel, tmp_path: Path, classes: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(BadCalibration, match=message):
         read(opened, write_images(tmp_path / "images", classes, each=1))
 
 
-def test_labels_beyond_the_models_classes_are_refused(opened: Opened, folder: Path, tmp_path: Path) -> None:
+def test_labels_beyond_the_models_classes_are_refused(opened: LoadedModel, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BadCalibration, match=r"has 3 classes, the images have labels \[3\]"):
         read(opened, write_parquet(folder, tmp_path / "i.parquet", [0] * 23 + [3]))
 
 
-def test_a_member_that_unpacks_to_too_much_is_refused(opened: Opened, tmp_path: Path) -> None:
+def test_a_member_that_unpacks_to_too_much_is_refused(opened: LoadedModel, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("cat/1.png", bytes(64_000_001))
     assert (tmp_path / "bomb.zip").stat().st_size < 100_000
@@ -124,7 +128,7 @@ def test_a_member_that_unpacks_to_too_much_is_refused(opened: Opened, tmp_path: 
         read(opened, tmp_path / "bomb.zip")
 
 
-def test_an_image_of_too_many_pixels_is_refused(opened: Opened, tmp_path: Path) -> None:
+def test_an_image_of_too_many_pixels_is_refused(opened: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "all").mkdir()
     Image.new("1", (12_000, 12_000)).save(tmp_path / "all" / "wide.png")
     with pytest.raises(BadCalibration, match="pixels"):
@@ -132,7 +136,7 @@ def test_an_image_of_too_many_pixels_is_refused(opened: Opened, tmp_path: Path) 
 
 
 def test_a_zip_that_names_places_outside_is_refused_and_nothing_written(
-    opened: Opened, folder: Path, tmp_path: Path
+    opened: LoadedModel, folder: Path, tmp_path: Path
 ) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
@@ -143,20 +147,20 @@ def test_a_zip_that_names_places_outside_is_refused_and_nothing_written(
 
 
 @pytest.mark.parametrize("name", ["broken.zip", "broken.parquet", "words.txt"])
-def test_a_source_that_holds_no_images_is_refused(opened: Opened, tmp_path: Path, name: str) -> None:
+def test_a_source_that_holds_no_images_is_refused(opened: LoadedModel, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"this is neither")
     with pytest.raises(BadCalibration):
         read(opened, tmp_path / name)
 
 
-def test_a_file_that_only_claims_to_be_an_image_is_refused(opened: Opened, tmp_path: Path) -> None:
+def test_a_file_that_only_claims_to_be_an_image_is_refused(opened: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "all").mkdir()
     (tmp_path / "all" / "1.png").write_bytes(b"not a PNG")
     with pytest.raises(BadCalibration, match=r"1\.png cannot be read"):
         read(opened, tmp_path / "all")
 
 
-def test_a_link_out_of_the_roots_is_refused(opened: Opened, folder: Path, tmp_path: Path) -> None:
+def test_a_link_out_of_the_roots_is_refused(opened: LoadedModel, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "all").mkdir()
     (tmp_path / "all" / "1.png").symlink_to(folder / "cat" / "0.png")
     assert len(read(opened, tmp_path / "all")) == 1
@@ -169,9 +173,10 @@ def test_a_vit_is_compressed_with_images(folder: Path, tmp_path: Path) -> None:
         str(write_tiny_vit(tmp_path / "model")),
         Target("layers", 0.34),
         tmp_path / "out",
-        calibration=Calibration(str(folder), samples=12, batch_size=6),
-        evaluation=Evaluation(samples=8),
-        cache=tmp_path / "cache",
+        options=Options(
+            calibration=Calibration(str(folder), samples=12, batch_size=6), evaluation=Evaluation(samples=8)
+        ),
+        context=RunContext(cache=tmp_path / "cache"),
     )
     assert report.verification.passed
     assert report.analysis.sample_unit == "image"
@@ -188,7 +193,10 @@ def test_a_vit_is_compressed_with_images(folder: Path, tmp_path: Path) -> None:
 def test_an_image_model_is_told_that_it_needs_images(tmp_path: Path) -> None:
     with pytest.raises(BadCalibration, match=r"folder of class folders, a \.zip of one, or a \.parquet file"):
         compress(
-            str(write_tiny_vit(tmp_path / "model")), Target("layers", 0.34), tmp_path / "out", cache=tmp_path / "cache"
+            str(write_tiny_vit(tmp_path / "model")),
+            Target("layers", 0.34),
+            tmp_path / "out",
+            context=RunContext(cache=tmp_path / "cache"),
         )
 
 
@@ -196,7 +204,7 @@ def test_a_model_without_an_image_processor_is_refused(tmp_path: Path) -> None:
     directory = write_tiny_vit(tmp_path / "model")
     (directory / "preprocessor_config.json").unlink()
     with pytest.raises(ModelNotFound, match=r"preprocessor_config\.json"):
-        open_model(str(directory), None, 16, tmp_path, None, lambda _phase: None)
+        load_model(str(directory), Options(calibration=Calibration(sequence_length=16)), RunContext(cache=tmp_path))
 
 
 def test_images_in_half_precision_have_a_digest_of_their_own() -> None:

@@ -11,7 +11,9 @@ import transformers
 
 from sglp_core import Calibration, Evaluation, Method, SGLPError, Target, compress, estimate
 from sglp_core.data.labelled_texts import read_labelled_texts
-from sglp_core.loading.loaded_model import open_model
+from sglp_core.loading.loaded_model import load_model
+from sglp_core.options import Options
+from sglp_core.run_context import RunContext
 from tests.worker.tiny_model import WORDS, write_tiny_model
 
 SMALL = {"vocab_size": 23, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4}
@@ -47,11 +49,12 @@ def test_a_classifier_of_texts_is_compressed(name: str, tmp_path: Path) -> None:
         str(model),
         Target("layers", 0.33),
         tmp_path / "out",
-        # The choice and the repairs are those of every encoder; asked of one.
-        method=Method() if name.startswith("Bert") else Method(importance="grad_norm", repair="none"),
-        calibration=Calibration(str(text), samples=24, sequence_length=32),
-        evaluation=Evaluation(samples=12),
-        cache=tmp_path / "cache",
+        options=Options(
+            method=Method() if name.startswith("Bert") else Method(importance="grad_norm", repair="none"),
+            calibration=Calibration(str(text), samples=24, sequence_length=32),
+            evaluation=Evaluation(samples=12),
+        ),
+        context=RunContext(cache=tmp_path / "cache"),
     )
     assert report.verification.passed
     assert (report.stages[0].stage, report.stages[0].accuracy) == ("dense", 1)
@@ -63,11 +66,13 @@ def test_a_classifier_of_texts_is_compressed(name: str, tmp_path: Path) -> None:
 
 def test_each_document_is_one_sample_with_the_models_own_answer(tmp_path: Path) -> None:
     model = write_classifier(tmp_path / "model")
-    opened = open_model(str(model), None, 16, tmp_path / "cache", None, lambda _phase: None)
+    opened = load_model(
+        str(model), Options(calibration=Calibration(sequence_length=16)), RunContext(cache=tmp_path / "cache")
+    )
     documents = [" ".join(WORDS[i:] + WORDS[:i]) for i in range(len(WORDS))] + ["the cat"]
     text = tmp_path / "text.jsonl"
     text.write_text("\n".join(json.dumps({"text": each}) for each in documents))
-    found = read_labelled_texts(str(text), opened.model, opened.processor, 100, 16, 3)
+    found = read_labelled_texts(text, opened.model, opened.processor, 100, 16, 3)
     assert found.input_ids.shape == (len(documents), 16)
     # The only short one is padded, and the padding not read.
     (short,) = (found.attention_mask.sum(1) < 16).nonzero().flatten().tolist()
@@ -78,8 +83,8 @@ def test_each_document_is_one_sample_with_the_models_own_answer(tmp_path: Path) 
     assert len(set(found.labels.tolist())) > 1
     first, second = found.split(5)
     assert torch.cat([first.labels, second.labels]).equal(found.labels)
-    assert read_labelled_texts(str(text), opened.model, opened.processor, 100, 16, 3).digest == found.digest
-    assert read_labelled_texts(str(text), opened.model, opened.processor, 100, 16, 4).digest != found.digest
+    assert read_labelled_texts(text, opened.model, opened.processor, 100, 16, 3).digest == found.digest
+    assert read_labelled_texts(text, opened.model, opened.processor, 100, 16, 4).digest != found.digest
 
 
 @pytest.mark.parametrize("more", [{"num_labels": 1}, {"problem_type": "multi_label_classification"}])
@@ -96,7 +101,7 @@ def test_a_classifier_is_told_that_it_needs_texts(tmp_path: Path) -> None:
             str(write_classifier(tmp_path / "model")),
             Target("layers", 0.33),
             tmp_path / "out",
-            calibration=Calibration(sequence_length=32),
-            cache=tmp_path / "cache",
+            options=Options(calibration=Calibration(sequence_length=32)),
+            context=RunContext(cache=tmp_path / "cache"),
         )
     assert refused.value.code == "bad_calibration"

@@ -21,6 +21,8 @@ from sglp_core.data.self_generated import self_written_windows
 from sglp_core.data.token_windows import Windows, batches, special_tokens, text_windows
 from sglp_core.errors import BadCalibration, SourceForbidden
 from sglp_core.options import Calibration
+from sglp_core.structure.layer_stack import find_stack
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import IGNORED
 
 WORDS = [f"w{i}" for i in range(40)]
@@ -61,8 +63,8 @@ def masked() -> Any:
 
 
 def write(model: Any, tokenizer: Any, task: Any, seed: int = 0, count: int = 5) -> Windows:
-    wanted = Calibration(sequence_length=12, batch_size=2)
-    return self_written_windows(model, tokenizer, task, wanted, count, seed, lambda *_: None)
+    calibration = Calibration(sequence_length=12, batch_size=2, seed=seed)
+    return self_written_windows(LayeredModel(model, find_stack(model), task), tokenizer, calibration, count)
 
 
 @pytest.mark.parametrize(("tokenizer", "expected"), [(PLAIN, ([], [])), (BEGUN, ([BOS], [])), (BOTH, ([BOS], [EOS]))])
@@ -185,4 +187,4 @@ def test_a_text_outside_the_roots_is_forbidden(files: dict[str, Path], tmp_path:
 
 def test_a_window_with_no_room_for_text_is_told(causal: Any) -> None:
     with pytest.raises(BadCalibration, match="room"):
-        self_written_windows(causal, BOTH, "causal_lm", Calibration(sequence_length=3), 1, 0, lambda *_: None)
+        self_written_windows(LayeredModel(causal, "model.layers", "causal_lm"), BOTH, Calibration(sequence_length=3), 1)

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, ViTImageProcessor
 from sglp_core import Calibration, SGLPError, Target, estimate
 from sglp_core.estimation.memory import peak_bytes, saved_for_backward
 from sglp_core.estimation.model_outline import read_outline
+from sglp_core.options import Options
 from sglp_core.reporting.estimate import EstimatedTarget
 from sglp_core.structure.layer_stack import example_inputs, find_stack, layers_of, measure_stack
 from tests.round_trip.test_round_trip import CASES, STAGED_CASES
@@ -114,7 +115,7 @@ def test_images_are_held_and_counted(tmp_path: Path) -> None:
 
 
 def test_calibration_text_that_is_given_takes_no_time_to_write(model: Path, tmp_path: Path) -> None:
-    given = estimate(str(model), tmp_path / "out", calibration=Calibration("text.txt")).estimate
+    given = estimate(str(model), tmp_path / "out", options=Options(calibration=Calibration("text.txt"))).estimate
     assert given.seconds["calibrating"] == 0
 
 

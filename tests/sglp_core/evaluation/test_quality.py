@@ -8,6 +8,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sglp_core.evaluation.quality import Quality, evaluate
+from sglp_core.removal.variant import Variant
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch
 
 
@@ -50,7 +52,7 @@ def log_probabilities(model: Any, keep: list[int], batch: Batch) -> tuple[np.nda
 
 
 def test_perplexity_accuracy_agreement_and_divergence_equal_their_definitions(model: Any) -> None:
-    found = evaluate(model, model.model.layers, BATCHES, "causal_lm", {"pruned": [1, 2]})
+    found = evaluate(LayeredModel(model, "model.layers", "causal_lm"), BATCHES, {"pruned": Variant([1, 2])})
     dense, labels = (
         np.concatenate(x) for x in zip(*(log_probabilities(model, [0, 1, 2, 3], b) for b in BATCHES), strict=True)
     )
@@ -66,8 +68,8 @@ def test_perplexity_accuracy_agreement_and_divergence_equal_their_definitions(mo
 
 
 def test_evaluating_leaves_the_model_whole(model: Any) -> None:
-    before = evaluate(model, model.model.layers, BATCHES, "causal_lm", {"none": [0, 1, 2]})
-    assert evaluate(model, model.model.layers, BATCHES, "causal_lm", {}) == {"dense": before["dense"]}
+    before = evaluate(LayeredModel(model, "model.layers", "causal_lm"), BATCHES, {"none": Variant([0, 1, 2])})
+    assert evaluate(LayeredModel(model, "model.layers", "causal_lm"), BATCHES, {}) == {"dense": before["dense"]}
 
 
 def test_a_figure_that_is_not_finite_is_reported_as_none() -> None:

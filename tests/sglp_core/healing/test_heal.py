@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.healing.heal import heal
+from sglp_core.healing.heal import Training, heal
 from sglp_core.healing.neighbouring_layers import trained_names
 from sglp_core.options import Healing
 from sglp_core.removal.remove_layers import remove_layers
+from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import swapped
-from sglp_core.structure.layer_stack import find_stack, layers_of
+from sglp_core.structure.layer_stack import find_stack
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import logits_of, loss_of, split
+from tests.sglp_core.recorded_progress import Recorder
 from tests.sglp_core.small_models import batches, build
 
 
@@ -33,14 +36,14 @@ LAYER = [
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_neighbours_of_each_cut_the_last_norm_and_a_head_of_its_own_are_trained(tied: bool) -> None:
     model = build(tie_word_embeddings=tied)
-    found = trained_names(model, "model.layers", (2, 3, 5), batches(1)[0])
+    found = trained_names(LayeredModel(model, "model.layers", "causal_lm"), (2, 3, 5), batches(1)[0])
     expected = {f"model.layers.{layer}.{name}" for layer in (1, 4) for name in LAYER} | {"model.norm.weight"}
     assert set(found) == expected | (set() if tied else {"lm_head.weight"})
 
 
 def test_a_head_of_several_layers_is_trained_but_for_what_the_embeddings_share() -> None:
     model = build("BertForMaskedLM")
-    found = set(trained_names(model, find_stack(model), (2,), batches(1)[0]))
+    found = set(trained_names(LayeredModel(model, find_stack(model), "causal_lm"), (2,), batches(1)[0]))
     assert {name for name in found if name.startswith("cls.")} == {
         "cls.predictions.transform.dense.weight",
         "cls.predictions.transform.dense.bias",
@@ -63,7 +66,12 @@ def test_logits_with_other_weights_are_those_of_the_model_with_the_weights_swapp
 
 def test_one_step_is_that_of_adamw_on_the_model_with_its_layers_really_removed() -> None:
     model, data = build(), batches()
-    healed = heal(model, "model.layers", data, "causal_lm", (2, 3), {}, Healing(1, 1e-4, "plain"), seed=5)
+    healed = heal(
+        LayeredModel(model, "model.layers", "causal_lm"),
+        data,
+        Variant((2, 3), {}),
+        Training(Healing(1, 1e-4, "plain"), seed=5),
+    )
     pruned = copy.deepcopy(model)
     remove_layers(pruned, "model.layers", (2, 3))
     new_names = {name: name.replace("layers.4", "layers.2") for name in healed.trained_tensors}
@@ -89,21 +97,25 @@ def test_one_step_is_that_of_adamw_on_the_model_with_its_layers_really_removed()
 def test_healing_makes_the_pruned_model_better_and_leaves_the_dense_one_as_it_was(loss: Any, trained: Any) -> None:
     model, data = build(), batches(16)
     before = weights_of(model)
-    told: list[int] = []
+    recorder = Recorder()
     healed = heal(
-        model, "model.layers", data, "causal_lm", (2, 3), {}, Healing(24, 3e-3, loss, trained), 0, told.append
+        LayeredModel(model, "model.layers", "causal_lm"),
+        data,
+        Variant((2, 3), {}),
+        Training(Healing(24, 3e-3, loss, trained), seed=0),
+        recorder.phase(),
     )
     assert all(torch.equal(p, before[n]) and p.requires_grad and p.grad is None for n, p in model.named_parameters())
-    assert told == list(range(1, len(told) + 1))
+    assert recorder.done == list(range(len(recorder.done)))
+    assert len(recorder.done) > healed.step
     figures = [point.kl if loss == "distil" else point.loss for point in healed.curve]
     assert [point.step for point in healed.curve][:3] == [0, 3, 6]
     assert min(figures) < figures[0]
     assert healed.curve[figures.index(min(figures))].step == healed.step
 
-    layers = layers_of(model, "model.layers")
     judged = split(data)[1]
-    weights = {"healed": healed.changes}
-    quality = evaluate(model, layers, judged, "causal_lm", {"healed": (2, 3)}, weights=weights)["healed"]
+    variants = {"healed": Variant((2, 3), healed.changes)}
+    quality = evaluate(LayeredModel(model, "model.layers", "causal_lm"), judged, variants)["healed"]
     assert quality.kl == pytest.approx(next(p.kl for p in healed.curve if p.step == healed.step))
 
 
@@ -111,7 +123,12 @@ def test_healing_makes_the_pruned_model_better_and_leaves_the_dense_one_as_it_wa
 def test_training_that_only_harms_ends_early_and_gives_back_what_was_given(trained: Any) -> None:
     model = build()
     given = {"model.norm.weight": torch.full((32,), 1.01)}
-    healed = heal(model, "model.layers", batches(), "causal_lm", (2, 3), given, Healing(80, 10.0, trained=trained))
+    healed = heal(
+        LayeredModel(model, "model.layers", "causal_lm"),
+        batches(),
+        Variant((2, 3), given),
+        Training(Healing(80, 10.0, trained=trained)),
+    )
     assert healed.changes is given
     assert healed.step == 0
     assert [point.step for point in healed.curve] == [0, 10, 20, 30]
@@ -119,15 +136,28 @@ def test_training_that_only_harms_ends_early_and_gives_back_what_was_given(train
 
 def test_no_steps_and_no_second_window_train_nothing() -> None:
     model, given = build(), {"model.norm.weight": torch.ones(32)}
-    assert heal(model, "model.layers", batches(), "causal_lm", (2,), given, Healing()).changes is given
+    assert (
+        heal(
+            LayeredModel(model, "model.layers", "causal_lm"), batches(), Variant((2,), given), Training(Healing())
+        ).changes
+        is given
+    )
     one = [batches(1)[0].rows(0, 1)]
-    assert heal(model, "model.layers", one, "causal_lm", (2,), given, Healing(5)).changes is given
+    assert (
+        heal(LayeredModel(model, "model.layers", "causal_lm"), one, Variant((2,), given), Training(Healing(5))).changes
+        is given
+    )
 
 
 @pytest.mark.parametrize("trained", ["neighbours", "lora"])
 def test_half_precision_is_trained_in_single_and_handed_back_in_half(trained: Any) -> None:
     model = build().bfloat16()
-    healed = heal(model, "model.layers", batches(), "causal_lm", (2, 3), {}, Healing(16, 3e-3, trained=trained))
+    healed = heal(
+        LayeredModel(model, "model.layers", "causal_lm"),
+        batches(),
+        Variant((2, 3), {}),
+        Training(Healing(16, 3e-3, trained=trained)),
+    )
     assert healed.step > 0
     assert {tensor.dtype for tensor in healed.changes.values()} == {torch.bfloat16}
 

@@ -11,9 +11,13 @@ import torch
 
 from sglp_core import Calibration, Healing
 from sglp_core.data.calibration_data import prepare
-from sglp_core.healing.heal import Healed, heal
+from sglp_core.healing.heal import Healed, Training, heal
 from sglp_core.healing.training_state import kept_state
-from sglp_core.loading.loaded_model import open_model
+from sglp_core.loading.loaded_model import load_model
+from sglp_core.options import Options
+from sglp_core.removal.variant import Variant
+from sglp_core.run_context import RunContext
+from tests.sglp_core.recorded_progress import Recorder
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 REMOVED = (2, 3)
@@ -24,21 +28,18 @@ JUDGED_EVERY, KILLED_FROM = 20, 70
 def healed(directory: Path, cache: str) -> Healed:
     """Heal the directory's model, telling every step on the standard output."""
     uri = str(directory / "model")
-    opened = open_model(uri, None, 16, directory / cache, None, lambda _phase: None)
+    opened = load_model(uri, Options(calibration=Calibration(sequence_length=16)), RunContext(cache=directory / cache))
     calibration = Calibration(str(directory / "text.txt"), samples=16, sequence_length=16, batch_size=4)
-    data = prepare(opened, calibration, None, None, directory / cache, lambda *_: None)
+    data = prepare(opened, calibration, None, RunContext(cache=directory / cache))
     given = {"model.norm.weight": torch.full((32,), 1.01)}
     return heal(
-        opened.model,
-        opened.stack.path,
+        opened,
         data.calibration(opened),
-        opened.task,
-        REMOVED,
-        given,
-        HEALING,
-        data.seed,
-        lambda step: print(step, flush=True),
-        kept_state(opened, data, REMOVED, given, HEALING, directory / cache),
+        Variant(REMOVED, given),
+        Training(
+            HEALING, seed=data.seed, kept=kept_state(opened, data, Variant(REMOVED, given), HEALING, directory / cache)
+        ),
+        Recorder(lambda progress: print(progress.done, flush=True)).phase(),
     )
 
 

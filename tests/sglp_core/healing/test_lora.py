@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.healing.heal import heal, require_trainable
+from sglp_core.healing.heal import Training, heal, require_trainable
 from sglp_core.healing.lora import RANK, Adapters, linear_layers
 from sglp_core.options import Healing
 from sglp_core.removal.remove_layers import remove_layers
+from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import frozen
 from sglp_core.structure.layer_stack import find_stack
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch, logits_of, loss_of, split
 from tests.sglp_core.small_models import batches, build
 
@@ -40,8 +42,10 @@ def test_every_linear_layer_that_stays_has_an_adapter_and_nothing_else(name: str
     model = build(name, **changes)
     path = find_stack(model)
     expected = {f"{path}.{layer}.{linear}" for layer in (0, 1, 4, 5) for linear in LINEAR[name]}
-    assert set(linear_layers(model, path, (2, 3))) == expected
-    healed = heal(model, path, batches(), "causal_lm", (2, 3), {}, Healing(1, trained="lora"))
+    assert set(linear_layers(LayeredModel(model, path, "causal_lm"), (2, 3))) == expected
+    healed = heal(
+        LayeredModel(model, path, "causal_lm"), batches(), Variant((2, 3), {}), Training(Healing(1, trained="lora"))
+    )
     assert set(healed.trained_tensors) == {f"{name}.weight" for name in expected}
 
 
@@ -49,7 +53,7 @@ def test_a_linear_layer_that_shares_its_weight_has_none() -> None:
     model = build()
     layers = model.model.layers
     layers[4].mlp.up_proj.weight = layers[1].mlp.up_proj.weight
-    assert len(linear_layers(model, "model.layers")) == 6 * 7 - 2
+    assert len(linear_layers(LayeredModel(model, "model.layers", "causal_lm"))) == 6 * 7 - 2
 
 
 @pytest.mark.parametrize(("name", "changes"), MODELS)
@@ -57,11 +61,11 @@ def test_the_student_is_the_model_with_the_merged_weights(name: str, changes: di
     model, batch = build(name, **changes), batches(1)[0]
     path = find_stack(model)
     # A repair has changed a weight that an adapter is around, and one that none is around.
-    target = next(iter(linear_layers(model, path)))
+    target = next(iter(linear_layers(LayeredModel(model, path, "causal_lm"))))
     norm = next(n for n, _ in model.named_parameters() if "norm" in n or "ln_1" in n)
     given = {n: torch.randn_like(model.get_parameter(n)) for n in (f"{target}.weight", norm)}
     with frozen(model), torch.no_grad():
-        adapters = Adapters(model, path, (2, 3), given, seed=0)
+        adapters = Adapters(LayeredModel(model, path, "causal_lm"), Variant((2, 3), given), 0)
         assert torch.equal(adapters.logits(batch), logits_of(model, batch, given))
         assert all(torch.equal(adapters.changes()[n], tensor) for n, tensor in given.items())
         for tensor in adapters.tensors.values():
@@ -78,7 +82,12 @@ def test_one_step_is_that_of_peft_on_the_model_with_its_layers_really_removed(
 ) -> None:
     model, data = build(name, **changes), batches()
     path = find_stack(model)
-    healed = heal(model, path, data, "causal_lm", (2, 3), {}, Healing(1, 1e-3, "plain", "lora"), seed=5)
+    healed = heal(
+        LayeredModel(model, path, "causal_lm"),
+        data,
+        Variant((2, 3), {}),
+        Training(Healing(1, 1e-3, "plain", "lora"), seed=5),
+    )
     assert healed.step == 1
     pruned = copy.deepcopy(model)
     new_numbers = remove_layers(pruned, path, (2, 3))
@@ -96,7 +105,12 @@ def test_one_step_is_that_of_peft_on_the_model_with_its_layers_really_removed(
 def test_no_trace_of_it_is_left_in_the_dense_model(name: str, changes: dict[str, Any], loss: Any) -> None:
     model = build(name, **changes)
     before, values = everything_about(model), {n: t.clone() for n, t in model.state_dict().items()}
-    heal(model, find_stack(model), batches(), "causal_lm", (2, 3), {}, Healing(8, 1e-2, loss, "lora"))
+    heal(
+        LayeredModel(model, find_stack(model), "causal_lm"),
+        batches(),
+        Variant((2, 3), {}),
+        Training(Healing(8, 1e-2, loss, "lora")),
+    )
     assert everything_about(model) == before
     assert list(model.state_dict()) == list(values)
     assert all(torch.equal(tensor, values[n]) for n, tensor in model.state_dict().items())
@@ -105,7 +119,7 @@ def test_no_trace_of_it_is_left_in_the_dense_model(name: str, changes: dict[str,
 def test_adapters_of_a_model_in_half_precision_are_in_single() -> None:
     model = build().bfloat16()
     with frozen(model):
-        adapters = Adapters(model, "model.layers", (2, 3), {}, seed=0)
+        adapters = Adapters(LayeredModel(model, "model.layers", "causal_lm"), Variant((2, 3), {}), 0)
         assert {tensor.dtype for tensor in adapters.tensors.values()} == {torch.float32}
         assert {tensor.dtype for tensor in adapters.changes().values()} == {torch.bfloat16}
 
@@ -115,7 +129,9 @@ def test_a_step_that_fails_leaves_the_dense_model_as_it_was() -> None:
     before = everything_about(model)
     unknown = torch.full((1, 8), 60)
     with frozen(model), pytest.raises(IndexError):
-        Adapters(model, "model.layers", (2, 3), {}, seed=0).logits(Batch({"input_ids": unknown}, unknown))
+        Adapters(LayeredModel(model, "model.layers", "causal_lm"), Variant((2, 3), {}), 0).logits(
+            Batch({"input_ids": unknown}, unknown)
+        )
     assert everything_about(model) == before
 
 
@@ -124,17 +140,17 @@ def test_the_random_numbers_of_others_are_not_used_up() -> None:
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    Adapters(model, "model.layers", (2,), {}, seed=0)
+    Adapters(LayeredModel(model, "model.layers", "causal_lm"), Variant((2,), {}), 0)
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_a_model_without_linear_layers_is_refused_by_name() -> None:
     model = ResNetForImageClassification(ResNetConfig(hidden_sizes=[8, 8], depths=[2, 2], embedding_size=8))
     path = find_stack(model)
-    require_trainable(Healing(5), model, path)
-    require_trainable(Healing(0, trained="lora"), model, path)
+    require_trainable(Healing(5), LayeredModel(model, path, "causal_lm"))
+    require_trainable(Healing(0, trained="lora"), LayeredModel(model, path, "causal_lm"))
     with pytest.raises(UnsupportedArchitecture, match="ResNetForImageClassification have no linear layers"):
-        require_trainable(Healing(5, trained="lora"), model, path)
+        require_trainable(Healing(5, trained="lora"), LayeredModel(model, path, "causal_lm"))
 
 
 def _one_step_of_peft(pruned: nn.Module, linear: list[str], batch: Batch) -> dict[str, Tensor]:

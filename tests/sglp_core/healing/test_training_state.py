@@ -11,13 +11,18 @@ import pytest
 import torch
 
 from sglp_core import Calibration
-from sglp_core.data.calibration_data import Data, prepare
-from sglp_core.healing.heal import Healed, heal
-from sglp_core.healing.heal import heal as healing_module
+from sglp_core.data.calibration_data import CalibrationData, prepare
+from sglp_core.healing import heal as healing_module
+from sglp_core.healing.heal import Healed, Training, heal
 from sglp_core.healing.training_state import Judgement, KeptState, State, kept_state
-from sglp_core.loading.loaded_model import open_model
-from sglp_core.options import Healing
+from sglp_core.loading.loaded_model import load_model
+from sglp_core.options import Healing, Options
+from sglp_core.progress import Progress
+from sglp_core.removal.variant import Variant
 from sglp_core.result_cache import Cache, Entry, name_of
+from sglp_core.run_context import RunContext
+from sglp_core.structure.layered_model import LayeredModel
+from tests.sglp_core.recorded_progress import Recorder
 from tests.sglp_core.small_models import batches, build
 from tests.worker.tiny_model import write_text, write_tiny_model
 
@@ -41,12 +46,18 @@ def run(
 ) -> Healed:
     """Heal a new copy of the same model, as a new process would; the process ends as step `kill_at` is told."""
 
-    def on_step(step: int) -> None:
-        if step == kill_at:
+    def end(progress: Progress) -> None:
+        if progress.done == kill_at:
             raise Killed
 
     model, given = (model or build()).to(dtype), {"model.norm.weight": torch.full((32,), 1.01, dtype=dtype)}
-    return heal(model, "model.layers", batches(), "causal_lm", (2, 3), given, healing, 3, on_step, kept)
+    return heal(
+        LayeredModel(model, "model.layers", "causal_lm"),
+        batches(),
+        Variant((2, 3), given),
+        Training(healing, seed=3, kept=kept),
+        Recorder(end).phase(),
+    )
 
 
 def assert_same(found: Healed, expected: Healed) -> None:
@@ -179,27 +190,34 @@ def test_two_at_once_end_the_same(tmp_path: Path) -> None:
 
 
 def test_another_plan_repair_data_or_setting_is_another_run(tmp_path: Path) -> None:
-    opened = open_model(str(write_tiny_model(tmp_path / "model")), None, 16, tmp_path, None, lambda _phase: None)
+    opened = load_model(
+        str(write_tiny_model(tmp_path / "model")),
+        Options(calibration=Calibration(sequence_length=16)),
+        RunContext(cache=tmp_path),
+    )
     text = str(write_text(tmp_path / "text.txt"))
 
-    def data(**changes: Any) -> Data:
+    def drawn(**changes: Any) -> CalibrationData:
         calibration = Calibration(text, **{"samples": 8, "sequence_length": 16, "batch_size": 4, **changes})
-        return prepare(opened, calibration, None, None, tmp_path, lambda *_: None)
+        return prepare(opened, calibration, None, RunContext(cache=tmp_path))
 
     ones = {"model.norm.weight": torch.ones(32, dtype=torch.bfloat16)}
     places = [
-        (data(), (2, 3), ones, Healing(5)),
-        (data(samples=9), (2, 3), ones, Healing(5)),
-        (data(batch_size=2), (2, 3), ones, Healing(5)),
-        (data(seed=1), (2, 3), ones, Healing(5)),
-        (data(), (2, 4), ones, Healing(5)),
-        (data(), (2, 3), {}, Healing(5)),
-        (data(), (2, 3), {"model.norm.weight": torch.full((32,), 2.0, dtype=torch.bfloat16)}, Healing(5)),
-        (data(), (2, 3), ones, Healing(6)),
-        (data(), (2, 3), ones, Healing(5, trained="lora")),
-        (data(), (2, 3), ones, Healing(5, loss="plain")),
+        (drawn(), (2, 3), ones, Healing(5)),
+        (drawn(samples=9), (2, 3), ones, Healing(5)),
+        (drawn(batch_size=2), (2, 3), ones, Healing(5)),
+        (drawn(seed=1), (2, 3), ones, Healing(5)),
+        (drawn(), (2, 4), ones, Healing(5)),
+        (drawn(), (2, 3), {}, Healing(5)),
+        (drawn(), (2, 3), {"model.norm.weight": torch.full((32,), 2.0, dtype=torch.bfloat16)}, Healing(5)),
+        (drawn(), (2, 3), ones, Healing(6)),
+        (drawn(), (2, 3), ones, Healing(5, trained="lora")),
+        (drawn(), (2, 3), ones, Healing(5, loss="plain")),
     ]
-    names = [name_of(kept_state(opened, *place, tmp_path).key) for place in places]
+    names = [
+        name_of(kept_state(opened, data, Variant(removed, changes), healing, tmp_path).key)
+        for data, removed, changes, healing in places
+    ]
     assert len(set(names)) == len(places)
     again = {name: tensor.clone() for name, tensor in ones.items()}
-    assert name_of(kept_state(opened, data(), (2, 3), again, Healing(5), tmp_path).key) == names[0]
+    assert name_of(kept_state(opened, drawn(), Variant((2, 3), again), Healing(5), tmp_path).key) == names[0]

@@ -13,7 +13,9 @@ import sglp_core
 from sglp_core import Calibration, Evaluation, Method, Target
 from sglp_core.errors import BadCalibration, OutOfMemory
 from sglp_core.loading.available_memory import available_bytes, streams
+from sglp_core.options import Options
 from sglp_core.reporting.report import CompressReport
+from sglp_core.run_context import RunContext
 from tests.worker.tiny_model import write_tiny_model
 
 TEXT = "\n\n".join(f"the {word} is a {word} of the other {word}" for word in ("cat", "dog", "hen", "cow") * 60)
@@ -32,11 +34,12 @@ def compress(folder: Path, memory: str, name: str, repair: str = "none") -> Comp
         str(folder / "model"),
         Target("layers", 0.3),
         folder / name,
-        method=Method(repair=repair),
-        calibration=Calibration(str(folder / "text.txt"), 8, 32, 4),
-        evaluation=Evaluation(samples=4),
-        cache=folder / f"cache-{name}",
-        memory=memory,
+        options=Options(
+            method=Method(repair=repair),
+            calibration=Calibration(str(folder / "text.txt"), 8, 32, 4),
+            evaluation=Evaluation(samples=4),
+        ),
+        context=RunContext(cache=folder / f"cache-{name}", memory=memory),
     )
 
 
@@ -62,14 +65,18 @@ def test_a_streamed_job_ends_in_the_same_plan_scores_and_tensors(folder: Path) -
 
 
 def test_what_needs_the_whole_model_is_refused(folder: Path) -> None:
-    common = {"cache": folder / "cache", "memory": "streaming"}
+    context = RunContext(cache=folder / "cache", memory="streaming")
     with pytest.raises(BadCalibration, match="give calibration text"):
-        sglp_core.compress(str(folder / "model"), Target("layers", 0.3), folder / "no", **common)
+        sglp_core.compress(str(folder / "model"), Target("layers", 0.3), folder / "no", context=context)
     report = compress(folder, "streaming", "unrepaired", "auto")
     assert {attempt.reason for attempt in report.repair.attempts} == {"the model does not fit in memory"}
     with pytest.raises(OutOfMemory, match="repair"):
         sglp_core.compress(
-            str(folder / "model"), Target("layers", 0.3), folder / "no", method=Method(repair="compensate"), **common
+            str(folder / "model"),
+            Target("layers", 0.3),
+            folder / "no",
+            Options(method=Method(repair="compensate")),
+            context,
         )
 
 

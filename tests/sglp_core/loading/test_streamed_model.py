@@ -10,14 +10,15 @@ import transformers
 
 from sglp_core.analysis.importance import CRITERIA, RUN_CRITERIA
 from sglp_core.analysis.similarity import SimilarityAccumulator
-from sglp_core.analysis.streamed_tracing import trace_streamed
 from sglp_core.analysis.tracing import trace
 from sglp_core.errors import UnsafeFormat, UnsupportedArchitecture
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.evaluation.streamed import evaluate_streamed
 from sglp_core.loading.streamed_model import StreamedModel
+from sglp_core.removal.variant import Variant
 from sglp_core.structure.layer_stack import find_stack, layers_of
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch, logits_of, task_of
+from tests.sglp_core.recorded_progress import Recorder
 
 SMALL = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 5, "num_attention_heads": 4}
 GROUPED = {**SMALL, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}
@@ -73,10 +74,10 @@ def test_scores_and_similarity_are_those_of_the_model_in_memory(name: str, dtype
     streamed = StreamedModel(tmp_path / "model", tmp_path)
     found, expected = (SimilarityAccumulator() for _ in range(2))
     task, data = task_of(type(model)), batches_for(model)
-    done: list[int] = []
-    left = trace_streamed(streamed, streamed.layers, data, task, found, 7, lambda: done.append(1))
-    right = trace(model, layers_of(model, find_stack(model)), data, task, expected, 7)
-    assert len(done) == len(data)
+    recorder = Recorder()
+    left = trace(LayeredModel(streamed, streamed.path, task), data, found, 7, progress=recorder.phase())
+    right = trace(LayeredModel(model, find_stack(model), task), data, expected, seed=7)
+    assert recorder.done == list(range(len(data) + 1))
     for criterion in CRITERIA.values():
         np.testing.assert_allclose(criterion(left), criterion(right), rtol=1e-4, atol=1e-9)
     for criterion in RUN_CRITERIA.values():
@@ -90,10 +91,11 @@ def test_scores_and_similarity_are_those_of_the_model_in_memory(name: str, dtype
 def test_variants_are_judged_as_in_memory(name: str, tmp_path: Path) -> None:
     model = save(name, tmp_path / "model")
     streamed = StreamedModel(tmp_path / "model", tmp_path)
-    variants = {"two": (1, 3), "the same two": (3, 1), "ends": (0, 4), "one": (1,), "none": ()}
+    removed = {"two": (1, 3), "the same two": (3, 1), "ends": (0, 4), "one": (1,), "none": ()}
+    variants = {name: Variant(layers) for name, layers in removed.items()}
     task, data = task_of(type(model)), batches_for(model)
-    found = evaluate_streamed(streamed, streamed.layers, data, task, variants)
-    expected = evaluate(model, layers_of(model, find_stack(model)), data, task, variants)
+    found = evaluate(LayeredModel(streamed, streamed.path, task), data, variants)
+    expected = evaluate(LayeredModel(model, find_stack(model), task), data, variants)
     assert found.keys() == expected.keys()
     for variant, quality in expected.items():
         for figure, value in quality.to_dict().items():

@@ -9,17 +9,18 @@ import pytest
 
 from sglp_core import Calibration, Evaluation, Method, Target, compress
 from sglp_core.analysis.measure import measure
-from sglp_core.data.calibration_data import Data, prepare
+from sglp_core.data.calibration_data import CalibrationData, prepare
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.loading.loaded_model import Opened, open_model
-from sglp_core.options import Repair
+from sglp_core.loading.loaded_model import LoadedModel, load_model
+from sglp_core.options import Options, Repair
 from sglp_core.planning.choose import Choice, choose_plan
 from sglp_core.planning.choose_after_repair import finalists
 from sglp_core.planning.harm import harm_of
 from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import Proposal
+from sglp_core.removal.variant import Variant
 from sglp_core.repair.repair import repair
-from sglp_core.structure.layer_stack import layers_of
+from sglp_core.run_context import RunContext
 from sglp_core.tasks import Batch
 from tests.worker.tiny_model import write_text, write_tiny_model
 
@@ -33,24 +34,25 @@ def text(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Opened:
+def opened(tmp_path: Path) -> LoadedModel:
     model = write_tiny_model(tmp_path / "model")
-    return open_model(str(model), None, 16, tmp_path / "cache", None, lambda _phase: None)
+    return load_model(
+        str(model), Options(calibration=Calibration(sequence_length=16)), RunContext(cache=tmp_path / "cache")
+    )
 
 
-def chosen(opened: Opened, data: Data, text: Path, kind: Repair) -> Choice:
+def chosen(opened: LoadedModel, data: CalibrationData, text: Path, kind: Repair) -> Choice:
     method = Method(repair=kind)
-    analysis = measure(opened, data, method, Calibration(str(text), **CALIBRATION))
-    return choose_plan(opened, analysis, TARGET, method, data.calibration(opened), 0, lambda *_: None)
+    analysis = measure(opened, data, Options(method=method, calibration=Calibration(str(text), **CALIBRATION)))
+    return choose_plan(opened, analysis, TARGET, Options(method=method), data.calibration(opened))
 
 
 def test_the_plan_that_harms_least_after_its_repair_is_taken_with_that_repair(
-    opened: Opened, text: Path, tmp_path: Path
+    opened: LoadedModel, text: Path, tmp_path: Path
 ) -> None:
-    data = prepare(opened, Calibration(str(text), **CALIBRATION), None, None, tmp_path, lambda *_: None)
+    data = prepare(opened, Calibration(str(text), **CALIBRATION), None, RunContext(cache=tmp_path))
     found = chosen(opened, data, text, "least_squares")
     batches: Sequence[Batch] = data.calibration(opened)
-    layers = layers_of(opened.model, opened.stack.path)
     alone = [batch.rows(row, row + 1) for batch in batches for row in range(len(batch.labels))]
     # Of twelve windows three are held out at a time, the last ones first.
     turns = [alone, alone[9:] + alone[:9], alone[6:] + alone[:6]]
@@ -60,9 +62,8 @@ def test_the_plan_that_harms_least_after_its_repair_is_taken_with_that_repair(
         if proposal.repaired_harm is None:
             continue
         for turned in turns[: proposal.repaired_trials]:
-            repaired = repair(opened.model, opened.stack.path, turned, opened.task, removed, "least_squares")
-            weights = {"it": repaired.changes}
-            quality = evaluate(opened.model, layers, turned[9:], opened.task, {"it": removed}, weights=weights)
+            repaired = repair(opened, turned, removed, "least_squares")
+            quality = evaluate(opened, turned[9:], {"it": Variant(removed, repaired.changes)})
             harms.setdefault(removed, []).append(harm_of(quality["dense"], quality["it"]))
         assert proposal.repaired_harm == pytest.approx(fmean(harms[removed]), rel=1e-4)
     # Judged on eight windows at least: the better half in a second turn, the better half of those in a third.
@@ -74,7 +75,7 @@ def test_the_plan_that_harms_least_after_its_repair_is_taken_with_that_repair(
     assert {each for each in harms if len(harms[each]) > 1} == set(in_first_turn[: ceil(count / 2)])
     most = [each for each in harms if len(harms[each]) == 3]
     assert found.plan.removed_layers == min(most, key=lambda each: fmean(harms[each]))
-    expected = repair(opened.model, opened.stack.path, batches, opened.task, found.plan.removed_layers, "least_squares")
+    expected = repair(opened, batches, found.plan.removed_layers, "least_squares")
     assert found.repaired is not None
     assert found.repaired.changes.keys() == expected.changes.keys()
     # What comes first without repair is asked about too.
@@ -84,22 +85,22 @@ def test_the_plan_that_harms_least_after_its_repair_is_taken_with_that_repair(
     assert all(proposal.repaired_harm is None for proposal in unrepaired.proposals)
 
 
-def test_of_much_data_a_part_tells_plans_apart_and_all_of_it_repairs_the_winner(opened: Opened, tmp_path: Path) -> None:
+def test_of_much_data_a_part_tells_plans_apart_and_all_of_it_repairs_the_winner(
+    opened: LoadedModel, tmp_path: Path
+) -> None:
     text = write_text(tmp_path / "long.txt", lines=500)
     calibration = Calibration(str(text), samples=300, sequence_length=16, batch_size=50)
-    data = prepare(opened, calibration, None, None, tmp_path, lambda *_: None)
+    data = prepare(opened, calibration, None, RunContext(cache=tmp_path))
     found = chosen(opened, data, text, "least_squares")
     assert found.repaired is not None
     assert (found.repaired.fitted_windows, found.repaired.judged_windows) == (225, 75)
     # 2,048 predictions are 128 of the windows.
     alone = [batch.rows(row, row + 1) for batch in data.calibration(opened) for row in range(len(batch.labels))][:128]
-    layers = layers_of(opened.model, opened.stack.path)
     for proposal in found.proposals:
         if proposal.repaired_harm is not None:
             removed = proposal.plan.removed_layers
-            fitted = repair(opened.model, opened.stack.path, alone, opened.task, removed, "least_squares")
-            weights = {"it": fitted.changes}
-            quality = evaluate(opened.model, layers, alone[96:], opened.task, {"it": removed}, weights=weights)
+            fitted = repair(opened, alone, removed, "least_squares")
+            quality = evaluate(opened, alone[96:], {"it": Variant(removed, fitted.changes)})
             assert proposal.repaired_harm == pytest.approx(harm_of(quality["dense"], quality["it"]), rel=1e-4)
 
 
@@ -124,15 +125,17 @@ def test_among_the_finalists_are_the_best_and_all_of_one_cut() -> None:
     assert found == [(1, 4), (2, 4), (1, 3), (5, 6), (8, 9), (10, 11), (9, 10), (3, 4), (7, 8), (4, 5)]
 
 
-def test_the_report_says_how_repaired_plans_did(opened: Opened, text: Path, tmp_path: Path) -> None:
+def test_the_report_says_how_repaired_plans_did(opened: LoadedModel, text: Path, tmp_path: Path) -> None:
     report = compress(
         str(opened.source.directory),
         TARGET,
         tmp_path / "out",
-        method=Method(repair="auto"),
-        calibration=Calibration(str(text), **CALIBRATION),
-        evaluation=Evaluation(samples=4, controls=False),
-        cache=tmp_path / "cache",
+        options=Options(
+            method=Method(repair="auto"),
+            calibration=Calibration(str(text), **CALIBRATION),
+            evaluation=Evaluation(samples=4, controls=False),
+        ),
+        context=RunContext(cache=tmp_path / "cache"),
     )
     first, *others = report.proposals
     assert first.removed_layers == report.plan.removed_layers

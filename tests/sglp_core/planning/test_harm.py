@@ -16,9 +16,11 @@ from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import select
 from sglp_core.removal.bypass import bypassed
 from sglp_core.removal.remove_layers import remove_layers
+from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import apply
 from sglp_core.repair.batch_norm import estimate_statistics
 from sglp_core.structure.layer_stack import find_stack, layers_of
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch
 
 LAYERS = 8
@@ -63,7 +65,7 @@ def believing(model: LlamaForCausalLM, batches: list[Batch]) -> list[Batch]:
 
 
 def judge_of(model: LlamaForCausalLM, batches: list[Batch]) -> Judge:
-    return Judge(model, model.model.layers, batches, "causal_lm")
+    return Judge(LayeredModel(model, "model.layers", "causal_lm"), batches)
 
 
 def test_harm_is_divergence_plus_rise_of_the_loss_over_the_windows_tried(
@@ -74,7 +76,7 @@ def test_harm_is_divergence_plus_rise_of_the_loss_over_the_windows_tried(
     parts = [part for batch in batches for part in batch.split(1)]
     expected = []
     for part in parts[:3]:
-        found = evaluate(model, model.model.layers, [part], "causal_lm", {"it": (2, 4)})
+        found = evaluate(LayeredModel(model, "model.layers", "causal_lm"), [part], {"it": Variant((2, 4))})
         expected.append(found["it"].kl + math.log(found["it"].perplexity / found["dense"].perplexity))
     assert harms == pytest.approx(expected)
     assert judge.mean((2, 4)) == pytest.approx(np.mean(expected))
@@ -96,9 +98,9 @@ def test_where_batch_norms_may_be_estimated_anew_the_better_statistics_of_a_set_
     if loud > 1:
         # The dense network knows the images, so what a loud block adds is in the statistics of those behind it. One
         # that does not know them is changed more by new statistics than by the loss of quiet blocks.
-        apply(model, estimate_statistics(model, layers, (), [batch]))
+        apply(model, estimate_statistics(LayeredModel(model, path, "image_classification"), (), [batch]))
     batch = Batch({"pixel_values": images}, model(pixel_values=images).logits.argmax(-1))
-    estimated = Judge(model, layers_of(model, path), [batch], "image_classification", estimated=True)([(1, 2)])[1, 2]
+    estimated = Judge(LayeredModel(model, path, "image_classification"), [batch], estimated=True)([(1, 2)])[1, 2]
 
     pruned = copy.deepcopy(model)
     remove_layers(pruned, path, (1, 2))
@@ -117,7 +119,7 @@ def test_where_batch_norms_may_be_estimated_anew_the_better_statistics_of_a_set_
         dense, batch.labels
     )
     anew = float(divergence + rise)
-    as_they_were = Judge(model, layers_of(model, path), [batch], "image_classification")([(1, 2)])[1, 2]
+    as_they_were = Judge(LayeredModel(model, path, "image_classification"), [batch])([(1, 2)])[1, 2]
     assert as_they_were != pytest.approx(anew, abs=1e-3)
     assert (anew < as_they_were) == (loud > 1)
     assert estimated == pytest.approx(min(anew, as_they_were), abs=1e-5)
@@ -128,10 +130,10 @@ def test_images_are_judged_many_at_once_and_windows_one_at_a_time() -> None:
     model = CifarResNetForImageClassification(CifarResNetConfig(depths=[4], hidden_sizes=[4], num_labels=3)).eval()
     images = torch.randn(150, 3, 8, 8)
     parts = [Batch({"pixel_values": some}, torch.zeros(len(some), dtype=torch.long)) for some in images.split(8)]
-    judge = Judge(model, layers_of(model, find_stack(model)), parts, "image_classification")
+    judge = Judge(LayeredModel(model, find_stack(model), "image_classification"), parts)
     assert judge.parts == math.ceil(150 / SAMPLES_AT_ONCE)
     # Every image is judged once: the mean over all parts of equal size is that of all images together.
-    whole = evaluate(model, layers_of(model, find_stack(model)), parts[:16], "image_classification", {"it": (1,)})
+    whole = evaluate(LayeredModel(model, find_stack(model), "image_classification"), parts[:16], {"it": Variant((1,))})
     assert judge([(1,)], 2)[1,] == pytest.approx(harm_of(whole["dense"], whole["it"]), abs=1e-6)
 
 

@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from sglp_core import Calibration, Evaluation, Method, QualityTarget, compress
 from sglp_core.errors import BadCalibration, TargetUnreachable
+from sglp_core.options import Options
 from sglp_core.planning.quality_budget import largest_within
 from sglp_core.reporting.report import CompressReport
+from sglp_core.run_context import RunContext
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 HARMLESS = (1, 2, 3)
@@ -52,10 +54,12 @@ def run(model: Path, text: Path, directory: Path, target: QualityTarget, **metho
         str(model),
         target,
         directory / "out",
-        method=Method(**method),
-        calibration=Calibration(str(text), samples=8, sequence_length=16, batch_size=4),
-        evaluation=Evaluation(samples=4, controls=False),
-        cache=directory / "cache",
+        options=Options(
+            method=Method(**method),
+            calibration=Calibration(str(text), samples=8, sequence_length=16, batch_size=4),
+            evaluation=Evaluation(samples=4, controls=False),
+        ),
+        context=RunContext(cache=directory / "cache"),
     )
 
 

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,10 +11,12 @@ from transformers import LlamaForCausalLM
 
 from sglp_core import Calibration, Evaluation, SweepTarget, compress, sweep
 from sglp_core.errors import TargetUnreachable
-from sglp_core.options import Target
+from sglp_core.options import Options, Target
 from sglp_core.planning.sweep import cut_copy
 from sglp_core.removal.bypass import bypassed
 from sglp_core.reporting.report import SweepReport
+from sglp_core.run_context import RunContext
+from sglp_core.structure.layered_model import LayeredModel
 from tests.sglp_core.data.tiny_images import write_images, write_tiny_vit
 from tests.worker.tiny_model import LAYERS, write_text, write_tiny_model
 
@@ -28,18 +29,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def options(folder: Path) -> dict[str, Any]:
-    return {
-        "calibration": Calibration(str(folder / "text.txt"), samples=8, sequence_length=16, batch_size=4),
-        "evaluation": Evaluation(samples=4, controls=False),
-        "cache": folder / "cache",
-    }
+def settings(folder: Path) -> tuple[Options, RunContext]:
+    calibration = Calibration(str(folder / "text.txt"), samples=8, sequence_length=16, batch_size=4)
+    options = Options(calibration=calibration, evaluation=Evaluation(samples=4, controls=False))
+    return options, RunContext(cache=folder / "cache")
 
 
 @pytest.fixture(scope="module")
 def report(folder: Path) -> SweepReport:
     target = SweepTarget("layers", (0.5, 0.17, 0.34, 0.17, 0.9))
-    return sweep(str(folder / "model"), target, folder / "out", **options(folder))
+    return sweep(str(folder / "model"), target, folder / "out", *settings(folder))
 
 
 def test_there_is_a_row_a_ratio_and_one_for_the_dense_model(report: SweepReport) -> None:
@@ -55,7 +54,7 @@ def test_there_is_a_row_a_ratio_and_one_for_the_dense_model(report: SweepReport)
 
 
 def test_a_row_is_what_a_compression_says(folder: Path, report: SweepReport) -> None:
-    alone = compress(str(folder / "model"), Target("layers", 0.34), folder / "alone", **options(folder))
+    alone = compress(str(folder / "model"), Target("layers", 0.34), folder / "alone", *settings(folder))
     assert alone.analysis == replace(report.analysis, reused=True)
     point = report.sweep.points[2]
     after = {row.metric: row.after for row in alone.table}
@@ -85,14 +84,14 @@ def test_table_and_picture_are_written_and_no_model(folder: Path, report: SweepR
 
 def test_where_no_ratio_can_be_reached_the_sweep_fails(folder: Path) -> None:
     with pytest.raises(TargetUnreachable, match=r"cannot remove 0\.8 .*largest reachable"):
-        sweep(str(folder / "model"), SweepTarget("layers", (0.9, 0.8)), folder / "none", **options(folder))
+        sweep(str(folder / "model"), SweepTarget("layers", (0.9, 0.8)), folder / "none", *settings(folder))
 
 
 def test_a_cut_copy_is_the_bypassed_model_around_the_same_tensors(folder: Path) -> None:
     model = LlamaForCausalLM.from_pretrained(folder / "model").eval()
     ids = torch.arange(12)[None]
     before = model(ids).logits
-    cut = cut_copy(model, "model.layers", (1, 3))
+    cut = cut_copy(LayeredModel(model, "model.layers", "causal_lm"), (1, 3))
     with torch.no_grad(), bypassed(model.model.layers, (1, 3)):
         assert torch.equal(cut(ids).logits, model(ids, use_cache=False).logits)
     assert torch.equal(model(ids).logits, before)
@@ -112,9 +111,11 @@ def test_an_image_classifier_is_swept_without_decoding(tmp_path: Path) -> None:
         str(write_tiny_vit(tmp_path / "model")),
         SweepTarget("flops", (0.3,)),
         tmp_path / "out",
-        calibration=Calibration(str(write_images(tmp_path / "images")), samples=16, batch_size=8),
-        evaluation=Evaluation(samples=8),
-        cache=tmp_path / "cache",
+        options=Options(
+            calibration=Calibration(str(write_images(tmp_path / "images")), samples=16, batch_size=8),
+            evaluation=Evaluation(samples=8),
+        ),
+        context=RunContext(cache=tmp_path / "cache"),
     )
     dense, cut = report.sweep.points
     assert dense.flops * 0.7 >= cut.flops

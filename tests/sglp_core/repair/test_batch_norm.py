@@ -12,12 +12,14 @@ from transformers import AutoImageProcessor, ViTForImageClassification
 
 from sglp_core import Calibration, Evaluation, Method, QualityTarget, Target, compress
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
-from sglp_core.options import Repair
+from sglp_core.options import Options, Repair
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.repair.batch_norm import estimate_statistics, repair_batch_norms
 from sglp_core.repair.repair import repair
 from sglp_core.reporting.report import CompressReport
-from sglp_core.structure.layer_stack import find_stack, layers_of
+from sglp_core.run_context import RunContext
+from sglp_core.structure.layer_stack import find_stack
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch
 from tests.sglp_core.data.tiny_images import CLASSES, write_images, write_tiny_vit
 
@@ -49,20 +51,25 @@ def batches(seed: int) -> list[Batch]:
 
 def test_what_is_left_over_of_the_images_is_dealt_out(model: Any) -> None:
     images = batches(1)[0]
-    layers = layers_of(model, find_stack(model))
-    parted = estimate_statistics(model, layers, REMOVED, [images.rows(0, 8), images.rows(8, 9)])
-    halves = [estimate_statistics(model, layers, REMOVED, [part]) for part in (images.rows(0, 4), images.rows(4, 9))]
+    path = find_stack(model)
+    parted = estimate_statistics(
+        LayeredModel(model, path, "image_classification"), REMOVED, [images.rows(0, 8), images.rows(8, 9)]
+    )
+    halves = [
+        estimate_statistics(LayeredModel(model, path, "image_classification"), REMOVED, [part])
+        for part in (images.rows(0, 4), images.rows(4, 9))
+    ]
     for name, tensor in parted.items():
         torch.testing.assert_close(tensor, (halves[0][name] + halves[1][name]) / 2)
     # One image cannot say how images differ.
-    assert estimate_statistics(model, layers, REMOVED, [images.rows(0, 1)]) == {}
+    assert estimate_statistics(LayeredModel(model, path, "image_classification"), REMOVED, [images.rows(0, 1)]) == {}
 
 
 def test_statistics_are_the_mean_over_batches_of_what_comes_in_without_the_layers(model: Any) -> None:
     path = find_stack(model)
     before = copy.deepcopy(model.state_dict())
     data = batches(1)[:1] + batches(2)[:1]
-    found = estimate_statistics(model, layers_of(model, path), REMOVED, data)
+    found = estimate_statistics(LayeredModel(model, path, "causal_lm"), REMOVED, data)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not any(module.training for module in model.modules())
 
@@ -84,9 +91,9 @@ def test_statistics_are_the_mean_over_batches_of_what_comes_in_without_the_layer
 
 
 def test_statistics_that_do_not_help_on_held_out_data_are_not_kept(model: Any) -> None:
-    layers = layers_of(model, find_stack(model))
+    path = find_stack(model)
     noise = [Batch({"pixel_values": 100 * torch.randn(4, 3, 16, 16)}, torch.zeros(4, dtype=torch.long))]
-    _, attempt = repair_batch_norms(model, layers, REMOVED, noise, batches(0), "image_classification")
+    _, attempt = repair_batch_norms(LayeredModel(model, path, "image_classification"), REMOVED, noise, batches(0))
     assert not attempt.accepted
     assert attempt.reason == "held-out loss or divergence does not fall"
 
@@ -94,7 +101,7 @@ def test_statistics_that_do_not_help_on_held_out_data_are_not_kept(model: Any) -
 def test_new_statistics_are_kept_where_they_bring_the_model_closer_to_the_dense_one(model: Any) -> None:
     images = batches(0)[0]
     images.labels.copy_(model(**images.inputs).logits.argmax(-1))
-    found = repair(model, find_stack(model), [images] * 4, "image_classification", REMOVED, "auto")
+    found = repair(LayeredModel(model, find_stack(model), "image_classification"), [images] * 4, REMOVED, "auto")
     attempt = found.attempts[0]
     assert (attempt.kind, attempt.accepted) == ("batch_norm", True)
     assert attempt.loss_after < attempt.loss_before
@@ -104,7 +111,7 @@ def test_new_statistics_are_kept_where_they_bring_the_model_closer_to_the_dense_
 
 def test_models_without_batch_norms_say_so(tmp_path: Path) -> None:
     vit = ViTForImageClassification.from_pretrained(write_tiny_vit(tmp_path)).eval()
-    found = repair(vit, find_stack(vit), batches(0), "image_classification", (2,), "batch_norm")
+    found = repair(LayeredModel(vit, find_stack(vit), "image_classification"), batches(0), (2,), "batch_norm")
     assert (found.changes, found.attempts[0].reason) == ({}, "the model has no batch norms")
 
 
@@ -132,10 +139,12 @@ def compressed(directory: Path, images: Path, target: Target | QualityTarget, re
         str(directory / "model"),
         target,
         directory / repair,
-        method=Method(segments=1, protected=(0, 3, 4, 5, 6), repair=repair),
-        calibration=Calibration(str(images), samples=48, batch_size=12),
-        evaluation=Evaluation(samples=12),
-        cache=directory / "cache",
+        options=Options(
+            method=Method(segments=1, protected=(0, 3, 4, 5, 6), repair=repair),
+            calibration=Calibration(str(images), samples=48, batch_size=12),
+            evaluation=Evaluation(samples=12),
+        ),
+        context=RunContext(cache=directory / "cache"),
     )
 
 

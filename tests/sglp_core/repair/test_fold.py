@@ -13,6 +13,7 @@ from sglp_core.repair.fold import fold, fold_change
 from sglp_core.repair.residual_writes import NoForm
 from sglp_core.repair.write_finder import Forms
 from sglp_core.structure.layer_stack import find_stack, layers_of
+from sglp_core.structure.layered_model import LayeredModel
 from tests.sglp_core.repair.repair_models import FAMILIES, POST_NORM, PRE_NORM, apart, batches, build, logits
 
 
@@ -20,7 +21,7 @@ from tests.sglp_core.repair.repair_models import FAMILIES, POST_NORM, PRE_NORM, 
 def test_the_writes_of_a_layer_are_found(name: str) -> None:
     model = build(name)
     path = find_stack(model)
-    writes = Forms(model, path, batches(1)[0]).writes(2)
+    writes = Forms(LayeredModel(model, path, "causal_lm"), batches(1)[0]).writes(2)
     assert [w.module for w in writes.modules] == [f"{path}.2.{module}" for module in PRE_NORM[name][2]]
     assert not writes.whole
     assert [w.gain for w in writes.modules] == pytest.approx([0.3 if name == "granite" else 1] * 2)
@@ -31,7 +32,7 @@ def test_the_writes_of_a_layer_are_found(name: str) -> None:
 def test_a_post_norm_is_the_whole_output(name: str) -> None:
     model = build(name)
     path = find_stack(model)
-    writes = Forms(model, path, batches(1)[0]).writes(2)
+    writes = Forms(LayeredModel(model, path, "causal_lm"), batches(1)[0]).writes(2)
     assert ([w.module for w in writes.modules], writes.whole) == ([f"{path}.2.{POST_NORM[name][2]}"], True)
 
 
@@ -41,7 +42,7 @@ def test_a_folded_growth_equals_the_same_factor_at_the_cut(name: str, alpha: flo
     model = build(name)
     path = find_stack(model)
     layers, batch = layers_of(model, path), batches(1)[0]
-    forms = Forms(model, path, batch)
+    forms = Forms(LayeredModel(model, path, "causal_lm"), batch)
     new = fold_growth(model, alpha, forms.writes(1), [forms.writes(4), forms.writes(5)])
     with bypassed(layers, (2, 3)):
         without = logits(model, batch)
@@ -59,7 +60,7 @@ def test_without_a_layer_behind_or_before_there_is_nothing_to_fold_into() -> Non
     with pytest.raises(NoForm, match="no layer follows"):
         fold_growth(model, 2.0, None, [])
     bert = build("bert")
-    forms = Forms(bert, find_stack(bert), batches(1)[0])
+    forms = Forms(LayeredModel(bert, find_stack(bert), "causal_lm"), batches(1)[0])
     with pytest.raises(NoForm, match="norm before the cut"):
         fold_growth(bert, 2.0, None, [forms.writes(1)])
 
@@ -69,7 +70,7 @@ def test_a_folded_map_equals_the_same_map_of_what_the_module_writes(name: str) -
     model = build(name)
     path = find_stack(model)
     batch = batches(1)[0]
-    write = Forms(model, path, batch).writes(2).modules[0]
+    write = Forms(LayeredModel(model, path, "causal_lm"), batch).writes(2).modules[0]
     module = model.get_submodule(write.module)
     scale = torch.randn((32,) if write.form == "norm" else (32, 32), dtype=torch.float64)
     shift = torch.randn(32, dtype=torch.float64) if getattr(module, "bias", None) is not None else None
@@ -95,7 +96,7 @@ def test_a_changed_weight_adds_what_was_fitted(name: str) -> None:
     model = build(name)
     path = find_stack(model)
     batch = batches(1)[0]
-    write = Forms(model, path, batch).writes(2).modules[0]
+    write = Forms(LayeredModel(model, path, "causal_lm"), batch).writes(2).modules[0]
     module = model.get_submodule(write.module)
     if write.form == "norm":
         with pytest.raises(NoForm, match="mixes no channels"):

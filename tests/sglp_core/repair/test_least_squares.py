@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import swapped
 from sglp_core.repair.least_squares import ElementwiseFit, LinearFit
 from sglp_core.repair.refit import MOST_FEATURES, RIDGES, Refit
@@ -14,6 +15,7 @@ from sglp_core.repair.residual_stream import cut_streams
 from sglp_core.repair.residual_writes import NoForm
 from sglp_core.repair.write_finder import Forms
 from sglp_core.structure.layer_stack import find_stack
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch
 from tests.sglp_core.repair.repair_models import POST_NORM, batches, build
 
@@ -83,14 +85,14 @@ def test_a_write_of_too_many_channels_is_not_fitted_anew() -> None:
 def test_a_projection_is_fitted_through_the_norm_behind_it(name: str) -> None:
     model = build(name)
     path = find_stack(model)
-    forms = Forms(model, path, batches(1)[0])
+    forms = Forms(LayeredModel(model, path, "causal_lm"), batches(1)[0])
     write = forms.writes(2).modules[0]
     inner = forms.inside(2, write)
     last = {"bert": "output.dense", "distilbert": "ffn.lin2", "opt-350m": "fc2"}.get(name, "mlp.down_proj")
     assert inner.module == f"{path}.2.{last}"
 
     def streams(batch: Batch, through: Any) -> Any:
-        return cut_streams(model, forms.layers, batch, (3,), (3, 3), {}, through)
+        return cut_streams(LayeredModel(model, path, "causal_lm"), batch, Variant((3,), {}), (3, 3), through)
 
     weight = model.get_submodule(inner.module).weight
     other = {f"{inner.module}.weight": weight.data + torch.randn_like(weight) * weight.std() / 2}

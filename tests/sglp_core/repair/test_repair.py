@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.removal.bypass import bypassed
+from sglp_core.removal.variant import Variant
 from sglp_core.repair.repair import KINDS, repair
 from sglp_core.repair.residual_stream import calls_of, cut_streams
 from sglp_core.repair.residual_writes import NoForm, find_writes
-from sglp_core.structure.layer_stack import find_stack, layers_of
+from sglp_core.structure.layer_stack import find_stack
+from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import runs_of
 from sglp_core.tasks import Batch, split
 from tests.sglp_core.repair.repair_models import FAMILIES, GROUPED, POST_NORM, batches, build
@@ -23,8 +25,10 @@ from tests.sglp_core.repair.repair_models import FAMILIES, GROUPED, POST_NORM, b
 def test_the_stream_at_a_cut_is_what_the_dense_and_the_pruned_model_say(removed: tuple[int, ...]) -> None:
     model = build("gpt2")
     batch, layers = batches(1)[0], model.transformer.h
-    write = find_writes(layers[3], "transformer.h.3", calls_of(model, layers, batch)[3]).modules[0]
-    streams = cut_streams(model, layers, batch, removed, (4, 4), {}, write)
+    write = find_writes(
+        layers[3], "transformer.h.3", calls_of(LayeredModel(model, "transformer.h", "causal_lm"), batch)[3]
+    ).modules[0]
+    streams = cut_streams(LayeredModel(model, "transformer.h", "causal_lm"), batch, Variant(removed, {}), (4, 4), write)
     with torch.no_grad():
         dense = model(**batch.inputs, output_hidden_states=True).hidden_states
         kept: list[Tensor] = []
@@ -50,15 +54,15 @@ def test_every_accepted_repair_lowers_held_out_divergence_and_raises_no_loss(nam
     path = find_stack(model)
     task = "masked_lm" if "Masked" in FAMILIES[name][0] else "causal_lm"
     before = {n: p.clone() for n, p in model.named_parameters()}
-    found = repair(model, path, batches(8), task, (2, 4), "auto")
+    found = repair(LayeredModel(model, path, task), batches(8), (2, 4), "auto")
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
     assert {(a.cut, a.kind) for a in found.attempts} == {
         (cut, kind) for cut in ((2, 2), (4, 4)) for kind in KINDS["auto"]
     }
     assert (found.fitted_windows, found.judged_windows) == (24, 8)
     judged = batches(8)[6:]
-    variants = {"pruned": (2, 4), "repaired": (2, 4)}
-    quality = evaluate(model, layers_of(model, path), judged, task, variants, weights={"repaired": found.changes})
+    variants = {"pruned": Variant((2, 4)), "repaired": Variant((2, 4), found.changes)}
+    quality = evaluate(LayeredModel(model, path, task), judged, variants)
     for attempt in found.attempts:
         if attempt.accepted:
             assert attempt.reason is None
@@ -94,7 +98,7 @@ def test_least_squares_undoes_a_removal_that_is_linear_in_what_the_layer_before_
             layer.self_attn.o_proj.weight.zero_()
         removed.mlp.down_proj.weight.zero_()
         removed.mlp.down_proj.bias.copy_(torch.randn(32, generator=generator))
-    found = repair(model, "model.layers", batches(8), "causal_lm", (3,), "least_squares")
+    found = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(8), (3,), "least_squares")
     assert found.attempts[0].accepted
     assert found.attempts[0].kl_after < 1e-3 * found.attempts[0].kl_before
 
@@ -111,9 +115,9 @@ def test_a_refit_undoes_a_removal_that_is_linear_in_what_enters_the_write_and_no
         for name in ("gate_proj", "up_proj"):
             getattr(removed.mlp, name).weight.copy_(getattr(before.mlp, name).weight)
         removed.post_attention_layernorm.weight.copy_(before.post_attention_layernorm.weight)
-    mapped = repair(model, "model.layers", batches(32), "causal_lm", (3,), "least_squares")
+    mapped = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(32), (3,), "least_squares")
     assert not mapped.attempts[0].accepted
-    found = repair(model, "model.layers", batches(32), "causal_lm", (3,), "refit")
+    found = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(32), (3,), "refit")
     assert found.attempts[0].accepted
     assert found.attempts[0].kl_after < 0.01 * found.attempts[0].kl_before
 
@@ -124,7 +128,7 @@ def test_a_repair_that_harms_is_refused() -> None:
         # Removed: a layer that only makes the stream longer. Its neighbour cannot know where, but the size is undone.
         model.model.layers[3].self_attn.o_proj.weight.zero_()
         model.model.layers[3].mlp.down_proj.weight.zero_()
-    found = repair(model, "model.layers", batches(8), "causal_lm", (3,), "auto")
+    found = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(8), (3,), "auto")
     # Nothing was lost, so nothing can be better.
     assert [attempt.accepted for attempt in found.attempts] == [False] * 5
     assert found.changes == {}
@@ -175,7 +179,7 @@ def test_a_quarter_of_the_windows_judges_and_none_is_lost(sizes: list[int]) -> N
 
 def test_one_window_cannot_be_fitted_and_judged_on() -> None:
     model = build("llama")
-    found = repair(model, "model.layers", [batches(1)[0].rows(0, 1)], "causal_lm", (2,), "auto")
+    found = repair(LayeredModel(model, "model.layers", "causal_lm"), [batches(1)[0].rows(0, 1)], (2,), "auto")
     assert found.changes == {}
     assert all("cannot be both" in attempt.reason for attempt in found.attempts)
 
@@ -195,6 +199,6 @@ def test_a_family_without_a_form_is_refused_with_the_reason(
     torch.manual_seed(0)
     stock = getattr(transformers, class_name)
     model = stock(stock.config_class(**{**GROUPED, **changes})).eval()
-    found = repair(model, "model.layers", batches(8), "causal_lm", (2, 3), "compensate")
+    found = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(8), (2, 3), "compensate")
     assert found.changes == {}
     assert [reason in attempt.reason for attempt in found.attempts] == [True]

@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from sglp_core import Calibration, Evaluation, Healing, Method, Target, compress
+from sglp_core.options import Options
+from sglp_core.run_context import RunContext
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 
@@ -19,10 +21,12 @@ def test_a_job_writes_the_repaired_model_and_reports_both(repair: str, tmp_path:
         model.as_uri(),
         Target("layers", 0.34),
         tmp_path / "out",
-        method=Method(protected=(0, 3, 5), repair=repair),
-        calibration=Calibration(str(text), samples=16, sequence_length=16, batch_size=4),
-        evaluation=Evaluation(samples=4, controls=False),
-        cache=tmp_path / "cache",
+        options=Options(
+            method=Method(protected=(0, 3, 5), repair=repair),
+            calibration=Calibration(str(text), samples=16, sequence_length=16, batch_size=4),
+            evaluation=Evaluation(samples=4, controls=False),
+        ),
+        context=RunContext(cache=tmp_path / "cache"),
     )
     assert report.method.repair == repair
     changed = set(report.repair.changed_tensors)
@@ -49,11 +53,15 @@ def test_a_job_writes_the_healed_model_and_reports_every_step(trained: Any, tmp_
         model.as_uri(),
         Target("layers", 0.34),
         tmp_path / "out",
-        method=Method(repair="none"),
-        calibration=Calibration(str(write_text(tmp_path / "text.txt")), samples=16, sequence_length=16, batch_size=4),
-        evaluation=Evaluation(samples=4, controls=False),
-        healing=Healing(steps=24, learning_rate=1e-3, loss="plain", trained=trained),
-        cache=tmp_path / "cache",
+        options=Options(
+            method=Method(repair="none"),
+            calibration=Calibration(
+                str(write_text(tmp_path / "text.txt")), samples=16, sequence_length=16, batch_size=4
+            ),
+            evaluation=Evaluation(samples=4, controls=False),
+            healing=Healing(steps=24, learning_rate=1e-3, loss="plain", trained=trained),
+        ),
+        context=RunContext(cache=tmp_path / "cache"),
     )
     assert report.verification.passed
     assert report.healing.kept_step > 0

@@ -24,7 +24,9 @@ from sglp_core import (
     estimate,
     sweep,
 )
+from sglp_core.options import Options
 from sglp_core.reporting.report import AnalyzeReport, CompressReport, EstimateReport, Report, SweepReport
+from sglp_core.run_context import RunContext
 from tests.sglp_core.data.tiny_images import write_images, write_tiny_vit
 from tests.worker.tiny_model import write_text, write_tiny_model
 
@@ -104,7 +106,12 @@ def images(folder: Path) -> Calibration:
 
 
 def analyzed(folder: Path, out: Path) -> Report:
-    return analyze(str(folder / "llama"), out, calibration=text(folder), cache=folder / "cache")
+    return analyze(
+        str(folder / "llama"),
+        out,
+        options=Options(calibration=text(folder)),
+        context=RunContext(cache=folder / "cache"),
+    )
 
 
 def compressed(folder: Path, out: Path) -> Report:
@@ -112,9 +119,8 @@ def compressed(folder: Path, out: Path) -> Report:
         str(folder / "llama"),
         Target("layers", 0.34),
         out,
-        calibration=text(folder),
-        evaluation=Evaluation(samples=4),
-        cache=folder / "cache",
+        options=Options(calibration=text(folder), evaluation=Evaluation(samples=4)),
+        context=RunContext(cache=folder / "cache"),
     )
 
 
@@ -123,11 +129,13 @@ def compressed_to_a_quality_and_healed(folder: Path, out: Path) -> Report:
         str(folder / "llama"),
         QualityTarget("perplexity", 0.5),
         out,
-        method=Method(importance="taylor", repair="none", protected=(0, -1)),
-        calibration=text(folder),
-        evaluation=Evaluation(samples=4, controls=False),
-        healing=Healing(steps=4),
-        cache=folder / "cache",
+        options=Options(
+            method=Method(importance="taylor", repair="none", protected=(0, -1)),
+            calibration=text(folder),
+            evaluation=Evaluation(samples=4, controls=False),
+            healing=Healing(steps=4),
+        ),
+        context=RunContext(cache=folder / "cache"),
     )
 
 
@@ -136,9 +144,8 @@ def compressed_images(folder: Path, out: Path) -> Report:
         str(folder / "vit"),
         Target("layers", 0.34),
         out,
-        calibration=images(folder),
-        evaluation=Evaluation(samples=8),
-        cache=folder / "cache",
+        options=Options(calibration=images(folder), evaluation=Evaluation(samples=8)),
+        context=RunContext(cache=folder / "cache"),
     )
 
 
@@ -147,19 +154,22 @@ def swept(folder: Path, out: Path) -> Report:
         str(folder / "llama"),
         SweepTarget("layers", (0.34, 0.95)),
         out,
-        calibration=text(folder),
-        evaluation=Evaluation(samples=4),
-        cache=folder / "cache",
+        options=Options(calibration=text(folder), evaluation=Evaluation(samples=4)),
+        context=RunContext(cache=folder / "cache"),
     )
 
 
 def estimated(folder: Path, out: Path) -> Report:
-    return estimate(str(folder / "llama"), out, cache=folder / "cache")
+    return estimate(str(folder / "llama"), out, context=RunContext(cache=folder / "cache"))
 
 
 def estimated_for_a_target(folder: Path, out: Path) -> Report:
     return estimate(
-        str(folder / "vit"), out, target=Target("layers", 0.34), calibration=images(folder), cache=folder / "cache"
+        str(folder / "vit"),
+        out,
+        target=Target("layers", 0.34),
+        options=Options(calibration=images(folder)),
+        context=RunContext(cache=folder / "cache"),
     )
 
 

@@ -10,6 +10,8 @@ import transformers
 
 from sglp_core import Calibration, Evaluation, Target, compress
 from sglp_core.errors import UnsupportedArchitecture
+from sglp_core.options import Options
+from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_signature import layouts_of, require_layout, stays_what_it_is
 from sglp_core.structure.layer_stack import LayerStack, measure_stack
 from tests.worker.tiny_model import write_text, write_tiny_model
@@ -127,9 +129,11 @@ def test_a_model_of_periods_is_compressed_by_a_period(tmp_path: Path) -> None:
         str(model),
         Target("layers", 0.25),
         tmp_path / "out",
-        calibration=Calibration(str(text), samples=12, sequence_length=16, batch_size=4),
-        evaluation=Evaluation(samples=4, controls=False),
-        cache=tmp_path / "cache",
+        options=Options(
+            calibration=Calibration(str(text), samples=12, sequence_length=16, batch_size=4),
+            evaluation=Evaluation(samples=4, controls=False),
+        ),
+        context=RunContext(cache=tmp_path / "cache"),
     )
     first, *rest = report.plan.removed_layers
     assert rest == [first + 1, first + 2]

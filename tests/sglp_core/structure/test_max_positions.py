@@ -8,6 +8,8 @@ import torch
 import transformers
 
 from sglp_core import Calibration, SGLPError, Target, compress
+from sglp_core.options import Options
+from sglp_core.run_context import RunContext
 from sglp_core.structure.max_positions import most_positions
 from tests.worker.tiny_model import write_tiny_model
 
@@ -55,8 +57,8 @@ def test_windows_that_are_too_long_are_told_before_anything_is_loaded(name: str,
             str(tmp_path / "model"),
             Target("layers", 0.25),
             tmp_path / "out",
-            calibration=Calibration(sequence_length=41),
-            cache=tmp_path / "cache",
+            options=Options(calibration=Calibration(sequence_length=41)),
+            context=RunContext(cache=tmp_path / "cache"),
         )
     assert refused.value.code == "bad_calibration"
     assert not (tmp_path / "out").exists()

@@ -11,7 +11,9 @@ from transformers.utils import is_timm_available
 
 from sglp_core import estimate
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.loading.loaded_model import open_model
+from sglp_core.loading.loaded_model import load_model
+from sglp_core.options import Calibration, Options
+from sglp_core.run_context import RunContext
 
 pytestmark = pytest.mark.skipif(is_timm_available(), reason="timm is installed")
 
@@ -25,6 +27,8 @@ def test_a_timm_model_without_timm_is_told_what_is_missing(named: dict[str, Any]
     (model / "config.json").write_text(json.dumps(config))
     save_file({"fc.weight": torch.zeros(2, 512)}, model / "model.safetensors")
     with pytest.raises(UnsupportedArchitecture, match=r"pip install 'sglp\[timm\]'"):
-        open_model(str(model), None, 16, tmp_path / "cache", None, lambda _phase: None)
+        load_model(
+            str(model), Options(calibration=Calibration(sequence_length=16)), RunContext(cache=tmp_path / "cache")
+        )
     with pytest.raises(UnsupportedArchitecture, match=r"pip install 'sglp\[timm\]'"):
-        estimate(str(model), tmp_path / "out", cache=tmp_path / "cache")
+        estimate(str(model), tmp_path / "out", context=RunContext(cache=tmp_path / "cache"))

@@ -1,6 +1,6 @@
 """Sends the progress and facts of the method to the supervisor, and traces each phase as a span."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from pydantic import BaseModel, JsonValue
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from sglp_core import Progress
 
 
-class PipeObserver:
-    """The observer of `sglp_core` whose messages are lines in a pipe. `sources` become part of the resolved facts."""
+class PipeReporter:
+    """Writes progress and facts of `sglp_core` as lines into a pipe; `sources` become part of the resolved facts."""
 
     def __init__(self, lines: TextIO, span: Span) -> None:
         self.sources: Sequence[JsonValue] = ()
@@ -30,12 +30,12 @@ class PipeObserver:
             PhaseProgress(phase=progress.phase, done=progress.done, total=progress.total, unit=progress.unit)
         )
 
-    def resolved(self, facts: dict[str, JsonValue]) -> None:
+    def resolved(self, facts: Mapping[str, object]) -> None:
         # The method's dictionaries may hold tuples, which are no JSON values until they are written.
         sources = {"sources": list(self.sources)} if self.sources else {}
         self._send(ResolvedMessage.model_construct(resolved={**facts, **sources}))
 
-    def planned(self, plan: dict[str, JsonValue]) -> None:
+    def planned(self, plan: Mapping[str, object]) -> None:
         self._send(PlanMessage.model_construct(plan=plan))
 
     def end_phase(self) -> None:

@@ -1,0 +1,14 @@
+"""A variant of a dense model: the layers that are removed from it and the weights that are changed in it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sglp_core.removal.weight_changes import Changes
+
+
+@dataclass(frozen=True)
+class Variant:
+    """`removed` are layer indices; `changes` are new values of parameters and buffers, by name."""
+
+    removed: Sequence[int] = ()
+    changes: Changes = field(default_factory=dict)

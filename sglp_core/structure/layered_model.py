@@ -1,0 +1,23 @@
+"""A model that can be run: its weights, where its layers are, and what it predicts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from sglp_core.structure.layer_stack import StackPath, layers_of
+from sglp_core.tasks import Task
+
+
+@dataclass(frozen=True)
+class LayeredModel:
+    """`model` is a module of transformers or timm, or a `StreamedModel`; `path` is where its layers are."""
+
+    model: Any
+    path: StackPath
+    task: Task
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The layers in order."""
+        return layers_of(self.model, self.path)
