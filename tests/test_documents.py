@@ -32,7 +32,7 @@ MODULE = re.compile(r"python -m ([a-z]\w*(?:\.\w+)*)")
 # Words that a stranger stumbles over, or that say less than the field's own term.
 ODD = re.compile(
     r"\b(foretold|foretells?|parted|anew|hands? on|handed on|is told|are told|tells? apart|told apart|no number|in vain"
-    r"|is noted|notes? what|what is (?:wanted|known|given))\b"
+    r"|is noted|notes? what|of its own|what is (?:wanted|known|given))\b"
 )
 
 
