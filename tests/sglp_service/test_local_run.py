@@ -5,16 +5,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
+from sglp_client.cli.app import app
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from sglp_core import SweepTarget, Target, compress, sweep
-from sglp_core.__main__ import app
-from sglp_core.progress import SilentReporter
-from sglp_core.run_context import RunContext
 from tests.worker.tiny_model import LAYERS, write_text, write_tiny_model
 
 SGLP_COMMAND = Path(sys.executable).with_name("sglp")
@@ -40,13 +36,13 @@ def run(made: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def given(out: str, *more: str) -> Sequence[str]:
+def arguments_for(out: str, *more: str) -> Sequence[str]:
     text = ["--calibration", "text.txt", "--samples", "8", "--sequence-length", "32", "--evaluation-samples", "4"]
     return ["model", *text, "--out", out, *more]
 
 
 def test_compress_writes_a_smaller_model_and_says_how_to_load_it(made: Path) -> None:
-    done = run(made, "compress", *given("smaller", "--remove", "0.5", "--of", "layers"))
+    done = run(made, "compress", *arguments_for("smaller", "--remove", "0.5", "--of", "layers"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == 'transformers.LlamaForCausalLM.from_pretrained("smaller/model")'
     phases = ["fetching", "opening", "calibrating", "measuring", "planning", "evaluating", "pruning", "verifying"]
@@ -60,7 +56,7 @@ def test_compress_writes_a_smaller_model_and_says_how_to_load_it(made: Path) -> 
 def test_one_sample_is_measured_and_nothing_repaired(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made)
     monkeypatch.setenv("HOME", str(made))
-    done = CliRunner().invoke(app, ["compress", *given("one", "--remove", "0.3", "--samples", "1")])
+    done = CliRunner().invoke(app, ["compress", *arguments_for("one", "--remove", "0.3", "--samples", "1")])
     assert done.exit_code == 0, done.stderr
     repair = json.loads((made / "one" / "report.json").read_text())["repair"]
     assert {attempt["reason"] for attempt in repair["attempts"]} == {
@@ -68,22 +64,8 @@ def test_one_sample_is_measured_and_nothing_repaired(made: Path, monkeypatch: py
     }
 
 
-def test_a_folder_that_is_not_empty_is_refused_before_the_work(made: Path) -> None:
-    told: list[str] = []
-
-    class Reporter(SilentReporter):
-        def resolved(self, _facts: dict[str, Any]) -> None:
-            told.append("opened")
-
-    for work in (compress, sweep):
-        target = Target("layers", 0.3) if work is compress else SweepTarget("layers", (0.3,))
-        with pytest.raises(FileExistsError, match="name a new directory"):
-            work(str(made / "model"), target, made / "model", context=RunContext(reporter=Reporter()))
-    assert told == []
-
-
 def test_a_sweep_prints_its_table(made: Path) -> None:
-    swept = run(made, "sweep", *given("swept", "--ratio", "0.2", "--ratio", "0.9"))
+    swept = run(made, "sweep", *arguments_for("swept", "--ratio", "0.2", "--ratio", "0.9"))
     assert swept.returncode == 0, swept.stderr
     assert "cannot remove 0.9" in swept.stdout
 
@@ -92,7 +74,7 @@ def test_an_estimate_says_what_is_asked_for(made: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(made)
     monkeypatch.setenv("HOME", str(made))
     estimated, too_much = (
-        CliRunner().invoke(app, ["estimate", *given(f"estimated-{ratio}", "--remove", ratio, "--of", "layers")])
+        CliRunner().invoke(app, ["estimate", *arguments_for(f"estimated-{ratio}", "--remove", ratio, "--of", "layers")])
         for ratio in ("0.2", "0.9")
     )
     assert (estimated.exit_code, too_much.exit_code) == (0, 0)
@@ -106,22 +88,22 @@ def test_an_estimate_says_what_is_asked_for(made: Path, monkeypatch: pytest.Monk
     [
         (["compress", "nowhere", "--remove", "0.3", "--out", "out"], "model_not_found: there is no file or directory"),
         (["compress", "text.txt", "--remove", "0.3", "--out", "out"], "unsafe_format: "),
-        (["compress", *given("out", "--remove", "1.5")], "invalid: target ratio must lie between 0 and 1"),
-        (["compress", *given("out", "--remove", "0.99")], "target_unreachable: "),
+        (["compress", *arguments_for("out", "--remove", "1.5")], "invalid: target ratio must lie between 0 and 1"),
+        (["compress", *arguments_for("out", "--remove", "0.99")], "target_unreachable: "),
         (
-            ["compress", *given("out", "--remove", "0.3", "--calibration", "no.txt")],
+            ["compress", *arguments_for("out", "--remove", "0.3", "--calibration", "no.txt")],
             "bad_calibration: there is no file",
         ),
-        (["compress", *given("out")], "give one of --remove and --max-drop"),
-        (["compress", *given("out", "--max-drop", "0.1", "--of", "layers")], "--of goes with --remove"),
-        (["compress", *given("out", "--remove", "0.3", "--metric", "accuracy")], "--metric with --max-drop"),
+        (["compress", *arguments_for("out")], "give one of --remove and --max-drop"),
+        (["compress", *arguments_for("out", "--max-drop", "0.1", "--of", "layers")], "--of goes with --remove"),
+        (["compress", *arguments_for("out", "--remove", "0.3", "--metric", "accuracy")], "--metric with --max-drop"),
         (
-            ["compress", *given("out", "--remove", "0.3", "--sequence-length", "8192", "--samples", "64")],
+            ["compress", *arguments_for("out", "--remove", "0.3", "--sequence-length", "8192", "--samples", "64")],
             "bad_calibration: ",
         ),
-        (["compress", *given("text.txt", "--remove", "0.3")], "text.txt is no folder to write to: File exists"),
-        (["compress", *given("text.txt/out", "--remove", "0.3")], "is no folder to write to: Not a directory"),
-        (["compress", *given("model", "--remove", "0.3")], "model is not empty; name a new directory"),
+        (["compress", *arguments_for("text.txt", "--remove", "0.3")], "text.txt is no folder to write to: File exists"),
+        (["compress", *arguments_for("text.txt/out", "--remove", "0.3")], "is no folder to write to: Not a directory"),
+        (["compress", *arguments_for("model", "--remove", "0.3")], "model is not empty; name a new directory"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(

@@ -1,0 +1,92 @@
+"""`sglp compress MODEL --remove 0.25 --out FOLDER`: the whole method on this machine, without the service."""
+
+from typing import Annotated
+
+import typer
+from sglp_client.cli.tables import show_figures
+
+import sglp_core
+from sglp_core import Calibration, Evaluation, Healing, Method, Options, QualityTarget, RunContext, Target
+from sglp_core.options import PROPOSALS, HealingLoss, Metric, TargetKind, Trained
+from sglp_core.reporting.markdown import quality_target_section
+from sglp_service.local_run import console, local_run
+from sglp_service.method_options import (
+    CalibrationSource,
+    EvaluationSamples,
+    EvaluationSource,
+    Importance,
+    Memory,
+    Model,
+    Out,
+    Repair,
+    Samples,
+    Seed,
+    SequenceLength,
+)
+
+
+def compress(
+    model: Model,
+    out: Out,
+    remove: Annotated[float | None, typer.Option(help="The fraction to remove, between 0 and 1.")] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Instead of --remove: remove as much as possible while --metric gets worse by at most this."),
+    ] = None,
+    metric: Annotated[
+        Metric | None,
+        typer.Option(
+            help="For --max-drop: the relative increase of perplexity (default), or the drop of accuracy or agreement."
+        ),
+    ] = None,
+    of: Annotated[
+        TargetKind | None, typer.Option(help="What --remove is a fraction of; by default parameters.")
+    ] = None,
+    importance: Importance = PROPOSALS,
+    repair: Repair = "auto",
+    heal: Annotated[int, typer.Option(min=0, help="Training steps after the layers are removed; 0 for none.")] = 0,
+    heal_with: Annotated[
+        Trained, typer.Option(help="Train the layers next to the removed ones, or LoRA on all that remain.")
+    ] = "neighbours",
+    heal_loss: Annotated[
+        HealingLoss, typer.Option(help="Train towards the outputs of the dense model, or on the plain text.")
+    ] = "distil",
+    calibration: CalibrationSource = "self",
+    samples: Samples = 64,
+    sequence_length: SequenceLength = 256,
+    evaluation: EvaluationSource = "held_out",
+    evaluation_samples: EvaluationSamples = 16,
+    seed: Seed = 0,
+    memory: Memory = "auto",
+) -> None:
+    """Remove whole layers from a model and prove that the result loads."""
+    with local_run(out) as reporter:
+        report = sglp_core.compress(
+            model,
+            _target(of, remove, metric, max_drop),
+            out,
+            options=Options(
+                method=Method(importance=importance, repair=repair),
+                calibration=Calibration(calibration, samples, sequence_length, seed=seed),
+                evaluation=Evaluation(evaluation, evaluation_samples),
+                healing=Healing(heal, loss=heal_loss, trained=heal_with),
+            ),
+            context=RunContext(memory=memory, reporter=reporter),
+        )
+    show_figures(console, model.rpartition("/")[2], report.to_dict())
+    console.print(f"The whole report: {out / 'report.md'}", soft_wrap=True)
+    if report.quality_target:
+        console.print(quality_target_section(report.quality_target), soft_wrap=True)
+    print(f'transformers.{report.model.class_name}.from_pretrained("{out / "model"}")')
+
+
+def _target(
+    of: TargetKind | None, remove: float | None, metric: Metric | None, max_drop: float | None
+) -> Target | QualityTarget:
+    if remove is not None and max_drop is None and metric is None:
+        return Target(of or "parameters", remove)
+    if max_drop is not None and remove is None and of is None:
+        return QualityTarget(metric or "perplexity", max_drop)
+    if (remove is None) != (max_drop is None):
+        raise typer.BadParameter("--of goes with --remove, and --metric with --max-drop")
+    raise typer.BadParameter("give one of --remove and --max-drop")
