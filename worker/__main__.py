@@ -19,19 +19,19 @@ def main() -> None:
     app = make_app(settings)
     supervisor = Supervisor(settings, make_sessions(make_engine(settings)), open_store(settings))
 
-    @app.task(name=TASK)
     def run_job(job_id: str) -> None:
         supervisor.run(job_id)
 
-    @signals.setup_logging.connect(weak=False)
     def keep_logging(**_: object) -> None:
-        """Celery leaves the logging above alone where this signal has a receiver."""
+        """Celery does not change the logging if this signal has a receiver."""
 
-    @signals.worker_shutting_down.connect(weak=False)
     def shut_down(**_: object) -> None:
         supervisor.shut_down()
 
-    # Quiet: without a banner, which is no line of a log.
+    app.task(name=TASK)(run_job)
+    signals.setup_logging.connect(keep_logging, weak=False)
+    signals.worker_shutting_down.connect(shut_down, weak=False)
+    # Quiet: the banner is not a JSON line, as every line of the log must be.
     app.worker_main(
         ["--quiet", "worker", "--queues", queue_of(settings.gpu_class), "--without-gossip", "--without-mingle"]
     )

@@ -1,6 +1,6 @@
-"""Celery as the carrier of hints: a message holds a job id and nothing else, and losing or repeating one does no harm.
+"""Celery carries hints: a message holds only a job id, and a lost or repeated message does no harm.
 
-What was measured, and which setting follows from it: docs/decisions/celery-pool.md.
+The measurements behind these settings: docs/decisions/celery-pool.md.
 """
 
 from pathlib import Path
@@ -45,7 +45,7 @@ def make_app(settings: Settings) -> Celery:
     return app
 
 
-def _transport(broker_url: str) -> dict[str, Any]:
+def _transport(broker_url: str) -> dict[str, Any]:  # Celery's own settings, of many types
     parts = urlsplit(broker_url)
     if parts.scheme == "filesystem":
         return {

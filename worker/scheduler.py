@@ -1,6 +1,6 @@
-"""What nobody else does for a job: hint it to the workers, take it from dead ones, expire it, sweep behind it.
+"""The scheduler: hints queued jobs to workers, requeues jobs of dead workers, expires jobs, and cleans up.
 
-Everything here may run any number of times and in any number of processes at once.
+Every duty may run any number of times and in any number of processes at once.
 """
 
 import signal
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 
 class Scheduler:
-    """Rounds of duties; a duty that fails is tried again in the next round and does not stop the others."""
+    """Repeats its duties; a duty that fails is tried again in the next round and does not stop the others."""
 
     def __init__(
         self, settings: Settings, sessions: sessionmaker[Session], store: ArtifactStore, celery: Celery
@@ -47,18 +47,18 @@ class Scheduler:
         self._failing: set[str] = set()
 
     def run(self, stopping: threading.Event) -> None:
-        """Go round until told to stop."""
+        """Reap, expire and hint until `stopping` is set."""
         while not stopping.wait(self._settings.scheduler_interval_seconds):
-            self.go_round()
+            self.run_once()
 
-    def go_round(self) -> None:
+    def run_once(self) -> None:
         """Reap, expire and hint once."""
         for duty in (self._reap, self._expire, self._hint):
             self._try(duty)
 
-    def start_aside(self, stopping: threading.Event) -> None:
-        """Start, until told to stop, what may hang on a store, a broker or a receiver: on threads of their own, so that
-        none keeps jobs, or another of them, waiting.
+    def start_threads(self, stopping: threading.Event) -> None:
+        """Start the duties that may hang on a store, a broker or a receiver. They run on separate threads until
+        `stopping` is set, so that none of them delays jobs or another duty.
         """
         sweeper, webhooks = self._sweeper, self._webhooks
         sweeping = (
@@ -72,7 +72,7 @@ class Scheduler:
         )
         self._start(stopping, SWEEP_INTERVAL_SECONDS, *sweeping)
         self._start(stopping, ORPHAN_INTERVAL_SECONDS, sweeper.remove_orphans, sweeper.remove_oversized)
-        self._start(stopping, HEALTH_INTERVAL_SECONDS, self.note_health)
+        self._start(stopping, HEALTH_INTERVAL_SECONDS, self.record_health)
         self._start(stopping, self._settings.scheduler_interval_seconds, webhooks.deliver_due)
 
     def _start(self, stopping: threading.Event, interval_seconds: float, *duties: Callable[[], None]) -> None:
@@ -83,8 +83,8 @@ class Scheduler:
 
         threading.Thread(target=repeat, daemon=True, name=duties[0].__name__).start()
 
-    def note_health(self) -> None:
-        """Tell the API, which speaks to no broker itself, whether hints can be sent."""
+    def record_health(self) -> None:
+        """Store whether hints can be sent, for the API, which has no connection to the broker."""
         trouble = None
         try:
             with self._celery.connection_for_write() as connection:
@@ -97,7 +97,7 @@ class Scheduler:
             health.note(BROKER, trouble)
 
     def _try(self, duty: Callable[[], None]) -> None:
-        """A failure is logged when it starts and when it ends, not every half second in between."""
+        """Log a failure when it begins and when it ends, not in every round in between."""
         name = duty.__name__.strip("_")
         try:
             duty()
@@ -114,7 +114,7 @@ class Scheduler:
         with transaction(self._sessions) as session:
             reaped = UpkeepRepository(session).reap(BATCH, self._settings.retry_backoff_seconds)
         for job_id, state in reaped:
-            log.warning("a worker was not heard of for a whole lease", job_id=job_id, status=state)
+            log.warning("a lease expired without a heartbeat", job_id=job_id, status=state)
 
     def _expire(self) -> None:
         with transaction(self._sessions) as session:
@@ -128,7 +128,7 @@ class Scheduler:
         with self._celery.producer_pool.acquire(block=True) as producer:
             for job_id, gpu_class in hints:
                 queue = queue_of(gpu_class)
-                # Jobs that wait for a free worker are hinted again and again; a hint left out comes again later too.
+                # A job that waits for a free worker is hinted repeatedly, so a hint that is left out now comes later.
                 if producer.channel.queue_declare(queue=queue).message_count < MOST_WAITING_HINTS:
                     self._celery.send_task(TASK, args=[job_id], queue=queue, producer=producer)
 
@@ -142,7 +142,7 @@ def main() -> None:
         signal.signal(number, lambda *_: stopping.set())
     scheduler = Scheduler(settings, make_sessions(make_engine(settings)), open_store(settings), make_app(settings))
     log.info("the scheduler starts", interval_seconds=settings.scheduler_interval_seconds)
-    scheduler.start_aside(stopping)
+    scheduler.start_threads(stopping)
     scheduler.run(stopping)
     log.info("the scheduler ends")
 

@@ -1,4 +1,4 @@
-"""A folder per running job. It goes with the job, and where the worker was killed, with the next job on that disk."""
+"""A folder for each running job. The job removes it at its end; if the worker was killed, the next job does."""
 
 import fcntl
 import shutil
@@ -18,7 +18,7 @@ def workspace(root: Path, name: str) -> Iterator[Path]:
     try:
         with (directory / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # Only under its final name is a folder looked at by others, and by then it is locked.
+            # Other processes ignore the temporary name, and under its final name the folder is already locked.
             directory = directory.rename(root / directory.name.removeprefix(".new-"))
             yield directory
     finally:
@@ -28,7 +28,7 @@ def workspace(root: Path, name: str) -> Iterator[Path]:
 def remove_abandoned(root: Path) -> None:
     """Remove the folders whose lock nobody holds: the kernel frees a lock when its holder dies."""
     for lock_file in root.glob("[!.]*/" + LOCK):
-        # A held lock, or a folder that went with its job in the meantime, are both left alone.
+        # The lock may be held, or the job may have removed its folder in the meantime.
         with suppress(BlockingIOError, FileNotFoundError), lock_file.open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock_file.parent, ignore_errors=True)

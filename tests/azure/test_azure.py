@@ -63,7 +63,7 @@ def test_a_model_and_text_arrive_whole(open_sources: Open, server: Azurite, mode
         sources.data(f"{server.url}/data/text.txt", "calibration").read_bytes()
         == write_text(tmp_path / "text.txt").read_bytes()
     )
-    assert all(fact["validator"] for fact in sources.facts)
+    assert all(fact.validator for fact in sources.facts)
 
 
 def test_an_outline_is_read_by_ranges(open_sources: Open, server: Azurite, model: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_result_is_pushed_and_pushed_again(server: Azurite, tmp_path: Path) ->
     for _ in range(2):
         result = pushed(f"{destination.prefix}/small/", destination, output).result()
     found = content_of(open_place(f"{destination.prefix}/small", server.options))
-    assert found.keys() == {file["name"] for file in result["files"]}
+    assert found.keys() == {file.name for file in result.files}
     assert {name: found[name] for name in FILES} == FILES
     assert found["model/large.safetensors"] == (output / "model" / "large.safetensors").read_bytes()
 

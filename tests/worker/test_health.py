@@ -19,7 +19,7 @@ def test_the_broker_is_in_trouble_when_it_does_not_answer(
 ) -> None:
     urls = {"redis": redis_url, "folder": f"filesystem://{tmp_path}", "gone": "redis://127.0.0.1:1/0"}
     settings = Settings(broker_url=urls[kind], artifact_url=(tmp_path / "artifacts").as_uri())
-    Scheduler(settings, sessions, open_store(settings), make_app(settings)).note_health()
+    Scheduler(settings, sessions, open_store(settings), make_app(settings)).record_health()
     with transaction(sessions) as session:
         troubles = HealthRepository(session).troubles()
     if kind == "gone":

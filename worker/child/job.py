@@ -22,7 +22,7 @@ def run(
     # The job links the cached files it uses into this folder. They stay in the cache as long as the folder exists.
     with workspace(cache / "in_use", "job") as folder:
         reporter.fetched(0, 1)
-        access = SourceAccess(credentials, request.hosts, request.networks)
+        access = SourceAccess(credentials, request.redirect_places, request.allowed_networks)
         with closing(Sources(folder, cache / "files", request.limits, access, reporter.fetched)) as sources:
             files = make_local(request, sources, folder, credentials)
         reporter.sources = sources.facts

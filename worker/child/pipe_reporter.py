@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel
 
 from jobs.observability.tracing import Span, begin_span
+from jobs.results import SourceFile
 from worker.supervision.messages import PhaseProgress, PlanMessage, ProgressMessage, ResolvedMessage
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ class PipeReporter:
     """Writes progress and facts of `sglp_core` as lines into a pipe; `sources` become part of the resolved facts."""
 
     def __init__(self, lines: TextIO, span: Span) -> None:
-        self.sources: Sequence[JsonValue] = ()
+        self.sources: Sequence[SourceFile] = ()
         self._lines = lines
         self._job_span = span
         self._phase = "starting"
@@ -32,7 +33,7 @@ class PipeReporter:
 
     def resolved(self, facts: Mapping[str, object]) -> None:
         # The method's dictionaries may hold tuples, which are no JSON values until they are written.
-        sources = {"sources": list(self.sources)} if self.sources else {}
+        sources = {"sources": [file.model_dump() for file in self.sources]} if self.sources else {}
         self._send(ResolvedMessage.model_construct(resolved={**facts, **sources}))
 
     def planned(self, plan: Mapping[str, object]) -> None:

@@ -1,5 +1,5 @@
-"""Connections to addresses that somebody else named: a name is resolved once, what it resolves to is checked, and the
-connection goes to that very address.
+"""Connections to hosts that a user or a remote server named. A name is resolved once, its addresses are checked, and
+the connection goes to one of the checked addresses.
 """
 
 import socket
@@ -35,14 +35,14 @@ class GuardedBackend(httpcore.SyncBackend):
     ) -> httpcore.NetworkStream:
         deadline = time.monotonic() + self._total_seconds
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise httpcore.ConnectError(f"{host} cannot be resolved") from error
-        addresses = list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
+            resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as failure:
+            raise httpcore.ConnectError(f"{host} cannot be resolved") from failure
+        addresses = list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in resolved))
         if not all(may_connect(ip_address(address), self._allowed) for address in addresses):
             raise AddressRefused(f"{host} stands for an address that is not public")
         error: httpcore.ConnectError | httpcore.ConnectTimeout = httpcore.ConnectTimeout(f"{host} took too long")
-        # Names often have an IPv6 address that is of no use from here, and may have any number of others.
+        # A name often has an IPv6 address that cannot be reached from here, and may have any number of others.
         for address in addresses:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -61,7 +61,7 @@ class GuardedBackend(httpcore.SyncBackend):
 
 
 class BoundedStream(httpcore.NetworkStream):
-    """The same stream, whose reads and writes together may go on until `deadline` (of `time.monotonic`)."""
+    """The same stream, but its reads and writes must end before `deadline` (of `time.monotonic`)."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
         self._stream = stream
@@ -98,6 +98,6 @@ def guarded_pool(
     ssl_context: ssl.SSLContext | None = None,
     idle_connections: int = 0,
 ) -> httpcore.ConnectionPool:
-    """A pool of such connections, each open for so long at most; it follows no redirect and knows no proxy."""
+    """A pool of such connections, each open for `total_seconds` at most; it follows no redirect and uses no proxy."""
     backend = GuardedBackend(allowed_networks, total_seconds)
     return httpcore.ConnectionPool(ssl_context, network_backend=backend, max_keepalive_connections=idle_connections)

@@ -1,20 +1,25 @@
-"""What a push asks of the place that it goes to."""
+"""The interface of a place that results are pushed to."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from jobs.repository import PublishedArtifact
 
-# Does what it is given, again while the place fails; so many bytes are pushed by it.
-Step = Callable[[int, Callable[[], Any]], Any]
+Result = TypeVar("Result")
 
 
-class Place(Protocol):
+class Step(Protocol):
+    """Runs one step of a push, and again while the destination fails. `size_bytes` are pushed by the step."""
+
+    def __call__(self, size_bytes: int, work: Callable[[], Result]) -> Result: ...
+
+
+class PushTarget(Protocol):
     """Where results go. Its methods raise `StorageUnavailable`, `StorageForbidden` and `InsufficientStorage`."""
 
     def name_of(self, artifact: str) -> str:
-        """What a file is called there."""
+        """The name of an artifact's file at the destination."""
 
-    def push(self, output: Path, files: Sequence[PublishedArtifact], step: Step) -> dict[str, Any]:
-        """Write the files of a job's `output`; returns what else is to be told of it."""
+    def push(self, output: Path, files: Sequence[PublishedArtifact], step: Step) -> str | None:
+        """Write the files of a job's `output`; returns the commit where the destination makes one."""

@@ -1,34 +1,33 @@
-"""Push what a job has made to the place its tenant wants it at, so that a reader knows when it is complete."""
+"""Push the files of a job to the destination its tenant chose, so that a reader can see when they are complete."""
 
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from jobs.artifacts import StorageForbidden
 from jobs.locations.destinations import Destination
 from jobs.repository import PublishedArtifact
-from worker.results.destination import Place
+from jobs.results import Pushed, PushedFile
+from worker.background_transfer import BackgroundTransfer
+from worker.results.destination import PushTarget, Result
 from worker.results.publish import MANIFEST
-from worker.results.push_to_hub import PlaceOnHub
-from worker.results.push_to_store import PlaceInStore
-from worker.retrying import Patience
+from worker.results.push_to_hub import HubRepository
+from worker.results.push_to_store import StoreFolder
 
 
 class PushForbidden(Exception):
-    """The destination does not take it, and trying again will not help."""
+    """The destination refuses the files, and retrying will not help."""
 
 
 class Stopping(Exception):
-    """Whoever waits for the push wants no more of it."""
+    """The supervisor ended the push."""
 
 
-class Push(threading.Thread):
-    """Writes the files of `output` to a place, so that heartbeats go on meanwhile; join it, then take `result`.
+class Push(BackgroundTransfer[Pushed]):
+    """Writes the files of `output` to the destination at `uri`.
 
-    The manifest with every file's sha256 is removed first and written last, or all is one commit: where there is a
-    manifest, all it names is there. Patience and thread are those of a publication.
+    The manifest with every file's sha256 is removed first and written last, or all files are one commit: if there is a
+    manifest, every file in it is there. Raises `PushForbidden`, `StorageUnavailable`, `InsufficientStorage`.
     """
 
     def __init__(
@@ -37,49 +36,35 @@ class Push(threading.Thread):
         destination: Destination,
         output: Path,
         files: Sequence[PublishedArtifact],
-        patience_seconds: float,
+        retry_seconds: float,
     ) -> None:
-        super().__init__(daemon=True, name="push")
-        self.done_bytes = 0
-        self.total_bytes = sum(file.size_bytes for file in files)
-        self.stopping = threading.Event()
+        super().__init__("push", sum(file.size_bytes for file in files), retry_seconds)
         self._uri, self._destination, self._output = uri.rstrip("/"), destination, output
         self._files = files
-        self._patience = Patience(patience_seconds, self.stopping)
-        self._told: dict[str, Any] = {}
-        self._error: Exception | None = None
 
-    def run(self) -> None:
+    def transfer(self) -> Pushed:
         try:
-            place = _open(self._uri, self._destination)
-            told = place.push(self._output, self._files, self._step)
-            files = [
-                {"name": place.name_of(each.name), "size_bytes": each.size_bytes, "sha256": each.sha256}
-                for each in self._files
-            ]
-            self._told = {"uri": self._uri, "manifest": place.name_of(MANIFEST), "files": files, **told}
-        except Exception as error:
-            self._error = error
+            target = _open(self._uri, self._destination)
+            commit = target.push(self._output, self._files, self._step)
+        except StorageForbidden as error:
+            raise PushForbidden(f"{self._uri} does not take it: {error}") from error
+        files = [
+            PushedFile(name=target.name_of(file.name), size_bytes=file.size_bytes, sha256=file.sha256)
+            for file in self._files
+        ]
+        return Pushed(uri=self._uri, manifest=target.name_of(MANIFEST), files=files, commit=commit)
 
-    def result(self) -> dict[str, Any]:
-        """What was written and where. Raises `PushForbidden`, `StorageUnavailable`, `InsufficientStorage`."""
-        if isinstance(self._error, StorageForbidden):
-            raise PushForbidden(f"{self._uri} does not take it: {self._error}") from self._error
-        if self._error:
-            raise self._error
-        return self._told
-
-    def _step(self, size_bytes: int, work: Callable[[], Any]) -> Any:
-        """Nothing more is written once this is to stop."""
+    def _step(self, size_bytes: int, work: Callable[[], Result]) -> Result:
+        """Raises `Stopping` instead of writing anything after the push was ended."""
         if self.stopping.is_set():
             raise Stopping
-        done = self._patience(work)
+        done = self._retrying(work)
         self.done_bytes += size_bytes
         return done
 
 
-def _open(uri: str, destination: Destination) -> Place:
-    """The place by its scheme; raises `StorageForbidden` where it can be seen already that nothing may go there."""
+def _open(uri: str, destination: Destination) -> PushTarget:
+    """The target by the URI's scheme. Raises `StorageForbidden` where it is clear already that writing is refused."""
     if urlsplit(uri).scheme == "hf":
-        return PlaceOnHub(uri, destination.options)
-    return PlaceInStore(uri, destination)
+        return HubRepository(uri, destination.options)
+    return StoreFolder(uri, destination)

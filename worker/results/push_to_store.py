@@ -1,8 +1,8 @@
-"""A bucket or a folder as the place of results: the manifest goes first and comes back last, so a reader knows."""
+"""Push results to a bucket or a folder. The manifest is removed first and written last: it says that all are there."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from jobs.artifacts import ArtifactStore, StorageForbidden, StorageUnavailable, open_place
@@ -12,13 +12,13 @@ from worker.results.destination import Step
 from worker.results.publish import MANIFEST
 
 
-class PlaceInStore:
-    """What lies below a URI in a store. A second push overwrites what the first has left."""
+class StoreFolder:
+    """The folder at a URI in a store. A second push overwrites the files of the first."""
 
     def __init__(self, uri: str, destination: Destination) -> None:
-        """Raises `StorageForbidden` for a folder that is not there or leads out of the destination."""
+        """Raises `StorageForbidden` for a folder that does not exist or links out of the destination."""
         if urlsplit(uri).scheme == "file":
-            # Links are only known on this disk, and may have been made since the job was submitted.
+            # Links can only be resolved on this disk, and may be newer than the job.
             folder, root = _path_of(uri), _path_of(destination.prefix)
             if not root.is_dir():
                 raise StorageForbidden(f"there is no folder {root} on the worker")
@@ -27,15 +27,14 @@ class PlaceInStore:
         self._store: ArtifactStore = open_place(uri, destination.options)
 
     def name_of(self, artifact: str) -> str:
-        """Files are called as the artifacts are."""
+        """Files have the names of the artifacts."""
         return artifact
 
-    def push(self, output: Path, files: Sequence[PublishedArtifact], step: Step) -> dict[str, Any]:
-        """Write the files, each as a `step`; nothing more is to be told of it."""
+    def push(self, output: Path, files: Sequence[PublishedArtifact], step: Step) -> None:
+        """Write the files, each as one `step`."""
         step(0, lambda: self._store.delete(MANIFEST))
         for file in sorted(files, key=lambda file: file.name == MANIFEST):
-            step(file.size_bytes, lambda file=file: self._put(output, file))
-        return {}
+            step(file.size_bytes, partial(self._put, output, file))
 
     def _put(self, output: Path, file: PublishedArtifact) -> None:
         size_bytes, sha256 = self._store.put(file.name, output / file.name, file.media_type)

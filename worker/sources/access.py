@@ -20,9 +20,9 @@ class DownloadLimits:
 class SourceAccess:
     """`options` maps each place that the job reads (a URI prefix) to its options, which may be secrets.
 
-    HTTPS redirects may lead to `redirect_hosts`. Connections go to public addresses and to `allowed_networks`.
+    HTTPS redirects may lead to `redirect_places`. Connections go to public addresses and to `allowed_networks`.
     """
 
     options: Mapping[str, Mapping[str, str]] = field(repr=False)
-    redirect_hosts: Sequence[str] = ()
+    redirect_places: Sequence[str] = ()
     allowed_networks: Sequence[str] = ()

@@ -15,7 +15,7 @@ from worker.sources.remote_folder import Interrupted, RemoteFile, SourceError, c
 if TYPE_CHECKING:
     from obstore import GetOptions
 
-# A request may take no longer than this, body included, so it asks for no more than a slow line brings in that time.
+# One request reads PART_BYTES, which a slow connection can still transfer in PART_SECONDS.
 PART_BYTES = 16 << 20
 PART_SECONDS = 120
 RETRIES = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
@@ -26,7 +26,7 @@ class Bucket:
     """The files directly below a URI, which ends without a slash."""
 
     def __init__(self, uri: str, options: Mapping[str, str]) -> None:
-        """Raises `SourceError` for options the store does not take; asks it nothing yet."""
+        """Raises `SourceError` for options that the store does not know. No request is sent yet."""
         parts = urlsplit(uri)
         self._uri, self._prefix = uri, unquote(parts.path).strip("/")
         plain_http = any(value.startswith("http://") for value in options.values())
@@ -39,7 +39,7 @@ class Bucket:
                 retry_config=RETRIES,
             )
         except (BaseError, ValueError, TypeError):
-            # What the store says holds the options, and those may be secrets.
+            # The store's message contains the options, which may be secrets.
             raise SourceError(
                 "source_forbidden", f"the options for {parts.scheme}://{parts.netloc} in SGLP_SOURCES are not sound"
             ) from None
@@ -47,12 +47,12 @@ class Bucket:
     def find(self, name: str) -> RemoteFile | None:
         uri = f"{self._uri}/{name}"
         try:
-            with self._told_plainly(uri):
-                found = obstore.head(self._store, self._key(name))
+            with self._translated_errors(uri):
+                meta = obstore.head(self._store, self._key(name))
         except FileNotFoundError:
             return None
-        changed_at = found["last_modified"].isoformat() if found["last_modified"] else None
-        return RemoteFile(name, uri, found["size"], found["e_tag"] or changed_at, found["version"])
+        changed_at = meta["last_modified"].isoformat() if meta["last_modified"] else None
+        return RemoteFile(name, uri, meta["size"], meta["e_tag"] or changed_at, meta["version"])
 
     def read(self, file: RemoteFile, start: int, end: int) -> Iterator[bytes]:
         while start < end:
@@ -61,12 +61,12 @@ class Bucket:
             if file.version:
                 options["version"] = file.version
             try:
-                with self._told_plainly(file.uri):
-                    got = obstore.get(self._store, self._key(file.name), options=options)
-                    now = got.meta["e_tag"] or got.meta["last_modified"].isoformat()
-                    if (now, got.meta["size"], got.range) != (file.validator, file.size_bytes, (start, stop)):
+                with self._translated_errors(file.uri):
+                    response = obstore.get(self._store, self._key(file.name), options=options)
+                    now = response.meta["e_tag"] or response.meta["last_modified"].isoformat()
+                    if (now, response.meta["size"], response.range) != (file.validator, file.size_bytes, (start, stop)):
                         raise changed(file)
-                    for chunk in got.stream(min_chunk_size=1 << 20):
+                    for chunk in response.stream(min_chunk_size=1 << 20):
                         yield bytes(chunk)
             except (FileNotFoundError, PreconditionError):
                 raise changed(file) from None
@@ -76,8 +76,8 @@ class Bucket:
         return f"{self._prefix}/{name}" if self._prefix else name
 
     @contextmanager
-    def _told_plainly(self, uri: str) -> Iterator[None]:
-        """Errors of the store as ours, without its addresses and debug output."""
+    def _translated_errors(self, uri: str) -> Iterator[None]:
+        """Raise `SourceError` or `Interrupted` for errors of the store, whose messages show addresses and secrets."""
         try:
             yield
         except DENIED:

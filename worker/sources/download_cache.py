@@ -1,8 +1,9 @@
-"""Downloaded files on a worker's disk, each under the identity its place gave it; bounded, least recently used first.
+"""A cache of downloaded files on a worker's disk. When it is full, the least recently used files are removed.
 
-A file is written as `KEY.SIZE.part` by whoever holds its lock, and renamed once it is whole: what a killed worker
-leaves is gone on with. A job does not read the cache but hard links into a folder of its own, so a file that more than
-one name leads to is in use, and one that is removed under a job that just linked it stays whole for that job.
+A file's key is a hash of its URI, size, version and etag. The process that holds its lock writes it as `KEY.SIZE.part`
+and renames it once it is complete; a part that a killed worker left is continued. Each job has a folder of hard links
+to the files it uses. So a file with more than one link is in use, and a job keeps its files even if the cache removes
+them.
 """
 
 import fcntl
@@ -22,16 +23,16 @@ Read = Callable[[int], Iterator[bytes]]
 
 @dataclass(frozen=True)
 class DownloadCache:
-    """`folder` and the folders of jobs lie on one file system."""
+    """`folder` must be on the same file system as the folders of jobs."""
 
     folder: Path
     limit_bytes: int
 
     def link(self, file: RemoteFile, target: Path, read: Read, wait: Callable[[], None]) -> None:
-        """Make `target` a link to the file, which is completed first: `read(start)` gives its bytes from there on.
+        """Make `target` a link to the file, downloaded first if necessary: `read(start)` yields its bytes from `start`.
 
-        While another process downloads it, `wait` is called again and again; it sleeps, or raises to give up. Raises
-        `SourceError` with `insufficient_storage`, and what `read` raises; what was written until then is kept.
+        While another process downloads it, `wait` is called repeatedly; it sleeps, or raises to give up. Raises
+        `SourceError` with `insufficient_storage`, and what `read` raises; the bytes written until then are kept.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         whole = self.folder / _key(file)
@@ -42,7 +43,7 @@ class DownloadCache:
         part = whole.with_name(f"{whole.name}.{file.size_bytes}.part")
         with _locked(part, wait) as descriptor:
             if whole.exists():
-                # Its lock was taken just after another process had renamed it.
+                # Another process completed and renamed it just before this one got the lock.
                 part.unlink()
                 return
             self._make_room(part)
@@ -51,17 +52,17 @@ class DownloadCache:
             part.rename(whole)
 
     def _make_room(self, own: Path) -> None:
-        """Remove what nobody uses, the longest unused first, until what is there and what is coming fit."""
+        """Remove files that no job uses, the least recently used first, until the cache and the new file fit."""
         with (self.folder / ".lock").open("w") as lock:
-            # Held for as long as listing a folder takes.
+            # Held only while the folder is listed.
             fcntl.flock(lock, fcntl.LOCK_EX)
-            found = []
+            files = []
             for path in self.folder.glob("[!.]*"):
                 with suppress(FileNotFoundError):
-                    found.append((path.stat().st_mtime_ns, path))
-            total = sum(_reserved(path) for _, path in found)
+                    files.append((path.stat().st_mtime_ns, path))
+            total = sum(_reserved(path) for _, path in files)
             missing = _reserved(own) - own.stat().st_size
-            for _, path in sorted(found):
+            for _, path in sorted(files):
                 if total <= self.limit_bytes and missing <= shutil.disk_usage(self.folder).free:
                     return
                 size = _reserved(path)
@@ -76,9 +77,9 @@ class DownloadCache:
 
 
 def _key(file: RemoteFile) -> str:
-    """Content is known by what its place says of it; where it says nothing, nothing is found again."""
-    known = file.validator or os.urandom(16).hex()
-    return hashlib.sha256(repr((file.uri, file.size_bytes, known, file.version)).encode()).hexdigest()
+    """The same for the same content. A file without a validator gets a new key each time: it is always downloaded."""
+    validator = file.validator or os.urandom(16).hex()
+    return hashlib.sha256(repr((file.uri, file.size_bytes, validator, file.version)).encode()).hexdigest()
 
 
 def _linked(whole: Path, target: Path) -> bool:
@@ -92,7 +93,7 @@ def _linked(whole: Path, target: Path) -> bool:
 
 @contextmanager
 def _locked(part: Path, wait: Callable[[], None]) -> Iterator[int]:
-    """The file at `part`, opened, locked, and still the one that has this name."""
+    """The descriptor of the file at `part`, which is locked and has not been renamed or removed since."""
     while True:
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
@@ -125,7 +126,7 @@ def _fill(descriptor: int, file: RemoteFile, read: Read) -> None:
         start += len(chunk)
         if start > file.size_bytes:
             os.ftruncate(descriptor, 0)
-            raise SourceError("unsafe_format", f"{file.uri} is longer than its place said it was")
+            raise SourceError("unsafe_format", f"{file.uri} is longer than its server said it was")
         view = memoryview(chunk)
         while view:
             view = view[os.write(descriptor, view) :]
@@ -134,7 +135,7 @@ def _fill(descriptor: int, file: RemoteFile, read: Read) -> None:
 
 
 def _reserved(path: Path) -> int:
-    """What a file will take once it is whole."""
+    """The size of a file once it is complete."""
     if path.suffix == ".part":
         return int(path.name.split(".")[1])
     with suppress(FileNotFoundError):
@@ -143,7 +144,7 @@ def _reserved(path: Path) -> int:
 
 
 def _removed(path: Path) -> bool:
-    """Remove a file that no job uses and nobody writes; says whether it is gone."""
+    """Remove a file unless a job uses it or a process writes it; True if the file is gone."""
     with suppress(FileNotFoundError):
         if path.suffix == ".part":
             descriptor = os.open(path, os.O_RDWR)

@@ -1,12 +1,14 @@
-"""What a download asks of the place that files come from, whatever protocol it speaks, and how it refuses."""
+"""The interface of a folder to download from, the same for buckets and websites, and its errors."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from jobs.results import SourceFile
+
 
 class SourceError(Exception):
-    """A refusal with a code of the service's closed list; the message says what to do."""
+    """A download that is refused or impossible: an error code of the service, and a message that says what to do."""
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code
@@ -14,12 +16,12 @@ class SourceError(Exception):
 
 
 class Interrupted(Exception):
-    """The transfer broke, or the place is busy; going on from where it was may work."""
+    """The connection broke, or the server is busy; continuing from the last byte received may work."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as its place describes it; `validator` (its etag, or when it was changed) is None where there is none."""
+    """A file as its server describes it. `validator` is its etag or time of change, None if it sends neither."""
 
     name: str
     uri: str
@@ -27,21 +29,21 @@ class RemoteFile:
     validator: str | None
     version: str | None
 
-    def facts(self) -> dict[str, str | int | None]:
-        """What a job records of it."""
-        return {"uri": self.uri, "size_bytes": self.size_bytes, "validator": self.validator, "version": self.version}
+    def facts(self) -> SourceFile:
+        """The file in the job's record."""
+        return SourceFile(uri=self.uri, size_bytes=self.size_bytes, validator=self.validator, version=self.version)
 
 
-class Place(Protocol):
+class RemoteFolder(Protocol):
     """A folder of files. Both methods raise `SourceError` and `Interrupted`."""
 
     def find(self, name: str) -> RemoteFile | None:
         """The file of this name, or None where there is none."""
 
     def read(self, file: RemoteFile, start: int, end: int) -> Iterator[bytes]:
-        """The bytes from `start` up to, not including, `end`; refuses a file that is not the one that was found."""
+        """The bytes from `start` up to, not including, `end`; refuses a file that has changed since `find`."""
 
 
 def changed(file: RemoteFile) -> SourceError:
-    """The file is not the one that was found."""
+    """The file has changed since `find`."""
     return SourceError("source_unreachable", f"{file.uri} was changed while it was being read; submit the job again")

@@ -1,18 +1,20 @@
-"""The worker's hold on one claimed job: renewed by heartbeats that carry the news, and lost when they fail too long."""
+"""The worker's lease on one claimed job. Heartbeats renew it and write progress; it is lost when they fail too long."""
 
 import time
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from typing import Literal
 
 import structlog
 from sqlalchemy.orm import Session, sessionmaker
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from jobs.database import DATABASE_DOWN, transaction
 from jobs.events import NewEvent, PhaseStarted
 from jobs.repository import Claim, ClaimRepository, News
 from jobs.results import Progress
 from jobs.states import State
+from jobs.tables import JsonObject
 
 BEATS_PER_LEASE = 4
 SECONDS_BETWEEN_NEWS = 1.0
@@ -34,7 +36,7 @@ class Lease:
     def __init__(self, sessions: sessionmaker[Session], claim: Claim, lease_seconds: float) -> None:
         self.claim = claim
         self.phase: str | None = None
-        self.facts: dict[str, dict[str, Any]] = {}
+        self.facts: dict[str, JsonObject] = {}
         self._sessions = sessions
         self._lease_seconds = lease_seconds
         now = time.monotonic()
@@ -47,7 +49,7 @@ class Lease:
         self._progress: Progress | None = None
         self._ended_phases: list[tuple[str, float]] = []
         self._events: list[NewEvent] = []
-        self._new_facts: dict[str, dict[str, Any]] = {}
+        self._new_facts: dict[str, JsonObject] = {}
 
     @property
     def stop(self) -> Stop | None:
@@ -59,8 +61,8 @@ class Lease:
             return Stop.DEADLINE
         return self._stopped
 
-    def tell_progress(self, phase: str, done: int, total: int, unit: str) -> None:
-        """Note how far the job is; a change of phase is an event, the rest only updates the row."""
+    def record_progress(self, phase: str, done: int, total: int, unit: str) -> None:
+        """Keep the progress for the next heartbeat; a new phase is also an event, all else only updates the row."""
         now = time.monotonic()
         if phase != self.phase:
             self._end_phase(now)
@@ -70,14 +72,14 @@ class Lease:
         eta_seconds = round(elapsed * (total - done) / done) if done else None
         self._progress = Progress(done=done, total=total, unit=unit, eta_seconds=eta_seconds)
 
-    def tell_fact(self, name: str, fact: dict[str, Any]) -> None:
-        """Note what the job has found out: `resolved` or `plan`."""
+    def record_fact(self, name: Literal["resolved", "plan"], fact: JsonObject) -> None:
+        """Keep a fact for the next heartbeat: `resolved` or `plan`."""
         self.facts[name] = self._new_facts[name] = fact
 
     def renew(self, *, at_once: bool = False) -> None:
-        """Send a heartbeat if one is due or there is news. A database that is down is only lost at the lease's end."""
+        """Send a heartbeat if one is due or there is news. A failed one is repeated until the lease runs out."""
         if self._stopped is Stop.LOST:
-            # Renewed now, it would only keep the job from other workers.
+            # Renewing it now would only keep other workers from the job.
             return
         now = time.monotonic()
         has_news = self._progress is not None or self._events or self._new_facts
@@ -106,30 +108,35 @@ class Lease:
             self._stopped = Stop.CANCELLED
 
     def write(self, ending: Callable[[ClaimRepository], bool]) -> None:
-        """Write how the job ended. While the database is down it is tried again for the length of a lease: the fence
-        keeps a late write from doing harm, and after that the scheduler has given the job to another worker."""
-        now = time.monotonic()
-        self._end_phase(now)
-        give_up = now + self._lease_seconds
-        while True:
-            try:
-                with transaction(self._sessions) as session:
-                    claims = ClaimRepository(session)
-                    written = ending(claims)
-                    if written:
-                        claims.tell_phases(self._ended_phases)
-                    else:
-                        claims.tell_fenced("end")
-            except DATABASE_DOWN as error:
-                log.warning("the end could not be written", error=str(error))
-                if time.monotonic() >= give_up:
-                    return
-                time.sleep(SECONDS_BETWEEN_NEWS)
+        """Write how the job ended. While the database is down this is retried for the length of a lease: the fence
+        keeps a late write from doing harm, and after that the scheduler gives the job to another worker.
+        """
+        self._end_phase(time.monotonic())
+        written = Retrying(
+            retry=retry_if_exception_type(DATABASE_DOWN),
+            stop=stop_after_delay(self._lease_seconds),
+            wait=wait_fixed(SECONDS_BETWEEN_NEWS),
+            after=_log_failed_write,
+            retry_error_callback=lambda _state: None,
+        )(self._write, ending)
+        if written is False:
+            log.warning("the job was not ours any more; nothing was written")
+
+    def _write(self, ending: Callable[[ClaimRepository], bool]) -> bool | None:
+        with transaction(self._sessions) as session:
+            claims = ClaimRepository(session)
+            written = ending(claims)
+            if written:
+                claims.tell_phases(self._ended_phases)
             else:
-                if not written:
-                    log.warning("the job was not ours any more; nothing was written")
-                return
+                claims.tell_fenced("end")
+        return written
 
     def _end_phase(self, now: float) -> None:
         if self.phase is not None:
             self._ended_phases.append((self.phase, now - self._phase_started))
+
+
+def _log_failed_write(state: RetryCallState) -> None:
+    error = state.outcome and state.outcome.exception()
+    log.warning("the end could not be written", error=str(error))

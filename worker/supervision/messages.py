@@ -53,16 +53,16 @@ class TraceTarget(_Message):
 class ChildRequest(_Message):
     """A job and how much of this machine it may use. It is written to a file, so it never holds a secret.
 
-    `file://` URIs must lie below `roots`. HTTPS redirects may lead to `hosts`, and connections to public addresses and
-    `networks`. `memory_bytes` limits the child and every process it starts; None is no limit.
+    `file://` URIs must lie below `roots`. HTTPS redirects may lead to `redirect_places`. Connections go to public
+    addresses and to `allowed_networks`. `memory_bytes` limits the child and every process it starts; None is no limit.
     """
 
     spec: LocalSpec
     roots: tuple[Path, ...]
     cache: Path
     limits: DownloadLimits
-    hosts: tuple[str, ...]
-    networks: tuple[str, ...]
+    redirect_places: tuple[str, ...]
+    allowed_networks: tuple[str, ...]
     memory_bytes: int | None
     trace: TraceTarget
 

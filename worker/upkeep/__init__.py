@@ -1,1 +1,1 @@
-"""What the scheduler does besides: cleaning up, delivering webhooks."""
+"""Duties of the scheduler beside queueing: removing old data and delivering webhooks."""

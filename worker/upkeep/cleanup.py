@@ -1,4 +1,4 @@
-"""What the scheduler removes: objects nobody published, files and audit events whose time is over, old keys."""
+"""Removal of unpublished objects, expired files and audit events, and old idempotency keys."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,58 +28,58 @@ class Sweeper:
         self._audit_retention_days = settings.audit_retention_days
 
     def sweep_finished(self) -> None:
-        """Delete what attempts that did not end well have uploaded."""
+        """Delete the uploads of attempts that did not publish them."""
         with transaction(self._sessions) as session:
             finished = UpkeepRepository(session).unswept(self._after_seconds, BATCH)
         for job_id in finished:
-            with _left_for_later(job_id):
+            with _retried_next_round(job_id):
                 self._sweep_job(job_id)
 
     def remove_expired(self) -> None:
-        """Delete the objects of published files that are kept no longer."""
+        """Delete the objects of published files whose retention is over."""
         with transaction(self._sessions) as session:
             expired = UpkeepRepository(session).expired_artifacts(BATCH)
         for artifact in expired:
-            with _left_for_later(artifact.key):
+            with _retried_next_round(artifact.key):
                 self._store.delete_prefix(artifact.key)
                 with transaction(self._sessions) as session:
                     UpkeepRepository(session).mark_removed([artifact])
 
     def remove_leftovers(self) -> None:
-        """Delete all objects of deleted jobs, once no attempt of theirs can be uploading any more."""
+        """Delete all objects of deleted jobs, once none of their attempts can still be uploading."""
         with transaction(self._sessions) as session:
             deleted = UpkeepRepository(session).leftovers(self._after_seconds, BATCH)
         for job_id in deleted:
-            with _left_for_later(job_id):
+            with _retried_next_round(job_id):
                 self._store.delete_prefix(f"jobs/{job_id}/")
                 with transaction(self._sessions) as session:
                     UpkeepRepository(session).forget_leftover(job_id)
 
     def expire_uploads(self) -> None:
-        """Delete uploads whose time is over, those that were never completed included."""
+        """Delete expired uploads, including those that were never completed."""
         with transaction(self._sessions) as session:
             UpkeepRepository(session).expire_uploads(BATCH)
 
     def remove_orphans(self) -> None:
-        """Delete the objects of uploads that are not there any more. The row comes first and goes first, so that an
-        object without one belongs to nobody.
+        """Delete objects of uploads that have no row. The row is created before the objects and deleted before them,
+        so an object without a row belongs to no upload.
         """
         stored = self._store.folders(f"{UPLOADS}/")
         for start in range(0, len(stored), BATCH):
             with transaction(self._sessions) as session:
                 orphans = UpkeepRepository(session).unknown_uploads(stored[start : start + BATCH])
             for upload_id in orphans:
-                with _left_for_later(upload_id):
+                with _retried_next_round(upload_id):
                     self._store.delete_prefix(f"{UPLOADS}/{upload_id}/")
 
     def remove_oversized(self) -> None:
-        """Delete what is larger than was declared. A signed address takes any number of bytes, and only the declared
-        ones are counted for a quota.
+        """Delete uploaded files that are larger than declared. A signed URL accepts any number of bytes, and only the
+        declared ones are counted for a quota.
         """
         with transaction(self._sessions) as session:
             declared = UpkeepRepository(session).recent_uploads()
         for upload_id, sizes in declared.items():
-            with _left_for_later(upload_id):
+            with _retried_next_round(upload_id):
                 declared_sizes = {key_of(upload_id, name): size_bytes for name, size_bytes in sizes.items()}
                 for key, size_bytes in self._store.sizes(f"{UPLOADS}/{upload_id}/").items():
                     if size_bytes > declared_sizes.get(key, 0):
@@ -87,12 +87,12 @@ class Sweeper:
                         self._store.delete(key)
 
     def forget_keys(self) -> None:
-        """Delete idempotency keys that have done their duty."""
+        """Delete expired idempotency keys."""
         with transaction(self._sessions) as session:
             UpkeepRepository(session).forget_keys()
 
     def forget_audit_events(self) -> None:
-        """Delete audit events that are kept no longer."""
+        """Delete audit events whose retention is over."""
         if self._audit_retention_days:
             with transaction(self._sessions) as session:
                 AuditRepository(session).forget_old(self._audit_retention_days, MOST_AUDIT_EVENTS)
@@ -107,12 +107,12 @@ class Sweeper:
 
 
 @contextmanager
-def _left_for_later(what: str) -> Iterator[None]:
-    """What cannot be removed now is looked at again in the next round; the others do not wait for it."""
+def _retried_next_round(name: str) -> Iterator[None]:
+    """An object that cannot be removed now is tried again in the next round, and does not delay the others."""
     try:
         yield
     except StorageUnavailable as error:
-        log.warning("something could not be removed", what=what, error=str(error))
+        log.warning("an object could not be removed", name=name, error=str(error))
 
 
 def attempt_of(key: str) -> str:

@@ -16,16 +16,16 @@ from jobs.repository import DeliveryRepository, DueDelivery
 from jobs.security.signing_secrets import LostSecretKey, Sealer
 from worker.network.egress import guarded_pool
 
-# From one try to the next; with the jitter about three days in all.
+# Between attempts; with the jitter about three days in all.
 RETRY_SECONDS = (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
 JITTER = 0.1
 TIMEOUT_SECONDS = 15.0
-# Longer than a request can take, so that nobody sends the same delivery meanwhile.
+# Longer than a request can take, so that no other sender takes the same delivery meanwhile.
 LEASE_SECONDS = 4 * TIMEOUT_SECONDS
 AT_ONCE = 16
-# So that the slow receivers of some tenants do not keep those of all others waiting.
+# So that slow receivers of one tenant do not delay the deliveries of others.
 AT_ONCE_OF_A_TENANT = 2
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 READ_BYTES = 64 * 1024
 GONE = 410
 
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 
 class WebhookSender:
-    """Sends what is due. Any number may run; a delivery whose sender died is sent again after its lease."""
+    """Sends due deliveries. Any number may run; a delivery whose sender died is sent again after its lease."""
 
     def __init__(self, sessions: sessionmaker[Session], sealer: Sealer, allowed_networks: Sequence[str]) -> None:
         self._sessions = sessions
@@ -41,7 +41,7 @@ class WebhookSender:
         self._allowed = allowed_networks
 
     def deliver_due(self) -> None:
-        """Send until nothing is due, some at once, and of one tenant no more than its share."""
+        """Send until nothing is due: `AT_ONCE` deliveries at a time, of one tenant at most `AT_ONCE_OF_A_TENANT`."""
         sending: dict[Future[None], str] = {}
         with ThreadPoolExecutor(AT_ONCE) as pool:
             while True:
@@ -51,7 +51,7 @@ class WebhookSender:
                     continue
                 if not sending:
                     return
-                for ended in wait(sending, LOOK_SECONDS, FIRST_COMPLETED).done:
+                for ended in wait(sending, POLL_SECONDS, FIRST_COMPLETED).done:
                     del sending[ended]
                     ended.result()
 
@@ -61,7 +61,7 @@ class WebhookSender:
             return DeliveryRepository(session).take_due(LEASE_SECONDS, but_not_of=at_their_share)
 
     def forget_old(self) -> None:
-        """Delete deliveries that are long over."""
+        """Delete deliveries that ended long ago."""
         with transaction(self._sessions) as session:
             DeliveryRepository(session).forget_old()
 
@@ -71,12 +71,12 @@ class WebhookSender:
         try:
             status = self._send(due)
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, LostSecretKey) as failure:
-            # It may repeat what the receiver has sent.
+            # The message may contain bytes that the receiver sent.
             error = (
                 f"{type(failure).__name__}: {failure}".encode("ascii", "backslashreplace").decode().replace("\0", "")
             )
         except Exception as failure:
-            # Without an outcome it would be tried for ever.
+            # A delivery without an outcome would be retried for ever.
             log.exception("a webhook could not be sent", delivery_id=due.id, endpoint_id=due.endpoint_id)
             error = f"not sent ({type(failure).__name__})"
         with transaction(self._sessions) as session:
@@ -86,7 +86,7 @@ class WebhookSender:
                 return
             error = error or f"answered {status}"
             log.info(
-                "a webhook was not taken",
+                "a webhook was not accepted",
                 delivery_id=due.id,
                 endpoint_id=due.endpoint_id,
                 job_id=due.job_id,
@@ -108,28 +108,30 @@ class WebhookSender:
             "webhook-timestamp": str(int(due.taken_at.timestamp())),
             "webhook-signature": " ".join(signatures),
         }
-        limits = dict.fromkeys(("connect", "read", "write", "pool"), TIMEOUT_SECONDS)
+        extensions = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), TIMEOUT_SECONDS)}
         with (
             guarded_pool(self._allowed, TIMEOUT_SECONDS) as pool,
-            pool.stream("POST", due.url, headers=headers, content=body.encode(), extensions={"timeout": limits}) as got,
+            pool.stream(
+                "POST", due.url, headers=list(headers.items()), content=body.encode(), extensions=extensions
+            ) as response,
         ):
             received = 0
-            for chunk in got.iter_stream():
+            for chunk in response.iter_stream():
                 received += len(chunk)
                 if received > READ_BYTES:
                     break
-            return int(got.status)
+            return int(response.status)
 
 
 def payload(due: DueDelivery) -> str:
-    """Thin: what happened to which job; whoever wants more asks for it with a key."""
+    """The body: what happened to which job. The receiver gets everything else from the API, with a key."""
     job = {"id": due.job_id, "status": due.event_type.removeprefix("job."), "links": {"self": f"/v1/jobs/{due.job_id}"}}
     timestamp = due.created_at.isoformat().replace("+00:00", "Z")
     return json.dumps({"type": due.event_type, "timestamp": timestamp, "data": job}, separators=(",", ":"))
 
 
 def retry_seconds(attempt: int) -> float | None:
-    """How long to wait after so many tries; None after the last."""
+    """The pause after the attempt of this number, counted from 1; None after the last."""
     if attempt > len(RETRY_SECONDS):
         return None
     return RETRY_SECONDS[attempt - 1] * random.uniform(1, 1 + JITTER)

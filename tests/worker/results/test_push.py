@@ -63,11 +63,11 @@ def test_everything_arrives_and_is_told(destination: Destination, output: Path) 
     uri = f"{destination.prefix}/small/"
     push = pushed(uri, destination, output)
     result = push.result()
-    require_exact(Pushed, result)
-    assert (result["uri"], result["manifest"]) == (uri[:-1], "manifest.json")
+    require_exact(Pushed, result.model_dump(exclude_none=True))
+    assert (result.uri, result.manifest) == (uri[:-1], "manifest.json")
     found = content_of(open_place(uri, destination.options))
     assert {name: found[name] for name in FILES} == FILES
-    told = {file["name"]: (file["size_bytes"], file["sha256"]) for file in result["files"]}
+    told = {file.name: (file.size_bytes, file.sha256) for file in result.files}
     assert told == {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in found.items()}
     assert push.done_bytes == push.total_bytes == sum(map(len, found.values()))
 
@@ -126,7 +126,7 @@ def test_a_store_that_fails_is_asked_again_but_not_for_ever(
     monkeypatch.setattr(ArtifactStore, "put", failing(times))
     push = pushed(destination.prefix, destination, output, patience_seconds=60 if arrives else 0.2)
     if arrives:
-        assert len(push.result()["files"]) == len(FILES) + 1
+        assert len(push.result().files) == len(FILES) + 1
         return
     with pytest.raises(StorageUnavailable):
         push.result()

@@ -44,16 +44,16 @@ def test_everything_is_in_one_commit_and_is_told(
     result = push.result()
     repository = hub.repositories["team/small"]
     assert repository.private
-    assert list(repository.commits) == [result["commit"]]
+    assert list(repository.commits) == [result.commit]
     evidence = {"sglp/report.json": FILES["report.json"], "sglp/manifest.json": b"[]"}
     assert repository.files == {**MODEL, "empty": b"", **evidence}
-    assert (result["uri"], result["manifest"]) == ("hf://team/small", "sglp/manifest.json")
-    assert {file["name"] for file in result["files"]} == repository.files.keys()
+    assert (result.uri, result.manifest) == ("hf://team/small", "sglp/manifest.json")
+    assert {file.name for file in result.files} == repository.files.keys()
     assert repository.large == {"model.safetensors"}
     assert push.done_bytes == push.total_bytes
     folder = huggingface_hub.snapshot_download(
         "team/small",
-        revision=result["commit"],
+        revision=result.commit,
         endpoint=hub.url,
         token=hub.token,
         local_dir=tmp_path / "back",
@@ -67,9 +67,9 @@ def test_a_second_push_is_another_commit_in_which_no_other_weights_are_left(
     first = pushed("hf://team/small", destination, output).result()
     (output / "model/model.safetensors").rename(output / "model/model-00001-of-00001.safetensors")
     second = pushed("hf://team/small", destination, output).result()
-    assert first["commit"] != second["commit"]
+    assert first.commit != second.commit
     repository = hub.repositories["team/small"]
-    assert list(repository.commits) == [first["commit"], second["commit"]]
+    assert list(repository.commits) == [first.commit, second.commit]
     assert "model.safetensors" not in repository.files
     assert "model-00001-of-00001.safetensors" in repository.files
     assert "config.json" in repository.files
@@ -105,7 +105,7 @@ def test_what_the_hub_refuses_is_forbidden_and_no_token_is_told(
 
 def test_a_hub_that_fails_is_asked_again(hub: WritableHub, destination: Destination, output: Path) -> None:
     hub.failing = 3
-    assert pushed("hf://team/small", destination, output).result()["commit"] in hub.repositories["team/small"].commits
+    assert pushed("hf://team/small", destination, output).result().commit in hub.repositories["team/small"].commits
 
 
 def test_a_hub_that_goes_on_failing_is_unavailable(hub: WritableHub, destination: Destination, output: Path) -> None:

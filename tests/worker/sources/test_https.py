@@ -35,7 +35,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
             "/tiny/model.safetensors": WEIGHTS,
         }
         monkeypatch.setenv("SSL_CERT_FILE", str(running.certificate))
-        monkeypatch.setattr("worker.sources.model_files.FIRST_PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr("worker.sources.transfers.FIRST_PAUSE_SECONDS", 0.01)
         yield running
 
 
@@ -46,7 +46,7 @@ def open_sources(server: Web, tmp_path: Path) -> Iterator[Open]:
 
     def opened(**changes: Any) -> Sources:
         (folder := tmp_path / f"job{next(numbers)}").mkdir()
-        access = {"options": {server.url: {}}, "redirect_hosts": [server.url], "allowed_networks": LOOPBACK}
+        access = {"options": {server.url: {}}, "redirect_places": [server.url], "allowed_networks": LOOPBACK}
         access |= {name: changes.pop(name) for name in access.keys() & changes.keys()}
         arguments = {"limits": LIMITS, "report": lambda _done, _total: None, **changes}
         made = Sources(folder, tmp_path / "cache", access=SourceAccess(**access), **arguments)
@@ -77,8 +77,8 @@ def test_a_model_is_the_files_of_known_names(server: Web, open_sources: Open) ->
     total = sum(map(len, server.files.values()))
     assert told[-1] == (total, total)
     for fact in sources.facts:
-        require_exact(SourceFile, fact)
-    assert {fact["uri"] for fact in sources.facts} == {f"{server.url}{name}" for name in server.files}
+        require_exact(SourceFile, fact.model_dump())
+    assert {fact.uri for fact in sources.facts} == {f"{server.url}{name}" for name in server.files}
 
 
 def test_what_was_downloaded_is_not_downloaded_again(server: Web, open_sources: Open) -> None:
@@ -223,7 +223,7 @@ def test_loopback_is_refused_where_its_network_is_not_allowed(server: Web, open_
 
 
 def test_a_host_that_is_not_listed_is_never_asked(server: Web, open_sources: Open) -> None:
-    code, message = refusal(open_sources(options={}, redirect_hosts=[]), f"{server.url}/tiny")
+    code, message = refusal(open_sources(options={}, redirect_places=[]), f"{server.url}/tiny")
     assert (code, "SGLP_SOURCES" in message) == ("source_forbidden", True)
     assert server.requests == []
 
@@ -249,7 +249,7 @@ def test_a_redirect_to_a_listed_host_with_a_private_address_is_refused(
     server: Web, open_sources: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     public = server.url.replace("localhost", "public.example")
-    sources = open_sources(redirect_hosts=[server.url, public])
+    sources = open_sources(redirect_places=[server.url, public])
     server.instead["/tiny/model.safetensors"] = redirect_to(f"{public}/tiny/tokenizer.json")
     resolve = socket.getaddrinfo
 
@@ -266,7 +266,7 @@ def test_the_authorization_goes_to_its_own_place_only(server: Web, open_sources:
     server.instead["/tiny/model.safetensors"] = redirect_to(f"{server.url}/cdn/weights")
     place = f"{server.url}/tiny"
     sources = open_sources(
-        options={place: {"authorization": "Bearer canary"}}, redirect_hosts=[place, f"{server.url}/cdn"]
+        options={place: {"authorization": "Bearer canary"}}, redirect_places=[place, f"{server.url}/cdn"]
     )
     assert (sources.model(place) / "model.safetensors").read_bytes() == WEIGHTS
     sent = {(path.split("/")[1], authorization) for _, path, authorization in server.requests}
@@ -284,7 +284,7 @@ def test_a_certificate_that_is_not_trusted_is_refused(
 def test_a_server_that_is_down_is_unreachable(server: Web, open_sources: Open) -> None:
     nowhere = f"https://localhost:{free_port()}"
     assert (
-        refusal(open_sources(options={nowhere: {}}, redirect_hosts=[nowhere]), f"{nowhere}/x")[0]
+        refusal(open_sources(options={nowhere: {}}, redirect_places=[nowhere]), f"{nowhere}/x")[0]
         == "source_unreachable"
     )
 

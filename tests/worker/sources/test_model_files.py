@@ -74,7 +74,7 @@ def test_a_model_and_text_from_a_bucket_become_a_smaller_model(
 
 @pytest.fixture
 def open_sources(s3_server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
-    monkeypatch.setattr("worker.sources.model_files.FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("worker.sources.transfers.FIRST_PAUSE_SECONDS", 0.01)
 
     def opened(place: str = s3_server.url, **options: str) -> Sources:
         (folder := tmp_path / "job").mkdir()

@@ -13,7 +13,7 @@ from jobs.settings import Settings
 from jobs.spec import CalibrationSpec, JobSpec, ModelSource
 from tests.services.faulty_proxy import Fault, faulty_proxy
 from tests.services.s3 import S3
-from worker.sources.uploads import Fetch, UploadDamaged, as_named, made_local
+from worker.sources.uploads import UploadDamaged, UploadFetch, as_named, made_local
 
 CONTENT = bytes(range(256)) * 1000
 URI = "upload://upload_" + "0" * 26
@@ -44,8 +44,8 @@ def upload(
     return {URI: StoredUpload(URI[9:], "mine", kind, files)}
 
 
-def fetched(store: ArtifactStore, uploads: dict[str, StoredUpload], workspace: Path) -> Fetch:
-    fetch = Fetch(store, uploads, workspace, 60)
+def fetched(store: ArtifactStore, uploads: dict[str, StoredUpload], workspace: Path) -> UploadFetch:
+    fetch = UploadFetch(store, uploads, workspace, 60)
     fetch.start()
     fetch.join(60)
     return fetch
@@ -89,7 +89,7 @@ def test_what_is_not_there_is_told(store: ArtifactStore, workspace: Path) -> Non
 
 
 def test_what_was_stopped_makes_nothing_behind_the_job(store: ArtifactStore, workspace: Path, tmp_path: Path) -> None:
-    fetch = Fetch(store, upload(store, tmp_path, declared("text.txt")), workspace, 60)
+    fetch = UploadFetch(store, upload(store, tmp_path, declared("text.txt")), workspace, 60)
     fetch.stopping.set()
     fetch.start()
     fetch.join(60)

@@ -34,8 +34,8 @@ def request(spec: dict[str, Any], root: Path) -> ChildRequest:
         roots=(root,),
         cache=root / "cache",
         limits=DownloadLimits(max_bytes=1 << 30, max_files=100, seconds=60, cache_bytes=1 << 30),
-        hosts=(),
-        networks=(),
+        redirect_places=(),
+        allowed_networks=(),
         memory_bytes=None,
         trace=TraceTarget(endpoint=None, parent=None),
     )

@@ -1,0 +1,47 @@
+"""The ways a job ends, each as the one write to the database that ends it."""
+
+from collections.abc import Callable, Sequence
+
+from jobs.errors import JobError
+from jobs.repository import ClaimRepository, PublishedArtifact
+from worker.supervision.lease import Lease, Stop
+
+# True if the job was still ours and is ended now.
+Ending = Callable[[ClaimRepository], bool]
+
+
+class EndedEarly(Exception):
+    """A job that ended, or was lost, before its method began. `ending` is None where the job is not ours to end."""
+
+    def __init__(self, ending: Ending | None) -> None:
+        self.ending = ending
+        super().__init__("the job ended before its method began")
+
+
+def stopped(lease: Lease) -> Ending | None:
+    """The job as `lease.stop` demands; None for a lost lease, where nothing may be written."""
+    if lease.stop is Stop.LOST:
+        return None
+    if lease.stop is Stop.CANCELLED:
+        return lambda jobs: jobs.cancelled(lease.claim.job_id, lease.claim.fence)
+    return failed(lease, "deadline_exceeded", "the job did not end within its deadline_seconds")
+
+
+def released(lease: Lease) -> Ending:
+    """Back in the queue, because this worker shuts down."""
+    return lambda jobs: jobs.release(lease.claim.job_id, lease.claim.fence, reason="worker_shutdown")
+
+
+def failed(
+    lease: Lease,
+    code: str,
+    message: str,
+    *,
+    artifacts: Sequence[PublishedArtifact] = (),
+    retention_days: float = 0,
+) -> Ending:
+    """Failed with an error; `artifacts` are published all the same, for `retention_days` (0: for ever)."""
+    error = JobError(code=code, message=message, phase=lease.phase, attempt=lease.claim.attempt)
+    return lambda jobs: jobs.fail(
+        lease.claim.job_id, lease.claim.fence, error, artifacts=artifacts, retention_days=retention_days
+    )
