@@ -1,6 +1,6 @@
-"""From a model URI to local files: a path, `file://`, or `hf://org/name@revision` from any hub with the same HTTP API.
+"""Make the files of a model local: a path, a `file://` URI, or `hf://org/name@revision` on a Hugging Face hub.
 
-Only configuration, tokenizer and safetensors files are downloaded; the revision is resolved to a commit first.
+Only configuration, tokenizer and safetensors files are downloaded. The revision is resolved to a commit first.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,9 +24,9 @@ HUB_FILES = ("*.safetensors", *DESCRIPTIONS)
 
 @dataclass(frozen=True)
 class HubAccess:
-    """How the hub is asked, and how much may be downloaded of one model (None: anything).
+    """Credentials for the hub, and the most bytes and weight files to download of one model (None: no limit).
 
-    A `token` of None is the one that this machine's user has stored, False is none at all.
+    A `token` of None uses the token stored for this machine's user; False sends no token.
     """
 
     token: str | bool | None = field(default=None, repr=False)
@@ -36,9 +36,9 @@ class HubAccess:
 
 @dataclass(frozen=True)
 class Fetched:
-    """Local files of a model; `revision` is the commit of a hub model; `origin` is what people call it.
+    """Local files of a model; `origin` is its name for people, `revision` the commit of a hub model.
 
-    `downloaded` files lie in a cache of ours, where links are how it works, and not below the configured roots.
+    `downloaded` files lie in our download cache, which consists of links and is outside the configured roots.
     """
 
     path: Path
@@ -48,20 +48,26 @@ class Fetched:
 
 
 @dataclass(frozen=True)
-class Outlined:
-    """`values` counts the weights of each dtype, as safetensors names them; empty where the files are here to ask."""
+class FetchedOutline:
+    """The description of a model without its weights.
+
+    `weights_by_dtype` counts the weights of each safetensors dtype; empty for a local model, whose files can be read.
+    """
 
     fetched: Fetched
-    values: dict[str, int]
+    weights_by_dtype: dict[str, int]
 
 
 def fetch(
     uri: str, revision: str | None, cache: Path, roots: Sequence[Path] | None, access: HubAccess = HubAccess()
 ) -> Fetched:
-    """Make a model's files local. Raises `ModelNotFound`, `SourceForbidden`, `SourceUnreachable`, `UnsafeFormat`."""
+    """Make a model's files local; a model of the hub is downloaded into `cache`.
+
+    Raises `ModelNotFound`, `SourceForbidden`, `SourceUnreachable`, `UnsafeFormat` and `InsufficientStorage`.
+    """
     parts = urlsplit(uri)
     if parts.scheme == "hf":
-        return _from_hub(*_on_hub(uri, revision), cache, access)
+        return _download(*_repository_and_revision(uri, revision), cache, access)
     if parts.scheme not in {"", "file"}:
         raise SourceForbidden(f"{parts.scheme}:// is not a known model scheme; use file:// or hf://")
     path = within(Path(unquote(parts.path)) if parts.scheme else Path(uri), roots)
@@ -70,20 +76,20 @@ def fetch(
 
 def fetch_outline(
     uri: str, revision: str | None, cache: Path, roots: Sequence[Path] | None, access: HubAccess = HubAccess()
-) -> Outlined:
-    """As `fetch`, but of a model on a hub only what describes it, and the headers of its weights."""
+) -> FetchedOutline:
+    """As `fetch`, but of a hub model only the configuration and tokenizer, and the headers of its weight files."""
     if urlsplit(uri).scheme != "hf":
-        return Outlined(fetch(uri, revision, cache, roots), {})
-    return _outlined(*_on_hub(uri, revision), cache, access)
+        return FetchedOutline(fetch(uri, revision, cache, roots), {})
+    return _download_outline(*_repository_and_revision(uri, revision), cache, access)
 
 
-def _on_hub(uri: str, revision: str | None) -> tuple[str, str | None]:
-    """Repository and revision of `hf://org/name` or `hf://org/name@revision`."""
-    repository, _, named = uri.removeprefix("hf://").partition("@")
-    return repository.strip("/"), named or revision
+def _repository_and_revision(uri: str, revision: str | None) -> tuple[str, str | None]:
+    """Repository and revision of `hf://org/name` or `hf://org/name@revision`; one in the URI comes first."""
+    repository, _, revision_in_uri = uri.removeprefix("hf://").partition("@")
+    return repository.strip("/"), revision_in_uri or revision
 
 
-def _from_hub(repository: str, revision: str | None, cache: Path, access: HubAccess) -> Fetched:
+def _download(repository: str, revision: str | None, cache: Path, access: HubAccess) -> Fetched:
     from huggingface_hub import HfApi
 
     with _hub_errors(repository, revision):
@@ -95,21 +101,21 @@ def _from_hub(repository: str, revision: str | None, cache: Path, access: HubAcc
         return _snapshot(api, repository, commit, cache, HUB_FILES)
 
 
-def _outlined(repository: str, revision: str | None, cache: Path, access: HubAccess) -> Outlined:
+def _download_outline(repository: str, revision: str | None, cache: Path, access: HubAccess) -> FetchedOutline:
     from huggingface_hub import HfApi
 
     with _hub_errors(repository, revision):
         api = HfApi(token=access.token)
         commit, _ = _weights_on_hub(api, repository, revision)
         headers = api.get_safetensors_metadata(repository, revision=commit)
-        return Outlined(
+        return FetchedOutline(
             _snapshot(api, repository, commit, cache, DESCRIPTIONS),
             {str(dtype): count for dtype, count in headers.parameter_count.items()},
         )
 
 
 def _weights_on_hub(api: "HfApi", repository: str, revision: str | None) -> tuple[str, dict[str, int]]:
-    """The commit of a revision, and the size of each of its weight files."""
+    """The commit of a revision, and the size in bytes of each of its weight files."""
     info = api.model_info(repository, revision=revision, files_metadata=True)
     files = {file.rfilename: file.size or 0 for file in info.siblings or []}
     weights = {name: size for name, size in files.items() if name.endswith(".safetensors") and "/" not in name}
@@ -122,9 +128,13 @@ def _weights_on_hub(api: "HfApi", repository: str, revision: str | None) -> tupl
 def _require_allowed(access: HubAccess, repository: str, weights: dict[str, int]) -> None:
     total = sum(weights.values())
     if access.max_bytes is not None and total > access.max_bytes:
-        raise InsufficientStorage(f"{repository} has {total:,} bytes of weights, more than may be downloaded here")
+        raise InsufficientStorage(
+            f"{repository} has {total:,} bytes of weights, more than may be downloaded here ({access.max_bytes:,})"
+        )
     if access.max_files is not None and len(weights) > access.max_files:
-        raise InsufficientStorage(f"{repository} has {len(weights)} files of weights, more than may be downloaded here")
+        raise InsufficientStorage(
+            f"{repository} has {len(weights)} files of weights, more than may be downloaded here ({access.max_files})"
+        )
 
 
 def _snapshot(api: "HfApi", repository: str, commit: str, cache: Path, patterns: Sequence[str]) -> Fetched:
@@ -136,27 +146,29 @@ def _snapshot(api: "HfApi", repository: str, commit: str, cache: Path, patterns:
 
 @contextmanager
 def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
-    """The hub client's errors as ours."""
+    """Translate the errors of the hub's client into ours."""
     from huggingface_hub import errors
 
-    # The HTTP library that the hub's client uses, which differs by its version.
+    # Imported through the hub's client, because its versions use different HTTP libraries.
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     try:
         yield
     except errors.GatedRepoError as error:
         raise SourceForbidden(
-            f"{repository} is gated: its terms must be accepted on the hub, and the token of who did so stored"
+            f"{repository} is gated: accept its terms on the hub, then store a token of that account"
         ) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise ModelNotFound(f"the hub has no model {repository} at {revision or 'main'} that may be read") from error
+        raise ModelNotFound(
+            f"the hub has no model {repository} at {revision or 'main'}, or the token may not read it"
+        ) from error
     except errors.HFValidationError as error:
         raise ModelNotFound(f"{repository!r} is not a hub model name (org/name)") from error
     except (errors.NotASafetensorsRepoError, errors.SafetensorsParsingError) as error:
-        raise UnsafeFormat(f"the weights of {repository} are not sound safetensors files: {error}") from error
+        raise UnsafeFormat(f"the weights of {repository} are not valid safetensors files: {error}") from error
     except errors.HfHubHTTPError as error:
         if error.response.status_code in {401, 403}:
-            raise SourceForbidden(f"the hub refuses the token it was given for {repository}; check it") from error
+            raise SourceForbidden(f"the hub rejected the token for {repository}; check it") from error
         raise SourceUnreachable(f"the hub could not be reached for {repository}: {type(error).__name__}") from error
     except (httpx.HTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         raise SourceUnreachable(f"the hub could not be reached for {repository}: {type(error).__name__}") from error

@@ -1,7 +1,7 @@
-"""The header of a GGUF file, walked once with every claim held against the bytes that are there.
+"""Check the header of a GGUF file against the size of the file, before the gguf library reads it.
 
-The gguf library believes what a header says: how many elements an array has, say, whether or not the file goes on that
-far. So a header comes here first. The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+The library trusts the header, for example the number of elements of an array, even where the file is shorter.
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import math
@@ -14,21 +14,21 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from sglp_core.errors import UnsafeFormat
 
-# Bytes of a value, by the number of its type; the other two are a string and an array.
+# Bytes of a value, by the number of its type; the two types of variable size are below.
 VALUE_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 STRING, ARRAY, UINT32 = 8, 9, 4
 UNSIGNED = {UINT32: "I", 10: "Q"}
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 MAX_STRING_BYTES = 16_000_000
-# The largest vocabularies with their merges have a quarter of it; the library makes an object of each.
+# Four times what the largest vocabularies need with their merges; the library makes an object of each element.
 MAX_ELEMENTS = 4_000_000
 DEFAULT_ALIGNMENT = 32
 
 
 @dataclass(frozen=True)
 class GGUFTensor:
-    """`begin` in bytes from the start of the file; `elements` are weights, however few bits each has."""
+    """`begin` in bytes from the start of the file; `elements` is the number of weights, quantised or not."""
 
     name: str
     elements: int
@@ -36,135 +36,149 @@ class GGUFTensor:
     size_bytes: int
 
 
+@dataclass(frozen=True)
+class _TensorInfo:
+    """What a header says of one tensor; `offset` in bytes from the start of the tensor data."""
+
+    name: str
+    elements: int
+    offset: int
+    size_bytes: int
+
+
 @dataclass
 class _Cursor:
-    """Reads on in a file and never beyond its end."""
+    """A position in a file that moves forward and never beyond the file's end."""
 
     path: Path
     file: BinaryIO
     size: int
-    place: int = 0
+    position: int = 0
     elements: int = 0
     tensors: int = 0
     alignment: int = DEFAULT_ALIGNMENT
     names: set[str] = field(default_factory=set)
 
-    def refuse(self, why: str) -> UnsafeFormat:
-        return UnsafeFormat(f"{self.path.name} is not a sound GGUF file: {why} (at byte {self.place})")
+    def error(self, reason: str) -> UnsafeFormat:
+        return UnsafeFormat(f"{self.path.name} is not a valid GGUF file: {reason} (at byte {self.position})")
 
-    def take(self, count: int) -> bytes:
-        if count > self.size - self.place:
-            raise self.refuse("it is truncated, or its header claims more than the file holds")
-        self.place += count
+    def read(self, count: int) -> bytes:
+        self._advance(count)
         return self.file.read(count)
 
     def skip(self, count: int) -> None:
-        if count > self.size - self.place:
-            raise self.refuse("it is truncated, or its header claims more than the file holds")
-        self.place += count
-        self.file.seek(self.place)
+        self._advance(count)
+        self.file.seek(self.position)
 
-    def numbers(self, form: str) -> tuple[Any, ...]:
-        return struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))
+    def unpack(self, struct_format: str) -> tuple[Any, ...]:
+        return struct.unpack(f"<{struct_format}", self.read(struct.calcsize(f"<{struct_format}")))
 
-    def text(self) -> str:
-        (length,) = self.numbers("Q")
+    def string(self) -> str:
+        (length,) = self.unpack("Q")
         if length > MAX_STRING_BYTES:
-            raise self.refuse(f"a text of {length} bytes")
+            raise self.error(f"a string of {length} bytes, more than {MAX_STRING_BYTES:,}")
         try:
-            return self.take(length).decode()
+            return self.read(length).decode()
         except UnicodeDecodeError as error:
-            raise self.refuse("a text that is not UTF-8") from error
+            raise self.error("a string is not UTF-8") from error
 
     def count(self, elements: int) -> None:
+        """Add to the number of elements that the library would make objects of, and refuse too many."""
         self.elements += elements
         if self.elements > MAX_ELEMENTS:
-            raise self.refuse(f"more than {MAX_ELEMENTS:,} values")
+            raise self.error(f"the header has more than {MAX_ELEMENTS:,} values")
+
+    def _advance(self, count: int) -> None:
+        if count > self.size - self.position:
+            raise self.error("it is truncated, or its header claims more than the file holds")
+        self.position += count
 
 
 def read_tensors(path: Path) -> list[GGUFTensor]:
-    """Check a header and return what it says of the tensors; raises `UnsafeFormat`."""
+    """Check a header and return the tensors it describes, in the order of their bytes. Raises `UnsafeFormat`."""
     with path.open("rb") as file:
         cursor = _Cursor(path, file, path.stat().st_size)
-        magic, version = cursor.take(4), cursor.numbers("I")[0]
+        magic, version = cursor.read(4), cursor.unpack("I")[0]
         if magic != b"GGUF" or version not in VERSIONS:
-            raise cursor.refuse(f"its version is {version}, known are {VERSIONS}")
-        tensors, values = cursor.numbers("QQ")
+            raise cursor.error(f"its version is {version}; supported are {VERSIONS}")
+        tensors, values = cursor.unpack("QQ")
         cursor.count(tensors + values)
         cursor.tensors = tensors
         for _ in range(values):
-            _read_value(cursor)
+            _check_value(cursor)
+        # Tensors may have the names of values.
         cursor.names.clear()
         infos = [_read_info(cursor) for _ in range(tensors)]
-        start = -(-cursor.place // cursor.alignment) * cursor.alignment
+        start = -(-cursor.position // cursor.alignment) * cursor.alignment
         return _placed(cursor, infos, start)
 
 
-def _read_value(cursor: _Cursor) -> None:
-    key = _new_name(cursor)
-    (kind,) = cursor.numbers("I")
+def _check_value(cursor: _Cursor) -> None:
+    """Move over one key and its value."""
+    key = _unused_name(cursor)
+    (value_type,) = cursor.unpack("I")
     if key == "general.alignment":
-        if kind != UINT32:
-            raise cursor.refuse("its alignment is not a number")
-        (cursor.alignment,) = cursor.numbers("I")
+        if value_type != UINT32:
+            raise cursor.error("its alignment is not a 32-bit number")
+        (cursor.alignment,) = cursor.unpack("I")
         if cursor.alignment == 0 or cursor.alignment & (cursor.alignment - 1):
-            raise cursor.refuse(f"an alignment of {cursor.alignment}")
+            raise cursor.error(f"its alignment of {cursor.alignment} is not a power of two")
         return
-    if key.endswith(".block_count") and kind in UNSIGNED:
-        (blocks,) = cursor.numbers(UNSIGNED[kind])
+    if key.endswith(".block_count") and value_type in UNSIGNED:
+        (blocks,) = cursor.unpack(UNSIGNED[value_type])
         if blocks > cursor.tensors:
-            raise cursor.refuse(f"{blocks} layers in {cursor.tensors} tensors")
+            raise cursor.error(f"it claims {blocks} layers but has only {cursor.tensors} tensors")
         return
     count = 1
-    if kind == ARRAY:
-        kind, count = cursor.numbers("IQ")
+    if value_type == ARRAY:
+        value_type, count = cursor.unpack("IQ")
         cursor.count(count)
-    if kind == STRING:
+    if value_type == STRING:
         for _ in range(count):
-            cursor.text()
-    elif kind in VALUE_BYTES:
-        cursor.skip(count * VALUE_BYTES[kind])
+            cursor.string()
+    elif value_type in VALUE_BYTES:
+        cursor.skip(count * VALUE_BYTES[value_type])
     else:
-        raise cursor.refuse("arrays in an array" if kind == ARRAY else f"a value of the unknown type {kind}")
+        raise cursor.error("arrays in an array" if value_type == ARRAY else f"a value of the unknown type {value_type}")
 
 
-def _read_info(cursor: _Cursor) -> tuple[str, int, int, int]:
-    """Name, elements, offset and bytes of one tensor."""
-    name = _new_name(cursor)
-    (dimensions,) = cursor.numbers("I")
+def _read_info(cursor: _Cursor) -> _TensorInfo:
+    name = _unused_name(cursor)
+    (dimensions,) = cursor.unpack("I")
     if not 1 <= dimensions <= MAX_DIMENSIONS:
-        raise cursor.refuse(f"a tensor of {dimensions} dimensions")
-    sides = cursor.numbers(f"{dimensions}Q")
-    kind, offset = cursor.numbers("IQ")
+        raise cursor.error(f"tensor {name[:80]!r} has {dimensions} dimensions; allowed are 1 to {MAX_DIMENSIONS}")
+    shape = cursor.unpack(f"{dimensions}Q")
+    tensor_type, offset = cursor.unpack("IQ")
     try:
-        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(tensor_type)]
     except (ValueError, KeyError) as error:
-        raise cursor.refuse(f"a tensor of the unknown type {kind}") from error
-    elements = math.prod(sides)
-    if elements == 0 or sides[0] % block:
-        raise cursor.refuse(f"a tensor of the sides {sides}, in blocks of {block}")
-    return name, elements, offset, elements // block * block_bytes
+        raise cursor.error(f"tensor {name[:80]!r} has the unknown type {tensor_type}") from error
+    elements = math.prod(shape)
+    if elements == 0 or shape[0] % block:
+        raise cursor.error(f"tensor {name[:80]!r} has the shape {shape}, which blocks of {block} do not fill")
+    return _TensorInfo(name, elements, offset, elements // block * block_bytes)
 
 
-def _new_name(cursor: _Cursor) -> str:
-    name = cursor.text()
+def _unused_name(cursor: _Cursor) -> str:
+    name = cursor.string()
     if name in cursor.names:
-        raise cursor.refuse(f"{name[:80]!r} appears twice")
+        raise cursor.error(f"{name[:80]!r} appears twice")
     cursor.names.add(name)
     return name
 
 
-def _placed(cursor: _Cursor, infos: list[tuple[str, int, int, int]], start: int) -> list[GGUFTensor]:
-    placed, end = [], 0
-    for name, elements, offset, size_bytes in sorted(infos, key=lambda info: info[2]):
-        if offset < end or offset % cursor.alignment:
-            raise cursor.refuse(f"tensor {name[:80]!r} overlaps another one, or is not aligned")
-        end = offset + size_bytes
+def _placed(cursor: _Cursor, infos: list[_TensorInfo], start: int) -> list[GGUFTensor]:
+    """The tensors at their places in the file, whose tensor data begins at byte `start`."""
+    tensors, end = [], 0
+    for info in sorted(infos, key=lambda info: info.offset):
+        if info.offset < end or info.offset % cursor.alignment:
+            raise cursor.error(f"tensor {info.name[:80]!r} overlaps another one, or is not aligned")
+        end = info.offset + info.size_bytes
         if start + end > cursor.size:
-            raise cursor.refuse(
-                f"truncated: tensor {name[:80]!r} ends at byte {start + end}, the file at {cursor.size}"
+            raise cursor.error(
+                f"truncated: tensor {info.name[:80]!r} ends at byte {start + end}, the file at {cursor.size}"
             )
-        placed.append(GGUFTensor(name, elements, start + offset, size_bytes))
-    if not placed:
-        raise cursor.refuse("it holds no tensors")
-    return placed
+        tensors.append(GGUFTensor(info.name, info.elements, start + info.offset, info.size_bytes))
+    if not tensors:
+        raise cursor.error("it holds no tensors")
+    return tensors

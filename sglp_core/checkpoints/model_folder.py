@@ -1,4 +1,4 @@
-"""A model folder and the files in it, checked before any library reads them."""
+"""Check a model folder and the files in it before any library reads them."""
 
 import hashlib
 import re
@@ -18,7 +18,10 @@ PICKLE_MAGIC = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04
 
 
 def local_path(source: str, roots: Sequence[Path] | None) -> Path:
-    """A data source given as a path or a `file://` URI; refuses one outside `roots`, and one that is not there."""
+    """The resolved path of a data source given as a path or a `file://` URI.
+
+    Raises `SourceForbidden` outside `roots` and `BadCalibration` where there is no such file.
+    """
     parts = urlsplit(source)
     try:
         return within(Path(unquote(parts.path)) if parts.scheme == "file" else Path(source), roots)
@@ -27,7 +30,10 @@ def local_path(source: str, roots: Sequence[Path] | None) -> Path:
 
 
 def within(path: Path, roots: Sequence[Path] | None) -> Path:
-    """The path with links resolved; refuses one that leaves `roots` (None allows everything)."""
+    """The path with links resolved; `roots` of None allows any place.
+
+    Raises `SourceForbidden` where it leaves `roots` and `ModelNotFound` where it does not exist.
+    """
     try:
         resolved = path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
@@ -40,56 +46,60 @@ def within(path: Path, roots: Sequence[Path] | None) -> Path:
 
 
 def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_gguf(path: Path) -> None:
-    """Refuse a file that is not GGUF by its content; raises `UnsafeFormat`."""
+    """Raise `UnsafeFormat` for a file whose content does not begin as GGUF does."""
     with path.open("rb") as file:
         start = file.read(8)
-    _refuse_pickle(path, start)
+    refuse_pickle(path, start)
     if start[:4] != b"GGUF":
         raise UnsafeFormat(f"{path.name} is neither a GGUF file nor a model directory")
 
 
 def refuse_adapters(path: Path) -> None:
-    """Refuse a model that has adapters of peft in its folder; raises `UnsafeFormat`.
+    """Raise `UnsafeFormat` for a model with a peft adapter in its folder.
 
-    transformers puts them on top of the weights that were checked, or takes the model from where they say it is.
+    transformers would add the adapter to the checked weights, or load the model that the adapter names instead.
     """
     folder = path.parent if path.is_file() else path
     if (folder / "adapter_config.json").exists():
         raise UnsafeFormat(
-            "there is an adapter_config.json beside the weights; merge the adapter into them first, or take it away"
+            "there is an adapter_config.json beside the weights; merge the adapter into the weights, or remove it"
         )
 
 
 def check_folder(directory: Path, roots: Sequence[Path] | None) -> None:
-    """Check all that lies in a model folder before any library reads it.
+    """Check every file of a model folder before any library reads it.
 
-    Every file is one, has a name that can be printed, and lies below `roots` whatever links say; what transformers
-    reads as JSON is JSON; and no configuration names code of its own. Raises `SourceForbidden`, `ModelNotFound` for a
-    link to nowhere, and `UnsafeFormat`.
+    Every entry is a regular file or folder with a printable name and resolves to a place below `roots`; every file that
+    transformers reads as JSON is valid JSON; no configuration refers to custom code. Raises `SourceForbidden`,
+    `ModelNotFound` for a broken link, and `UnsafeFormat`.
     """
     for entry in directory.rglob("*"):
         if not entry.name.isprintable():
             raise UnsafeFormat(f"the name of the file {entry.name!r} has characters that cannot be printed")
-        found = within(entry, roots)
-        if not found.is_file() and not found.is_dir():
+        resolved = within(entry, roots)
+        if not resolved.is_file() and not resolved.is_dir():
             raise UnsafeFormat(f"{entry.name} is neither a file nor a folder")
     for file in directory.glob("*.json"):
         if "config" in file.name and _mentions(read_json(file), "auto_map"):
             raise UnsafeFormat(
-                f"{file.name} has an auto_map: it wants its own code to run, and code from a model is never run here; "
-                "only architectures that transformers itself contains can be pruned"
+                f"{file.name} has an auto_map, which refers to custom code, and code from a model is never run; only "
+                "architectures that transformers itself contains can be pruned"
             )
         if file.name in READ_BY_TOKENIZERS:
             require_json(file)
 
 
 def refuse_endless_layers(values: Any, tensors: int) -> None:
-    """Refuse a configuration of more layers than the weights have tensors: building it alone could take hours."""
+    """Raise `UnsafeFormat` where a configuration has more layers than the weights have tensors.
+
+    Building such a model could take hours, even without memory for its weights.
+    """
     if isinstance(values, list):
         for value in values:
             refuse_endless_layers(value, tensors)
@@ -107,9 +117,10 @@ def _mentions(value: Any, key: str) -> bool:
     return isinstance(value, list) and any(_mentions(v, key) for v in value)
 
 
-def _refuse_pickle(path: Path, start: bytes) -> None:
+def refuse_pickle(path: Path, start: bytes) -> None:
+    """Raise `UnsafeFormat` for a file whose first bytes, `start`, are those of a pickle or an archive."""
     if start.startswith(PICKLE_MAGIC):
         raise UnsafeFormat(
-            f"{path.name} is a pickle or an archive by its content, whatever its name says; pickles can run code when "
-            "they are read. Give a safetensors directory or a GGUF file"
+            f"{path.name} is a pickle or an archive by its content, whatever its name; pickles can run code when they "
+            "are read. Give a safetensors directory or a GGUF file"
         )

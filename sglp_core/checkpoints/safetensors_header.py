@@ -1,7 +1,6 @@
-"""Model formats on disk: an HF safetensors directory or one GGUF file; everything unsafe is refused before it is read.
+"""Check the headers of a model's safetensors files against the files themselves, before any tensor is read.
 
-Pickles are recognised by content, whatever they are called, and headers are checked against the file before any tensor
-is read. No code that comes with a model is ever run.
+Pickles are recognised by their content, whatever their names.
 """
 
 import json
@@ -12,8 +11,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from sglp_core.checkpoints.model_folder import _refuse_pickle
-from sglp_core.checkpoints.strict_json import read_json, unique_keys
+from sglp_core.checkpoints.model_folder import refuse_pickle
+from sglp_core.checkpoints.strict_json import JsonObject, read_json, unique_keys
 from sglp_core.errors import ModelNotFound, UnsafeFormat
 
 # https://github.com/huggingface/safetensors#format
@@ -23,15 +22,15 @@ SAFETENSORS_BITS = {
 }  # fmt: skip
 MAX_HEADER_BYTES = 100_000_000
 MAX_DIMENSIONS = 32
-# Beyond it no tensor can be made, not even an empty one, whose strides are products of its sides.
+# PyTorch cannot make a larger tensor, not even an empty one: its strides are products of its sides.
 MAX_ELEMENTS = 2**63 - 1
 
 
-def check_safetensors(path: Path) -> dict[str, Any]:
+def check_safetensors(path: Path) -> JsonObject:
     """Read and check a safetensors header: length, types, bounds, no overlap, no gap. Returns the header.
 
-    What passes is opened with the safetensors library too, which reads the same text by stricter rules of its own; a
-    key that appears twice it would take.
+    The header is then opened with the safetensors library as well, whose checks are stricter, except that it accepts
+    duplicate keys. Raises `UnsafeFormat`.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -39,16 +38,16 @@ def check_safetensors(path: Path) -> dict[str, Any]:
         (length,) = struct.unpack("<Q", start.ljust(8, b"\xff"))
         fits = length <= min(MAX_HEADER_BYTES, size - 8)
         text = file.read(length) if fits else b""
-        # The length of a sound header may begin with the same two bytes as a pickle does.
+        # The length of a valid header may begin with the same two bytes as a pickle.
         if not text.startswith(b"{"):
-            _refuse_pickle(path, start)
+            refuse_pickle(path, start)
         if len(start) < 8:
             raise UnsafeFormat(f"{path.name} is too short to be a safetensors file")
         if not fits:
             raise UnsafeFormat(f"{path.name}: the header claims {length} bytes, the file has {size}")
     try:
-        # As text: from bytes, Python would guess an encoding that the format does not allow.
-        header: dict[str, Any] = json.loads(text.decode(), object_pairs_hook=unique_keys)
+        # Decoded first: from bytes, Python would guess an encoding, and the format allows only UTF-8.
+        header: JsonObject = json.loads(text.decode(), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise UnsafeFormat(f"{path.name}: the safetensors header is not valid JSON: {error}") from error
     if not text.startswith(b"{"):
@@ -69,12 +68,16 @@ def check_safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="np"):
             pass
     except SafetensorError as error:
-        raise UnsafeFormat(f"{path.name}: the safetensors library refuses the header: {error}") from error
+        raise UnsafeFormat(f"{path.name}: the safetensors library cannot read the header: {error}") from error
     return header
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors shards of a model directory, in name order; refuses a directory that has none."""
+    """The safetensors shards of a model directory, in name order.
+
+    Raises `ModelNotFound` where a shard or all weights are missing, and `UnsafeFormat` for pickle weights or an index
+    that does not match its shards.
+    """
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         shards = _read_shards(index)
@@ -100,11 +103,11 @@ def weight_files(directory: Path) -> list[Path]:
 
 def _read_shards(index: Path) -> dict[str, set[str]]:
     """The names of the tensors in each shard."""
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not places:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
         raise UnsafeFormat(f"{index.name} names no shards")
     shards: dict[str, set[str]] = {}
-    for tensor, name in places.items():
+    for tensor, name in weight_map.items():
         if not isinstance(name, str) or not name.isprintable() or Path(name).name != name or name == "..":
             raise UnsafeFormat(f"{index.name} names shards outside the model directory")
         shards.setdefault(name, set()).add(tensor)
@@ -112,6 +115,7 @@ def _read_shards(index: Path) -> dict[str, set[str]]:
 
 
 def _checked_span(path: Path, name: str, entry: Any, limit: int) -> tuple[int, int]:
+    """First byte and end of one tensor, from 0 to `limit`, the bytes of all tensors in the file."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]} if (
             dtype in SAFETENSORS_BITS

@@ -1,4 +1,4 @@
-"""A safetensors checkpoint as it lies on disk: where every tensor's bytes are, and which layer a name speaks of."""
+"""Find where the bytes of each tensor of a safetensors checkpoint are, and which layer each tensor belongs to."""
 
 import re
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ def stored_tensors(directory: Path) -> list[StoredTensor]:
 
     Raises the errors of `weight_files` and `check_safetensors`.
     """
-    found = []
+    tensors = []
     for file in weight_files(directory):
         header = check_safetensors(file)
         header.pop("__metadata__", None)
@@ -34,39 +34,39 @@ def stored_tensors(directory: Path) -> list[StoredTensor]:
         start = file.stat().st_size - max((entry["data_offsets"][1] for entry in header.values()), default=0)
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             begin, end = entry["data_offsets"]
-            found.append(StoredTensor(name, file, entry["dtype"], tuple(entry["shape"]), start + begin, end - begin))
-    return found
+            tensors.append(StoredTensor(name, file, entry["dtype"], tuple(entry["shape"]), start + begin, end - begin))
+    return tensors
 
 
 def stack_prefix(names: Iterable[str], path: str, count: int) -> str:
-    """What stands before the layer number in a checkpoint whose model keeps its `count` layers at `path`.
+    """The part of a tensor name before the layer number, for a model with `count` layers at `path`.
 
-    That is `path` itself; or an end of it where the checkpoint was saved without the head around it (`h` for
-    `transformer.h`), or either inside another module; or, where a family's names on disk are not those in memory, the
-    one outermost list of as many entries. Raises `UnsupportedArchitecture` where no prefix, or more than one of the
-    same kind, carries exactly the numbers 0 to count − 1.
+    It is, in this order: `path` itself; a suffix of it where the checkpoint was saved without the head around the
+    layers (`h` for `transformer.h`); either of these inside another module; or, where a family's names on disk differ
+    from those in memory, the only other list of `count` entries. Raises `UnsupportedArchitecture` where no prefix, or
+    more than one of the same rank, is followed by exactly the numbers 0 to count − 1.
     """
     names = list(names)
     parts = path.split(".")
-    ends = [re.escape(".".join(parts[start:])) for start in range(len(parts))]
-    for end in [*ends, r"[^.]+"]:
-        # No number before the layer's: a layer may hold numbered lists of the same name itself.
-        pattern = re.compile(rf"((?:(?!\d+\.)[^.]+\.)*?{end})\.(\d+)\.")
+    suffixes = [re.escape(".".join(parts[start:])) for start in range(len(parts))]
+    for suffix in [*suffixes, r"[^.]+"]:
+        # No number before the layer number: a layer may itself contain numbered lists of the same name.
+        pattern = re.compile(rf"((?:(?!\d+\.)[^.]+\.)*?{suffix})\.(\d+)\.")
         numbers: dict[str, set[int]] = {}
         for name in names:
             if match := pattern.match(name):
                 numbers.setdefault(match[1], set()).add(int(match[2]))
-        fitting = [prefix for prefix, found in numbers.items() if found == set(range(count))]
+        fitting = [prefix for prefix, indices in numbers.items() if indices == set(range(count))]
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
             raise UnsupportedArchitecture(
-                f"the checkpoint has more than one stack of {count} layers ({', '.join(sorted(fitting))}), so it is "
-                f"not clear which tensors belong to {path}"
+                f"the checkpoint has more than one stack of {count} layers ({', '.join(sorted(fitting))}); cannot tell "
+                f"which of them is {path}"
             )
     raise UnsupportedArchitecture(
-        f"the checkpoint's tensor names do not number the {count} layers of {path}: looked for names with the numbers "
-        f"0 to {count - 1} after {path!r}, after an end of it, or in any other one list"
+        f"the checkpoint's tensor names do not number the {count} layers of {path}: looked for the numbers 0 to "
+        f"{count - 1} after {path!r}, after a suffix of it, or in one other list"
     )
 
 

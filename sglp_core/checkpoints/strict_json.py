@@ -1,4 +1,4 @@
-"""JSON that came with a model, read without surprises: bounded in size and depth, no name twice, no NaN."""
+"""Read JSON files that came with a model, with limits on size and depth; duplicate keys and NaN are errors."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,15 @@ from typing import Any
 
 from sglp_core.errors import UnsafeFormat
 
+# An object of somebody else's JSON: nothing is known of its members until they are checked.
+JsonObject = dict[str, Any]
+
 MAX_BYTES = 64_000_000
 MAX_DEPTH = 60
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a file. Infinity is a number here, as transformers writes it. Raises `UnsafeFormat`."""
+def read_json(file: Path) -> JsonObject:
+    """The object in a file. Infinity is allowed, as transformers writes it. Raises `UnsafeFormat`."""
     value = require_json(file, object_pairs_hook=unique_keys, parse_constant=_constant)
     if not isinstance(value, dict):
         raise UnsafeFormat(f"{file.name} is not a JSON object")
@@ -20,7 +23,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def require_json(file: Path, **options: Any) -> Any:
-    """Whatever JSON is in a file. Raises `UnsafeFormat`."""
+    """The JSON value in a file, of any type; `options` go to `json.loads`. Raises `UnsafeFormat`."""
     if file.stat().st_size > MAX_BYTES:
         raise UnsafeFormat(f"{file.name} is larger than {MAX_BYTES:,} bytes")
     try:
@@ -29,8 +32,8 @@ def require_json(file: Path, **options: Any) -> Any:
         raise UnsafeFormat(f"{file.name} is not valid JSON: {error}") from error
 
 
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object for `json.loads`; raises `ValueError` where a name appears twice."""
+def unique_keys(pairs: list[tuple[str, Any]]) -> JsonObject:
+    """An `object_pairs_hook` of `json.loads`; raises `ValueError` where a key appears twice."""
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a key appears twice")
@@ -39,7 +42,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(name: str) -> float:
     if name == "NaN":
-        raise ValueError("NaN is no value")
+        raise ValueError("NaN is not allowed")
     return float(name)
 
 

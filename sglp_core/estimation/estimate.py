@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sglp_core.checkpoints.fetch import Outlined
+from sglp_core.checkpoints.fetch import FetchedOutline
 from sglp_core.estimation.memory import peak_bytes
 from sglp_core.estimation.model_outline import Outline, read_outline
 from sglp_core.estimation.seconds import Speed, expected_seconds, measure_speed
@@ -27,7 +27,7 @@ ASSUMED_RATIO = 0.25
 
 
 def estimate(
-    model: str | Outlined,
+    model: str | FetchedOutline,
     output: Path,
     target: Target | None = None,
     options: Options = Options(),

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from sglp_core.checkpoints.fetch import Outlined, fetch_outline
+from sglp_core.checkpoints.fetch import FetchedOutline, fetch_outline
 from sglp_core.checkpoints.gguf_header import read_tensors
 from sglp_core.checkpoints.limits import FEWEST_BITS
 from sglp_core.checkpoints.model_folder import check_folder, refuse_adapters, refuse_endless_layers, require_gguf
@@ -55,10 +55,10 @@ class Outline:
 
 
 def read_outline(
-    model: str | Outlined, revision: str | None, sequence_length: int, cache: Path, roots: Sequence[Path] | None
+    model: str | FetchedOutline, revision: str | None, sequence_length: int, cache: Path, roots: Sequence[Path] | None
 ) -> Outline:
     """Read a model's outline. Raises the errors of `fetch`, `measure_stack` and the checks of files."""
-    outlined = model if isinstance(model, Outlined) else fetch_outline(model, revision, cache, roots)
+    outlined = model if isinstance(model, FetchedOutline) else fetch_outline(model, revision, cache, roots)
     path = outlined.fetched.path
     refuse_adapters(path)
     if path.is_file():
@@ -73,7 +73,9 @@ def read_outline(
         if not (path / "config.json").is_file():
             raise ModelNotFound(f"{path.name} has no config.json; a model is a Hugging Face directory or one GGUF file")
         check_folder(path, roots if outlined.fetched.revision is None else None)
-        values, tensors = (outlined.values, MOST_LAYERS) if outlined.values else _stored_values(path)
+        values, tensors = (
+            (outlined.weights_by_dtype, MOST_LAYERS) if outlined.weights_by_dtype else _stored_values(path)
+        )
         refuse_endless_layers(read_json(path / "config.json"), tensors)
         stored_bits = sum(count * SAFETENSORS_BITS[name] for name, count in values.items())
         config, form, dtype = read_config(path), "safetensors", max(values, key=lambda name: values[name])

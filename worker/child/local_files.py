@@ -11,14 +11,14 @@ from worker.sources.model_files import Sources, is_remote
 from worker.supervision.messages import ChildRequest
 
 if TYPE_CHECKING:
-    from sglp_core.checkpoints.fetch import Fetched, Outlined
+    from sglp_core.checkpoints.fetch import Fetched, FetchedOutline
 
 
 @dataclass(frozen=True)
 class LocalFiles:
     """`model` has the weights, or for an estimate only their headers. `data` maps each remote source to its file."""
 
-    model: "Outlined"
+    model: "FetchedOutline"
     data: Mapping[str, Path]
 
 
@@ -27,13 +27,13 @@ def make_local(
 ) -> LocalFiles:
     """Download what is not local yet into caches, and link it into `folder`."""
     # Importing the method imports torch.
-    from sglp_core.checkpoints.fetch import Fetched, Outlined
+    from sglp_core.checkpoints.fetch import Fetched, FetchedOutline
 
     spec = request.spec
     uri, is_estimate = spec.model.uri, spec.mode == "estimate"
     if is_remote(uri):
         path = sources.outline(uri) if is_estimate else sources.model(uri)
-        model = Outlined(Fetched(path, uri, None, downloaded=True), {})
+        model = FetchedOutline(Fetched(path, uri, None, downloaded=True), {})
     elif uri.startswith("hf://"):
         model = _from_hub(request, folder / "model", credentials)
     else:
@@ -44,9 +44,9 @@ def make_local(
     )
 
 
-def _from_hub(request: ChildRequest, folder: Path, credentials: Mapping[str, Mapping[str, str]]) -> "Outlined":
+def _from_hub(request: ChildRequest, folder: Path, credentials: Mapping[str, Mapping[str, str]]) -> "FetchedOutline":
     """The model with `folder` as its path, which has links to the files in the hub client's cache."""
-    models: list[Outlined] = []
+    models: list[FetchedOutline] = []
 
     def download() -> Path:
         models.append(_fetch(request, credentials))
@@ -58,8 +58,8 @@ def _from_hub(request: ChildRequest, folder: Path, credentials: Mapping[str, Map
     return replace(models[-1], fetched=fetched)
 
 
-def _fetch(request: ChildRequest, credentials: Mapping[str, Mapping[str, str]]) -> "Outlined":
-    from sglp_core.checkpoints.fetch import HubAccess, Outlined, fetch, fetch_outline
+def _fetch(request: ChildRequest, credentials: Mapping[str, Mapping[str, str]]) -> "FetchedOutline":
+    from sglp_core.checkpoints.fetch import FetchedOutline, HubAccess, fetch, fetch_outline
 
     model, limits = request.spec.model, request.limits
     # False: without credentials for this job, never use a token that is stored on this machine.
@@ -67,4 +67,4 @@ def _fetch(request: ChildRequest, credentials: Mapping[str, Mapping[str, str]]) 
     access = HubAccess(token, limits.max_bytes, limits.max_files)
     if request.spec.mode == "estimate":
         return fetch_outline(model.uri, model.revision, request.cache, request.roots, access)
-    return Outlined(fetch(model.uri, model.revision, request.cache, request.roots, access), {})
+    return FetchedOutline(fetch(model.uri, model.revision, request.cache, request.roots, access), {})

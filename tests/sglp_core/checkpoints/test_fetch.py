@@ -1,4 +1,4 @@
-"""Models from a hub that speaks the hub's HTTP API."""
+"""Models fetched from a local server with the HTTP API of the hub."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tests.services.hub import COMMIT, Hub, hub
 from tests.worker.tiny_model import write_tiny_model
 
-# The hub's client reads HF_ENDPOINT once, when it is imported, so it runs in a process of its own.
+# The hub's client reads HF_ENDPOINT once, when it is imported, so it runs in a separate process.
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -24,17 +24,17 @@ from sglp_core.checkpoints.fetch import HubAccess, fetch, fetch_outline
 for line in sys.stdin:
     uri, revision, cache, outline, access = json.loads(line)
     try:
-        asked = (uri, revision, Path(cache), [], HubAccess(**access))
-        outlined = fetch_outline(*asked) if outline else None
-        found = outlined.fetched if outlined else fetch(*asked)
-        files = sorted(file.name for file in found.path.iterdir())
-        said = {"revision": found.revision, "origin": found.origin, "files": files}
-        if outlined:
-            said["values"] = outlined.values
+        arguments = (uri, revision, Path(cache), [], HubAccess(**access))
+        fetched_outline = fetch_outline(*arguments) if outline else None
+        fetched = fetched_outline.fetched if fetched_outline else fetch(*arguments)
+        files = sorted(file.name for file in fetched.path.iterdir())
+        answer = {"revision": fetched.revision, "origin": fetched.origin, "files": files}
+        if fetched_outline:
+            answer["weights_by_dtype"] = fetched_outline.weights_by_dtype
     except SGLPError as error:
-        said = {"error": error.code}
+        answer = {"error": error.code}
         assert "canary" not in str(error)
-    print(json.dumps(said), flush=True)
+    print(json.dumps(answer), flush=True)
 """
 Fetch = Callable[..., dict[str, Any]]
 
@@ -62,8 +62,8 @@ def fetch(process: subprocess.Popen[str], tmp_path: Path) -> Fetch:
         assert process.stdout is not None
         process.stdin.write(json.dumps([uri, revision, str(tmp_path / "cache"), outline, access]) + "\n")
         process.stdin.flush()
-        said: dict[str, Any] = json.loads(process.stdout.readline())
-        return said
+        answer: dict[str, Any] = json.loads(process.stdout.readline())
+        return answer
 
     return ask
 
@@ -86,10 +86,10 @@ def model(server: Hub, written: Path, tmp_path: Path) -> Path:
 
 
 def test_a_model_comes_with_its_commit_and_without_pickles_or_code(server: Hub, model: Path, fetch: Fetch) -> None:
-    found = fetch("hf://org/name")
-    assert (found["revision"], found["origin"]) == (COMMIT, "org/name")
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(found["files"])
-    assert not {"pytorch_model.bin", "modeling_custom.py"} & {*found["files"], *server.requested}
+    fetched = fetch("hf://org/name")
+    assert (fetched["revision"], fetched["origin"]) == (COMMIT, "org/name")
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(fetched["files"])
+    assert not {"pytorch_model.bin", "modeling_custom.py"} & {*fetched["files"], *server.requested}
 
 
 def test_a_second_fetch_downloads_nothing(server: Hub, model: Path, fetch: Fetch) -> None:
@@ -100,15 +100,15 @@ def test_a_second_fetch_downloads_nothing(server: Hub, model: Path, fetch: Fetch
 
 
 def test_an_outline_comes_without_weights(server: Hub, model: Path, fetch: Fetch, tmp_path: Path) -> None:
-    found = fetch("hf://org/name", outline=True)
-    values = sum(tensor.numel() for tensor in load_file(model / "model.safetensors").values())
-    assert (found["revision"], found["values"]) == (COMMIT, {"F32": values})
-    assert "config.json" in found["files"]
+    fetched = fetch("hf://org/name", outline=True)
+    weights = sum(tensor.numel() for tensor in load_file(model / "model.safetensors").values())
+    assert (fetched["revision"], fetched["weights_by_dtype"]) == (COMMIT, {"F32": weights})
+    assert "config.json" in fetched["files"]
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"not a header"), lambda file: file.unlink()])
-def test_an_outline_of_unsound_weights_is_refused(
+def test_an_outline_of_damaged_weights_is_refused(
     server: Hub, model: Path, fetch: Fetch, damage: Callable[[Path], None]
 ) -> None:
     damage(model / "model.safetensors")
