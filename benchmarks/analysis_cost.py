@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from sglp_core.analysis.importance import CRITERIA
+from sglp_core.analysis.criteria import CRITERIA
 from sglp_core.analysis.segmentation import segment
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.analysis.tracing import trace
@@ -107,7 +107,7 @@ def _passes(opened: LoadedModel, data: list[Batch]) -> dict[str, Callable[[], ob
         traced = trace(opened, data, similarity)
         segment(similarity.matrix())
         for criterion in CRITERIA.values():
-            criterion(traced)
+            criterion.scores(traced)
 
     return {
         "load": lambda: None,

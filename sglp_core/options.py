@@ -1,6 +1,7 @@
 """What the user asks for: the target, the method, the data and the healing of a job."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -9,8 +10,8 @@ HealingLoss = Literal["distil", "plain"]
 # Updates of low rank start from nothing and bear larger steps than the weights themselves.
 LEARNING_RATES = {"neighbours": 3e-4, "lora": 1e-3}
 
-CRITERIA = ("grad_norm", "block_influence", "taylor", "first_order", "angular")
-CONTROL_CRITERIA = ("last_layers", "random")
+# The tables whose names `Method.importance` may be. `analysis/criteria`, which imports this file, puts its tables here.
+IMPORTANCE_TABLES: list[Mapping[str, object]] = []
 # Not a criterion: all criteria propose a plan, and the model says which proposal harms it least.
 PROPOSALS = "proposals"
 
@@ -157,7 +158,7 @@ class Method:
     """How weights that stay make up for the removed layers; kept only where held-out samples agree."""
 
     def __post_init__(self) -> None:
-        known = (PROPOSALS, *CRITERIA, *CONTROL_CRITERIA)
+        known = (PROPOSALS, *(name for table in IMPORTANCE_TABLES for name in table))
         if self.importance not in known:
             raise ValueError(f"importance must be one of {', '.join(known)}, not {self.importance!r}")
         if self.repair not in get_args(Repair):

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
+from sglp_core.analysis.criteria import CRITERIA
 from sglp_core.analysis.result import Analysis
 from sglp_core.analysis.segmentation import segment
 from sglp_core.data.calibration_data import CalibrationData
@@ -39,6 +41,7 @@ def find_or_measure(
         "seed": data.seed,
         "estimator": method.estimator,
         "kernel": method.kernel,
+        "criteria": {name: sha256(each.source().encode()).hexdigest() for name, each in CRITERIA.items()},
     }
     cache = Cache(folder / "analyses")
     entry = cache.find(key)

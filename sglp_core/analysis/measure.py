@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sglp_core.analysis.importance import CRITERIA, RUN_CRITERIA
+from sglp_core.analysis.criteria import CRITERIA, LayerTrace
 from sglp_core.analysis.result import Analysis
 from sglp_core.analysis.segmentation import segment
 from sglp_core.analysis.similarity import SimilarityAccumulator
@@ -22,8 +22,7 @@ def measure(loaded: LoadedModel, data: CalibrationData, options: Options, progre
         loaded, data.calibration(loaded), similarity, options.calibration.seed, loaded.stack.stages, progress
     )
     matrix = similarity.matrix()
-    importance = {name: criterion(traced) for name, criterion in CRITERIA.items()}
-    run_importance = {name: criterion(traced) for name, criterion in RUN_CRITERIA.items()}
+    importance, run_importance = _scores(traced, len(loaded.stack))
     broken = [n for n, scores in (importance | run_importance).items() if not np.isfinite(scores).all()]
     if broken:
         raise BadCalibration(
@@ -42,3 +41,20 @@ def measure(loaded: LoadedModel, data: CalibrationData, options: Options, progre
         sample_unit="image" if loaded.task == "image_classification" else "token position",
         calibration_digest=data.calibration_digest,
     )
+
+
+def _scores(traced: LayerTrace, layers: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The scores of layers and of runs by every criterion. Raises `ValueError` where a criterion's shape is wrong."""
+    importance: dict[str, np.ndarray] = {}
+    run_importance: dict[str, np.ndarray] = {}
+    for name, criterion in CRITERIA.items():
+        importance[name] = _of_shape((layers,), criterion.scores(traced), name)
+        if criterion.run_scores is not None:
+            run_importance[name] = _of_shape((layers + 1, layers + 1), criterion.run_scores(traced), name)
+    return importance, run_importance
+
+
+def _of_shape(shape: tuple[int, ...], scores: np.ndarray, criterion: str) -> np.ndarray:
+    if scores.shape != shape:
+        raise ValueError(f"the criterion {criterion} returns scores of shape {scores.shape}, and not {shape}")
+    return scores

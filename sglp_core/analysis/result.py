@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sglp_core.analysis.importance import last_layers, shuffled
+from sglp_core.analysis.criteria import CONTROLS
 from sglp_core.analysis.segmentation import Segmentation
 from sglp_core.structure.layer_stack import LayerStack
 
@@ -30,8 +30,5 @@ class Analysis:
 
     def scores(self, criterion: str, seed: int) -> np.ndarray:
         """The scores of a criterion of the pass, or of a control."""
-        if criterion == "last_layers":
-            return last_layers(len(self.stack))
-        if criterion == "random":
-            return shuffled(len(self.stack), seed)
-        return self.importance[criterion]
+        control = CONTROLS.get(criterion)
+        return self.importance[criterion] if control is None else control.scores(len(self.stack), seed)

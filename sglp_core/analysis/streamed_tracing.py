@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sglp_core.analysis.importance import LayerTrace
+from sglp_core.analysis.criteria import LayerTrace
 from sglp_core.analysis.tracing import (
     TracedRun,
     alikeness,

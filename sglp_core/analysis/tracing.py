@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sglp_core.analysis.importance import LayerTrace
+from sglp_core.analysis.criteria import LayerTrace
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.errors import BadCalibration
 from sglp_core.progress import Phase, silent_phase

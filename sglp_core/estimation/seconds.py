@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from sglp_core.analysis.criteria import CRITERIA
 from sglp_core.data.self_generated import UNMASKING_STEPS, WRITTEN_AT_ONCE
 from sglp_core.data.token_windows import MASKED_SHARE
 from sglp_core.estimation.model_outline import Outline
 from sglp_core.options import PROPOSALS, Calibration, Evaluation, Method, Options
-from sglp_core.planning.choose import ANALYSIS_PASSES, CONTROLS, search_budget
+from sglp_core.planning.choose import ANALYSIS_PASSES, COMPARED, search_budget
 from sglp_core.planning.choose_after_repair import BEST, JUDGED_WINDOWS, MOST_PREDICTIONS
 from sglp_core.planning.harm import SAMPLES_AT_ONCE, WINDOWS_AT_ONCE
 from sglp_core.repair.repair import KINDS
@@ -25,8 +26,8 @@ PRODUCT_SIZE = 1024
 COPIED_BYTES = 2**27
 # Importing the libraries, in the process of the job and again in the one that verifies and times the artifact.
 IMPORT_SECONDS = 6.0
-# Proposals of one cut that are repaired beside the best ones: three measures of runs propose up to three each.
-SINGLE_CUTS = 6
+# Different proposals of one cut that each measure of runs adds to those that are repaired; some measures agree.
+DIFFERENT_SINGLE_CUTS = 2
 # Passes over a window at every cut: the dense model and the pruned one, each about half of the way.
 STREAM_PASSES = 1.0
 
@@ -62,7 +63,7 @@ def expected_seconds(outline: Outline, removed: int, options: Options, speed: Sp
     trials = search_budget(len(stack), removed, parts) if searches else 0
     part = window * calibration.samples / parts
     repairing = window * _repaired_windows(outline, removed, method, calibration)
-    variants = 3 + (len(CONTROLS) if evaluation.controls else 0)
+    variants = 3 + (len(COMPARED) if evaluation.controls else 0)
     loading = outline.weight_bytes / speed.bytes_per_second
     return {
         "opening": IMPORT_SECONDS + loading,
@@ -103,8 +104,11 @@ def _repaired_windows(outline: Outline, removed: int, method: Method, calibratio
     predictions = shares.get(outline.task, 1 / calibration.sequence_length) * calibration.sequence_length
     few = min(calibration.samples, max(JUDGED_WINDOWS, int(MOST_PREDICTIONS / predictions)))
     turns = min(JUDGED_SHARE, -(-JUDGED_WINDOWS // max(1, few // JUDGED_SHARE)))
+    # Similarity is one measure of runs, and some criteria are others.
+    measures = 1 + sum(criterion.run_scores is not None for criterion in CRITERIA.values())
+    single_cuts = DIFFERENT_SINGLE_CUTS * measures
     # Half of the candidates are in the second turn, a quarter in the third.
-    tournament = few * (BEST * cuts + SINGLE_CUTS) * a_cut * (2 - 2.0 ** (1 - turns))
+    tournament = few * (BEST * cuts + single_cuts) * a_cut * (2 - 2.0 ** (1 - turns))
     return tournament + (chosen if few < calibration.samples else 0.0)
 
 

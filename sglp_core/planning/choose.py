@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sglp_core.analysis.criteria import CONTROLS
 from sglp_core.analysis.result import Analysis
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import PROPOSALS, Options, Target
@@ -18,7 +19,8 @@ from sglp_core.tasks import Batch, windows
 # In forward passes over the calibration data: one forward, and a backward that costs two.
 ANALYSIS_PASSES = 3
 TRIALS_A_LAYER = 10
-CONTROLS = ("last_layers", "random", "block_influence")
+# Every plan is compared with the controls, and with the simplest criterion over the whole stack.
+COMPARED = (*CONTROLS, "block_influence")
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,16 @@ def search_budget(layers: int, removed: int, parts: int) -> int:
 
 
 def control_plans(analysis: Analysis, count: int, options: Options) -> dict[str, Plan]:
-    """The controls: as many layers, chosen without segments over whole stages."""
+    """The plans that a report compares with: as many layers, chosen without segments over whole stages."""
     target = Target("layers", count / len(analysis.stack))
     protected = options.method.protected_in(len(analysis.stack))
     seed = options.calibration.seed
-    return {
-        name: PlanRequest(analysis, target, set() if name == "last_layers" else protected, seed).plan(
-            name, analysis.stack.stages
-        )
-        for name in CONTROLS
-    }
+    plans = {}
+    for name in COMPARED:
+        control = CONTROLS.get(name)
+        keeps = protected if control is None or control.protects else set()
+        plans[name] = PlanRequest(analysis, target, keeps, seed).plan(name, analysis.stack.stages)
+    return plans
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Every program of `examples/` runs as its own first lines say, on a tiny model."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,22 @@ def test_the_similarity_of_a_result_is_printed(compressed: Path) -> None:
     printed = run_example("read_similarity.py", compressed)
     assert printed.startswith("segments")
     assert printed.count("CKA") == 3
+
+
+def test_a_criterion_of_ones_own_chooses_the_layers(models: Path, tmp_path: Path) -> None:
+    output = tmp_path / "smaller"
+    printed = run_example("own_criterion.py", models / "mine", models / "text.txt", output)
+    scores = {int(line.split()[1][:-1]): float(line.split()[2]) for line in printed.splitlines()[1:]}
+    assert len(scores) == LAYERS
+    assert all(score > 0 for score in scores.values())
+    report = json.loads((output / "report.json").read_text())
+    assert report["method"]["importance"] == "turned_gradient"
+    removed = report["plan"]["removed_layers"]
+    assert f"removed layers: ({', '.join(map(str, removed))})" in printed
+    for first, last in report["analysis"]["segments"]:
+        stay = [layer for layer in range(max(first, 1), min(last, LAYERS - 2) + 1) if layer not in removed]
+        gone = [layer for layer in range(first, last + 1) if layer in removed]
+        assert not (stay and gone) or max(scores[layer] for layer in gone) <= min(scores[layer] for layer in stay)
 
 
 def test_a_job_is_submitted_and_its_result_downloaded(models: Path, tmp_path: Path) -> None:

@@ -1,11 +1,19 @@
+from typing import get_args
+
 import pytest
 
+from jobs.spec import Importance
+from sglp_core.analysis.criteria import CONTROLS, CRITERIA
 from sglp_core.options import Method
 
 
 def test_an_unknown_importance_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"importance must be one of proposals, grad_norm.*not 'magic'"):
         Method(importance="magic")
+
+
+def test_a_job_may_name_every_criterion_and_control_and_no_other() -> None:
+    assert get_args(Importance) == ("proposals", *CRITERIA, *CONTROLS)
 
 
 def test_negative_protected_layers_count_from_the_end() -> None:

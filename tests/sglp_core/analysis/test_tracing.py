@@ -3,7 +3,11 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sglp_core.analysis.importance import LayerTrace, angular, angular_of_runs, block_influence, first_order, grad_norm
+from sglp_core.analysis.criteria import LayerTrace
+from sglp_core.analysis.criteria.angular import angular, angular_of_runs
+from sglp_core.analysis.criteria.block_influence import block_influence
+from sglp_core.analysis.criteria.first_order import first_order
+from sglp_core.analysis.criteria.grad_norm import grad_norm
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.analysis.tracing import trace
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
