@@ -1,18 +1,17 @@
 """Compress a model with the library, without the service.
 
-python examples/compress_in_python.py /path/to/model text.txt smaller
+Run it: `python examples/compress_in_python.py /path/to/model text.txt smaller`
 """
 
 import sys
 from pathlib import Path
 
-from sglp_core import Calibration, Target, compress
-from sglp_core.options import Options
+from sglp_core import Calibration, Options, Target, compress
 
 
 def main(model: str, text: str, output: Path) -> None:
-    calibration = Calibration(source=text, samples=16, sequence_length=32)
-    report = compress(model, Target("layers", 0.25), output, options=Options(calibration=calibration))
+    options = Options(calibration=Calibration(source=text, samples=16, sequence_length=32))
+    report = compress(model, Target("layers", 0.25), output, options)
     for row in report.table:
         print(f"{row.metric}: {row.before} -> {row.after}")
     print("removed layers:", report.plan.removed_layers)

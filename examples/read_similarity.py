@@ -1,7 +1,6 @@
 """Read the similarity matrix of a result, and print which neighbouring layers are most alike and which were removed.
 
-sglp compress MODEL --remove 0.25 --out smaller
-python examples/read_similarity.py smaller
+Run it on the output of `sglp compress` or `sglp download`: `python examples/read_similarity.py smaller`
 """
 
 import json

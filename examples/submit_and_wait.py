@@ -1,7 +1,7 @@
 """Submit a job to a running service, wait for its end, and download what it made.
 
-sglp up --models /path/to/models
-python examples/submit_and_wait.py file:///path/to/models/mine smaller
+Run it beside `sglp up --models /path/to/models`:
+`python examples/submit_and_wait.py file:///path/to/models/mine smaller`
 """
 
 import argparse
