@@ -16,7 +16,7 @@ OPENAPI := .venv/openapi
 .venv/ready-dev: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --disable-pip-version-check --group dev --constraint constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps rxnfp==0.1.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps rxnfp==0.1.0 openapi-python-client==0.29.1
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TIMM) --constraint constraints.txt torchvision timm
 	touch $@
 

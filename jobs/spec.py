@@ -15,6 +15,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.config import JsonDict
 
 from jobs.locations.destinations import check_output
 from jobs.locations.uris import DATA_SCHEMES, MODEL_SCHEMES, BadURI, check_form
@@ -189,7 +190,13 @@ class OutputSpec(_Part):
     uri: Annotated[str, Field(max_length=2048), AfterValidator(check_output)] | None = None
 
 
-NoneIsDefault = BeforeValidator(lambda given: {} if given is None else given, json_schema_input_type=HealingSpec | None)
+def _describe_null(schema: JsonDict) -> None:
+    """One schema for requests and answers. It has no default, which generators of clients do not support in a union."""
+    del schema["default"]
+    schema["anyOf"] = [{"$ref": schema.pop("$ref")}, {"type": "null"}]
+
+
+NullIsDefault = BeforeValidator(lambda value: {} if value is None else value)
 EXAMPLES: list[JsonValue] = [
     {
         "model": {"uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct"},
@@ -216,7 +223,7 @@ class JobSpec(_Part):
     method: MethodSpec = MethodSpec()
     calibration: CalibrationSpec = CalibrationSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
-    healing: Annotated[HealingSpec, NoneIsDefault] = HealingSpec()
+    healing: Annotated[HealingSpec, NullIsDefault, Field(json_schema_extra=_describe_null)] = HealingSpec()
     output: OutputSpec = OutputSpec()
     gpu_class: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] = "default"
     deadline_seconds: Annotated[int, Field(ge=1, le=30 * 86400, strict=True)] = 86400
