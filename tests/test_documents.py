@@ -26,6 +26,7 @@ DOCUMENTS = [
 ]
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)")
 TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+SOURCE = re.compile(r"`((?:\w+/)+\w+\.py)`")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:^|\$ |`|\.venv/bin/)(sglp [a-z][^`\n|]*)", re.MULTILINE)
 MODULE = re.compile(r"python -m ([a-z]\w*(?:\.\w+)*)")
@@ -60,6 +61,14 @@ def test_links_and_tests_of_documents_exist(document: Path) -> None:
         f"{path}: {part}" for path, part in linked if part and path.suffix == ".md" and part not in _anchors(path)
     ]
     assert not missing
+
+
+@each_document
+def test_sources_that_documents_name_exist(document: Path) -> None:
+    # The pages of the method name files of `sglp_core` from there.
+    folders = (ROOT, ROOT / "sglp_core")
+    named = SOURCE.findall(document.read_text())
+    assert [path for path in named if not any((folder / path).exists() for folder in folders)] == []
 
 
 @each_document
