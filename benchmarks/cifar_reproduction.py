@@ -67,7 +67,8 @@ def main(
         given = prepare(opened, calibration, None, RunContext(cache=Path(name) / "cache"))
         analysis = measure(opened, given, Options(method=Method(), calibration=calibration))
         dense = accuracy(opened.model, *test)
-        print(f"dense: {dense:.4f} on {len(test[1])} test images; segments {analysis.segmentation.segments}")
+        segments = tuple(segment.first_and_last for segment in analysis.segmentation.segments)
+        print(f"dense: {dense:.4f} on {len(test[1])} test images; segments {segments}")
         training = read_cifar(data / "cifar10/train.zip", steps * batch, seed) if steps else None
         for kept in blocks:
             choices = _choices(opened, given, analysis, calibration, BLOCKS - kept, subsets, progress)

@@ -38,6 +38,7 @@ from sglp_core.removal.weight_changes import Changes, swapped
 from sglp_core.repair.repair import repair
 from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_stack import layers_of
+from sglp_core.structure.runs import Segment
 from sglp_service.demo import find_model
 
 CACHE = Path("~/.cache/sglp").expanduser()
@@ -166,7 +167,7 @@ def _choices(
     total = len(stack)
     method = Method()
     analysis = measure(opened, given, Options(method=method, calibration=calibration))
-    whole = dataclasses.replace(analysis, segmentation=Segmentation(((0, total - 1),), ()))
+    whole = dataclasses.replace(analysis, segmentation=Segmentation((Segment(0, total),), ()))
     blocks = rivals.angular_blocks(opened.model, stack, batch_list, counts)
     order: tuple[int, ...] = ()
     if slow:

@@ -15,13 +15,14 @@ from torch import nn
 
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.structure.layer_stack import StackPath
+from sglp_core.structure.runs import Segment
 from sglp_core.tasks import Batch
 
 
 def subset_grad_norm(
     model: Any,
     path: StackPath,
-    segments: Sequence[tuple[int, int]],
+    segments: Sequence[Segment],
     count: int,
     batch: Batch,
     subsets: int,
@@ -33,8 +34,9 @@ def subset_grad_norm(
     Segments with more than `subsets` subsets have that many drawn from the seed.
     """
     removed: list[int] = []
-    for (first, last), wanted in zip(segments, shares([b - a for a, b in segments], count), strict=True):
-        tried = list(combinations(range(first, last + 1), wanted))
+    free = [len(segment.layers) - 1 for segment in segments]
+    for segment, share in zip(segments, shares(free, count), strict=True):
+        tried = list(combinations(segment.layers, share))
         if len(tried) > subsets:
             tried = random.Random(seed).sample(tried, subsets)
         norms = {}

@@ -10,16 +10,14 @@ from typing import Literal
 import numpy as np
 
 from sglp_core.options import Feature
+from sglp_core.structure.runs import Segment, Stage
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """`segments` are inclusive (first, last) layer indices; `loss_curve[k-1]` is the least loss with k segments.
+    """`loss_curve[k-1]` is the least loss with k segments; None where k is less than the number of stages."""
 
-    It is None where k segments are fewer than the stages.
-    """
-
-    segments: tuple[tuple[int, int], ...]
+    segments: tuple[Segment, ...]
     loss_curve: tuple[float | None, ...]
 
 
@@ -27,18 +25,18 @@ def segment(
     similarity: np.ndarray,
     segments: int | Literal["auto"] = "auto",
     feature: Feature = "rows",
-    stages: Sequence[tuple[int, int]] = (),
+    stages: Sequence[Stage] = (),
 ) -> Segmentation:
     """Cut the layers of a similarity matrix `[L, L]` into coherent segments.
 
-    None crosses a border of `stages`, inclusive (first, last) layer indices; with more of them than wanted segments,
-    each is one segment.
+    No segment crosses a border of `stages` (one for the whole stack by default); where more stages than `segments`
+    are given, each stage is one segment.
     """
     samples = similarity if feature == "rows" else similarity.sum(1, keepdims=True)
     n = len(samples)
     if segments != "auto" and not 1 <= segments <= n:
         raise ValueError(f"the number of segments must lie between 1 and the {n} layers, not {segments}")
-    stages = stages or ((0, n - 1),)
+    stages = stages or (Stage(0, n),)
     losses, starts = optimal_partitions(within_stages(diameters(samples), stages))
     fewest = len(stages)
     curve = tuple(float(x) for x in losses[fewest - 1 :, n - 1])
@@ -60,9 +58,9 @@ def diameters(samples: np.ndarray) -> np.ndarray:
     return np.maximum(result, 0.0)
 
 
-def within_stages(diameter: np.ndarray, stages: Sequence[tuple[int, int]]) -> np.ndarray:
+def within_stages(diameter: np.ndarray, stages: Sequence[Stage]) -> np.ndarray:
     """Diameters `[n, n]`, infinite where a run crosses a border."""
-    number = np.repeat(np.arange(len(stages)), [last - first + 1 for first, last in stages])
+    number = np.repeat(np.arange(len(stages)), [len(stage.layers) for stage in stages])
     result: np.ndarray = np.where(number[:, None] == number[None, :], diameter, np.inf)
     return result
 
@@ -95,11 +93,11 @@ def elbow(curve: tuple[float, ...]) -> int:
     return int(np.argmax((1 - x) * 1 + x * y[-1] - y)) + 1
 
 
-def _trace_back(starts: np.ndarray, count: int) -> tuple[tuple[int, int], ...]:
-    segments: list[tuple[int, int]] = []
-    last = starts.shape[1] - 1
+def _trace_back(starts: np.ndarray, count: int) -> tuple[Segment, ...]:
+    segments: list[Segment] = []
+    stop = starts.shape[1]
     for k in range(count - 1, -1, -1):
-        first = int(starts[k, last]) if k else 0
-        segments.append((first, last))
-        last = first - 1
+        start = int(starts[k, stop - 1]) if k else 0
+        segments.append(Segment(start, stop))
+        stop = start
     return tuple(reversed(segments))

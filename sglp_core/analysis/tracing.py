@@ -20,6 +20,7 @@ from sglp_core.errors import BadCalibration
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.structure.layer_stack import layer_input, layer_output
 from sglp_core.structure.layered_model import LayeredModel
+from sglp_core.structure.runs import Run, Stage
 from sglp_core.tasks import Batch, logits_of, loss_of
 
 POSITIONS_PER_BATCH = 256
@@ -30,20 +31,19 @@ def trace(
     batches: Sequence[Batch],
     similarity: SimilarityAccumulator,
     seed: int = 0,
-    stages: Sequence[tuple[int, int]] = (),
+    stages: Sequence[Stage] = (),
     progress: Phase | None = None,
 ) -> LayerTrace:
     """Measure every batch once; Gram matrices go to `similarity`, everything else is returned.
 
-    `stages` are inclusive (first, last) layer indices, one for the whole stack by default.
-    Raises `BadCalibration` where the loss is not finite.
+    There is one stage for the whole stack by default. Raises `BadCalibration` where the loss is not finite.
     """
     if not batches:
         raise BadCalibration("there is no calibration batch to measure")
     progress = progress or silent_phase()
     progress.start(len(batches), "batches")
     generator = torch.Generator().manual_seed(seed)
-    whole = ((0, len(model.layers) - 1),)
+    whole = (Stage(0, len(model.layers)),)
     run = TracedRun(model, batches, similarity, generator, stages or whole, progress)
     return trace_run(model.model, run)
 
@@ -56,7 +56,7 @@ class TracedRun:
     batches: Sequence[Batch]
     similarity: SimilarityAccumulator
     generator: torch.Generator
-    stages: Sequence[tuple[int, int]]
+    stages: Sequence[Stage]
     progress: Phase
 
 
@@ -131,13 +131,13 @@ def require_finite(loss: Tensor) -> None:
         raise BadCalibration("the model's loss on the calibration data is not finite; check its weights and the data")
 
 
-def _across(skip: np.ndarray, stages: Sequence[tuple[int, int]]) -> np.ndarray:
+def _across(skip: np.ndarray, stages: Sequence[Stage]) -> np.ndarray:
     """Fill in the runs across borders, where no difference of hidden states exists: the sum of their parts."""
     count = len(skip) - 1
     for i in range(count):
         for j in range(i + 1, count + 1):
-            parts = [(max(i, first), min(j, last + 1)) for first, last in stages if first < j and i <= last]
-            skip[i, j] = sum(skip[begin, end] for begin, end in parts)
+            parts = [Run(max(i, s.start), min(j, s.stop)) for s in stages if s.start < j and i < s.stop]
+            skip[i, j] = sum(skip[part] for part in parts)
     return skip
 
 
@@ -155,7 +155,7 @@ class _BatchTrace:
         # Input and output of every layer; autograd holds the same tensors for the backward pass.
         self._inputs: list[Tensor] = []
         self._outputs: list[Tensor] = []
-        self._stage_start = {layer: first for first, last in run.stages for layer in range(first, last + 1)}
+        self._stage_start = {layer: stage.start for stage in run.stages for layer in stage.layers}
         self._samples: Tensor | None = None
         self._counted: Tensor | None = None
 

@@ -43,7 +43,7 @@ def trained_names(layered: LayeredModel, removed: Sequence[int], batch: Batch) -
     """
     layers = layer_names(layered.model, layered.path)
     gone = set(removed)
-    near = {side for first, last in runs_of(removed) for side in (first - 1, last + 1)} & set(range(len(layers))) - gone
+    near = {side for run in runs_of(removed) for side in (run.start - 1, run.stop)} & set(range(len(layers))) - gone
     prefixes = tuple(f"{layers[index]}." for index in sorted(near))
     behind = _behind_the_stack(layered, batch)
     return tuple(

@@ -14,6 +14,7 @@ from sglp_core.planning.plan import Plan, costs_of_layers, segment_ranks
 from sglp_core.planning.proposals import Proposal, propose, refined_proposal, select
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.repair.repair import Repaired, estimates_batch_norms, folds
+from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch, windows
 
 # In forward passes over the calibration data: one forward, and a backward that costs two.
@@ -96,7 +97,7 @@ class PlanRequest:
     protected: set[int]
     seed: int
 
-    def plan(self, criterion: str, segments: Sequence[tuple[int, int]]) -> Plan:
+    def plan(self, criterion: str, segments: Sequence[Run]) -> Plan:
         """The plan of one criterion inside these segments. Raises `TargetUnreachable`."""
         ranks = segment_ranks(self.analysis.scores(criterion, self.seed).tolist(), segments)
         return plan_keeping_kinds(self.analysis.stack, self.target, costs_of_layers(ranks), segments, self.protected)

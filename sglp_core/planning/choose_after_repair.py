@@ -24,7 +24,7 @@ from sglp_core.repair.cut import Judged
 from sglp_core.repair.repair import Repaired, folds, repair
 from sglp_core.repair.write_finder import Forms
 from sglp_core.structure.layered_model import LayeredModel
-from sglp_core.structure.runs import runs_of
+from sglp_core.structure.runs import Removed, runs_of
 from sglp_core.tasks import IGNORED, JUDGED_SHARE, Batch, split, together, windows
 
 BEST = 3
@@ -52,7 +52,7 @@ def choose_repaired(
     Those that were repaired say how they did, the mean over the quarters of the batches that were held out in turn.
     """
     candidates = {each.plan.removed_layers: each for each in finalists(proposals)}
-    harms: dict[tuple[int, ...], list[float]] = {removed: [] for removed in candidates}
+    harms: dict[Removed, list[float]] = {removed: [] for removed in candidates}
     order = list(candidates)
     few = _first(batches, MOST_PREDICTIONS)
     # Found once and not for each candidate.

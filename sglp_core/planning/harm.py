@@ -18,9 +18,9 @@ from sglp_core.progress import Phase, silent_phase
 from sglp_core.removal.variant import Variant
 from sglp_core.repair.batch_norm import estimate_statistics
 from sglp_core.structure.layered_model import LayeredModel
+from sglp_core.structure.runs import Removed
 from sglp_core.tasks import CLASSIFICATIONS, Batch, Task, together
 
-Removed = tuple[int, ...]
 # Sets are compared on the same window, so one is enough to tell most apart and many sets can be asked about.
 WINDOWS_AT_ONCE = 1
 # A window has hundreds of predictions, an image or a text with a class has one.

@@ -10,10 +10,11 @@ import numpy as np
 from sglp_core.options import Target
 from sglp_core.planning.plan import Plan, plan
 from sglp_core.structure.layer_stack import LayerStack
+from sglp_core.structure.runs import Run
 
 
 def plan_keeping_kinds(
-    stack: LayerStack, target: Target, costs: np.ndarray, segments: Sequence[tuple[int, int]], protected: set[int]
+    stack: LayerStack, target: Target, costs: np.ndarray, segments: Sequence[Run], protected: set[int]
 ) -> Plan:
     """The cheapest plan, where of a kind that would vanish the dearest layer stays.
 

@@ -8,7 +8,8 @@ real.
 
 from collections.abc import Callable, Sequence
 
-from sglp_core.planning.harm import FINAL_PARTS, Judge, Removed
+from sglp_core.planning.harm import FINAL_PARTS, Judge
+from sglp_core.structure.runs import Removed
 
 # How many swaps of a round are tried for real, and how many layers may go in exchange for as many at once.
 CANDIDATES = 7

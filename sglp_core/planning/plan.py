@@ -7,6 +7,7 @@ import numpy as np
 
 from sglp_core.errors import TargetUnreachable
 from sglp_core.options import Target
+from sglp_core.structure.runs import Removed, Run
 
 # One part in 10¹²: 0.3 of 10 layers is three layers, although 0.3 × 10 > 3 in binary.
 SLACK = 1 - 1e-12
@@ -21,7 +22,7 @@ class Plan:
     """
 
     target: Target
-    removed_layers: tuple[int, ...]
+    removed_layers: Removed
     requested: float
     reachable: float
     achieved: float
@@ -36,15 +37,15 @@ class Plan:
         }
 
 
-def segment_ranks(scores: Sequence[float], segments: Sequence[tuple[int, int]]) -> list[float]:
+def segment_ranks(scores: Sequence[float], segments: Sequence[Run]) -> list[float]:
     """Scores made comparable across segments: rank inside the segment over its size, in (0, 1].
 
     Raw scores of different segments are not on one scale (GradNorm falls with depth). With rank/size the first
     layer of a large segment costs less than that of a small one, so the budget follows the sizes of the segments.
     """
     ranks = [0.0] * len(scores)
-    for first, last in segments:
-        order = sorted(range(first, last + 1), key=lambda layer: (scores[layer], layer))
+    for segment in segments:
+        order = sorted(segment.layers, key=lambda layer: (scores[layer], layer))
         for position, layer in enumerate(order, 1):
             ranks[layer] = position / len(order)
     return ranks
@@ -54,9 +55,9 @@ def choose(
     costs: np.ndarray,
     sizes: Sequence[int],
     needed: float,
-    segments: Sequence[tuple[int, int]],
+    segments: Sequence[Run],
     protected: set[int],
-) -> tuple[int, ...] | None:
+) -> Removed | None:
     """The layers of least total cost whose sizes sum to at least `needed`, or None where no set does.
 
     `costs[i, j]`, of `[L + 1, L + 1]`, is what removing the run of layers i to j − 1 costs; `costs_of_layers` makes one
@@ -90,12 +91,12 @@ def costs_of_layers(costs: Sequence[float]) -> np.ndarray:
     return result
 
 
-def largest_removal(sizes: Sequence[int], segments: Sequence[tuple[int, int]], protected: set[int]) -> int:
+def largest_removal(sizes: Sequence[int], segments: Sequence[Run], protected: set[int]) -> int:
     """The largest total size any allowed set removes."""
     total = 0
-    for first, last in segments:
-        free = [sizes[layer] for layer in range(first, last + 1) if layer not in protected]
-        keeps_one = len(free) <= last - first
+    for segment in segments:
+        free = [sizes[layer] for layer in segment.layers if layer not in protected]
+        keeps_one = len(free) < len(segment.layers)
         total += sum(free) - (0 if keeps_one else min(free))
     return total
 
@@ -106,7 +107,7 @@ def plan(
     costs: np.ndarray,
     sizes: Sequence[int],
     total: int,
-    segments: Sequence[tuple[int, int]],
+    segments: Sequence[Run],
     protected: set[int],
 ) -> Plan:
     """Plan a removal; `costs` are those of runs, as in `choose`; `sizes` and `total` in the unit of `target.kind`.
@@ -125,15 +126,15 @@ def plan(
     return Plan(target, removed, target.ratio, reachable, achieved)
 
 
-State = tuple[float, int, tuple[int, ...]]
+State = tuple[float, int, Removed]
 # Layers of one size have at most one for each layer; layers that all differ could have 2ᴸ.
 MOST_SIZES = 2000
 
 
-def _ends(start: int, costs: np.ndarray, segments: Sequence[tuple[int, int]], protected: set[int]) -> Iterator[int]:
+def _ends(start: int, costs: np.ndarray, segments: Sequence[Run], protected: set[int]) -> Iterator[int]:
     """Where a run that starts here may end (exclusive); the empty run first."""
     for end in range(start, len(costs)):
-        if end > start and (end - 1 in protected or any(start <= first and last < end for first, last in segments)):
+        if end > start and (end - 1 in protected or any(start <= s.start and s.stop <= end for s in segments)):
             return
         if np.isfinite(costs[end]):
             yield end

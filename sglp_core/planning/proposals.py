@@ -16,6 +16,7 @@ from sglp_core.planning.harm import Judge
 from sglp_core.planning.layer_kinds import plan_keeping_kinds
 from sglp_core.planning.local_search import refine
 from sglp_core.planning.plan import SLACK, Plan, costs_of_layers, segment_ranks
+from sglp_core.structure.runs import Removed, Run
 
 # How many plans of one cut each measure of runs proposes.
 SINGLE_CUTS = 3
@@ -43,8 +44,8 @@ def propose(analysis: Analysis, target: Target, protected: set[int]) -> dict[tup
     Raises `TargetUnreachable` where not even the whole stack has enough to remove.
     """
     whole = analysis.stack.stages
-    plans: dict[tuple[int, ...], Plan] = {}
-    names: dict[tuple[int, ...], list[str]] = {}
+    plans: dict[Removed, Plan] = {}
+    names: dict[Removed, list[str]] = {}
     for where, segments in (("stack", whole), ("segments", analysis.segmentation.segments)):
         costs = {n: costs_of_layers(segment_ranks(s.tolist(), segments)) for n, s in analysis.importance.items()}
         costs |= {f"{name}_of_runs": matrix for name, matrix in analysis.run_importance.items()}
@@ -62,25 +63,26 @@ def propose(analysis: Analysis, target: Target, protected: set[int]) -> dict[tup
     single = _single_cuts(analysis, target, protected)
     for name, matrix in ({"similarity": _apart(analysis)} | analysis.run_importance).items():
         for run in sorted(single, key=lambda run: (matrix[run], run))[:SINGLE_CUTS]:
-            removed = tuple(range(*run))
+            removed = tuple(run.layers)
             plans.setdefault(removed, replace(anywhere, removed_layers=removed, achieved=single[run]))
             names.setdefault(removed, []).append(f"{name}/single_cut")
     return {tuple(names[removed]): found for removed, found in plans.items()}
 
 
-def _single_cuts(analysis: Analysis, target: Target, protected: set[int]) -> dict[tuple[int, int], float]:
-    """Runs of neighbours from a start up to an end, just long enough, with what each removes of the whole."""
+def _single_cuts(analysis: Analysis, target: Target, protected: set[int]) -> dict[Run, float]:
+    """From each layer on the shortest run that is large enough, with the fraction of the whole that it removes."""
     stack = analysis.stack
     sizes, total = stack.sizes(target.kind)
     needed = target.ratio * total * SLACK
     found = {}
     for start in range(1, len(sizes)):
         for end in range(start + 1, len(sizes) + 1):
-            removed = tuple(range(start, end))
+            run = Run(start, end)
+            removed = tuple(run.layers)
             if protected & set(removed):
                 break
             if sum(sizes[start:end]) >= needed and stack.can_remove(removed):
-                found[start, end] = sum(sizes[start:end]) / total
+                found[run] = sum(sizes[start:end]) / total
                 break
     return found
 

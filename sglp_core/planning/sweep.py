@@ -26,6 +26,7 @@ from sglp_core.repair.repair import repair
 from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_stack import LayerStack, example_inputs
 from sglp_core.structure.layered_model import LayeredModel
+from sglp_core.structure.runs import Removed
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Point:
 
     requested: float
     achieved: float
-    removed_layers: tuple[int, ...]
+    removed_layers: Removed
     layers: int
     parameters: int
     flops: int

@@ -18,6 +18,7 @@ from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import Changes
 from sglp_core.repair.result import Attempt
 from sglp_core.structure.layered_model import LayeredModel
+from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch, evenly, logits_of
 
 STATISTICS = ("running_mean", "running_var")
@@ -36,7 +37,7 @@ def repair_batch_norms(
     before, after = quality["before"], quality["after"]
     better = after.kl < before.kl and after.perplexity < before.perplexity
     return changes, Attempt(
-        (min(removed), max(removed)),
+        Run(min(removed), max(removed) + 1),
         "batch_norm",
         better,
         None if better else "held-out loss or divergence does not fall",

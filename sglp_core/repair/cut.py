@@ -21,6 +21,7 @@ from sglp_core.repair.residual_stream import cut_streams
 from sglp_core.repair.residual_writes import NoForm, Writes
 from sglp_core.repair.result import Attempt, Built
 from sglp_core.repair.write_finder import Forms
+from sglp_core.structure.runs import Removed, Run
 from sglp_core.tasks import Batch
 
 # How far the epsilon of the norms may part a folded factor from the same factor at the cut, relative, in logits.
@@ -41,8 +42,8 @@ class Cut:
     smaller they make the stream than the dense model's."""
 
     forms: Forms
-    removed: tuple[int, ...]
-    run: tuple[int, int]
+    removed: Removed
+    run: Run
     changes: Changes
     grown: float
 
@@ -130,7 +131,7 @@ class Cut:
         if wants_refit:
             try:
                 if write.form == "norm":
-                    refit = RefitThroughNorm(self.forms.model, write, self.forms.inside(self.run[0] - 1, write))
+                    refit = RefitThroughNorm(self.forms.model, write, self.forms.inside(self.run.start - 1, write))
                 else:
                     refit = Refit(features, size, shift)
             except NoForm as reason:
@@ -161,12 +162,12 @@ class Cut:
 
     def _compensate(self, alpha: float, before: "Writes | NoForm") -> Built:
         forms = self.forms
-        behind = [forms.writes(i) for i in range(self.run[1] + 1, len(forms.layers)) if i not in self.removed]
+        behind = [forms.writes(i) for i in range(self.run.stop, len(forms.layers)) if i not in self.removed]
         with swapped(forms.model, self.changes):
             new = fold_growth(forms.model, alpha, before if isinstance(before, Writes) else None, behind)
         with bypassed(forms.layers, self.removed), swapped(forms.model, {**self.changes, **new}):
             folded = probe_logits(forms.model, forms.probe.inputs)
-        at_cut = scaled(forms.layers[self.run[1]], alpha)
+        at_cut = scaled(forms.layers[self.run.stop - 1], alpha)
         with bypassed(forms.layers, self.removed), swapped(forms.model, self.changes), at_cut:
             expected = probe_logits(forms.model, forms.probe.inputs)
         parted = difference(folded, expected)
@@ -204,10 +205,10 @@ class Cut:
         return replace(size, changes={**size.changes, **changes})
 
     def _writes_before(self) -> "Writes | NoForm":
-        if self.run[0] == 0:
+        if self.run.start == 0:
             return NoForm("no layer is left before the cut")
         try:
-            return self.forms.writes(self.run[0] - 1)
+            return self.forms.writes(self.run.start - 1)
         except NoForm as reason:
             return reason
 

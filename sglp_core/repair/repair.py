@@ -19,7 +19,7 @@ from sglp_core.repair.cut import Cut, Judged
 from sglp_core.repair.result import Attempt
 from sglp_core.repair.write_finder import Forms
 from sglp_core.structure.layered_model import LayeredModel
-from sglp_core.structure.runs import runs_of
+from sglp_core.structure.runs import Run, runs_of
 from sglp_core.tasks import Batch, split, windows
 
 KINDS: dict[str, tuple[str, ...]] = {
@@ -110,5 +110,5 @@ def estimates_batch_norms(model: LayeredModel, kind: Repair) -> bool:
     return kind in {"batch_norm", "auto"} and in_memory and has_batch_norms(model.model)
 
 
-def _refused(runs: Sequence[tuple[int, int]], kind: Repair, reason: str | None) -> Repaired:
+def _refused(runs: Sequence[Run], kind: Repair, reason: str | None) -> Repaired:
     return Repaired({}, tuple(Attempt(run, name, False, reason) for run in runs for name in KINDS[kind]), 0, 0)

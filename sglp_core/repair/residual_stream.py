@@ -13,6 +13,7 @@ from sglp_core.removal.weight_changes import swapped
 from sglp_core.repair.residual_writes import Call, NoForm, Write
 from sglp_core.structure.layer_stack import layer_input, layer_output
 from sglp_core.structure.layered_model import LayeredModel
+from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch, logits_of
 
 
@@ -37,14 +38,12 @@ class CutStreams:
 
 
 @torch.no_grad()
-def cut_streams(
-    layered: LayeredModel, batch: Batch, variant: Variant, run: tuple[int, int], write: Write | None
-) -> CutStreams:
+def cut_streams(layered: LayeredModel, batch: Batch, variant: Variant, run: Run, write: Write | None) -> CutStreams:
     """Run the dense model up to the end of a removed run, and the variant up to its start."""
     model, layers, changes = layered.model, layered.layers, variant.changes
     moved = batch.to(model.device)
     kept: dict[str, Tensor] = {}
-    before = [i for i in variant.removed if i < run[0]]
+    before = [i for i in variant.removed if i < run.start]
     # Up to the first cut the pruned model is the dense one.
     same = not before and not changes
 
@@ -61,12 +60,12 @@ def cut_streams(
         kept["entered"], kept["written"] = args[0], output
 
     def at_the_start() -> list[Any]:
-        handles = [layers[run[0]].register_forward_pre_hook(enter, with_kwargs=True)]
+        handles = [layers[run.start].register_forward_pre_hook(enter, with_kwargs=True)]
         return handles + ([model.get_submodule(write.module).register_forward_hook(wrote)] if write else [])
 
     skipper = Skipper(model, layers)
     with skipper.watched():
-        _until(model, moved, [layers[run[1]].register_forward_hook(hand_on), *(at_the_start() if same else [])])
+        _until(model, moved, [layers[run.stop - 1].register_forward_hook(hand_on), *(at_the_start() if same else [])])
     if not same:
         with skipper.without(before, changes), swapped(model, changes):
             _until(model, moved, at_the_start())

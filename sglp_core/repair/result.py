@@ -3,17 +3,18 @@
 from dataclasses import dataclass
 
 from sglp_core.removal.weight_changes import Changes
+from sglp_core.structure.runs import Run
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One repair tried at one cut (first and last removed layer).
+    """One repair tried at one cut.
 
     Loss (nats a position) and KL from the dense model are means over windows not fitted on, without and with the
     repair; None where it could not be built, for the `reason` given. `alpha` is the factor that was folded.
     """
 
-    cut: tuple[int, int]
+    cut: Run
     kind: str
     accepted: bool
     reason: str | None

@@ -108,7 +108,7 @@ def analysis_section(analysis: Analysis, origin: Origin) -> AnalysisSection:
         kernel=analysis.kernel,
         n_samples=analysis.n_samples,
         sample_unit=analysis.sample_unit,
-        segments=analysis.segmentation.segments,
+        segments=tuple(segment.first_and_last for segment in analysis.segmentation.segments),
         loss_curve=analysis.segmentation.loss_curve,
         sequence_length=analysis.stack.sequence_length,
     )

@@ -38,9 +38,7 @@ def layer_rows(analysis: Analysis, report: AnalyzeReport | CompressReport | Swee
         kept_reason, removed_reason = "nothing was planned", ""
     rows = []
     for layer in analysis.stack.layers:
-        segment = next(
-            n for n, (first, last) in enumerate(analysis.segmentation.segments) if first <= layer.index <= last
-        )
+        segment = next(n for n, each in enumerate(analysis.segmentation.segments) if layer.index in each.layers)
         reason = removed_reason if layer.index in removed else kept_reason
         rows.append(
             LayerRow(
@@ -64,12 +62,16 @@ def _removed_reason(report: CompressReport) -> str:
 
 
 def write_analysis(analysis: Analysis, directory: Path, rows: list[LayerRow]) -> None:
-    """`analysis.json`, `similarity.npz` and `similarity.f32` (L × L float32, little endian)."""
+    """`analysis.json`, `similarity.npz` and `similarity.f32` (L × L float32, little endian).
+
+    Segments are written as first and last layer, both included.
+    """
     layer_names = [layer.name for layer in analysis.stack.layers]
+    segments = [segment.first_and_last for segment in analysis.segmentation.segments]
     content = {
         "layers": to_json(rows),
         "layer_names": layer_names,
-        "segments": [list(s) for s in analysis.segmentation.segments],
+        "segments": [list(segment) for segment in segments],
         "loss_curve": list(analysis.segmentation.loss_curve),
         "estimator": analysis.estimator,
         "kernel": analysis.kernel,
@@ -83,7 +85,7 @@ def write_analysis(analysis: Analysis, directory: Path, rows: list[LayerRow]) ->
         directory / "similarity.npz",
         similarity=matrix,
         layer_names=np.array(layer_names),
-        segments=np.array(analysis.segmentation.segments),
+        segments=np.array(segments),
         allow_pickle=False,
         **{f"importance_{name}": scores for name, scores in analysis.importance.items()},
         **{f"run_importance_{name}": scores for name, scores in analysis.run_importance.items()},

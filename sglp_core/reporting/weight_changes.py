@@ -14,7 +14,7 @@ class RepairAttempt:
     """One repair at one cut. Loss and KL from the dense model are means over windows that it was not fitted on."""
 
     cut: tuple[int, int]
-    """First and last removed layer of the cut."""
+    """First and last removed layer of the cut, both included."""
     kind: str
     """The repair that was tried."""
     accepted: bool
@@ -98,7 +98,7 @@ def repair_section(repaired: Repaired) -> RepairSection:
 
 def _attempt(attempt: Attempt) -> RepairAttempt:
     return RepairAttempt(
-        cut=attempt.cut,
+        cut=attempt.cut.first_and_last,
         kind=attempt.kind,
         accepted=attempt.accepted,
         reason=attempt.reason,

@@ -19,6 +19,7 @@ from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.structure.config import read_config
 from sglp_core.structure.config_renumbering import renumber_config
 from sglp_core.structure.model_class import meta_model
+from sglp_core.structure.runs import Run, Stage
 from sglp_core.structure.stages import removable_runs
 
 # What differs with the place of a layer and makes no difference to what it computes: its number, of how many, and how
@@ -54,11 +55,11 @@ def forms_of(model: Any, config: Any, path: str, layouts: Sequence[str], kinds: 
         if _keeps_all(kinds, removed)
     ):
         return [""] * count
-    allowed = removable_runs([(0, count - 1)], layouts)
-    runs = [(i, j) for i in range(count) for j in range(i + 1, count + 1) if allowed[i, j] and j - i < count]
-    runs = [(i, j) for i, j in runs if _keeps_all(kinds, range(i, j))]
-    for i, j in sorted(runs, key=lambda run: run[1] - run[0])[:TRIED_RUNS]:
-        if stays_what_it_is(config, path, layouts, range(i, j), outside):
+    allowed = removable_runs([Stage(0, count)], layouts)
+    runs = [Run(i, j) for i in range(count) for j in range(i + 1, count + 1) if allowed[i, j] and j - i < count]
+    runs = [run for run in runs if _keeps_all(kinds, run.layers)]
+    for run in sorted(runs, key=lambda run: len(run.layers))[:TRIED_RUNS]:
+        if stays_what_it_is(config, path, layouts, run.layers, outside):
             return list(layouts)
     raise UnsupportedArchitecture(
         f"{(config.architectures or ['the model'])[0]} has layers, or parameters outside of them, that depend on the "

@@ -20,6 +20,7 @@ from sglp_core.checkpoints.limits import require_stored
 from sglp_core.errors import UnsupportedArchitecture, as_unsupported
 from sglp_core.structure.layer_signature import forms_of, layouts_of
 from sglp_core.structure.model_class import meta_model, untrained
+from sglp_core.structure.runs import Stage
 from sglp_core.structure.stages import (
     Shapes,
     alike,
@@ -55,11 +56,11 @@ class LayerStack:
     """The layers of a model in order.
 
     `path` is the name of the list of modules that holds them, or, where they stand in several stages, all their names.
-    `stages` are inclusive (first, last) layer indices; the hidden states change their shape between two stages.
+    The hidden states change their shape between two `stages`.
     """
 
     path: StackPath
-    stages: tuple[tuple[int, int], ...]
+    stages: tuple[Stage, ...]
     layers: tuple[Layer, ...]
     total_parameters: int
     total_flops: int
@@ -80,7 +81,7 @@ class LayerStack:
         starts = [i for i in sorted(gone) if i - 1 not in gone]
         ends = [i + 1 for i in sorted(gone) if i + 1 not in gone]
         whole = bool(np.isfinite(self.removable(np.zeros((len(self) + 1,) * 2))[starts, ends]).all())
-        staged = all(not gone.issuperset(range(first, last + 1)) for first, last in self.stages)
+        staged = all(not gone.issuperset(stage.layers) for stage in self.stages)
         return whole and staged and not self.vanished_kind(removed)
 
     def vanished_kind(self, removed: Sequence[int]) -> list[int]:
@@ -257,10 +258,10 @@ def _shapes(model: Any, names: Sequence[str], inputs: dict[str, Tensor]) -> dict
     return shapes
 
 
-def _stages(path: StackPath, count: int) -> tuple[tuple[int, int], ...]:
+def _stages(path: StackPath, count: int) -> tuple[Stage, ...]:
     lists = [""] * count if isinstance(path, str) else [name.rpartition(".")[0] for name in path]
     starts = [i for i in range(count) if i == 0 or lists[i] != lists[i - 1]]
-    return tuple((start, end - 1) for start, end in zip(starts, [*starts[1:], count], strict=True))
+    return tuple(Stage(start, stop) for start, stop in zip(starts, [*starts[1:], count], strict=True))
 
 
 def example_inputs(

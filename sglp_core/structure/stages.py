@@ -13,6 +13,7 @@ from torch import nn
 
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.structure.module_lists import rows_in
+from sglp_core.structure.runs import Stage
 from sglp_core.structure.timm_models import find_depth, is_timm, say_depth
 
 # Attributes that a stock class sets by a block's position in its stage.
@@ -79,7 +80,7 @@ def form_of(block: nn.Module) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(vars(block).items()) if name in POSITIONAL)
 
 
-def removable_runs(stages: Sequence[tuple[int, int]], forms: Sequence[str]) -> np.ndarray:
+def removable_runs(stages: Sequence[Stage], forms: Sequence[str]) -> np.ndarray:
     """Whether the layers i to j − 1 can go together, bool `[L + 1, L + 1]`.
 
     Where the blocks of a stage alternate in form, the stock class rebuilds the alternation from the front, so those
@@ -88,12 +89,12 @@ def removable_runs(stages: Sequence[tuple[int, int]], forms: Sequence[str]) -> n
     """
     count = len(forms)
     allowed = np.ones((count + 1, count + 1), dtype=bool)
-    for first, last in stages:
+    for stage in stages:
         for i in range(count + 1):
             for j in range(i, count + 1):
-                begin, end = max(i, first), min(j, last + 1)
+                begin, end = max(i, stage.start), min(j, stage.stop)
                 if begin < end:
-                    behind = list(forms[end : last + 1])
+                    behind = list(forms[end : stage.stop])
                     allowed[i, j] &= behind == list(forms[begin : begin + len(behind)])
     return allowed
 

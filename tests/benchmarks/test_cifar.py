@@ -13,6 +13,7 @@ from benchmarks.cifar_models import CLASSES, write_model
 from benchmarks.subset_grad_norm import shares, subset_grad_norm
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
 from sglp_core.structure.layer_stack import find_stack
+from sglp_core.structure.runs import Segment
 from sglp_core.tasks import Batch
 
 DATA = Path(__file__).parents[3] / "shared/data"
@@ -38,7 +39,7 @@ def test_the_published_rule_keeps_the_subset_with_the_largest_gradient_norm() ->
         nn.init.normal_(parameter, std=0.3)
     batch = Batch({"pixel_values": torch.randn(6, 3, 16, 16)}, torch.arange(6))
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = subset_grad_norm(model, find_stack(model), [(0, 4)], 2, batch, subsets=10)
+    found = subset_grad_norm(model, find_stack(model), [Segment(0, 5)], 2, batch, subsets=10)
     assert found == max(combinations(range(5), 2), key=lambda block: norm_without(state, block, batch))
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 

@@ -14,6 +14,7 @@ from sglp_core.architectures import (
     CifarVGGForImageClassification,
 )
 from sglp_core.structure.layer_stack import measure_stack
+from sglp_core.structure.runs import Stage
 
 PIXELS = (32 * 32, 16 * 16, 8 * 8)
 WIDTHS = (16, 32, 64)
@@ -49,10 +50,10 @@ def test_a_vgg_16_has_13_convolutions_and_one_linear_layer() -> None:
 
 def test_flops_of_a_resnet_56_are_those_of_its_matrices() -> None:
     stack = measure_stack(CifarResNetConfig(depths=[9, 9, 9], architectures=["CifarResNetForImageClassification"]), 1)
-    assert stack.stages == ((0, 8), (9, 16), (17, 24))
+    assert stack.stages == (Stage(0, 9), Stage(9, 17), Stage(17, 25))
     # Two for each multiply-add; both convolutions of a block have 3 × 3 × width × width weights.
     blocks = [2 * 2 * 9 * width * width * pixels for width, pixels in zip(WIDTHS, PIXELS, strict=True)]
-    assert [stack.layers[first].flops for first, _ in stack.stages] == blocks
+    assert [stack.layers[stage.start].flops for stage in stack.stages] == blocks
     borders = [2 * 9 * (narrow * wide + wide * wide) * pixels for narrow, wide, pixels in ((16, 32, 256), (32, 64, 64))]
     assert stack.total_flops == 9 * blocks[0] + 8 * (blocks[1] + blocks[2]) + sum(borders) + 2 * (
         9 * 3 * 16 * 1024 + 64 * 10

@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 
 from sglp_core.analysis.segmentation import segment
+from sglp_core.structure.runs import Segment, Stage
 
 
-def loss_of(samples: np.ndarray, segments: tuple[tuple[int, int], ...]) -> float:
-    return sum(float(((samples[a : b + 1] - samples[a : b + 1].mean(0)) ** 2).sum()) for a, b in segments)
+def loss_of(samples: np.ndarray, segments: tuple[Segment, ...]) -> float:
+    return sum(float(((samples[a:b] - samples[a:b].mean(0)) ** 2).sum()) for a, b in segments)
 
 
-def all_partitions(n: int, k: int) -> list[tuple[tuple[int, int], ...]]:
+def all_partitions(n: int, k: int) -> list[tuple[Segment, ...]]:
     result = []
     for cuts in combinations(range(1, n), k - 1):
         edges = (0, *cuts, n)
-        result.append(tuple((a, b - 1) for a, b in pairwise(edges)))
+        result.append(tuple(Segment(a, b) for a, b in pairwise(edges)))
     return result
 
 
@@ -29,7 +30,7 @@ def test_every_number_of_segments_is_as_good_as_brute_force(n: int) -> None:
         assert found.loss_curve[k - 1] == pytest.approx(best, abs=1e-9)
 
 
-STAGES = ((0, 2), (3, 3), (4, 8))
+STAGES = (Stage(0, 3), Stage(3, 4), Stage(4, 9))
 
 
 def test_no_segment_crosses_a_stage_and_every_number_is_as_good_as_brute_force() -> None:
@@ -46,15 +47,18 @@ def test_no_segment_crosses_a_stage_and_every_number_is_as_good_as_brute_force()
         assert found.loss_curve[k - 1] == pytest.approx(best, abs=1e-9)
 
 
+BLOCKS = (Segment(0, 4), Segment(4, 7), Segment(7, 12))
+
+
 def test_auto_cuts_further_inside_the_stages() -> None:
     matrix = np.full((12, 12), 0.1)
-    for first, last in ((0, 3), (4, 6), (7, 11)):
-        matrix[first : last + 1, first : last + 1] = 1.0
-    assert segment(matrix, stages=((0, 3), (4, 11))).segments == ((0, 3), (4, 6), (7, 11))
+    for block in BLOCKS:
+        matrix[block.start : block.stop, block.start : block.stop] = 1.0
+    assert segment(matrix, stages=(Stage(0, 4), Stage(4, 12))).segments == BLOCKS
 
 
 def test_auto_finds_the_blocks_of_a_block_matrix() -> None:
     matrix = np.full((12, 12), 0.1)
-    for first, last in ((0, 3), (4, 6), (7, 11)):
-        matrix[first : last + 1, first : last + 1] = 1.0
-    assert segment(matrix).segments == ((0, 3), (4, 6), (7, 11))
+    for block in BLOCKS:
+        matrix[block.start : block.stop, block.start : block.stop] = 1.0
+    assert segment(matrix).segments == BLOCKS

@@ -13,6 +13,7 @@ from sglp_core.analysis.tracing import trace
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
 from sglp_core.structure.layer_stack import layers_of, measure_stack
 from sglp_core.structure.layered_model import LayeredModel
+from sglp_core.structure.runs import Stage
 from sglp_core.tasks import Batch
 
 
@@ -107,10 +108,10 @@ def test_runs_of_a_staged_network_are_measured_inside_a_stage_and_add_up_across(
     gradients = torch.autograd.grad(loss, [out for _, out in calls])
     skip = found.skip_loss[0]
     # Three layers in the first stage, two behind the border block of the second.
-    assert stack.stages == ((0, 2), (3, 4))
-    for first, last in stack.stages:
-        for end in range(first, last + 1):
-            for start in range(first, end + 1):
+    assert stack.stages == (Stage(0, 3), Stage(3, 5))
+    for stage in stack.stages:
+        for end in stage.layers:
+            for start in range(stage.start, end + 1):
                 change = gradients[end] * (calls[end][1] - calls[start][0])
                 expected = change.sum((1, 2, 3)).abs().sum().item()
                 assert skip[start, end + 1] == pytest.approx(expected, rel=1e-4)

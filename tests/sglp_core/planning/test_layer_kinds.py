@@ -9,6 +9,7 @@ from sglp_core.options import Target
 from sglp_core.planning.layer_kinds import plan_keeping_kinds
 from sglp_core.planning.plan import costs_of_layers
 from sglp_core.structure.layer_stack import LayerStack, measure_stack
+from sglp_core.structure.runs import Stage
 
 LAYERS = 8
 ATTENTION = (2, 5)
@@ -31,7 +32,7 @@ def stack() -> LayerStack:
 
 
 def planned(stack: LayerStack, costs: list[float], count: int, protected: set[int]) -> tuple[int, ...]:
-    target, whole = Target("layers", count / LAYERS), ((0, LAYERS - 1),)
+    target, whole = Target("layers", count / LAYERS), (Stage(0, LAYERS),)
     return plan_keeping_kinds(stack, target, costs_of_layers(costs), whole, protected).removed_layers
 
 

@@ -6,15 +6,16 @@ import pytest
 from sglp_core.errors import TargetUnreachable
 from sglp_core.options import Target
 from sglp_core.planning.plan import choose, costs_of_layers, largest_removal, plan, segment_ranks
+from sglp_core.structure.runs import Segment
 
-SEGMENTS = [(0, 2), (3, 3), (4, 8)]
+SEGMENTS = [Segment(0, 3), Segment(3, 4), Segment(4, 9)]
 PROTECTED = {0, 8}
 
 
 def allowed_sets() -> list[tuple[int, ...]]:
     free = [i for i in range(9) if i not in PROTECTED]
     sets = [c for k in range(len(free) + 1) for c in combinations(free, k)]
-    return [s for s in sets if all(any(i not in s for i in range(a, b + 1)) for a, b in SEGMENTS)]
+    return [s for s in sets if all(any(i not in s for i in segment.layers) for segment in SEGMENTS)]
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -73,14 +74,14 @@ def test_layers_that_all_differ_in_size_are_planned_as_a_knapsack(seed: int) -> 
     least[0] = 0
     for cost, size in zip(costs, sizes, strict=True):
         least[size:] = np.minimum(least[size:], least[:-size] + cost)
-    found = choose(costs_of_layers(costs.tolist()), sizes.tolist(), needed, [(0, 23)], set())
+    found = choose(costs_of_layers(costs.tolist()), sizes.tolist(), needed, [Segment(0, 24)], set())
     assert found is not None
     assert sizes[list(found)].sum() >= needed
     assert costs[list(found)].sum() == pytest.approx(least[needed:].min())
 
 
 def test_ranks_are_counted_inside_segments() -> None:
-    assert segment_ranks([5, 1, 9, 2, 1], [(0, 2), (3, 4)]) == pytest.approx([2 / 3, 1 / 3, 1, 1, 1 / 2])
+    assert segment_ranks([5, 1, 9, 2, 1], [Segment(0, 3), Segment(3, 5)]) == pytest.approx([2 / 3, 1 / 3, 1, 1, 1 / 2])
 
 
 def test_three_of_ten_layers_are_three() -> None:
@@ -89,7 +90,7 @@ def test_three_of_ten_layers_are_three() -> None:
         costs=costs_of_layers(range(10)),
         sizes=[1] * 10,
         total=10,
-        segments=[(0, 9)],
+        segments=[Segment(0, 10)],
         protected={0, 9},
     )
     assert found.removed_layers == (1, 2, 3)
@@ -104,7 +105,7 @@ def test_an_unreachable_target_names_the_largest_reachable_ratio() -> None:
             costs=costs_of_layers(range(10)),
             sizes=[1] * 10,
             total=10,
-            segments=[(0, 9)],
+            segments=[Segment(0, 10)],
             protected={0, 9},
         )
 

@@ -9,6 +9,7 @@ from sglp_core.options import Target
 from sglp_core.planning.choose import ANALYSIS_PASSES, search_budget
 from sglp_core.planning.proposals import propose
 from sglp_core.structure.layer_stack import measure_stack
+from sglp_core.structure.runs import Segment
 
 CONFIG = LlamaConfig(
     vocab_size=50,
@@ -21,7 +22,7 @@ CONFIG = LlamaConfig(
 )
 
 
-def analysis(segments: tuple[tuple[int, int], ...] = ((0, 2), (3, 5))) -> Analysis:
+def analysis(segments: tuple[Segment, ...] = (Segment(0, 3), Segment(3, 6))) -> Analysis:
     rng = np.random.default_rng(0)
     runs = np.triu(np.ones((7, 7)), 1) * 10
     # Only together do layers 2 and 3 cost nothing, and they lie in two segments.
@@ -76,7 +77,7 @@ def test_every_measure_of_runs_proposes_its_cheapest_cuts() -> None:
 
 
 def test_the_stack_still_proposes_where_the_segments_leave_too_little() -> None:
-    single = tuple((i, i) for i in range(6))
+    single = tuple(Segment(i, i + 1) for i in range(6))
     found = propose(analysis(single), Target("layers", 2 / 6), {0, 5})
     assert not any(name.endswith("/segments") for names in found for name in names)
     with pytest.raises(TargetUnreachable, match=r"largest reachable ratio is 0\.6667"):

@@ -1,9 +1,11 @@
 """Batch-norm statistics after a removal, against those of a network that really has only the layers that stay."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -154,6 +156,8 @@ def test_a_staged_network_is_compressed_and_reloads_with_its_new_statistics(tmp_
     assert report.verification.passed
     # Four, two and one layer that keep their shape; one segment was asked for, but none goes across a border.
     assert report.analysis.segments == ((0, 3), (4, 5), (6, 6))
+    assert json.loads((tmp_path / "batch_norm/analysis.json").read_text())["segments"] == [[0, 3], [4, 5], [6, 6]]
+    assert np.load(tmp_path / "batch_norm/similarity.npz")["segments"].tolist() == [[0, 3], [4, 5], [6, 6]]
     assert report.plan.removed_layers == (1, 2)
     assert [attempt.kind for attempt in report.repair.attempts] == ["batch_norm"]
     assert report.repair.attempts[0].accepted

@@ -16,6 +16,7 @@ from sglp_core.repair.residual_writes import NoForm
 from sglp_core.repair.write_finder import Forms
 from sglp_core.structure.layer_stack import find_stack
 from sglp_core.structure.layered_model import LayeredModel
+from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch
 from tests.sglp_core.repair.repair_models import POST_NORM, batches, build
 
@@ -92,7 +93,7 @@ def test_a_projection_is_fitted_through_the_norm_behind_it(name: str) -> None:
     assert inner.module == f"{path}.2.{last}"
 
     def streams(batch: Batch, through: Any) -> Any:
-        return cut_streams(LayeredModel(model, path, "causal_lm"), batch, Variant((3,), {}), (3, 3), through)
+        return cut_streams(LayeredModel(model, path, "causal_lm"), batch, Variant((3,), {}), Run(3, 4), through)
 
     weight = model.get_submodule(inner.module).weight
     other = {f"{inner.module}.weight": weight.data + torch.randn_like(weight) * weight.std() / 2}

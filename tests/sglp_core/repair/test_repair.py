@@ -16,7 +16,7 @@ from sglp_core.repair.residual_stream import calls_of, cut_streams
 from sglp_core.repair.residual_writes import NoForm, find_writes
 from sglp_core.structure.layer_stack import find_stack
 from sglp_core.structure.layered_model import LayeredModel
-from sglp_core.structure.runs import runs_of
+from sglp_core.structure.runs import Run, runs_of
 from sglp_core.tasks import Batch, split
 from tests.sglp_core.repair.repair_models import FAMILIES, GROUPED, POST_NORM, batches, build
 
@@ -28,7 +28,9 @@ def test_the_stream_at_a_cut_is_what_the_dense_and_the_pruned_model_say(removed:
     write = find_writes(
         layers[3], "transformer.h.3", calls_of(LayeredModel(model, "transformer.h", "causal_lm"), batch)[3]
     ).modules[0]
-    streams = cut_streams(LayeredModel(model, "transformer.h", "causal_lm"), batch, Variant(removed, {}), (4, 4), write)
+    streams = cut_streams(
+        LayeredModel(model, "transformer.h", "causal_lm"), batch, Variant(removed, {}), Run(4, 5), write
+    )
     with torch.no_grad():
         dense = model(**batch.inputs, output_hidden_states=True).hidden_states
         kept: list[Tensor] = []
@@ -57,7 +59,7 @@ def test_every_accepted_repair_lowers_held_out_divergence_and_raises_no_loss(nam
     found = repair(LayeredModel(model, path, task), batches(8), (2, 4), "auto")
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
     assert {(a.cut, a.kind) for a in found.attempts} == {
-        (cut, kind) for cut in ((2, 2), (4, 4)) for kind in KINDS["auto"]
+        (cut, kind) for cut in (Run(2, 3), Run(4, 5)) for kind in KINDS["auto"]
     }
     assert (found.fitted_windows, found.judged_windows) == (24, 8)
     judged = batches(8)[6:]
@@ -164,7 +166,7 @@ def calls_of_hidden(hidden: Tensor) -> Any:
 
 
 def test_runs_are_neighbours() -> None:
-    assert runs_of((7, 2, 3, 4, 9)) == [(2, 4), (7, 7), (9, 9)]
+    assert runs_of((7, 2, 3, 4, 9)) == [Run(2, 5), Run(7, 8), Run(9, 10)]
 
 
 @pytest.mark.parametrize("sizes", [[4], [1, 1], [8, 8, 3], [2] * 9])

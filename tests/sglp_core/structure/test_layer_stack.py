@@ -18,6 +18,7 @@ from transformers import (
 
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.structure.layer_stack import measure_stack
+from sglp_core.structure.runs import Stage
 
 LLAMA = LlamaConfig(
     vocab_size=99,
@@ -67,7 +68,7 @@ def test_a_resnet_50_has_the_figures_that_other_counters_give() -> None:
     assert stack.total_parameters == 25_557_032
     assert stack.total_flops / 2e9 == pytest.approx(4.089, abs=5e-4)
     # 3, 4, 6 and 3 blocks, of which the first of each stage stays.
-    assert stack.stages == ((0, 1), (2, 4), (5, 9), (10, 11))
+    assert stack.stages == (Stage(0, 2), Stage(2, 5), Stage(5, 10), Stage(10, 12))
 
 
 def test_a_model_that_looks_at_values_is_measured_all_the_same() -> None:

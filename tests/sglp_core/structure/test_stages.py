@@ -7,9 +7,10 @@ from transformers import MobileNetV2Config, ResNetConfig, SwinConfig, SwinForIma
 
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.structure.layer_stack import find_stack, measure_stack
+from sglp_core.structure.runs import Stage
 from sglp_core.structure.stages import removable_runs
 
-STAGES = ((0, 4), (5, 7))
+STAGES = (Stage(0, 5), Stage(5, 8))
 FORMS = ("a", "b", "a", "b", "a", "a", "b", "a")
 
 
@@ -23,9 +24,9 @@ def test_runs_may_go_where_the_rest_is_what_the_class_builds_from_the_front() ->
         starts = [i for i in removed if i - 1 not in removed]
         ends = [i + 1 for i in removed if i + 1 not in removed]
         expected = True
-        for first, last in STAGES:
-            kept = [FORMS[i] for i in range(first, last + 1) if i not in removed]
-            expected &= kept == list(FORMS[first : first + len(kept)])
+        for stage in STAGES:
+            kept = [FORMS[i] for i in stage.layers if i not in removed]
+            expected &= kept == list(FORMS[stage.start : stage.start + len(kept)])
         assert allowed[starts, ends].all() == expected, removed
 
 
@@ -47,7 +48,7 @@ def test_a_block_that_begins_a_stage_stays_where_it_changes_the_shape() -> None:
         "1.layers.1",
         "1.layers.2",
     ]
-    assert stack.stages == ((0, 1), (2, 3))
+    assert stack.stages == (Stage(0, 2), Stage(2, 4))
 
 
 def test_a_network_whose_class_fixes_its_blocks_is_refused() -> None:
