@@ -6,8 +6,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Response
 
 from api.admin.schemas import (
+    AuditEventView,
     AuditPage,
     KeyPage,
+    KeyView,
     NewKey,
     NewKeyView,
     NewTenant,
@@ -17,6 +19,7 @@ from api.admin.schemas import (
 )
 from api.audit import Action
 from api.dependencies import BEARER, Sessions
+from api.protocol.pages import After, Limit
 from api.protocol.problems import Problem
 from api.protocol.strict_json import StrictRoute
 from jobs.database import transaction
@@ -25,8 +28,6 @@ from jobs.security.api_keys import TENANT_NAME
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(BEARER)], route_class=StrictRoute)
 
-Limit = Annotated[int, Query(ge=1, le=100)]
-After = Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before")]
 TenantName = Annotated[str, Path(max_length=64)]
 
 
@@ -46,7 +47,12 @@ def create_tenant(new: NewTenant, response: Response, action: Action) -> TenantV
 def list_tenants(sessions: Sessions, limit: Limit = 20, after: After = None) -> TenantPage:
     """Tenants by name."""
     with transaction(sessions) as session:
-        return TenantPage.of(TenantRepository(session).page(limit=limit + 1, after=_cursor(after)), limit)
+        return TenantPage.of(
+            TenantRepository(session).page(limit=limit + 1, after=after),
+            limit,
+            TenantView.of,
+            lambda tenant: tenant.name,
+        )
 
 
 @router.get("/tenants/{name}")
@@ -94,7 +100,8 @@ def list_keys(
 ) -> KeyPage:
     """API keys without their secrets, newest first."""
     with transaction(sessions) as session:
-        return KeyPage.of(KeyRepository(session).page(limit=limit + 1, before=_cursor(after), tenant=tenant), limit)
+        keys = KeyRepository(session).page(limit=limit + 1, before=after, tenant=tenant)
+        return KeyPage.of(keys, limit, KeyView.model_validate, lambda key: key.id)
 
 
 @router.delete("/keys/{key_id}", status_code=HTTPStatus.NO_CONTENT)
@@ -116,12 +123,5 @@ def list_audit_events(
 ) -> AuditPage:
     """Who did what, newest first."""
     with transaction(sessions) as session:
-        events = AuditRepository(session).page(limit=limit + 1, before=_cursor(after), tenant=tenant, subject=subject)
-        return AuditPage.of(events, limit)
-
-
-def _cursor(after: str | None) -> str | None:
-    if after is not None and not after.isprintable():
-        errors = [{"parameter": "after", "detail": "not a cursor of this service"}]
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the cursor cannot be read", errors=errors)
-    return after
+        events = AuditRepository(session).page(limit=limit + 1, before=after, tenant=tenant, subject=subject)
+        return AuditPage.of(events, limit, AuditEventView.model_validate, lambda event: event.id)

@@ -1,14 +1,14 @@
 """Tenants, API keys and audit events as administrators send and see them."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.protocol.pages import Page
 from jobs.repository import Quotas
 from jobs.security.api_keys import TENANT_NAME, Scope
-from jobs.tables import ApiKey, AuditEvent, Tenant
+from jobs.tables import ApiKey, Tenant
 
 Count = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 Bytes = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
@@ -100,44 +100,13 @@ class AuditEventView(BaseModel):
     request_id: str | None
 
 
-class TenantPage(BaseModel):
-    """Some tenants by name; `next_cursor` is the `after` of the next page."""
-
-    data: list[TenantView]
-    has_more: bool
-    next_cursor: str | None
-
-    @classmethod
-    def of(cls, rows: Sequence[Tenant], limit: int) -> Self:
-        shown, more = rows[:limit], len(rows) > limit
-        return cls(
-            data=[TenantView.of(row) for row in shown], has_more=more, next_cursor=shown[-1].name if more else None
-        )
+class TenantPage(Page[TenantView]):
+    """A page of tenants, by name."""
 
 
-class KeyPage(BaseModel):
-    """Some keys, newest first; `next_cursor` is the `after` of the next page."""
-
-    data: list[KeyView]
-    has_more: bool
-    next_cursor: str | None
-
-    @classmethod
-    def of(cls, rows: Sequence[ApiKey], limit: int) -> Self:
-        shown, more = rows[:limit], len(rows) > limit
-        views = [KeyView.model_validate(row) for row in shown]
-        return cls(data=views, has_more=more, next_cursor=shown[-1].id if more else None)
+class KeyPage(Page[KeyView]):
+    """A page of keys, newest first."""
 
 
-class AuditPage(BaseModel):
-    """Some audit events, newest first; `next_cursor` is the `after` of the next page."""
-
-    data: list[AuditEventView]
-    has_more: bool
-    next_cursor: str | None
-
-    @classmethod
-    def of(cls, rows: Sequence[AuditEvent], limit: int) -> Self:
-        shown, more = rows[:limit], len(rows) > limit
-        views = [AuditEventView.model_validate(row) for row in shown]
-        return cls(data=views, has_more=more, next_cursor=shown[-1].id if more else None)
+class AuditPage(Page[AuditEventView]):
+    """A page of audit events, newest first."""

@@ -1,7 +1,5 @@
 """Jobs: list, get, cancel, delete, and their events."""
 
-import base64
-import binascii
 import re
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -11,12 +9,13 @@ from pydantic import AwareDatetime, BeforeValidator
 from starlette.concurrency import run_in_threadpool
 
 from api.audit import Action
-from api.dependencies import JOB_ID, JobId, Sessions, Tenant, Watcher, found
+from api.dependencies import JobId, Sessions, Tenant, Watcher, found
 from api.events.schemas import EventPage
 from api.events.stream import stream_events
 from api.jobs.schemas import JobPage, JobView
 from api.protocol.conditional import etag_of, is_known, wanted_wait
 from api.protocol.negotiation import negotiate
+from api.protocol.pages import After, Limit
 from api.protocol.problems import Problem
 from api.protocol.query_parameters import members
 from jobs.database import transaction
@@ -57,24 +56,21 @@ def list_jobs(
     request: Request,
     sessions: Sessions,
     tenant: Tenant,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before")] = None,
+    limit: Limit = 20,
+    after: After = None,
     status: State | None = None,
     created_after: Annotated[Time | None, Query(description="only jobs made after this time")] = None,
 ) -> JobPage:
     """Jobs, newest first."""
-    before = None if after is None else _read_cursor(after)
     metadata = members(request, "metadata")
     if any("\0" in text for text in metadata.values()):
         errors = [{"parameter": "metadata", "detail": "must have no NUL"}]
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the filter cannot match anything", errors=errors)
     with transaction(sessions) as session:
         jobs = JobRepository(session).page(
-            tenant, limit=limit + 1, before=before, status=status, created_after=created_after, metadata=metadata
+            tenant, limit=limit + 1, before=after, status=status, created_after=created_after, metadata=metadata
         )
-    shown, has_more = jobs[:limit], len(jobs) > limit
-    cursor = _cursor(shown[-1].id) if has_more else None
-    return JobPage(data=[JobView.of(job) for job in shown], has_more=has_more, next_cursor=cursor)
+    return JobPage.of(jobs, limit, JobView.of, lambda job: job.id)
 
 
 @router.get("/{job_id}", responses={304: {"description": "It has not changed"}}, response_model=JobView)
@@ -154,18 +150,3 @@ def list_events(
             return Response(status_code=HTTPStatus.NO_CONTENT)
         return stream_events(watcher, job_id, seen)
     return EventPage.of(page[:limit], has_more=len(page) > limit)
-
-
-def _cursor(job_id: str) -> str:
-    return base64.urlsafe_b64encode(job_id.encode()).decode()
-
-
-def _read_cursor(cursor: str) -> str:
-    try:
-        job_id = base64.b64decode(cursor, altchars=b"-_", validate=True).decode("ascii")
-    except (binascii.Error, ValueError):
-        job_id = ""
-    if not JOB_ID.fullmatch(job_id):
-        errors = [{"parameter": "after", "detail": "not a cursor of this service"}]
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the cursor cannot be read", errors=errors)
-    return job_id

@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from api.protocol.pages import Page
 from api.protocol.stored_json import DescribedAs
 from jobs.errors import JobError
 from jobs.results import JobResult, Plan, Progress, Resolved
@@ -68,12 +69,8 @@ class JobView(BaseModel):
         )
 
 
-class JobPage(BaseModel):
-    """Some jobs, newest first; `next_cursor` is the `after` of the next page."""
-
-    data: list[JobView]
-    has_more: bool
-    next_cursor: str | None
+class JobPage(Page[JobView]):
+    """A page of jobs, newest first."""
 
 
 class ArtifactView(BaseModel):

@@ -3,12 +3,13 @@
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
 
 from api.audit import Action
 from api.dependencies import ServiceSettings, Sessions, Store, Tenant
+from api.protocol.pages import After, Limit
 from api.protocol.problems import Problem
 from api.protocol.strict_json import StrictRoute
 from api.uploads.receive import received
@@ -58,16 +59,16 @@ def create_upload(
 def list_uploads(
     sessions: Sessions,
     tenant: Tenant,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: Annotated[str | None, Query(max_length=100, pattern="^upload_[0-9a-z]{26}$")] = None,
+    limit: Limit = 20,
+    after: After = None,
 ) -> UploadPage:
     """Uploads, newest first."""
     with transaction(sessions) as session:
         uploads = UploadRepository(session)
         rows = uploads.page(tenant, limit=limit + 1, before=after)
-        shown, has_more = rows[:limit], len(rows) > limit
-        views = [UploadView.of(row, uploads.files(tenant, row.id)) for row in shown]
-    return UploadPage(data=views, has_more=has_more, next_cursor=shown[-1].id if has_more else None)
+        return UploadPage.of(
+            rows, limit, lambda row: UploadView.of(row, uploads.files(tenant, row.id)), lambda row: row.id
+        )
 
 
 @router.get("/{upload_id}")

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from api.protocol.pages import Page
 from jobs.repository import DeclaredFile
 from jobs.tables import Upload
 
@@ -54,12 +55,8 @@ class UploadView(BaseModel):
         )
 
 
-class UploadPage(BaseModel):
-    """Some uploads, newest first; `next_cursor` is the `after` of the next page."""
-
-    data: list[UploadView]
-    has_more: bool
-    next_cursor: str | None
+class UploadPage(Page[UploadView]):
+    """A page of uploads, newest first."""
 
 
 class UploadAddress(BaseModel):
