@@ -5,6 +5,7 @@ from types import FrameType
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
 from api.app import make_app
 from api.protocol.slow_clients import PatientProtocol
@@ -29,6 +30,7 @@ class Server(uvicorn.Server):
     """Uvicorn waits for open answers, and an event stream would stay open as long as its job."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        assert isinstance(self.config.app, FastAPI)
         self.config.app.state.watcher.close()
         super().handle_exit(sig, frame)
 

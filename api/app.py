@@ -68,7 +68,8 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.metrics = make_registry(app.state.sessions)
     app.add_middleware(Requests, metrics=RequestMetrics(app.state.metrics))
     problems.install(app)
-    app.openapi = partial(describe, app)
+    # As FastAPI documents it.
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]
     for module in (submissions, jobs, artifacts, findings, uploads, webhooks, admin):
         app.include_router(module.router, dependencies=[Depends(refuse_unknown_parameters)])
     # Probes and scrapers may add what they like.

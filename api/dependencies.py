@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from api.events.watcher import JobWatcher
 from api.protocol.problems import Problem
 from jobs.artifacts import ArtifactStore
+from jobs.repository import Caller
 from jobs.security.signing_secrets import Sealer
 from jobs.settings import Settings
 from jobs.tables import Job
@@ -23,28 +24,34 @@ JOB_ID = re.compile("job_[0-9a-z]{26}")
 
 
 async def _sessions(request: Request) -> sessionmaker[Session]:
-    return request.app.state.sessions
+    sessions: sessionmaker[Session] = request.app.state.sessions
+    return sessions
 
 
 async def _store(request: Request) -> ArtifactStore:
-    return request.app.state.store
+    store: ArtifactStore = request.app.state.store
+    return store
 
 
 async def _settings(request: Request) -> Settings:
-    return request.app.state.settings
+    settings: Settings = request.app.state.settings
+    return settings
 
 
 async def _sealer(request: Request) -> Sealer:
-    return request.app.state.sealer
+    sealer: Sealer = request.app.state.sealer
+    return sealer
 
 
 async def _tenant(request: Request, _documented: Annotated[object, Depends(BEARER)]) -> str:
     """The tenant of the caller, who has been let in; see `api/middleware/authentication.py`."""
-    return request.state.caller.tenant
+    caller: Caller = request.state.caller
+    return caller.tenant
 
 
 async def _watcher(request: Request) -> JobWatcher:
-    return request.app.state.watcher
+    watcher: JobWatcher = request.app.state.watcher
+    return watcher
 
 
 Sessions = Annotated[sessionmaker[Session], Depends(_sessions)]

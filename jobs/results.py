@@ -1,66 +1,19 @@
-"""What the row of a job shows beside its state: progress, what it read, its plan, and its result.
+"""The result of a job, by its mode.
 
-The worker stores what the method reports, and `tests/system/test_results.py` holds the method's reports against these
-types. Rows that an older version wrote may lack fields or have others, so nothing here is checked when a row is read.
+The worker stores what the method reports, and system tests compare the method's reports with these types
+(`tests/described.py`). Rows of an older version may lack fields or have others, so rows are not checked when read.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, JsonValue
 from typing_extensions import TypeAliasType
 
-Ratio = Annotated[float, Field(ge=0, le=1)]
-Layers = Annotated[list[int], Field(description="indices of layers, from 0")]
+from jobs.progress import Document, Layers, Ratio
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Progress(_Document):
-    """How far the running phase is."""
-
-    done: int
-    total: int
-    unit: str
-    eta_seconds: int | None
-
-
-class SourceFile(_Document):
-    """A file that was read from a store or an HTTPS host, with the validator (an ETag) that identified its content."""
-
-    uri: str
-    size_bytes: int | None
-    validator: str | None
-    version: str | None
-
-
-class Resolved(_Document):
-    """What the job read and ran on: the model's files, its class, and the versions of the libraries."""
-
-    model_sha256: str
-    revision: str | None
-    format: str
-    model_class: Annotated[str, Field(alias="class")]
-    versions: dict[str, str]
-    sources: list[SourceFile] | None = None
-
-
-class Plan(_Document):
-    """Which layers are removed. The ratios are fractions of the model's parameters, FLOPs or layers (`kind`).
-
-    `reachable` is the largest ratio that any plan could remove; `achieved` is what this plan removes.
-    """
-
-    kind: Literal["parameters", "flops", "layers"]
-    requested: Ratio
-    reachable: Ratio
-    achieved: Ratio
-    removed_layers: Layers
-
-
-class Comparison(_Document):
+class Comparison(Document):
     """One metric of the model before and after; null where it is not finite."""
 
     metric: str
@@ -69,7 +22,7 @@ class Comparison(_Document):
     unit: str
 
 
-class Quality(_Document):
+class Quality(Document):
     """Quality on held-out data; null where a figure is not finite.
 
     `perplexity` is exp of the mean loss, `accuracy` the share of correct positions, `agreement` the share of positions
@@ -90,7 +43,7 @@ class Control(Quality):
     beats_plan: bool
 
 
-class Verification(_Document):
+class Verification(Document):
     """The written model against the planned one, in a fresh process; the differences are relative to the largest logit.
 
     `cached_decoding_equal` is null for models that do not generate; `other_layers` are layers whose configuration
@@ -107,7 +60,7 @@ class Verification(_Document):
     other_layers: Layers
 
 
-class EvaluationData(_Document):
+class EvaluationData(Document):
     """The held-out data that quality was measured on."""
 
     source: str
@@ -117,7 +70,7 @@ class EvaluationData(_Document):
     digest: str
 
 
-class BudgetCheck(_Document):
+class BudgetCheck(Document):
     """The metric of the dense and of the pruned model, and the loss between them; null where it is not finite."""
 
     dense: float
@@ -125,7 +78,7 @@ class BudgetCheck(_Document):
     drop: float | None
 
 
-class BudgetTrial(_Document):
+class BudgetTrial(Document):
     """A plan that the search tried."""
 
     layers_removed: int
@@ -148,7 +101,7 @@ class BudgetVerification(BudgetCheck):
     within: bool
 
 
-class QualityBudget(_Document):
+class QualityBudget(Document):
     """How a target of kind `quality` was met."""
 
     metric: Literal["perplexity", "accuracy", "agreement"]
@@ -158,7 +111,7 @@ class QualityBudget(_Document):
     tried: list[BudgetTrial]
 
 
-class PushedFile(_Document):
+class PushedFile(Document):
     """A file at the place that `output.uri` names."""
 
     name: str
@@ -166,7 +119,7 @@ class PushedFile(_Document):
     sha256: str
 
 
-class Pushed(_Document):
+class Pushed(Document):
     """Where the result was written beside the service's own store; `commit` on a model hub."""
 
     uri: str
@@ -175,7 +128,7 @@ class Pushed(_Document):
     commit: str | None = None
 
 
-class _Result(_Document):
+class _Result(Document):
     output: Pushed | None = None
 
 
@@ -206,21 +159,21 @@ class SweepPoint(Quality):
     decode_seconds: float | None
 
 
-class Unreachable(_Document):
+class Unreachable(Document):
     """A ratio that no plan reaches."""
 
     requested: Ratio
     reason: str
 
 
-class Knee(_Document):
+class Knee(Document):
     """The point of a sweep after which quality falls fastest."""
 
     requested: Ratio
     achieved: Ratio
 
 
-class Sweep(_Document):
+class Sweep(Document):
     """Plans for several ratios to remove, in the unit `of`."""
 
     of: Literal["parameters", "flops", "layers"]
@@ -236,7 +189,7 @@ class SweepResult(_Result):
     evaluation: EvaluationData
 
 
-class StackLayer(_Document):
+class StackLayer(Document):
     """A layer of the model."""
 
     index: int
@@ -245,7 +198,7 @@ class StackLayer(_Document):
     flops: int
 
 
-class ReachableRatio(_Document):
+class ReachableRatio(Document):
     """The largest ratio that could be removed, and the shares of the smallest and the largest removable layer."""
 
     largest: Ratio
@@ -253,7 +206,7 @@ class ReachableRatio(_Document):
     largest_layer: Ratio
 
 
-class ReachableRatios(_Document):
+class ReachableRatios(Document):
     """The ratios by unit."""
 
     parameters: ReachableRatio
@@ -261,7 +214,7 @@ class ReachableRatios(_Document):
     layers: ReachableRatio
 
 
-class EstimatedTarget(_Document):
+class EstimatedTarget(Document):
     """The target of the specification, and whether it can be reached."""
 
     kind: Literal["parameters", "flops", "layers"]
@@ -269,14 +222,14 @@ class EstimatedTarget(_Document):
     reachable: bool
 
 
-class MachineSpeed(_Document):
+class MachineSpeed(Document):
     """The speed of the worker that the seconds are estimated for."""
 
     flops_per_second: float
     bytes_per_second: float
 
 
-class Estimate(_Document):
+class Estimate(Document):
     """What a job would need. `streamed`: the weights would be read from disk layer by layer.
 
     `peak_memory_bytes` is null where it cannot be estimated; `seconds` are by phase.
@@ -307,7 +260,7 @@ class AnalyzeResult(_Result):
     """The result of an `analyze` job: its findings are at the links `similarity`, `layers` and `report`."""
 
 
-class LayerRow(_Document):
+class LayerRow(Document):
     """A layer in the table of layers: its size, its segment, its score by every criterion, and the decision."""
 
     index: int
@@ -320,7 +273,7 @@ class LayerRow(_Document):
     reason: str
 
 
-class Similarity(_Document):
+class Similarity(Document):
     """The similarity of every two layers; null where it is not finite. `segments` are first and last layer of each.
 
     `loss_curve` is the loss of the segmentation by the number of segments.

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+UploadKind = Literal["dataset", "model"]
 UPLOADS = "uploads"
 MOST_FILES = 200
 # How long an address that was signed for sending may be good.
@@ -28,7 +29,7 @@ class NewUpload(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(max_length=128, pattern=BASE_NAME)]
-    kind: Literal["dataset", "model"]
+    kind: UploadKind
     files: Annotated[tuple[NewFile, ...], Field(min_length=1, max_length=MOST_FILES)]
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Whether what a job shows is exactly what `jobs/results.py` and `jobs/events.py` describe."""
+"""Whether what a job shows is exactly what `jobs/progress.py`, `jobs/results.py` and `jobs/events.py` describe."""
 
 import json
 from collections.abc import Iterable
@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from jobs.events import JobEvent
-from jobs.results import RESULTS, Plan, Progress, Resolved
+from jobs.progress import Plan, Progress, Resolved
+from jobs.results import RESULTS
 
 EVENT: TypeAdapter[Any] = TypeAdapter(JobEvent)
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,10 @@ def similarity_matrix(analysis: Analysis) -> np.ndarray:
 
 def as_json(analysis: Analysis) -> dict[str, Any]:
     """Matrix, layer names, segments and how it was measured; a value that is not a number becomes null."""
-    matrix = similarity_matrix(analysis)
+    matrix: list[list[float]] = similarity_matrix(analysis).tolist()
     return {
         "layers": analysis.layer_names,
-        "matrix": np.where(np.isfinite(matrix), matrix.astype(object), None).tolist(),
+        "matrix": [[value if math.isfinite(value) else None for value in row] for row in matrix],
         "segments": analysis.segments,
         "loss_curve": analysis.loss_curve,
         "estimator": analysis.estimator,

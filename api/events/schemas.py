@@ -1,5 +1,6 @@
 """Events as the API shows them."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Self
 
@@ -31,5 +32,5 @@ class EventPage(BaseModel):
     has_more: bool
 
     @classmethod
-    def of(cls, events: list[Event], *, has_more: bool) -> Self:
+    def of(cls, events: Sequence[Event], *, has_more: bool) -> Self:
         return cls(data=[EventView.model_validate(event) for event in events], has_more=has_more)

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from api.protocol.pages import Page
 from api.protocol.stored_json import DescribedAs
 from jobs.errors import JobError
-from jobs.results import JobResult, Plan, Progress, Resolved
+from jobs.progress import Plan, Progress, Resolved
+from jobs.results import JobResult
 from jobs.spec import JobSpec
 from jobs.states import State
 from jobs.tables import Artifact, Job, JsonObject

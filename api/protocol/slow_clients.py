@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 import h11
+from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from api.protocol.problems import MEDIA_TYPE, problem
@@ -25,7 +26,9 @@ class PatientProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         super().connection_made(transport)
-        self._seconds: float = self.config.app.state.settings.slow_client_seconds
+        app = self.config.app
+        assert isinstance(app, FastAPI)
+        self._seconds: float = app.state.settings.slow_client_seconds
         self._received = 0
         self._seen: Any = None
         self._look()

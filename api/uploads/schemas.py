@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal, Self
+from typing import Literal, Self, cast
 from urllib.parse import quote
 
 from pydantic import BaseModel
@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from api.protocol.pages import Page
 from jobs.repository import DeclaredFile
 from jobs.tables import Upload
+from jobs.uploads import UploadKind
 
 
 class UploadFileView(BaseModel):
@@ -27,7 +28,7 @@ class UploadView(BaseModel):
     id: str
     object: Literal["upload"] = "upload"
     name: str
-    kind: Literal["dataset", "model"]
+    kind: UploadKind
     status: Literal["open", "ready"]
     uri: str
     size_bytes: int
@@ -43,7 +44,7 @@ class UploadView(BaseModel):
         return cls(
             id=upload.id,
             name=upload.name,
-            kind=upload.kind,
+            kind=cast(UploadKind, upload.kind),
             status="open" if upload.completed_at is None else "ready",
             uri=f"upload://{upload.id}",
             size_bytes=sum(file.size_bytes for file in files),

@@ -9,11 +9,11 @@ from sqlalchemy.orm import Session
 from jobs.clock import later, now, seconds_until
 from jobs.errors import JobError
 from jobs.events import AttemptStarted, NewEvent, RequeueReason
+from jobs.progress import Progress
 from jobs.repository.counters import FENCED_WRITES, STORED_BYTES, tally, tally_phase
 from jobs.repository.tenants import may_run
 from jobs.repository.transitions import change, fail, move, requeue
 from jobs.repository.uploads import StoredUpload, claimed_uploads
-from jobs.results import Progress
 from jobs.spec import JobSpec
 from jobs.states import HELD, State
 from jobs.tables import Analysis, Artifact, Job, JsonObject
@@ -76,7 +76,7 @@ class News:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job that succeeds leaves in the database; `resolved`, `plan` and `result` as in `jobs/results.py`."""
+    """What a job that succeeds leaves in the database; types: `jobs/progress.py`, `jobs/results.py`."""
 
     result: JsonObject
     plan: JsonObject | None = None

@@ -9,8 +9,8 @@ from sqlalchemy.exc import StatementError
 from jobs.database import transaction
 from jobs.errors import MOST_MESSAGE, JobError
 from jobs.events import NewEvent, PhaseStarted
+from jobs.progress import Progress
 from jobs.repository import Claim, ClaimRepository, JobRepository
-from jobs.results import Progress
 from jobs.states import State
 from tests.jobs.lives import (
     ANALYSIS,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TextIO
 from pydantic import BaseModel
 
 from jobs.observability.tracing import Span, begin_span
-from jobs.results import SourceFile
+from jobs.progress import SourceFile
 from worker.supervision.messages import PhaseProgress, PlanMessage, ProgressMessage, ResolvedMessage
 
 if TYPE_CHECKING:

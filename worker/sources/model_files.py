@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from jobs.locations.uris import PLACE_SCHEMES, place_of
-from jobs.results import SourceFile
+from jobs.progress import SourceFile
 from worker.sources.access import DownloadLimits, SourceAccess
 from worker.sources.buckets import Bucket
 from worker.sources.download_cache import DownloadCache

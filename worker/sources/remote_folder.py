@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from jobs.results import SourceFile
+from jobs.progress import SourceFile
 
 
 class SourceError(Exception):

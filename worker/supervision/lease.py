@@ -11,8 +11,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from jobs.database import DATABASE_DOWN, transaction
 from jobs.events import NewEvent, PhaseStarted
+from jobs.progress import Progress
 from jobs.repository import Claim, ClaimRepository, News
-from jobs.results import Progress
 from jobs.states import State
 from jobs.tables import JsonObject
 

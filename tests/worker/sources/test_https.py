@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobs.results import SourceFile
+from jobs.progress import SourceFile
 from tests.described import require_exact
 from tests.services.processes import free_port
 from tests.services.web import Handler, Web, break_after, drip, endless, redirect_to, web
