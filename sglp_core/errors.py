@@ -1,11 +1,11 @@
-"""Every way the method can refuse, each with one code of the service's closed list."""
+"""The errors that users of this library can act on, each with the stable code that the service reports."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class SGLPError(Exception):
-    """A refusal the caller can act on; `code` is stable, the message says what to do."""
+    """An error the caller can act on; `code` is stable, the message says what to do."""
 
     code = "internal"
 
@@ -23,7 +23,7 @@ class SourceUnreachable(SGLPError):
 
 
 class UnsafeFormat(SGLPError):
-    """The files could run code, or lie about what they hold."""
+    """The files could run code, or their headers do not match their content."""
 
     code = "unsafe_format"
 
@@ -41,7 +41,7 @@ class BadCalibration(SGLPError):
 
 
 class OutOfMemory(SGLPError):
-    """What was asked for needs more memory than there is."""
+    """The request needs more memory than is available."""
 
     code = "out_of_memory"
 
@@ -58,7 +58,10 @@ class VerificationFailed(SGLPError):
 
 @contextmanager
 def as_unsupported(what: str) -> Iterator[None]:
-    """Whatever a library raises about a model is `UnsupportedArchitecture`; a want of memory stays one."""
+    """Turn any error of a library into `UnsupportedArchitecture`, except running out of memory.
+
+    Libraries raise many types of errors for a model that they cannot build or run. `what` begins the message.
+    """
     try:
         yield
     except (SGLPError, MemoryError):

@@ -1,8 +1,7 @@
-"""Run one of our modules in a process of its own: JSON in, JSON out, nothing shared with this one but the files.
+"""Call a module of this package in a separate process, with JSON as input and output; only files are shared.
 
-Importing the libraries takes longer than most of what is asked. So on Linux one interpreter imports them and does
-nothing else, and every question is answered by a fork of it; elsewhere, where forks of such a process are not safe, by
-an interpreter of its own.
+Importing the libraries takes longer than most calls. So on Linux one server process imports them, and each call runs in
+a fork of it. On other systems, where forking such a process is not safe, each call starts a new interpreter.
 """
 
 import importlib
@@ -14,8 +13,9 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
+from sglp_core.checkpoints.strict_json import JsonObject
 from sglp_core.errors import SGLPError
 
 FORKS = sys.platform == "linux"
@@ -23,12 +23,12 @@ if sys.platform == "linux":
     import pyprctl
 
 LOG_TAIL = 2000
-# With the last, PyTorch asks which devices there are without starting CUDA, which would not outlive a fork.
+# With the last one, PyTorch finds the devices without starting CUDA, which does not work in a forked process.
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
 class FreshProcesses:
-    """A context in which questions are asked, one after the other; its files lie in `scratch`."""
+    """A context manager that runs calls one after the other; requests, answers and the log are files in `scratch`."""
 
     def __init__(self, scratch: Path, *, forks: bool = FORKS) -> None:
         self.scratch = scratch
@@ -42,34 +42,34 @@ class FreshProcesses:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        self._end()
+        self._stop()
 
-    def call(self, module: str, request: dict[str, Any]) -> dict[str, Any]:
-        """What the module's function `handle` answers.
+    def call(self, module: str, request: JsonObject) -> JsonObject:
+        """Call the module's function `handle` with the request and return its answer.
 
-        Raises `MemoryError` where the process was killed, as systems do for want of memory, and `SGLPError` with the
-        end of its log where it fails otherwise.
+        Raises `MemoryError` where the process was killed, which systems do when memory runs out, and `SGLPError` with
+        the end of its log where it fails otherwise.
         """
-        question, answer = self.scratch / f"{module}.request.json", self.scratch / f"{module}.answer.json"
-        question.write_text(json.dumps(request))
-        answer.unlink(missing_ok=True)
+        request_file, answer_file = self.scratch / f"{module}.request.json", self.scratch / f"{module}.answer.json"
+        request_file.write_text(json.dumps(request))
+        answer_file.unlink(missing_ok=True)
         server = self._server = self._server or self._start()
         assert server.stdin is not None
         assert server.stdout is not None
-        # One that has died already is noticed by the missing answer.
+        # A server that has died already shows by the missing answer below.
         with suppress(BrokenPipeError):
-            server.stdin.write(json.dumps([module, str(question), str(answer)]) + "\n")
+            server.stdin.write(json.dumps([module, str(request_file), str(answer_file)]) + "\n")
             server.stdin.flush()
-        said = server.stdout.readline()
-        status = int(said) if said else server.wait()
-        if not (self._forks and said):
-            self._end()
+        reported = server.stdout.readline()
+        status = int(reported) if reported else server.wait()
+        if not (self._forks and reported):
+            self._stop()
         if status == -signal.SIGKILL:
-            raise MemoryError(f"{module} was killed, most likely for want of memory")
-        if status or not answer.is_file():
+            raise MemoryError(f"{module} was killed, most likely because memory ran out")
+        if status or not answer_file.is_file():
             raise SGLPError(f"{module} ended with status {status}: {self._log.read_text(errors='replace')[-LOG_TAIL:]}")
-        result: dict[str, Any] = json.loads(answer.read_text())
-        return result
+        answer: JsonObject = json.loads(answer_file.read_text())
+        return answer
 
     def _start(self) -> subprocess.Popen[str]:
         with self._log.open("wb") as log:
@@ -82,32 +82,32 @@ class FreshProcesses:
                 text=True,
             )
 
-    def _end(self) -> None:
+    def _stop(self) -> None:
         if self._server is not None:
-            # Nothing is in it that is worth ending well, and its fork ends with it.
+            # It holds nothing that must be saved, and its fork is killed with it.
             self._server.kill()
             self._server.communicate()
             self._server = None
 
 
 def _serve() -> None:
-    _end_with_parent()
-    said = os.fdopen(os.dup(1), "w", buffering=1)
-    # What the libraries print belongs into the log.
+    _die_with_parent()
+    statuses = os.fdopen(os.dup(1), "w", buffering=1)
+    # From here, what the libraries print goes to the log.
     os.dup2(2, 1)
     for line in sys.stdin:
-        module, question, answer = json.loads(line)
+        module, request_file, answer_file = json.loads(line)
         handle = importlib.import_module(module).handle
-        forked = os.fork() if "fork" in sys.argv else 0
-        if not forked:
-            _end_with_parent()
-            Path(answer).write_text(json.dumps(handle(json.loads(Path(question).read_text()))))
+        child = os.fork() if "fork" in sys.argv else 0
+        if not child:
+            _die_with_parent()
+            Path(answer_file).write_text(json.dumps(handle(json.loads(Path(request_file).read_text()))))
             sys.exit()
-        said.write(f"{os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1])}\n")
+        statuses.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
 
 
-def _end_with_parent() -> None:
-    """Whoever asked may be killed, and nobody would wait for the answer."""
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies, because nobody would read its answer."""
     if sys.platform == "linux":
         pyprctl.set_pdeathsig(signal.SIGKILL)
 

@@ -1,7 +1,7 @@
-"""Where a curve turns from cheap to dear: the point furthest below the chord between its ends (Kneedle).
+"""Find the knee of a curve: the point furthest below the straight line between its ends.
 
-Satopää, Albrecht, Irwin & Raghavan 2011, without smoothing: both axes are scaled to 0–1, so no unit matters, and the
-vertical distance to the diagonal is largest where the distance to the chord is.
+This is Kneedle (Satopää, Albrecht, Irwin & Raghavan 2011) without smoothing. Both axes are scaled to 0–1, so units do
+not matter; then the vertical distance to the line is largest where the distance to the line is.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,10 @@ import numpy as np
 
 
 def knee(x: Sequence[float], y: Sequence[float]) -> int | None:
-    """The index of the knee of a rising curve with rising `x`; None where no point lies below the chord.
+    """The index of the knee of a curve with rising `x`, or None without a knee.
 
-    Fewer than three points, or a curve that does not rise from its first to its last one, have no knee.
+    There is none with fewer than three points, where `y` does not rise from the first to the last one, or where no
+    point lies below the line between them.
     """
     if len(x) < 3 or not y[-1] > y[0] or not x[-1] > x[0]:
         return None

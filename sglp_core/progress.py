@@ -1,4 +1,4 @@
-"""Progress of a run: what a caller implements to follow it, and what each step of the method reports through."""
+"""Progress of a run: the protocol that callers implement, and the counter that each phase of the method updates."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +17,10 @@ class Progress:
 
 
 class ProgressReporter(Protocol):
-    """Implemented by a caller who wants to follow a run; called from the thread that runs it.
+    """Implemented by callers that follow a run; the methods are called from the thread that runs it.
 
-    `resolved` gets the facts of the opened model as JSON: `model_sha256`, `revision`, `format`, `class`, `versions`;
-    `planned` gets the plan as the report has it.
+    `resolved` receives facts of the loaded model as JSON: `model_sha256`, `revision`, `format`, `class`, `versions`.
+    `planned` receives the plan as in the report.
     """
 
     def progress(self, progress: Progress) -> None: ...
@@ -44,16 +44,16 @@ class Phase:
         self._done, self._total, self._unit = 0, 0, ""
 
     def start(self, total: int, unit: str, done: int = 0) -> None:
-        """Begin to count `total` units, `done` of them already; a phase may count several units one after the other."""
+        """Begin counting `total` units of which `done` are done; call it again where a phase goes on to other units."""
         self._total, self._unit = total, unit
         self.update(done)
 
     def advance(self, count: int = 1) -> None:
-        """That many more units are done."""
+        """Add to the units done."""
         self.update(self._done + count)
 
     def update(self, done: int) -> None:
-        """So many units are done in all; the total grows where it was too low."""
+        """Set the units done; a total that was too low grows with them."""
         self._done, self._total = done, max(self._total, done)
         self._reporter.progress(Progress(self._name, self._done, self._total, self._unit))
 
@@ -66,5 +66,5 @@ class Phase:
 
 
 def silent_phase() -> Phase:
-    """A phase that nobody follows."""
+    """A phase that reports to nobody."""
     return Phase(SilentReporter(), "")

@@ -1,7 +1,7 @@
-"""Results kept on disk by what they were made from: found again by their key, never trusted blindly, bounded in size.
+"""A cache of results on disk: files named by a digest of everything the result depends on, limited in total size.
 
-An entry is one `.npz` file, written beside its place and renamed into it, so several jobs may read and write at once:
-a reader sees a whole entry or none, and two writers of one key write the same.
+Each result is one `.npz` file, written under a temporary name and then renamed. So several jobs may read and write at
+once: a reader sees a complete result or none. Damaged files are treated as missing.
 """
 
 import hashlib
@@ -22,95 +22,97 @@ import numpy as np
 LIMIT_BYTES = 1 << 30
 UNFINISHED_SECONDS = 3600
 FACTS = "facts"
+# Any JSON: each user of the cache has its own keys and facts.
 Key = Mapping[str, Any]
+Facts = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Arrays by name, and facts that are JSON."""
+class CachedResult:
+    """Arrays by name, and facts that can be written as JSON."""
 
     arrays: dict[str, np.ndarray]
-    facts: dict[str, Any]
+    facts: Facts
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Entries of one kind in one folder; those used least recently go once all are larger than `limit_bytes`."""
+    """The cached results in one folder; the least recently used are deleted beyond `limit_bytes` in total."""
 
     folder: Path
     limit_bytes: int = LIMIT_BYTES
 
-    def find(self, key: Key) -> Entry | None:
-        """The entry of a key, or None where there is none that can be read, or only a damaged one."""
+    def find(self, key: Key) -> CachedResult | None:
+        """The result of a key, or None where it is missing, damaged or unreadable."""
         path = self._path(key)
         try:
             content = path.read_bytes()
-            entry = _read(content, key)
+            result = _read(content, key)
         except (OSError, zipfile.BadZipFile, ValueError, KeyError):
             return None
         with suppress(OSError):
             os.utime(path)
-        return entry
+        return result
 
-    def keep(self, key: Key, entry: Entry) -> None:
-        """Write an entry, then make room. Where the disk does not take it, only the next job takes longer.
+    def keep(self, key: Key, result: CachedResult) -> None:
+        """Write a result, then delete old ones beyond the limit; one larger than the limit is not written.
 
-        One that is larger than the limit by itself is not written at all.
+        Errors of the disk are ignored: they only make the next job slower.
         """
-        if sum(array.nbytes for array in entry.arrays.values()) > self.limit_bytes:
+        if sum(array.nbytes for array in result.arrays.values()) > self.limit_bytes:
             return
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as file:
                 try:
-                    facts = json.dumps({"key": dict(key), **entry.facts})
-                    np.savez(file, allow_pickle=False, **{FACTS: np.array(facts)}, **entry.arrays)
+                    facts = json.dumps({"key": dict(key), **result.facts})
+                    np.savez(file, allow_pickle=False, **{FACTS: np.array(facts)}, **result.arrays)
                     file.close()
                     Path(file.name).replace(self._path(key))
                 except BaseException:
                     Path(file.name).unlink(missing_ok=True)
                     raise
-            self._make_room()
+            self._delete_beyond_limit()
 
     def drop(self, key: Key) -> None:
-        """Remove the entry of a key, if there is one."""
+        """Delete the result of a key, if there is one."""
         with suppress(OSError):
             self._path(key).unlink(missing_ok=True)
 
     def _path(self, key: Key) -> Path:
-        return self.folder / f"{name_of(key)}.npz"
+        return self.folder / f"{key_digest(key)}.npz"
 
-    def _make_room(self) -> None:
+    def _delete_beyond_limit(self) -> None:
         for unfinished in self.folder.glob("*.part"):
-            # Its writer was killed; one that still writes is younger.
+            # No writer takes this long, so the one of this file was killed.
             with suppress(FileNotFoundError):
                 if time.time() - unfinished.stat().st_mtime > UNFINISHED_SECONDS:
                     unfinished.unlink()
-        entries = []
+        files = []
         for path in self.folder.glob("*.npz"):
             with suppress(FileNotFoundError):
-                entries.append((path.stat().st_mtime_ns, path.stat().st_size, path))
-        total = sum(size for _, size, _ in entries)
-        for _, size, path in sorted(entries):
+                files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
             if total <= self.limit_bytes:
                 return
             path.unlink(missing_ok=True)
             total -= size
 
 
-def name_of(key: Key) -> str:
-    """The sha256 of a key, whatever the order of its parts."""
+def key_digest(key: Key) -> str:
+    """The sha256 of a key in hexadecimal; the order of its parts makes no difference."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
-def _read(content: bytes, key: Key) -> Entry:
-    # Checksums first: the headers of damaged arrays may claim any size.
+def _read(content: bytes, key: Key) -> CachedResult:
+    # Checksums first, because the headers of damaged arrays may claim any size.
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         if archive.testzip() is not None:
             raise zipfile.BadZipFile("a checksum does not match")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        found = {name: arrays[name] for name in arrays.files}
-    facts = json.loads(str(found.pop(FACTS)))
-    if name_of(facts.pop("key")) != name_of(key):
-        raise ValueError("an entry of another key")
-    return Entry(found, facts)
+        content_by_name = {name: arrays[name] for name in arrays.files}
+    facts = json.loads(str(content_by_name.pop(FACTS)))
+    if key_digest(facts.pop("key")) != key_digest(key):
+        raise ValueError("the file holds the result of another key")
+    return CachedResult(content_by_name, facts)

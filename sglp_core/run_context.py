@@ -11,11 +11,11 @@ from sglp_core.progress import Phase, ProgressReporter, SilentReporter
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where a run may read, where it keeps what can be used again, and who follows it.
+    """Where a run may read, its cache, how it uses memory, and the reporter of its progress.
 
-    `roots` are the only folders that local models and data may lie in (None: anywhere). `local_files` are the files of
-    calibration and evaluation sources that the caller has fetched, by the name of the source. `cache` holds fetched
-    models and earlier results. `memory` says whether the weights are loaded whole.
+    `roots` are the only folders in which local models and data may lie (None: anywhere). `local_files` maps calibration
+    and evaluation sources to files that the caller has already fetched. `cache` holds downloaded models and earlier
+    results. `memory` says whether the weights are loaded or streamed from disk.
     """
 
     roots: Sequence[Path] | None = None

@@ -1,6 +1,6 @@
-"""What a model was trained to predict, as one loss: next tokens, masked tokens, or a class.
+"""The tasks that models are trained for (next tokens, masked tokens, classes), their batches, and their one loss.
 
-The loss is what GradNorm differentiates and what perplexity is made of.
+GradNorm is the gradient of this loss, and perplexity is its exponential.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from transformers.models.auto import modeling_auto
 from sglp_core.architectures import IMAGE_CLASSIFIERS
 from sglp_core.errors import UnsupportedArchitecture
 
-# One in this many of the calibration windows judges; the others are fitted on.
+# One calibration sample in this many is used to judge a fit, and the others to fit.
 JUDGED_SHARE = 4
 
 Task = Literal["causal_lm", "masked_lm", "image_classification", "text_classification"]
@@ -26,10 +26,10 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """One calibration batch on the CPU: the model's inputs, and the label of every position (or image) that counts.
+    """One batch of samples on the CPU: the model's inputs and the labels.
 
     `inputs` holds `input_ids` and `attention_mask` `[B, T]`, or `pixel_values` `[B, C, H, W]`; `labels` is `[B, T]`
-    with -100 where nothing is predicted, or, of classifiers, `[B]`.
+    with -100 where nothing is predicted, or `[B]` for classifiers.
     """
 
     inputs: dict[str, Tensor]
@@ -43,36 +43,36 @@ class Batch:
         return Batch({name: tensor[first:end] for name, tensor in self.inputs.items()}, self.labels[first:end])
 
     def split(self, rows: int) -> Iterator["Batch"]:
-        """The same windows (or images), at most `rows` at a time."""
+        """The same samples in batches of at most `rows`."""
         for first in range(0, len(self.labels), rows):
             part = slice(first, first + rows)
             yield Batch({name: tensor[part] for name, tensor in self.inputs.items()}, self.labels[part])
 
 
-def together(batches: Sequence[Batch], rows: int) -> Iterator[Batch]:
-    """The same samples in the same order, `rows` at a time and what is left at the end. All must have one shape."""
+def rebatch(batches: Sequence[Batch], rows: int) -> Iterator[Batch]:
+    """The same samples in the same order in batches of `rows`, the last may be smaller. All must have one shape."""
     inputs = {name: torch.cat([batch.inputs[name] for batch in batches]) for name in batches[0].inputs}
     yield from Batch(inputs, torch.cat([batch.labels for batch in batches])).split(rows)
 
 
-def evenly(batches: Sequence[Batch], most: int) -> Iterator[Batch]:
-    """The same samples in the same order, in batches of at most `most` whose sizes differ by one at most."""
-    whole = next(together(batches, sum(len(batch.labels) for batch in batches)))
+def rebatch_evenly(batches: Sequence[Batch], max_rows: int) -> Iterator[Batch]:
+    """The same samples in the same order, in batches of at most `max_rows` whose sizes differ by at most one."""
+    whole = next(rebatch(batches, sample_count(batches)))
     count = len(whole.labels)
-    parts = -(-count // most)
+    parts = -(-count // max_rows)
     for part in range(parts):
         yield whole.rows(part * count // parts, (part + 1) * count // parts)
 
 
 def task_of(model_class: type[transformers.PreTrainedModel]) -> Task:
-    """The task of a stock class, by transformers' own tables; raises `UnsupportedArchitecture` where it has no head."""
+    """The task of a model class, by transformers' own tables; raises `UnsupportedArchitecture` where none lists it."""
     tables: dict[Task, list[str]] = {
         "causal_lm": ["MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"],
         "masked_lm": ["MODEL_FOR_MASKED_LM_MAPPING_NAMES"],
         "image_classification": ["MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"],
         "text_classification": ["MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"],
     }
-    # Masked first: BERT-like classes with both heads are listed by their own class name in one table only.
+    # The first table wins: XLMWithLMHeadModel, the one class in two tables, counts as a causal language model.
     for task, names in tables.items():
         for name in names:
             for entry in getattr(modeling_auto, name).values():
@@ -87,19 +87,21 @@ def task_of(model_class: type[transformers.PreTrainedModel]) -> Task:
 
 
 def require_classes(config: transformers.PretrainedConfig, task: Task) -> None:
-    """Raises `UnsupportedArchitecture` for a model with a head of classes that does not choose one of several."""
-    kind = getattr(config, "problem_type", None)
-    if task == "text_classification" and (config.num_labels < 2 or kind not in {None, "single_label_classification"}):
+    """Raise `UnsupportedArchitecture` for a text classifier that does not choose one of several classes."""
+    problem = getattr(config, "problem_type", None)
+    if task == "text_classification" and (
+        config.num_labels < 2 or problem not in {None, "single_label_classification"}
+    ):
         raise UnsupportedArchitecture(
-            f"the model gives {config.num_labels} numbers ({kind or 'regression'}); looked for a head that chooses one "
-            "of several classes, since its loss is the cross-entropy of one class"
+            f"the head of the model has {config.num_labels} outputs ({problem or 'regression'}); looked for a head "
+            "that chooses one of several classes, because quality is measured as cross-entropy and accuracy"
         )
 
 
 def logits_of(model: nn.Module, batch: Batch, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-    """Logits `[B, T, V]` or `[B, classes]`, without the cache that only generation needs.
+    """Logits `[B, T, V]` or `[B, classes]`, computed without the KV cache.
 
-    `weights` take the place of the model's parameters of those names, and gradients flow to them.
+    `weights` replace the model's parameters of the same names, and gradients flow to them.
     """
     extra = {"use_cache": False} if hasattr(model.config, "use_cache") and "input_ids" in batch.inputs else {}
     inputs = {**batch.inputs, **extra}
@@ -109,7 +111,7 @@ def logits_of(model: nn.Module, batch: Batch, weights: Mapping[str, Tensor] | No
 
 
 def aligned(logits: Tensor, labels: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-    """Logits `[N, V]` and labels `[N]` of the positions that count, each logit row beside the label it predicts."""
+    """Logits `[N, V]` and labels `[N]` of the positions with a label; row i of the logits predicts label i."""
     if task == "causal_lm":
         logits, labels = logits[:, :-1], labels[:, 1:]
     keep = labels != IGNORED
@@ -117,29 +119,29 @@ def aligned(logits: Tensor, labels: Tensor, task: Task) -> tuple[Tensor, Tensor]
 
 
 def loss_of(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
-    """Mean cross-entropy in nats over the positions that count."""
+    """Mean cross-entropy in nats over the positions with a label."""
     rows, targets = aligned(logits, labels, task)
     return nn.functional.cross_entropy(rows.float(), targets)
 
 
 def split(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
-    """Calibration batches to fit on, and the last quarter of the windows (at least one) to judge on.
+    """Calibration batches to fit on, and the last quarter of the samples (at least one) to judge on.
 
-    Both are empty where there is only one window.
+    Both are empty where there is only one sample.
     """
     judged: list[Batch] = []
-    wanted = max(1, windows(batches) // JUDGED_SHARE)
+    missing = max(1, sample_count(batches) // JUDGED_SHARE)
     fitted = list(batches)
-    while wanted:
+    while missing:
         last = fitted.pop()
-        count = min(wanted, len(last.labels))
+        count = min(missing, len(last.labels))
         if count < len(last.labels):
             fitted.append(last.rows(0, len(last.labels) - count))
         judged.append(last.rows(len(last.labels) - count, len(last.labels)))
-        wanted -= count
+        missing -= count
     return (fitted, judged) if fitted else ([], [])
 
 
-def windows(batches: Sequence[Batch]) -> int:
-    """How many texts or images."""
+def sample_count(batches: Sequence[Batch]) -> int:
+    """The number of windows, texts or images in all batches."""
     return sum(len(batch.labels) for batch in batches)

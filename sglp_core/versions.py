@@ -1,4 +1,4 @@
-"""The versions of what makes a result."""
+"""The versions of Python and the libraries that results depend on."""
 
 import platform
 from importlib.metadata import version
@@ -11,7 +11,7 @@ from transformers.utils import is_timm_available
 
 
 def versions() -> dict[str, str]:
-    """What the result depends on."""
+    """Version by library name; timm only where it is installed."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

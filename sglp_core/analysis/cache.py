@@ -14,7 +14,7 @@ from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.loading.cache_key import common_key
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Method
-from sglp_core.result_cache import Cache, Entry, name_of
+from sglp_core.result_cache import Cache, CachedResult, key_digest
 
 FACTS = ("estimator", "kernel", "n_samples", "sample_unit", "calibration_digest")
 SCORES = ("importance", "run_importance")
@@ -46,20 +46,20 @@ def find_or_measure(
     cache = Cache(folder / "analyses")
     entry = cache.find(key)
     if entry is not None:
-        return _analysis(entry, loaded, method), Origin(name_of(key), True)
+        return _analysis(entry, loaded, method), Origin(key_digest(key), True)
     analysis = measure()
     cache.keep(key, _entry(analysis))
-    return analysis, Origin(name_of(key), False)
+    return analysis, Origin(key_digest(key), False)
 
 
-def _entry(analysis: Analysis) -> Entry:
+def _entry(analysis: Analysis) -> CachedResult:
     arrays = {"similarity": analysis.similarity}
     for group in SCORES:
         arrays |= {f"{group}/{name}": scores for name, scores in getattr(analysis, group).items()}
-    return Entry(arrays, {name: getattr(analysis, name) for name in FACTS})
+    return CachedResult(arrays, {name: getattr(analysis, name) for name in FACTS})
 
 
-def _analysis(entry: Entry, loaded: LoadedModel, method: Method) -> Analysis:
+def _analysis(entry: CachedResult, loaded: LoadedModel, method: Method) -> Analysis:
     scores: dict[str, dict[str, np.ndarray]] = {group: {} for group in SCORES}
     for name, array in entry.arrays.items():
         group, _, criterion = name.partition("/")

@@ -1,6 +1,6 @@
 """Image classifiers of the CIFAR literature that transformers does not contain, registered with its Auto classes.
 
-Importing this package is what makes them known: `import sglp_core.architectures` before `from_pretrained`.
+Import this package before calling `from_pretrained` on one of them.
 """
 
 from transformers import AutoConfig, AutoModelForImageClassification, PretrainedConfig, PreTrainedModel

@@ -1,7 +1,7 @@
 """ResNets for 32 × 32 images (He et al. 2015, arXiv 1512.03385, section 4.2): three stages of basic blocks.
 
-ResNet-20/32/44/56/110 have 3/5/7/9/18 blocks a stage. Where a stage begins the shortcut takes every second pixel and
-pads the new channels with zeros (option A), so no shortcut has parameters.
+ResNet-20/32/44/56/110 have 3/5/7/9/18 blocks per stage. At the start of a stage the shortcut takes every second pixel
+and pads the new channels with zeros (option A in the paper), so no shortcut has parameters.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 
 class CifarResNetConfig(PretrainedConfig):
-    """`depths` and `hidden_sizes` are the blocks and the channels of each stage."""
+    """`depths` and `hidden_sizes` are the numbers of blocks and of channels of each stage."""
 
     model_type = "cifar_resnet"
 

@@ -1,4 +1,4 @@
-"""VGG-16 with batch norm for 32 × 32 images (Simonyan & Zisserman 2014, arXiv 1409.1556), its head one linear layer.
+"""VGG-16 with batch norm and one linear layer as head, for 32 × 32 images (Simonyan & Zisserman, arXiv 1409.1556).
 
 A layer is a convolution with its batch norm and ReLU; each stage ends with a pooling that halves the image.
 """
@@ -12,7 +12,7 @@ from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 
 class CifarVGGConfig(PretrainedConfig):
-    """`depths` and `hidden_sizes` are the convolutions and the channels of each stage; the defaults are VGG-16."""
+    """`depths` and `hidden_sizes` are the numbers of convolutions and of channels of each stage."""
 
     model_type = "cifar_vgg"
 
@@ -46,7 +46,7 @@ class CifarVGGLayer(nn.Module):
 
 
 class CifarVGGForImageClassification(PreTrainedModel):
-    """Stages of convolutions, each followed by max pooling, mean over what pixels are left, and a linear head."""
+    """Stages of convolutions, each with max pooling; then the mean over the remaining pixels, and a linear head."""
 
     config_class = CifarVGGConfig
     main_input_name = "pixel_values"

@@ -1,6 +1,5 @@
-"""Calibration and held-out data for one job: which samples the plan may see, and which it never sees."""
+"""Prepare the samples of one job: calibration samples that the plan is based on, and held-out samples to judge it."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,12 +7,12 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
-from sglp_core.checkpoints.model_folder import local_path
+from sglp_core.checkpoints.model_folder import local_path, sha256_of
 from sglp_core.data.images import read_images
 from sglp_core.data.labelled_texts import read_labelled_texts
-from sglp_core.data.self_generated import self_written_windows
+from sglp_core.data.self_generated import self_generated_windows
 from sglp_core.data.token_windows import text_windows
-from sglp_core.data.window_cache import find_or_write
+from sglp_core.data.window_cache import find_or_generate
 from sglp_core.errors import BadCalibration
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.loading.streamed_model import StreamedModel
@@ -23,7 +22,11 @@ from sglp_core.tasks import Batch, Task
 
 
 class Samples(Protocol):
-    """What a model is measured and judged on: token windows, texts or images, in the order they were drawn."""
+    """Token windows, texts or images, in the order in which they were drawn.
+
+    `noun` names them in reports, `digest` is the sha256 of their content, `probe` a small input for comparing logits,
+    and `split(n)` gives the first n and the others.
+    """
 
     @property
     def noun(self) -> str: ...
@@ -38,7 +41,7 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """Samples to measure on and samples to judge on; `description` says where the latter come from."""
+    """Samples for the analysis, and held-out ones for the evaluation; `description` names the source of the latter."""
 
     measured: Samples
     held_out: Samples | None
@@ -73,12 +76,13 @@ def prepare(
     evaluation: Evaluation | None,
     context: RunContext,
 ) -> CalibrationData:
-    """Calibration samples, and held-out ones where there is an evaluation. Raises `BadCalibration`.
+    """Read or generate calibration samples, and held-out ones where there is an evaluation.
 
-    Text that the model writes itself is kept in the context's cache and found there by later runs.
+    Text that the model generates is cached in the context's cache. Raises `BadCalibration`, and `SourceForbidden` for a
+    source outside the context's roots.
     """
     if evaluation and _is_same(evaluation.source, calibration.source, context):
-        # Drawn in the same order from the same samples, they would be those that were measured.
+        # Read separately, the evaluation samples would be the calibration samples, drawn in the same order.
         evaluation = replace(evaluation, source="held_out")
     reserved = evaluation.samples if evaluation and evaluation.source == "held_out" else 0
     samples = _samples(loaded, calibration, calibration.source, calibration.samples + reserved, context)
@@ -88,14 +92,14 @@ def prepare(
     measured, held_out = samples.split(len(samples) - reserved)
     description = f"{len(held_out)} {held_out.noun} of the calibration source that were not measured"
     if evaluation and evaluation.source == "self":
-        raise BadCalibration("a model is not judged on what it wrote itself; give a file, or 'held_out'")
+        raise BadCalibration("evaluation.source cannot be 'self'; give a file, or 'held_out'")
     if evaluation and evaluation.source != "held_out":
         held_out = _samples(loaded, calibration, evaluation.source, evaluation.samples, context)
         description = f"{len(held_out)} {held_out.noun} of {Path(evaluation.source).name}"
     if not len(measured) or (evaluation and not len(held_out)):
         raise BadCalibration(
-            f"{Path(calibration.source).name} gives {len(samples)} {samples.noun}, too little for both measuring and "
-            "judging; give more, or ask for a shorter sequence_length (blank lines separate the documents of a .txt)"
+            f"{Path(calibration.source).name} gives {len(samples)} {samples.noun}, too few for both calibration and "
+            "evaluation; give more, or a shorter sequence_length (blank lines separate the documents of a .txt)"
         )
     return CalibrationData(
         measured, held_out if evaluation else None, calibration.batch_size, calibration.seed, description
@@ -103,7 +107,7 @@ def prepare(
 
 
 def _is_same(one: str, other: str, context: RunContext) -> bool:
-    """Whether two sources are one file or folder, or files of the same bytes."""
+    """Whether two sources are the same file or folder, or files of equal content."""
     if {one, other} & {"self", "held_out"}:
         return False
     local = context.local_files
@@ -112,13 +116,8 @@ def _is_same(one: str, other: str, context: RunContext) -> bool:
     )
     if first == second:
         return True
-    are_alike = first.is_file() and second.is_file() and first.stat().st_size == second.stat().st_size
-    return are_alike and len({_sha256(first), _sha256(second)}) == 1
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    same_size = first.is_file() and second.is_file() and first.stat().st_size == second.stat().st_size
+    return same_size and sha256_of(first) == sha256_of(second)
 
 
 def _samples(loaded: LoadedModel, calibration: Calibration, source: str, count: int, context: RunContext) -> Samples:
@@ -130,29 +129,29 @@ def _samples(loaded: LoadedModel, calibration: Calibration, source: str, count: 
     if loaded.task == "image_classification":
         if source == "self":
             raise BadCalibration(
-                "an image model cannot write its own calibration data; give a folder of class folders, a .zip of one, "
-                "or a .parquet file with images"
+                "an image model cannot generate calibration data; give a folder of class folders, a .zip of one, or a "
+                ".parquet file with images"
             )
         samples = read_images(source, loaded.model, loaded.processor, count, seed, roots)
     elif loaded.task == "text_classification":
         if source == "self" or isinstance(loaded.model, StreamedModel):
             raise BadCalibration(
-                "a classifier of texts cannot write its own calibration data, and must fit in memory to label it; give "
-                "texts as a .txt, .jsonl or .parquet file"
+                "a text classifier cannot generate calibration data, and labels it only where the model fits in "
+                "memory; give texts as a .txt, .jsonl or .parquet file"
             )
         samples = read_labelled_texts(local_path(source, roots), loaded.model, loaded.processor, count, length, seed)
     elif source == "self":
         if isinstance(loaded.model, StreamedModel):
             raise BadCalibration(
-                "the model does not fit in memory, and writing text would read all its weights from disk for every "
+                "the model does not fit in memory, and generating text would read all its weights from disk for each "
                 "token; give calibration text as a .txt, .jsonl or .parquet file"
             )
-        samples = find_or_write(
+        samples = find_or_generate(
             loaded,
             calibration,
             count,
             context.cache,
-            lambda: self_written_windows(loaded, loaded.processor, calibration, count, progress),
+            lambda: self_generated_windows(loaded, loaded.processor, calibration, count, progress),
         )
     else:
         samples = text_windows(source, loaded.processor, count, length, seed, roots)

@@ -1,6 +1,6 @@
-"""Encoded images and what they are labelled with, from a folder of class folders, a zip of one, or a Parquet file.
+"""Read encoded images and their labels from a folder of class folders, a zip of one, or a Parquet file.
 
-Nothing is unpacked to disk: a zip is read in place, member by member, and no member is read beyond a fixed size.
+Nothing is unpacked to disk: members of a zip are read one by one, each up to a fixed size.
 """
 
 import io
@@ -22,7 +22,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 MAX_IMAGE_BYTES = 64_000_000
 MAX_IMAGES = 5_000_000
 LABEL_COLUMNS = ("label", "labels", "fine_label")
-# What a reader makes of a damaged file of its own format.
+# The errors that the readers of these formats raise for damaged files.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -53,16 +53,16 @@ class ImageFiles:
 
 
 def read_image_files(path: Path, count: int, seed: int, roots: Sequence[Path] | None = None) -> ImageFiles:
-    """Up to `count` images of a source, drawn without replacement from the seed.
+    """Up to `count` images of a source, drawn at random with the seed, without replacement.
 
-    The class of an image in a folder or a zip is the name of the folder it lies in; where all lie in one folder there
-    are no labels. Raises `BadCalibration` for an unreadable source, and `SourceForbidden` where a link leaves `roots`.
+    In a folder or a zip, the class of an image is the name of its folder; where all images are in one folder, they have
+    no labels. Raises `BadCalibration` for an unreadable source, and `SourceForbidden` where a link leaves `roots`.
     """
     try:
         if path.is_dir():
             return _from_folder(path, count, seed, roots)
         if not path.is_file():
-            raise BadCalibration(f"{path.name} is no file")
+            raise BadCalibration(f"{path.name} is not a file")
         if path.suffix == ".zip":
             return _from_zip(path, count, seed)
         if path.suffix == ".parquet":
@@ -73,8 +73,8 @@ def read_image_files(path: Path, count: int, seed: int, roots: Sequence[Path] | 
 
 
 def _from_folder(path: Path, count: int, seed: int, roots: Sequence[Path] | None) -> ImageFiles:
-    found = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    names = [file.relative_to(path).as_posix() for file in found]
+    files = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    names = [file.relative_to(path).as_posix() for file in files]
 
     def read(name: str) -> bytes:
         with within(path / name, roots).open("rb") as file:
@@ -97,12 +97,12 @@ def _from_zip(path: Path, count: int, seed: int) -> ImageFiles:
 def _from_names(source: str, names: list[str], read: Callable[[str], bytes], count: int, seed: int) -> ImageFiles:
     if len(names) > MAX_IMAGES:
         raise BadCalibration(f"{source} holds more than {MAX_IMAGES:,} images")
-    # Hidden files, and the folder in which one system's archives keep what is no image.
+    # Without hidden files, and without the folder of metadata that macOS adds to archives.
     visible = sorted(name for name in names if not any(p.startswith((".", "__MACOSX")) for p in name.split("/")))
     folders = {name: PurePosixPath(name).parent.name for name in visible}
     labelled = len(set(folders.values())) > 1
     if labelled and "" in folders.values():
-        raise BadCalibration(f"{source} has images both beside and inside its class folders; keep only one of the two")
+        raise BadCalibration(f"{source} has images both beside and inside class folders; keep only one of the two")
     drawn = _draw(visible, count, seed)
     chosen = tuple(ImageFile(name, read(name), folders[name] if labelled else None) for name in drawn)
     return ImageFiles(chosen, tuple(sorted(set(folders.values()))) if labelled else ())
@@ -121,7 +121,7 @@ def _from_parquet(path: Path, count: int, seed: int) -> ImageFiles:
         if label and not (
             pa.types.is_integer(schema.field(label).type) or pa.types.is_string(schema.field(label).type)
         ):
-            raise BadCalibration(f"{path.name}: the column {label} holds neither numbers nor names of classes")
+            raise BadCalibration(f"{path.name}: the column {label} holds neither class numbers nor class names")
         names = _class_names(schema.metadata, label)
         drawn = _draw(list(range(file.metadata.num_rows)), count, seed)
         rows: dict[int, ImageFile] = dict.fromkeys(drawn, ImageFile("", b"", None))
@@ -130,8 +130,8 @@ def _from_parquet(path: Path, count: int, seed: int) -> ImageFiles:
             for row in range(len(group)):
                 if number in rows:
                     content = group.column(image)[row].as_py()
-                    found = group.column(label)[row].as_py() if label else None
-                    rows[number] = _row(f"row {number}", content, found, names)
+                    stored_label = group.column(label)[row].as_py() if label else None
+                    rows[number] = _image_of_row(f"row {number}", content, stored_label, names)
                 number += 1
     if len({image.label is None for image in rows.values()}) > 1:
         raise BadCalibration(f"{path.name}: some images have a label and some have none")
@@ -139,7 +139,7 @@ def _from_parquet(path: Path, count: int, seed: int) -> ImageFiles:
     return ImageFiles(tuple(rows.values()), names or tuple(sorted(strings)))
 
 
-def _row(name: str, value: Any, label: str | int | None, names: Sequence[str]) -> ImageFile:
+def _image_of_row(name: str, value: Any, label: str | int | None, names: Sequence[str]) -> ImageFile:
     content = value.get("bytes") if isinstance(value, dict) else value
     if isinstance(label, int) and 0 <= label < len(names):
         label = names[label]
@@ -159,16 +159,16 @@ def _limited(name: str, read: Callable[[int], bytes]) -> bytes:
     return content
 
 
-def _holds_images(kind: Any) -> bool:
+def _holds_images(column_type: Any) -> bool:
     import pyarrow as pa
 
-    if pa.types.is_struct(kind):
-        return bool(kind.get_field_index("bytes") >= 0)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    if pa.types.is_struct(column_type):
+        return bool(column_type.get_field_index("bytes") >= 0)
+    return bool(pa.types.is_binary(column_type) or pa.types.is_large_binary(column_type))
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, label: str | None) -> tuple[str, ...]:
-    """The names of a `ClassLabel` column, which the datasets library writes beside the schema."""
+    """The class names of a `ClassLabel` column, which the datasets library stores in the metadata of the schema."""
     try:
         features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         return tuple(str(name) for name in features[label]["names"])

@@ -1,4 +1,4 @@
-"""Images as an image classifier takes them: preprocessed by the model's own processor, each with its class."""
+"""Read a user's images for an image classifier: preprocessed by the model's own processor, each with its class."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ from sglp_core.data.image_files import ImageFile, read_image_files
 from sglp_core.errors import BadCalibration
 from sglp_core.tasks import Batch, Task
 
-# What a photograph may decode to; a small file can claim far more.
+# More than photographs have; a small file can claim far more.
 MAX_PIXELS = 100_000_000
 PROBE_IMAGES = 2
 LABELLED_AT_ONCE = 16
@@ -24,7 +24,10 @@ LABELLED_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Images:
-    """Preprocessed images `[N, C, H, W]` float32 with their classes `[N]`; `noun` says how those were found."""
+    """Preprocessed images `[N, C, H, W]` in the model's dtype with their classes `[N]`.
+
+    `noun` says in reports where the classes come from.
+    """
 
     pixel_values: Tensor
     labels: Tensor
@@ -56,10 +59,10 @@ class Images:
 def read_images(
     source: str, model: Any, processor: Any, count: int, seed: int, roots: Sequence[Path] | None = None
 ) -> Images:
-    """Up to `count` images of a user's folder, zip or Parquet file, in an order drawn from the seed.
+    """Up to `count` images of a user's folder, zip or Parquet file, in an order drawn at random with the seed.
 
-    Class names are looked up in the model's `label2id`; where the model knows none of them and there are as many as it
-    has classes, they are numbered in sorted order. Images without a label get the dense model's own prediction, so that
+    Class names are looked up in the model's `label2id`. Where it has none of them, and the number of classes is the
+    same, they are numbered in sorted order. Images without a label get the dense model's prediction as label, so that
     accuracy on them is agreement with the dense model. Raises `BadCalibration`.
     """
     files = read_image_files(local_path(source, roots), count, seed, roots)
@@ -88,7 +91,7 @@ def _pixels(file: ImageFile, processor: Any) -> Tensor:
 
 
 def _numbers(class_names: Sequence[str], config: Any) -> tuple[dict[str, int], str]:
-    """The number of every class name, and what the images are to be called for it."""
+    """The number of each class name, and the noun of images whose classes were numbered that way."""
     known = {_folded(name): number for name, number in config.label2id.items()}
     unknown = [name for name in class_names if _folded(name) not in known]
     if not unknown:

@@ -1,6 +1,6 @@
-"""Texts for a model that sorts texts into classes: one document each, and the class that the model itself gives it.
+"""Read a user's documents for a text classifier and label each with the class that the dense model predicts.
 
-So accuracy on them is agreement with the dense model, as it is for images without labels (`images.py`).
+So accuracy on them is agreement with the dense model, as for images without labels (`images.py`).
 """
 
 import hashlib
@@ -57,7 +57,7 @@ class LabelledTexts:
 
 
 def read_labelled_texts(file: Path, model: Any, tokenizer: Any, count: int, length: int, seed: int) -> LabelledTexts:
-    """Up to `count` documents of a user's file, each cut at `length` tokens, in an order drawn from the seed.
+    """Up to `count` documents of a user's file, each cut at `length` tokens, in an order drawn at random with the seed.
 
     Raises `BadCalibration`, and `UnsupportedArchitecture` where the model cannot read them.
     """
@@ -67,7 +67,7 @@ def read_labelled_texts(file: Path, model: Any, tokenizer: Any, count: int, leng
         raise BadCalibration(f"{file.name} holds no text")
     random.Random(seed).shuffle(documents)
     if tokenizer.pad_token_id is None:
-        raise BadCalibration("the tokenizer has no padding token, so texts of several lengths cannot be read together")
+        raise BadCalibration("the tokenizer has no padding token, so texts of different lengths cannot form a batch")
     tokens = tokenizer(documents[:count], padding="max_length", truncation=True, max_length=length, return_tensors="pt")
     inputs = {name: tokens[name] for name in ("input_ids", "attention_mask")}
     return LabelledTexts(**inputs, labels=_predicted(model, inputs))

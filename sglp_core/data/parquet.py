@@ -1,4 +1,4 @@
-"""Rows of a Parquet file, a few at a time: pages can unpack to gigabytes, and say so before they are unpacked."""
+"""Read a Parquet file a few rows at a time, by the uncompressed sizes in its metadata, so that memory stays bounded."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,7 +10,8 @@ MAX_ROWS_AT_ONCE = 64
 def batches_of_rows(file: Any, columns: Sequence[str]) -> Iterator[Any]:
     """Record batches of these columns of a `pyarrow.parquet.ParquetFile`, in the order of the file.
 
-    As many rows at once as fit into 64 MB by what their row group claims. Raises `ValueError` where one row does not.
+    A batch has at most 64 rows, and at most 64 MB by the uncompressed size that its row group states. Raises
+    `ValueError` where a single row is larger.
     """
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)

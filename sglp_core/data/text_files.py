@@ -1,4 +1,4 @@
-"""The documents of a user's text file, read a piece at a time: of a large file a draw, and no value without end."""
+"""Read the documents of a user's text file in small pieces; of a large file, only a random sample is kept."""
 
 import heapq
 import json
@@ -16,15 +16,15 @@ TEXT_FIELDS = ("text", "content")
 
 
 def draw_texts(path: Path, most: int, seed: int) -> list[str]:
-    """The documents of a `.txt`, `.jsonl` or `.parquet` file that are not blank, in the order of the file.
+    """The non-blank documents of a `.txt`, `.jsonl` or `.parquet` file, in the order of the file.
 
-    Where they hold more than `most` characters, a draw of them from the seed that holds no more; a single document that
-    is longer is cut there. Memory is bounded by `most` and one record. Raises `BadCalibration`.
+    Where they have more than `most` characters in all, a random sample with the seed that has no more; a single
+    document that is longer is cut. Memory is bounded by `most` and one record. Raises `BadCalibration`.
     """
     if not path.is_file():
-        raise BadCalibration(f"{path.name} is no file")
+        raise BadCalibration(f"{path.name} is not a file")
     generator = random.Random(seed)
-    # The documents with the smallest of random keys: the one that would go first is on top.
+    # Each document gets a random key, and those with the smallest keys are kept; the largest key is on top of the heap.
     kept: list[tuple[float, int, str]] = []
     held = 0
     try:
@@ -42,7 +42,7 @@ def draw_texts(path: Path, most: int, seed: int) -> list[str]:
 
 def _documents(path: Path) -> Iterator[str]:
     if path.suffix == ".txt":
-        return _parted_by_blank_lines(path)
+        return _separated_by_blank_lines(path)
     if path.suffix == ".jsonl":
         return _of_lines(path)
     if path.suffix == ".parquet":
@@ -50,14 +50,14 @@ def _documents(path: Path) -> Iterator[str]:
     raise BadCalibration(f"{path.name}: calibration text is a .txt, .jsonl or .parquet file")
 
 
-def _parted_by_blank_lines(path: Path) -> Iterator[str]:
+def _separated_by_blank_lines(path: Path) -> Iterator[str]:
     rest = ""
     with path.open(encoding="utf-8") as file:
         while piece := file.read(PIECE_CHARACTERS):
             *whole, rest = (rest + piece).split("\n\n")
             yield from whole
             if len(rest) > PIECE_CHARACTERS:
-                # A text of one paragraph is as good in parts; its last character may be half of a blank line.
+                # A very long paragraph is split. Its last character may be the first line break of a blank line.
                 yield rest[:-1]
                 rest = rest[-1:]
     yield rest
@@ -70,7 +70,7 @@ def _of_lines(path: Path) -> Iterator[str]:
                 raise ValueError(f"a line is longer than {MAX_RECORD_CHARACTERS:,} characters")
             if line.strip():
                 text = _text_of(json.loads(line))
-                # JSON can spell half a character, of which no tokenizer can make a token.
+                # Raises for half of a surrogate pair, which JSON can contain but tokenizers cannot encode.
                 text.encode()
                 yield text
 

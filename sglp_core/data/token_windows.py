@@ -1,7 +1,6 @@
-"""Token batches to measure on: text the model writes itself, or the user's own.
+"""Cut text into token windows of one length, and make batches with labels of them.
 
-Windows are cut by the tokenizer's own special-token rules; a model that needs its beginning-of-sequence token gets it
-at the start of every window.
+Every window has the special tokens that the tokenizer adds to a text, such as the beginning-of-sequence token.
 """
 
 import hashlib
@@ -20,17 +19,17 @@ from sglp_core.errors import BadCalibration
 from sglp_core.tasks import IGNORED, Batch, Task
 
 PROBE_ROWS = 2
-# Longer than the window of many models that attend locally (ModernBERT: 128), of which a short probe says nothing.
+# Longer than the local attention window of many models (ModernBERT: 128), which a shorter probe would not test.
 PROBE_TOKENS = 160
 MASKED_SHARE = 0.15
-# What is read of a large text: at least so much, and about twice what the windows hold.
+# Of a large text, at least this much is read, and about twice as much as the windows hold.
 LEAST_TEXT_CHARACTERS = 1 << 23
 TEXT_CHARACTERS_A_TOKEN = 8
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Token windows `[N, T]` with their attention mask, and the sha256 of both."""
+    """Token windows `[N, T]` with their attention mask `[N, T]`."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -43,7 +42,7 @@ class Windows:
 
     @property
     def probe(self) -> dict[str, Tensor]:
-        """A short input for comparing logits: the starts of two windows that carry no padding there."""
+        """A short input for comparing logits: the starts of two windows, with padding treated as text."""
         ids = self.input_ids[:PROBE_ROWS, :PROBE_TOKENS]
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
@@ -63,10 +62,10 @@ class Windows:
 def text_windows(
     source: str, tokenizer: Any, count: int, length: int, seed: int, roots: Sequence[Path] | None = None
 ) -> Windows:
-    """Up to `count` windows of `length` tokens cut from a user's file, in an order drawn from the seed.
+    """Up to `count` windows of `length` tokens cut from a user's file, in an order drawn at random with the seed.
 
-    Of a file with far more text than that only some documents are taken, drawn from the seed (`texts.py`).
-    Raises `BadCalibration` for an empty, unreadable or unknown file.
+    Of a file with far more text than that, only a random sample of its documents is used (`text_files.py`). Raises
+    `BadCalibration` for a file that is empty, unreadable or of an unknown format.
     """
     prefix, suffix = special_tokens(tokenizer)
     body = length - len(prefix) - len(suffix)
@@ -76,7 +75,7 @@ def text_windows(
     documents = draw_texts(local_path(source, roots), most, seed)
     if not documents:
         raise BadCalibration(f"{source} holds no text")
-    # One document after another, as language models are trained; the separator is the tokenizer's own end token.
+    # Documents are joined with the end token of the tokenizer between them, as in the training of language models.
     separator = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     stream: list[int] = []
     for ids in tokenizer(documents, add_special_tokens=False)["input_ids"]:
@@ -90,7 +89,7 @@ def text_windows(
 
 
 def batches(windows: Windows, task: Task, tokenizer: Any, batch_size: int, seed: int) -> Iterator[Batch]:
-    """Windows as model inputs with labels; a masked model gets 15 % of its tokens masked, drawn from the seed."""
+    """Windows as model inputs with labels; for a masked model, a random 15 % of the tokens are masked with the seed."""
     generator = torch.Generator().manual_seed(seed)
     for ids, mask in zip(windows.input_ids.split(batch_size), windows.attention_mask.split(batch_size), strict=True):
         if task == "causal_lm":
@@ -104,7 +103,10 @@ def batches(windows: Windows, task: Task, tokenizer: Any, batch_size: int, seed:
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """What the tokenizer itself puts before and after one text, found by tokenising a word both ways."""
+    """The special tokens that the tokenizer adds before and after a text.
+
+    They are found by tokenising one word with and without them.
+    """
     plain = tokenizer("word", add_special_tokens=False)["input_ids"]
     full = tokenizer("word")["input_ids"]
     for start in range(len(full) - len(plain) + 1):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sglp_core.analysis.criteria import CRITERIA
-from sglp_core.data.self_generated import UNMASKING_STEPS, WRITTEN_AT_ONCE
+from sglp_core.data.self_generated import UNMASKING_STEPS, BATCHES_AT_ONCE
 from sglp_core.data.token_windows import MASKED_SHARE
 from sglp_core.estimation.model_outline import Outline
 from sglp_core.options import PROPOSALS, Calibration, Evaluation, Method, Options
@@ -84,7 +84,7 @@ def _writing(outline: Outline, calibration: Calibration, evaluation: Evaluation,
     written = calibration.samples + (evaluation.samples if evaluation.source == "held_out" else 0)
     if outline.task == "masked_lm":
         return UNMASKING_STEPS * written * window
-    batches = -(-written // (WRITTEN_AT_ONCE * calibration.batch_size))
+    batches = -(-written // (BATCHES_AT_ONCE * calibration.batch_size))
     step = outline.weight_bytes / speed.bytes_per_second
     return written * window + batches * calibration.sequence_length * step
 

@@ -27,7 +27,7 @@ from sglp_core.removal.bypass import bypassed
 from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import Changes, frozen
 from sglp_core.structure.layered_model import LayeredModel
-from sglp_core.tasks import Batch, aligned, logits_of, split, windows
+from sglp_core.tasks import Batch, aligned, logits_of, sample_count, split
 
 # How often held-out data is asked, and after how many answers without progress it is over.
 JUDGEMENTS = 8
@@ -141,8 +141,8 @@ def heal(
         trainable.names,
         _best(curve, healing).step,
         tuple(curve),
-        windows(trained_on),
-        windows(judged),
+        sample_count(trained_on),
+        sample_count(judged),
         resumed_from_step,
     )
 

@@ -15,7 +15,7 @@ from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Healing
 from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import Changes
-from sglp_core.result_cache import Cache, Entry, Key
+from sglp_core.result_cache import Cache, CachedResult, Key
 
 # A state has four float32 numbers for each that is trained: this is enough for half a billion of them.
 LIMIT_BYTES = 8 << 30
@@ -90,16 +90,16 @@ def _digest(changes: Changes) -> str:
     return digest.hexdigest()
 
 
-def _entry(state: State) -> Entry:
+def _entry(state: State) -> CachedResult:
     arrays = {f"tensors/{name}": tensor for name, tensor in state.tensors.items()}
     arrays |= {f"best/{name}": tensor for name, tensor in state.best.items()}
     for number, held in state.optimizer.items():
         arrays |= {f"optimizer/{number}/{name}": tensor for name, tensor in held.items()}
     facts = {"step": state.step, "curve": [asdict(point) for point in state.curve]}
-    return Entry({name: tensor.detach().cpu().numpy() for name, tensor in arrays.items()}, facts)
+    return CachedResult({name: tensor.detach().cpu().numpy() for name, tensor in arrays.items()}, facts)
 
 
-def _state(entry: Entry) -> State:
+def _state(entry: CachedResult) -> State:
     tensors: dict[str, Tensor] = {}
     best: dict[str, Tensor] = {}
     optimizer: dict[int, dict[str, Tensor]] = {}

@@ -15,7 +15,7 @@ from sglp_core.planning.proposals import Proposal, propose, refined_proposal, se
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.repair.repair import Repaired, estimates_batch_norms, folds
 from sglp_core.structure.runs import Run
-from sglp_core.tasks import Batch, windows
+from sglp_core.tasks import Batch, sample_count
 
 # In forward passes over the calibration data: one forward, and a backward that costs two.
 ANALYSIS_PASSES = 3
@@ -61,7 +61,7 @@ def choose_plan(
     refined = refined_proposal(judge, proposals[0], analysis, target, request.protected, budget)
     proposals = [refined, *proposals]
     # One sample cannot be both fitted and judged on.
-    if not folds(loaded, method.repair) or windows(batches) < 2:
+    if not folds(loaded, method.repair) or sample_count(batches) < 2:
         return Choice(refined.plan, proposals)
     proposals, repaired = choose_repaired(loaded, batches, method.repair, proposals, progress)
     return Choice(proposals[0].plan, proposals, repaired)

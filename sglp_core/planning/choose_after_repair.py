@@ -25,7 +25,7 @@ from sglp_core.repair.repair import Repaired, folds, repair
 from sglp_core.repair.write_finder import Forms
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Removed, runs_of
-from sglp_core.tasks import IGNORED, JUDGED_SHARE, Batch, split, together, windows
+from sglp_core.tasks import IGNORED, JUDGED_SHARE, Batch, split, rebatch, sample_count
 
 BEST = 3
 # On how many windows at least the last two are judged, as far as there are as many.
@@ -57,7 +57,7 @@ def choose_repaired(
     few = _first(batches, MOST_PREDICTIONS)
     # Found once and not for each candidate.
     forms = Forms(model, few[0]) if folds(model, kind) else None
-    rounds = _rounds(len(candidates), windows(split(few)[1]))
+    rounds = _rounds(len(candidates), sample_count(split(few)[1]))
     # Only the best repair of the first turn is held: each has copies of many weights.
     kept, kept_for, least = Repaired({}, (), 0, 0), order[0], math.inf
     progress = progress or silent_phase()
@@ -77,7 +77,7 @@ def choose_repaired(
                 kept, kept_for, least = repaired, removed, harm
             progress.advance()
         order.sort(key=lambda each: (-len(harms[each]), fmean(harms[each])))
-    if kept_for != order[0] or windows(few) < windows(batches):
+    if kept_for != order[0] or sample_count(few) < sample_count(batches):
         kept = repair(model, batches, order[0], kind, forms=forms)
     asked = [
         replace(candidates[each], repaired_harm=fmean(harms[each]), repaired_trials=len(harms[each])) for each in order
@@ -103,7 +103,7 @@ def _first(batches: Sequence[Batch], most: int) -> list[Batch]:
             break
         few.append(row)
         predictions += int((row.labels != IGNORED).sum())
-    return list(together(few, len(batches[0].labels)))
+    return list(rebatch(few, len(batches[0].labels)))
 
 
 def _turned(batches: Sequence[Batch], turn: int) -> Sequence[Batch]:

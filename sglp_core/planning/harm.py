@@ -19,7 +19,7 @@ from sglp_core.removal.variant import Variant
 from sglp_core.repair.batch_norm import estimate_statistics
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Removed
-from sglp_core.tasks import CLASSIFICATIONS, Batch, Task, together
+from sglp_core.tasks import CLASSIFICATIONS, Batch, Task, rebatch
 
 # Sets are compared on the same window, so one is enough to tell most apart and many sets can be asked about.
 WINDOWS_AT_ONCE = 1
@@ -106,5 +106,5 @@ def harm_of(dense: Quality, pruned: Quality) -> float:
 
 def _parts_of(batches: Sequence[Batch], task: Task) -> list[Batch]:
     if task in CLASSIFICATIONS:
-        return list(together(batches, SAMPLES_AT_ONCE))
+        return list(rebatch(batches, SAMPLES_AT_ONCE))
     return [part for batch in batches for part in batch.split(WINDOWS_AT_ONCE)]

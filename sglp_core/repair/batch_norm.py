@@ -19,7 +19,7 @@ from sglp_core.removal.weight_changes import Changes
 from sglp_core.repair.result import Attempt
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run
-from sglp_core.tasks import Batch, evenly, logits_of
+from sglp_core.tasks import Batch, rebatch_evenly, logits_of
 
 STATISTICS = ("running_mean", "running_var")
 
@@ -60,7 +60,7 @@ def estimate_statistics(layered: LayeredModel, removed: Sequence[int], batches: 
     gone = {id(module) for index in removed for module in layers[index].modules()}
     kept = {name: module for name, module in _batch_norms(model).items() if id(module) not in gone}
     with _estimating(kept.values()), bypassed(layers, removed):
-        for batch in evenly(batches, max(len(batch.labels) for batch in batches)):
+        for batch in rebatch_evenly(batches, max(len(batch.labels) for batch in batches)):
             logits_of(model, batch.to(model.device))
         return {f"{name}.{each}": getattr(norm, each).clone() for name, norm in kept.items() for each in STATISTICS}
 

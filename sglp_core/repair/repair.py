@@ -20,7 +20,7 @@ from sglp_core.repair.result import Attempt
 from sglp_core.repair.write_finder import Forms
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run, runs_of
-from sglp_core.tasks import Batch, split, windows
+from sglp_core.tasks import Batch, split, sample_count
 
 KINDS: dict[str, tuple[str, ...]] = {
     "compensate": ("compensate",),
@@ -72,7 +72,7 @@ def repair(
         reason = "the model has no batch norms"
     elif estimates_batch_norms(model, kind):
         changes, attempt = repair_batch_norms(model, removed, fitted, judged)
-        return Repaired(changes if attempt.accepted else {}, (attempt,), windows(fitted), windows(judged))
+        return Repaired(changes if attempt.accepted else {}, (attempt,), sample_count(fitted), sample_count(judged))
     elif not isinstance(model.path, str):
         reason = "layers that stand in stages do not write to one residual stream"
     if reason is not None:
@@ -95,7 +95,7 @@ def repair(
                 grown *= built[attempt.kind].shrinks
         attempts += refused + judgements
         progress.advance()
-    return Repaired(folded, tuple(attempts), windows(fitted), windows(judged), so_far)
+    return Repaired(folded, tuple(attempts), sample_count(fitted), sample_count(judged), so_far)
 
 
 def folds(model: LayeredModel, kind: Repair) -> bool:

@@ -75,10 +75,10 @@ def _cut_parquet(folder: Path) -> Path:
 
 
 TEXTS: dict[str, Case] = {
-    "pipe": (_pipe("pipe.txt"), "no file"),
-    "pipe named jsonl": (_pipe("pipe.jsonl"), "no file"),
-    "pipe named parquet": (_pipe("pipe.parquet"), "no file"),
-    "folder named txt": (_folder, "no file"),
+    "pipe": (_pipe("pipe.txt"), "not a file"),
+    "pipe named jsonl": (_pipe("pipe.jsonl"), "not a file"),
+    "pipe named parquet": (_pipe("pipe.parquet"), "not a file"),
+    "folder named txt": (_folder, "not a file"),
     "line without end": (_endless_line, "longer than"),
     "nested too deeply": (_text("deep.jsonl", b"[" * 10**6), "cannot be read"),
     "object nested too deeply": (_text("deep.jsonl", b'{"text":' * 10**5), "cannot be read"),
@@ -183,8 +183,8 @@ IMAGES: dict[str, Case] = {
     "member that is no bzip2": (_broken_member(zipfile.ZIP_BZIP2), "cannot be read"),
     "no zip": (_text("images.zip", b"PK\x03\x04" + bytes(100)), "cannot be read"),
     "zip of nothing": (_zip(), "no images"),
-    "pipe named zip": (_pipe("pipe.zip"), "no file"),
-    "pipe named parquet": (_pipe("pipe.parquet"), "no file"),
+    "pipe named zip": (_pipe("pipe.zip"), "not a file"),
+    "pipe named parquet": (_pipe("pipe.parquet"), "not a file"),
     "pipe among images": (_pipe_among_images, "no images"),
     "claims 4 · 10⁹ pixels a side": (_image_folder(one=_png(2**32 - 1, 2**32 - 1)), "image"),
     "claims 60,000 pixels a side": (_image_folder(one=_png(60_000, 60_000)), "image"),

@@ -190,7 +190,7 @@ def test_a_vit_is_compressed_with_images(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out/model/preprocessor_config.json").is_file()
 
 
-def test_an_image_model_is_told_that_it_needs_images(tmp_path: Path) -> None:
+def test_the_error_of_an_image_model_without_data_asks_for_images(tmp_path: Path) -> None:
     with pytest.raises(BadCalibration, match=r"folder of class folders, a \.zip of one, or a \.parquet file"):
         compress(
             str(write_tiny_vit(tmp_path / "model")),
@@ -207,7 +207,7 @@ def test_a_model_without_an_image_processor_is_refused(tmp_path: Path) -> None:
         load_model(str(directory), Options(calibration=Calibration(sequence_length=16)), RunContext(cache=tmp_path))
 
 
-def test_images_in_half_precision_have_a_digest_of_their_own() -> None:
+def test_images_in_half_precision_have_digests_of_their_content() -> None:
     labels = torch.zeros(1, dtype=torch.long)
     black, white = (
         Images(torch.full((1, 3, 2, 2), value, dtype=torch.bfloat16), labels, "images").digest for value in (0.0, 1.0)

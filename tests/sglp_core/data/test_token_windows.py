@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sglp_core.data.self_generated import self_written_windows
+from sglp_core.data.self_generated import self_generated_windows
 from sglp_core.data.token_windows import Windows, batches, special_tokens, text_windows
 from sglp_core.errors import BadCalibration, SourceForbidden
 from sglp_core.options import Calibration
@@ -64,7 +64,7 @@ def masked() -> Any:
 
 def write(model: Any, tokenizer: Any, task: Any, seed: int = 0, count: int = 5) -> Windows:
     calibration = Calibration(sequence_length=12, batch_size=2, seed=seed)
-    return self_written_windows(LayeredModel(model, find_stack(model), task), tokenizer, calibration, count)
+    return self_generated_windows(LayeredModel(model, find_stack(model), task), tokenizer, calibration, count)
 
 
 @pytest.mark.parametrize(("tokenizer", "expected"), [(PLAIN, ([], [])), (BEGUN, ([BOS], [])), (BOTH, ([BOS], [EOS]))])
@@ -87,7 +87,7 @@ def test_writing_leaves_the_random_state_of_the_caller_alone(causal: Any) -> Non
 
 
 @pytest.mark.parametrize("tokenizer", [PLAIN, BEGUN, BOTH])
-def test_self_written_windows_have_special_tokens_only_at_their_ends(causal: Any, tokenizer: Any) -> None:
+def test_self_generated_windows_have_special_tokens_only_at_their_ends(causal: Any, tokenizer: Any) -> None:
     prefix, suffix = special_tokens(tokenizer)
     windows = write(causal, tokenizer, "causal_lm")
     assert windows.input_ids.shape == (5, 12)
@@ -174,7 +174,7 @@ def test_a_masked_models_labels_are_the_masked_tokens_and_no_special_ones(files:
         ("text.csv", b"a,b", ".parquet"),
     ],
 )
-def test_an_unusable_file_is_told(tmp_path: Path, name: str, content: bytes, word: str) -> None:
+def test_an_unusable_file_is_refused(tmp_path: Path, name: str, content: bytes, word: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadCalibration, match=word):
         text_windows(str(tmp_path / name), BEGUN, 4, 16, seed=0)
@@ -185,6 +185,8 @@ def test_a_text_outside_the_roots_is_forbidden(files: dict[str, Path], tmp_path:
         text_windows(str(files["txt"]), BEGUN, 4, 16, 0, roots=[tmp_path / "elsewhere"])
 
 
-def test_a_window_with_no_room_for_text_is_told(causal: Any) -> None:
+def test_a_window_with_no_room_for_text_is_refused(causal: Any) -> None:
     with pytest.raises(BadCalibration, match="room"):
-        self_written_windows(LayeredModel(causal, "model.layers", "causal_lm"), BOTH, Calibration(sequence_length=3), 1)
+        self_generated_windows(
+            LayeredModel(causal, "model.layers", "causal_lm"), BOTH, Calibration(sequence_length=3), 1
+        )

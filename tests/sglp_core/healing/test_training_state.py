@@ -19,7 +19,7 @@ from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Healing, Options
 from sglp_core.progress import Progress
 from sglp_core.removal.variant import Variant
-from sglp_core.result_cache import Cache, Entry, name_of
+from sglp_core.result_cache import Cache, CachedResult, key_digest
 from sglp_core.run_context import RunContext
 from sglp_core.structure.layered_model import LayeredModel
 from tests.sglp_core.recorded_progress import Recorder
@@ -169,8 +169,8 @@ def test_a_state_comes_back_as_it_was_kept(tmp_path: Path) -> None:
 
 def test_a_state_too_large_to_keep_is_not_written(tmp_path: Path) -> None:
     cache = Cache(tmp_path, limit_bytes=1000)
-    cache.keep({"n": 0}, Entry({"small": np.zeros(10)}, {}))
-    cache.keep({"n": 1}, Entry({"large": np.zeros(1000)}, {}))
+    cache.keep({"n": 0}, CachedResult({"small": np.zeros(10)}, {}))
+    cache.keep({"n": 1}, CachedResult({"large": np.zeros(1000)}, {}))
     assert cache.find({"n": 0}) is not None
     assert cache.find({"n": 1}) is None
 
@@ -215,9 +215,9 @@ def test_another_plan_repair_data_or_setting_is_another_run(tmp_path: Path) -> N
         (drawn(), (2, 3), ones, Healing(5, loss="plain")),
     ]
     names = [
-        name_of(kept_state(opened, data, Variant(removed, changes), healing, tmp_path).key)
+        key_digest(kept_state(opened, data, Variant(removed, changes), healing, tmp_path).key)
         for data, removed, changes, healing in places
     ]
     assert len(set(names)) == len(places)
     again = {name: tensor.clone() for name, tensor in ones.items()}
-    assert name_of(kept_state(opened, drawn(), Variant((2, 3), again), Healing(5), tmp_path).key) == names[0]
+    assert key_digest(kept_state(opened, drawn(), Variant((2, 3), again), Healing(5), tmp_path).key) == names[0]
