@@ -25,7 +25,7 @@ from sglp_core.analysis.tracing import (
     trace_run,
 )
 from sglp_core.checkpoints.limits import require_space
-from sglp_core.loading.streamed_model import Call, Entry, StreamedModel
+from sglp_core.loading.streamed_model import LayerCall, StackInput, StreamedModel
 from sglp_core.tasks import Batch, Task, loss_of
 
 
@@ -39,16 +39,16 @@ def trace_streamed_run(model: StreamedModel, run: TracedRun) -> LayerTrace:
     shape = (len(batches), len(layers))
     squared, product, cosine, angle = (np.zeros(shape) for _ in range(4))
     skip, turned = (np.zeros((shape[0], shape[1] + 1, shape[1] + 1)) for _ in range(2))
-    entries = model.entries(batches)
-    _require_space(model, entries)
-    counted = [counted_positions(batch, entry.hidden) for batch, entry in zip(batches, entries, strict=True)]
+    inputs = model.stack_inputs(batches)
+    _require_space(model, inputs)
+    counted = [counted_positions(batch, stack_input.hidden) for batch, stack_input in zip(batches, inputs, strict=True)]
 
     # hidden[b][i] enters layer i; the last is what leaves the stack.
-    hidden = [[entry.hidden] for entry in entries]
+    hidden = [[stack_input.hidden] for stack_input in inputs]
     for index in range(len(layers)):
         with model.layer(index) as layer, torch.no_grad():
-            for b, entry in enumerate(entries):
-                hidden[b].append(model.keep(entry.calls[index].run(layer, hidden[b][index])))
+            for b, stack_input in enumerate(inputs):
+                hidden[b].append(model.keep(stack_input.calls[index].run(layer, hidden[b][index])))
                 cosine[b, index], angle[b, index] = alikeness(hidden[b][index], hidden[b][-1], counted[b])
     for b, (states, mask) in enumerate(zip(hidden, counted, strict=True)):
         chosen = draw_positions(mask, run.generator)
@@ -62,8 +62,10 @@ def trace_streamed_run(model: StreamedModel, run: TracedRun) -> LayerTrace:
     for index in reversed(range(len(layers))):
         with model.layer(index) as layer:
             layer.requires_grad_(True)
-            for b, entry in enumerate(entries):
-                gradient, sums = _differentiate(layer, entry.calls[index], hidden[b][index], gradients[b][index + 1])
+            for b, stack_input in enumerate(inputs):
+                gradient, sums = _differentiate(
+                    layer, stack_input.calls[index], hidden[b][index], gradients[b][index + 1]
+                )
                 squared[b, index], product[b, index] = sums
                 if index > 0:
                     gradients[b][index] = model.keep(gradient)
@@ -89,7 +91,7 @@ def _gradients_at_the_exit(
 
 
 def _differentiate(
-    layer: nn.Module, call: Call, before: Tensor, gradient: Tensor
+    layer: nn.Module, call: LayerCall, before: Tensor, gradient: Tensor
 ) -> tuple[Tensor, tuple[float, float]]:
     """∂L/∂h of what enters a layer, and its parameters' Σ gradient² and Σ |θ · gradient|."""
     leaf = before.detach().requires_grad_()
@@ -113,6 +115,6 @@ def _skip_losses_of_runs(hidden: Sequence[Tensor], gradients: Mapping[int, Tenso
     return result
 
 
-def _require_space(model: StreamedModel, entries: Sequence[Entry]) -> None:
-    states = sum(entry.hidden.numel() * entry.hidden.element_size() for entry in entries)
+def _require_space(model: StreamedModel, inputs: Sequence[StackInput]) -> None:
+    states = sum(stack_input.hidden.numel() * stack_input.hidden.element_size() for stack_input in inputs)
     require_space(model.scratch, states * (2 * len(model.layers) + 2), "the hidden states of the calibration data")

@@ -8,7 +8,7 @@ from typing import Any
 
 from sglp_core.checkpoints.limits import require_space
 from sglp_core.checkpoints.model_folder import sha256_of
-from sglp_core.loading.processor import CARRIED
+from sglp_core.loading.processor import PROCESSOR_FILES
 from sglp_core.loading.source import Source
 from sglp_core.versions import versions
 
@@ -29,7 +29,7 @@ def write_model(model: Any, source: Source, directory: Path) -> None:
 
 def carry_over(source: Source, directory: Path) -> None:
     """Copy everything that came with the original and does not depend on its layers, unchanged."""
-    for pattern in CARRIED:
+    for pattern in PROCESSOR_FILES:
         for file in source.directory.glob(pattern):
             if file.is_file():
                 shutil.copyfile(file, directory / file.name)

@@ -48,9 +48,9 @@ def leaving_states(
     model: StreamedModel, batches: Sequence[Batch], variants: Sequence[Sequence[int]]
 ) -> list[list[Tensor]]:
     """What leaves the stack: for each variant (a set of removed layers) every batch's hidden states `[B, T, D]`."""
-    entries = model.entries(batches)
+    inputs = model.stack_inputs(batches)
     # By the layers that are gone so far: what each batch is by then.
-    states: dict[tuple[int, ...], list[Tensor]] = {(): [entry.hidden for entry in entries]}
+    states: dict[tuple[int, ...], list[Tensor]] = {(): [stack_input.hidden for stack_input in inputs]}
     for index in range(len(model.layers)):
         gone = {tuple(sorted(i for i in removed if i <= index)) for removed in variants}
         with model.layer(index) as layer:
@@ -58,8 +58,8 @@ def leaving_states(
                 now: states[now[:-1]]
                 if now[-1:] == (index,)
                 else [
-                    model.keep(entry.calls[index].run(layer, hidden))
-                    for entry, hidden in zip(entries, states[now], strict=True)
+                    model.keep(stack_input.calls[index].run(layer, hidden))
+                    for stack_input, hidden in zip(inputs, states[now], strict=True)
                 ]
                 for now in gone
             }

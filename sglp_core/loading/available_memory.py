@@ -1,4 +1,4 @@
-"""Whether a model is loaded whole or streamed from disk, by what it weighs and what this process may use."""
+"""Decide whether a model is loaded or streamed from disk, by its size and the memory that this process may use."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ try:
 except ImportError:  # Windows has no limits of this kind.
     resource = None  # type: ignore[assignment]
 
-# The rest is for activations, gradients of a layer and the libraries themselves.
+# The rest of the memory is for activations, the gradients of a layer, and the libraries.
 WEIGHTS_SHARE = 0.6
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-def streams(memory: Memory, directory: Path) -> bool:
-    """Whether the weights in a model directory stay on disk: as asked for, or where they would fill the memory."""
+def must_stream(memory: Memory, directory: Path) -> bool:
+    """Whether the weights of a model directory stay on disk; with `auto`, where they would fill most of the memory."""
     if memory != "auto":
         return memory == "streaming"
     weights = sum(file.stat().st_size for file in weight_files(directory))
@@ -26,12 +26,12 @@ def streams(memory: Memory, directory: Path) -> bool:
 
 
 def available_bytes() -> int:
-    """What the machine has free, or less where a control group or a resource limit allows this process less."""
+    """The free memory of the machine in bytes, or less where a control group or a resource limit is lower."""
     return min([int(psutil.virtual_memory().available), *_cgroup_limits(), *_resource_limits()])
 
 
 def _cgroup_limits() -> list[int]:
-    """The limits on this process and on all groups around it (control groups of either version)."""
+    """The memory limits of this process's control group and of all groups above it, for both versions of cgroups."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:

@@ -1,28 +1,27 @@
-"""What any result measured on a model depends on besides its data: part of every key of the cache."""
+"""The part of every cache key that identifies the model and the code; results depend on it besides their data."""
 
 import hashlib
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from sglp_core.loading.loaded_model import LoadedModel
-from sglp_core.loading.processor import CARRIED
+from sglp_core.loading.processor import PROCESSOR_FILES
 from sglp_core.versions import versions
 
 PACKAGE = Path(__file__).parents[1]
 
 
-def common_key(loaded: LoadedModel) -> dict[str, Any]:
-    """Weights and configuration, tokenizer or image processor, kind of device, libraries, and the code of this package.
+def common_key(loaded: LoadedModel) -> dict[str, object]:
+    """Weights and configuration, tokenizer or image processor, type of device, libraries, and the code of this package.
 
-    With the code in the key, a release or an edit never meets what another version has measured.
+    Because the code is part of the key, a changed version of this package never reads results of another version.
     """
     folder = loaded.source.directory
-    carried = (file for pattern in CARRIED for file in folder.glob(pattern))
+    processor_files = (file for pattern in PROCESSOR_FILES for file in folder.glob(pattern))
     return {
         "model": loaded.source.digest,
-        "processor": _digest(folder, carried),
+        "processor": _digest(folder, processor_files),
         "class": loaded.class_name,
         "dtype": str(loaded.model.dtype),
         "device": loaded.model.device.type,

@@ -1,4 +1,4 @@
-"""Open a model: fetch its files, check them, find its layers, load its weights once."""
+"""Load a model: fetch its files, check them, find its layers, and load its weights or leave them on disk."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +9,8 @@ import transformers
 
 from sglp_core.checkpoints.fetch import Fetched, fetch
 from sglp_core.checkpoints.stored_tensors import stored_tensors
-from sglp_core.loading.available_memory import streams
-from sglp_core.loading.load_weights import load_whole
+from sglp_core.loading.available_memory import must_stream
+from sglp_core.loading.load_weights import load_in_memory
 from sglp_core.loading.processor import image_shape, processor_of
 from sglp_core.loading.source import Source, open_source
 from sglp_core.loading.streamed_model import StreamedModel
@@ -26,7 +26,7 @@ from sglp_core.tasks import require_classes, task_of
 
 @dataclass(frozen=True)
 class LoadedModel(LayeredModel):
-    """A loaded model with everything that is known before it has run.
+    """A loaded model with its files, its layers, and its tokenizer or image processor.
 
     `model` is the only copy of the weights, or a `StreamedModel` whose weights stay on disk.
     """
@@ -38,15 +38,15 @@ class LoadedModel(LayeredModel):
     processor: Any
 
     def release(self) -> None:
-        """Free the weights, once they are on disk; the model cannot run after it."""
-        # Everybody who has this object must lose them, so a changed copy would not do.
+        """Free the weights, after which the model cannot run."""
+        # Changed in place, because other holders of this object would keep the weights in memory.
         object.__setattr__(self, "model", None)
 
 
 def load_model(model: str | Fetched, options: Options, context: RunContext) -> LoadedModel:
-    """Fetch, check and load, or leave the weights on disk.
+    """Fetch a model, check it, and load its weights or leave them on disk.
 
-    Raises the errors of `fetch`, `open_source`, `measure_stack` and `StreamedModel`.
+    Raises the errors of `fetch`, `open_source`, `measure_stack`, `load_in_memory` and `StreamedModel`.
     """
     if isinstance(model, Fetched):
         fetched = model
@@ -71,9 +71,9 @@ def load_model(model: str | Fetched, options: Options, context: RunContext) -> L
 
 
 def _load_weights(stock: type[transformers.PreTrainedModel], directory: Path, context: RunContext) -> Any:
-    if streams(context.memory, directory):
+    if must_stream(context.memory, directory):
         context.cache.mkdir(parents=True, exist_ok=True)
         return StreamedModel(directory, context.cache)
-    # The configuration that the stack was measured with is set to the attention that shows its FLOPs.
-    model = load_whole(stock, directory, read_config(directory)).eval()
+    # Read again, because measuring the stack has set its configuration to eager attention, which counts FLOPs.
+    model = load_in_memory(stock, directory, read_config(directory)).eval()
     return model.cuda() if torch.cuda.is_available() else model

@@ -1,4 +1,4 @@
-"""The tokenizer or image processor of a model."""
+"""Load the tokenizer or image processor of a model."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ from PIL import Image
 from sglp_core.errors import ModelNotFound
 from sglp_core.tasks import Task
 
-CARRIED = (
+# Files that come with a model and do not depend on its layers; artifacts contain them unchanged.
+PROCESSOR_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model",
     "sentencepiece*.model", "chat_template*", "preprocessor_config.json", "processor_config.json", "LICENSE*",
     "NOTICE*",
@@ -17,12 +18,12 @@ CARRIED = (
 
 
 def image_shape(processor: Any) -> tuple[int, ...]:
-    """(channels, height, width) of what the processor makes of a square image."""
+    """(channels, height, width) of an image after the processor."""
     return tuple(processor(Image.new("RGB", (256, 256)), return_tensors="pt")["pixel_values"].shape[1:])
 
 
 def processor_of(task: Task, directory: Path) -> Any:
-    """The tokenizer or image processor that came with a model; raises `ModelNotFound` where it has none."""
+    """The tokenizer or image processor in a model directory. Raises `ModelNotFound` where there is none."""
     if task != "image_classification":
         try:
             return transformers.AutoTokenizer.from_pretrained(directory)
@@ -34,6 +35,6 @@ def processor_of(task: Task, directory: Path) -> Any:
         return transformers.AutoImageProcessor.from_pretrained(directory)
     except (OSError, ValueError) as error:
         raise ModelNotFound(
-            "the model directory has no image processor (preprocessor_config.json) that transformers knows, so how "
-            f"images are to be resized and normalised is not known: {error}"
+            "the model directory has no image processor (preprocessor_config.json) that transformers can load, so "
+            f"images cannot be resized and normalised: {error}"
         ) from error

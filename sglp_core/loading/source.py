@@ -1,4 +1,4 @@
-"""A model that may be opened: checked, and made loadable by stock classes."""
+"""Check a local model and make it a directory that the classes of transformers can load."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,9 +20,10 @@ from sglp_core.errors import ModelNotFound
 
 @dataclass(frozen=True)
 class Source:
-    """A model that may be opened: a directory stock `from_pretrained` loads, and what it was made from.
+    """A checked model directory that `from_pretrained` can load, and facts of the original model.
 
-    `digest` is the sha256 over the names and contents of the configuration and weight files it came from.
+    `format` is `safetensors` or `gguf`; `digest` is the sha256 over the names and contents of the original
+    configuration and weight files.
     """
 
     directory: Path

@@ -1,7 +1,7 @@
-"""A model whose weights stay on disk: the stock class without weights, and every part's tensors while it is needed.
+"""A model whose weights stay on disk: each layer's tensors are loaded only while the layer runs. On the CPU.
 
-The model itself says what it calls its layers with: one forward pass in which every layer only notes what it was
-given. So a family needs no words of its own here. Runs on the CPU.
+The arguments of each layer are recorded in one forward pass of the model in which the layers do not compute. So no
+model family needs code of its own here.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -35,10 +35,10 @@ TORCH_TYPES = {
 
 
 @dataclass(frozen=True)
-class Call:
-    """What a layer was called with, beside the hidden states: masks, positions and whatever else its family hands on.
+class LayerCall:
+    """The arguments of a layer beside the hidden states: masks, positions and whatever else its family uses.
 
-    `named` says that the hidden states came by name.
+    `named` says that the hidden states are passed as a keyword argument.
     """
 
     rest: tuple[Any, ...]
@@ -46,35 +46,38 @@ class Call:
     named: bool
 
     def run(self, layer: nn.Module, hidden: Tensor) -> Tensor:
-        """What the layer hands on for these hidden states."""
+        """The layer's output for these hidden states."""
         if self.named:
             return layer_output(layer(hidden_states=hidden, **self.kwargs))
         return layer_output(layer(hidden, *self.rest, **self.kwargs))
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One batch at the entrance of the stack: hidden states `[B, T, D]`, and the call of every layer."""
+class StackInput:
+    """One batch as it enters the first layer: hidden states `[B, T, D]`, and the arguments of every layer."""
 
     hidden: Tensor
-    calls: tuple[Call, ...]
+    calls: tuple[LayerCall, ...]
 
 
 class StreamedModel:
-    """A model directory with nothing in memory but what is asked for; `scratch` is where hidden states are kept.
+    """A model directory of which only the requested layers are in memory; hidden states are files in `scratch`.
 
-    Raises `UnsupportedArchitecture` where the checkpoint's names do not tell the layers.
+    Raises `UnsupportedArchitecture` for timm models, quantised models, layers in stages, and checkpoints whose tensor
+    names do not show which layer a tensor belongs to.
     """
 
     def __init__(self, directory: Path, scratch: Path) -> None:
         config = read_config(directory)
         if is_timm(config):
-            raise UnsupportedArchitecture("transformers runs a timm model only with all its weights in memory")
+            raise UnsupportedArchitecture("timm models are not streamed from disk; the model has to fit in memory")
         if getattr(config, "quantization_config", None):
-            raise UnsupportedArchitecture("a model with a quantization_config is not streamed; it has to fit in memory")
+            raise UnsupportedArchitecture(
+                "a model with a quantization_config is not streamed from disk; it has to fit in memory"
+            )
         tensors = stored_tensors(directory)
-        kinds = (TORCH_TYPES.get(tensor.dtype) for tensor in tensors)
-        dtype = config.dtype or next(kind for kind in kinds if kind and kind.is_floating_point)
+        dtypes = (TORCH_TYPES.get(tensor.dtype) for tensor in tensors)
+        dtype = config.dtype or next(dtype for dtype in dtypes if dtype and dtype.is_floating_point)
         with init_empty_weights(include_buffers=False):
             self.model = model_class(config)._from_config(config, dtype=dtype).eval()
         self.model.requires_grad_(False)
@@ -86,7 +89,8 @@ class StreamedModel:
         path = find_stack(self.model)
         if not isinstance(path, str):
             raise UnsupportedArchitecture(
-                f"{type(self.model).__name__} has its layers in stages, and only one stack is streamed from disk"
+                f"{type(self.model).__name__} has its layers in stages, and only models with one stack are streamed "
+                "from disk; the model has to fit in memory"
             )
         self.path = path
         self.layers = layers_of(self.model, self.path)
@@ -94,53 +98,53 @@ class StreamedModel:
         self._tensors: dict[int | None, list[StoredTensor]] = {}
         for tensor in tensors:
             self._tensors.setdefault(layer_number(tensor.name, prefix), []).append(tensor)
-        # Whatever a family returns beside the hidden states; known after a layer has run.
-        self._beside: tuple[Any, ...] | None = None
-        self._known = False
+        # What a layer returns after the hidden states, None where it returns a tensor; set once a layer has run.
+        self._other_outputs: tuple[Any, ...] | None = None
+        self._output_known = False
 
     def get_submodule(self, path: str) -> nn.Module:
-        found: nn.Module = self.model.get_submodule(path)
-        return found
+        module: nn.Module = self.model.get_submodule(path)
+        return module
 
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
-        """One layer with its weights."""
+        """One layer, with its weights in memory inside the `with` statement."""
         with self._loaded(index, self.layers[index].modules()):
             yield self.layers[index]
 
     @contextmanager
     def outside(self) -> Iterator[None]:
-        """Embeddings, last norm and head with their weights: everything that is not in the stack."""
+        """Everything outside the layers (embeddings, last norm, head) has its weights in memory inside the `with`."""
         inside = {id(module) for module in self.layers.modules()}
         with self._loaded(None, (module for module in self.model.modules() if id(module) not in inside)):
             yield
 
-    def entries(self, batches: Iterable[Batch]) -> list[Entry]:
-        """What every batch is when it enters the stack."""
+    def stack_inputs(self, batches: Iterable[Batch]) -> list[StackInput]:
+        """The hidden states and layer arguments of each batch where it enters the first layer."""
         with self.outside(), torch.no_grad():
-            return [self._entry(batch) for batch in batches]
+            return [self._stack_input(batch) for batch in batches]
 
     def logits(self, batch: Batch, hidden: Tensor) -> Tensor:
-        """What the model makes of the hidden states that leave its last layer; call inside `outside()`."""
+        """Logits from the output `[B, T, D]` of the last layer; call inside `outside()`."""
         last = len(self.layers) - 1
 
         def pass_on(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return self._as_returned(hidden if index == last else layer_input(args, kwargs))
 
-        with self._standing_in(pass_on):
+        with self._replaced_layers(pass_on):
             return logits_of(self.model, batch)
 
     def keep(self, hidden: Tensor) -> Tensor:
-        """A copy on disk that reads like any tensor, in memory only as far as there is room; gone when it is freed."""
+        """A copy in a memory-mapped file, used as any other tensor; the file goes when the tensor is freed."""
         with NamedTemporaryFile(dir=self.scratch) as file:
             copy = torch.from_file(file.name, shared=True, size=hidden.numel(), dtype=hidden.dtype).view(hidden.shape)
         return copy.copy_(hidden.detach())
 
-    def _entry(self, batch: Batch) -> Entry:
-        calls: list[Call] = []
+    def _stack_input(self, batch: Batch) -> StackInput:
+        calls: list[LayerCall] = []
         entered: list[Tensor] = []
 
-        def note(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def record(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             hidden = layer_input(args, kwargs)
             if entered and not (hidden is entered[0] or torch.equal(hidden, entered[0])):
                 raise UnsupportedArchitecture(
@@ -148,23 +152,23 @@ class StreamedModel:
                     "so its layers cannot be run one by one; it has to fit in memory"
                 )
             entered.append(hidden)
-            beside = {name: value for name, value in kwargs.items() if value is not hidden}
-            calls.append(Call(args[1:], beside, named=not args))
-            if not self._known:
-                self._learn_form(calls[0], hidden)
+            others = {name: value for name, value in kwargs.items() if value is not hidden}
+            calls.append(LayerCall(args[1:], others, named=not args))
+            if not self._output_known:
+                self._run_first_layer(calls[0], hidden)
             if index == len(self.layers) - 1:
                 raise _EndOfStack
             return self._as_returned(hidden)
 
-        with self._standing_in(note):
+        with self._replaced_layers(record):
             try:
                 logits_of(self.model, batch)
             except _EndOfStack:
-                return Entry(self.keep(entered[0]), tuple(calls))
-        raise UnsupportedArchitecture(f"the model does not run through all layers of {self.path}")
+                return StackInput(self.keep(entered[0]), tuple(calls))
+        raise UnsupportedArchitecture(f"the model does not run all layers of {self.path}; it has to fit in memory")
 
-    def _learn_form(self, call: Call, hidden: Tensor) -> None:
-        """Run the first layer once to see whether its family returns a tensor or a tuple."""
+    def _run_first_layer(self, call: LayerCall, hidden: Tensor) -> None:
+        """Run the first layer once to learn whether layers return a tensor or a tuple."""
         with self.layer(0) as layer:
             forward = vars(layer).pop("forward")
             output = (
@@ -174,20 +178,21 @@ class StreamedModel:
         if isinstance(output, tuple):
             if any(isinstance(value, Tensor) for value in output[1:]):
                 raise UnsupportedArchitecture(
-                    f"the layers of {self.path} hand on more than their hidden states, so they cannot be run one by "
-                    "one; the model has to fit in memory"
+                    f"the layers of {self.path} return other tensors beside their hidden states, so they cannot be run "
+                    "one by one; the model has to fit in memory"
                 )
-            self._beside = output[1:]
-        self._known = True
+            self._other_outputs = output[1:]
+        self._output_known = True
 
     def _as_returned(self, hidden: Tensor) -> Any:
-        return hidden if self._beside is None else (hidden, *self._beside)
+        """The hidden states as this family's layers return them: alone, or first in a tuple."""
+        return hidden if self._other_outputs is None else (hidden, *self._other_outputs)
 
     @contextmanager
-    def _standing_in(self, act: Callable[[int, tuple[Any, ...], dict[str, Any]], Any]) -> Iterator[None]:
-        """Every layer does `act` instead of its own computation; all else about it stays readable."""
+    def _replaced_layers(self, forward: Callable[[int, tuple[Any, ...], dict[str, Any]], Any]) -> Iterator[None]:
+        """Replace the computation of every layer; models still read other attributes of the modules."""
         for index, layer in enumerate(self.layers):
-            layer.forward = lambda *args, i=index, **kwargs: act(i, args, kwargs)
+            layer.forward = lambda *args, i=index, **kwargs: forward(i, args, kwargs)
         try:
             yield
         finally:
@@ -196,8 +201,8 @@ class StreamedModel:
 
     @contextmanager
     def _loaded(self, group: int | None, modules: Iterable[nn.Module]) -> Iterator[None]:
-        """Load a group of tensors into its modules; afterwards they are without weights as before."""
-        places = [(module, name, p) for module in modules for name, p in module.named_parameters(recurse=False)]
+        """Load a group of tensors into its modules, and free them at the end."""
+        empty = [(module, name, p) for module in modules for name, p in module.named_parameters(recurse=False)]
         state = {tensor.name: _read(tensor) for tensor in self._tensors.get(group, ())}
         shown = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
@@ -216,25 +221,27 @@ class StreamedModel:
             if group is None:
                 self.model.tie_weights()
             paths = {id(module): path for path, module in self.model.named_modules()}
-            loaded = {f"{paths[id(module)]}.{name}": getattr(module, name) for module, name, _ in places}
+            loaded = {f"{paths[id(module)]}.{name}": getattr(module, name) for module, name, _ in empty}
             require_loaded(name for name, value in loaded.items() if value.is_meta)
             require_finite(loaded.items())
             yield
         finally:
-            for module, name, parameter in places:
+            for module, name, parameter in empty:
                 setattr(module, name, parameter)
             if shown:
                 logging.enable_progress_bar()
 
 
 class _EndOfStack(Exception):
-    """Every layer has been called; what comes after is not wanted."""
+    """Ends a forward pass after the last layer has been called."""
 
 
 def _read(tensor: StoredTensor) -> Tensor:
-    """The tensor in memory of its own, read from its place in the file."""
+    """A tensor read from its file into new memory."""
     if tensor.dtype not in TORCH_TYPES:
-        raise UnsupportedArchitecture(f"tensors of type {tensor.dtype} are not loaded one by one")
+        raise UnsupportedArchitecture(
+            f"tensors of type {tensor.dtype} are not streamed from disk; the model has to fit in memory"
+        )
     content = torch.empty(tensor.size_bytes, dtype=torch.uint8)
     with tensor.file.open("rb", buffering=0) as file:
         file.seek(tensor.begin)

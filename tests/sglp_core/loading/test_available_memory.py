@@ -12,7 +12,7 @@ from safetensors import safe_open
 import sglp_core
 from sglp_core import Calibration, Evaluation, Method, Target
 from sglp_core.errors import BadCalibration, OutOfMemory
-from sglp_core.loading.available_memory import available_bytes, streams
+from sglp_core.loading.available_memory import available_bytes, must_stream
 from sglp_core.options import Options
 from sglp_core.reporting.report import CompressReport
 from sglp_core.run_context import RunContext
@@ -84,12 +84,12 @@ def test_auto_streams_what_would_fill_the_memory(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     with file.open("wb") as sparse:
         sparse.truncate(available_bytes() // 2)
-    assert not streams("auto", tmp_path)
-    assert streams("streaming", tmp_path)
+    assert not must_stream("auto", tmp_path)
+    assert must_stream("streaming", tmp_path)
     with file.open("wb") as sparse:
         sparse.truncate(available_bytes() * 2)
-    assert streams("auto", tmp_path)
-    assert not streams("in_memory", tmp_path)
+    assert must_stream("auto", tmp_path)
+    assert not must_stream("in_memory", tmp_path)
 
 
 def test_a_resource_limit_is_less_memory() -> None:

@@ -136,7 +136,7 @@ def test_a_model_that_works_between_its_layers_is_refused(tmp_path: Path) -> Non
     last = streamed.layers[3]
     last.register_forward_pre_hook(lambda _m, args: (args[0] * 2, *args[1:]))
     with pytest.raises(UnsupportedArchitecture, match="between the layers 2 and 3"):
-        streamed.entries(batches_for(model))
+        streamed.stack_inputs(batches_for(model))
 
 
 def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
     config = (tmp_path / "model/config.json").read_text()
     (tmp_path / "headless/config.json").write_text(config)
     with pytest.raises(UnsafeFormat, match=r"hold no lm_head\.weight"):
-        StreamedModel(tmp_path / "headless", tmp_path).entries(batches_for(model))
+        StreamedModel(tmp_path / "headless", tmp_path).stack_inputs(batches_for(model))
 
 
 def test_logits_are_those_of_the_model_in_memory_to_the_bit(tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ def test_logits_are_those_of_the_model_in_memory_to_the_bit(tmp_path: Path) -> N
     streamed = StreamedModel(tmp_path / "model", tmp_path)
     (batch, *_) = batches_for(model)
     with torch.no_grad():
-        (entry,) = streamed.entries([batch])
-        hidden = entry.hidden
-        for index, call in enumerate(entry.calls):
+        (stack_input,) = streamed.stack_inputs([batch])
+        hidden = stack_input.hidden
+        for index, call in enumerate(stack_input.calls):
             with streamed.layer(index) as layer:
                 hidden = call.run(layer, hidden)
         with streamed.outside():
