@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sglp_core.analysis.criteria import CRITERIA
-from sglp_core.data.self_generated import UNMASKING_STEPS, BATCHES_AT_ONCE
+from sglp_core.data.self_generated import BATCHES_AT_ONCE, UNMASKING_STEPS
 from sglp_core.data.token_windows import MASKED_SHARE
 from sglp_core.estimation.model_outline import Outline
 from sglp_core.options import PROPOSALS, Calibration, Evaluation, Method, Options

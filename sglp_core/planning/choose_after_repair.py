@@ -25,7 +25,7 @@ from sglp_core.repair.repair import Repaired, folds, repair
 from sglp_core.repair.write_finder import Forms
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Removed, runs_of
-from sglp_core.tasks import IGNORED, JUDGED_SHARE, Batch, split, rebatch, sample_count
+from sglp_core.tasks import IGNORED, JUDGED_SHARE, Batch, rebatch, sample_count, split
 
 BEST = 3
 # On how many windows at least the last two are judged, as far as there are as many.

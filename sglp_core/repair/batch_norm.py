@@ -19,7 +19,7 @@ from sglp_core.removal.weight_changes import Changes
 from sglp_core.repair.result import Attempt
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run
-from sglp_core.tasks import Batch, rebatch_evenly, logits_of
+from sglp_core.tasks import Batch, logits_of, rebatch_evenly
 
 STATISTICS = ("running_mean", "running_var")
 

@@ -20,7 +20,7 @@ from sglp_core.repair.result import Attempt
 from sglp_core.repair.write_finder import Forms
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run, runs_of
-from sglp_core.tasks import Batch, split, sample_count
+from sglp_core.tasks import Batch, sample_count, split
 
 KINDS: dict[str, tuple[str, ...]] = {
     "compensate": ("compensate",),
