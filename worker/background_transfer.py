@@ -1,4 +1,4 @@
-"""Copying files on a thread of its own, so that the supervisor's heartbeats continue meanwhile."""
+"""Copying files on a separate thread, so that the supervisor's heartbeats continue meanwhile."""
 
 import threading
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.chaos`: jobs under random faults for some minutes, then what is left of every promise.
+"""`python -m benchmarks.chaos`: jobs under random faults for some minutes, then a check of every promise.
 
 API, two workers, scheduler, PostgreSQL, Redis and an S3 server are real processes on loopback.
 """
@@ -27,7 +27,7 @@ def main(
     chosen = random.randrange(2**31) if seed is None else seed
     console.print(f"seed {chosen}")
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
-        # The database server runs as a user of its own and must reach its folder.
+        # The database server runs as a separate user and must reach its folder.
         Path(name).chmod(0o755)
         outcome = run(Path(name), minutes * 60, chosen, lambda line: print(line, file=sys.stderr))
     show(outcome)

@@ -1,4 +1,4 @@
-"""Faults that can be undone: each is done, waited for, and healed."""
+"""Faults that can be undone: each is injected, lasts for a while, and is healed."""
 
 import random
 import subprocess
@@ -27,7 +27,7 @@ REPEATED_HINTS = 20
 
 
 class Nothing(Enum):
-    """What a fault answers that found nothing to do."""
+    """The result of a fault that had no target."""
 
     TO_BREAK = "nothing to break"
 
@@ -51,7 +51,7 @@ class Redis:
 
 
 class Faults:
-    """Does one fault after the other; `counts` says how many of which. Workers are two, and each is replaced."""
+    """Injects one fault after the other and counts them in `counts`. A killed worker, of two, is replaced."""
 
     def __init__(
         self, stack: Stack, database: PostgreSQL, redis: Redis, proxy: FaultyProxy, celery: Celery, seed: int
@@ -82,7 +82,7 @@ class Faults:
         }
 
     def do_one(self, job_ids: list[str]) -> str:
-        """Do a random fault and heal it; returns what it was."""
+        """Inject a random fault and heal it; returns its name."""
         kind = self._random.choice(list(self._kinds))
         self._job_ids = job_ids
         if self._kinds[kind]() is Nothing.TO_BREAK:

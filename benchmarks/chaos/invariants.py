@@ -1,4 +1,4 @@
-"""What must hold after the chaos, asked of the database and the object store."""
+"""The invariants that must hold after the faults, checked in the database and the object store."""
 
 import hashlib
 import itertools
@@ -13,7 +13,7 @@ from worker.upkeep.cleanup import attempt_of
 
 
 def violations(connection: Connection, store: ArtifactStore, accepted: Mapping[str, str]) -> dict[str, list[str]]:
-    """What does not hold, by invariant; empty lists are what is hoped for. `accepted` maps keys to jobs."""
+    """The violations of each invariant; an empty list means that it holds. `accepted` maps keys to jobs."""
     jobs = {row.id: row for row in connection.execute(select(Job.__table__))}
     counted = select(Event.job_id, func.count()).where(Event.type.in_(TERMINAL)).group_by(Event.job_id)
     ends = dict(connection.execute(counted).tuples().all())
@@ -69,6 +69,7 @@ def _unpublished(connection: Connection, store: ArtifactStore) -> list[str]:
 
 def _webhooks(connection: Connection, job_ids: object) -> list[str]:
     endpoints = list(connection.execute(select(WebhookEndpoint.id)).scalars())
-    told = sorted(connection.execute(select(WebhookDelivery.job_id, WebhookDelivery.endpoint_id)).tuples())
-    wanted = sorted((job_id, endpoint) for job_id in job_ids for endpoint in endpoints)  # type: ignore[attr-defined]
-    return [str(each) for each in set(told) ^ set(wanted)] + (["repeated"] if len(told) != len(set(told)) else [])
+    delivered = sorted(connection.execute(select(WebhookDelivery.job_id, WebhookDelivery.endpoint_id)).tuples())
+    expected = sorted((job_id, endpoint) for job_id in job_ids for endpoint in endpoints)  # type: ignore[attr-defined]
+    repeated = ["repeated"] if len(delivered) != len(set(delivered)) else []
+    return [str(each) for each in set(delivered) ^ set(expected)] + repeated

@@ -1,4 +1,4 @@
-"""The user in the chaos: submits under keys, asks again, cancels, and remembers every promise it was given."""
+"""The user in the chaos: submits with idempotency keys, repeats requests, cancels, and records every accepted job."""
 
 import random
 import threading
@@ -49,7 +49,7 @@ class Load(threading.Thread):
         return tiny_spec(self._models / model, self._models / "text.txt", **self._random.choice(modes))
 
     def _persist(self, request: Any) -> dict[str, Any]:
-        """Ask until there is an answer, as a pipeline would; a refusal is an answer too."""
+        """Repeat the request until there is an answer, as a pipeline would; a refusal is an answer too."""
         while True:
             try:
                 answer: dict[str, Any] = request()

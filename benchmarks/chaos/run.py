@@ -1,4 +1,4 @@
-"""One run: start everything, break it at random while jobs come in, heal it, wait, and look."""
+"""One run: start the service, inject random faults while jobs are submitted, heal them, wait, and check."""
 
 import random
 import time
@@ -44,7 +44,7 @@ class Outcome:
 
 
 def run(directory: Path, seconds: float, seed: int, tell: Callable[[str], None]) -> Outcome:
-    """Chaos for so long; everything is started below `directory`, listens on loopback, and is ended."""
+    """Random faults for `seconds`; everything is started below `directory`, listens on loopback, and is ended."""
     models = directory / "models"
     write_tiny_model(models / "model")
     write_text(models / "text.txt")

@@ -49,7 +49,7 @@ def main(
     """Print throughput beside the bare endpoint, then event streams, then lists, then how soon jobs start."""
     with tempfile.TemporaryDirectory(prefix="load-") as name:
         directory = Path(name)
-        # The database server runs as a user of its own and must reach its folder.
+        # The database server runs as a separate user and must reach its folder.
         directory.chmod(0o755)
         for folder in ("postgresql", "stack", "whole"):
             (directory / folder).mkdir()
@@ -99,7 +99,7 @@ def _throughput(ours: str, bare: str, seconds: float, api: psutil.Process, datab
     for name, (asked, bare_asked) in works.items():
         for clients in CLIENTS:
             took, reference, spent = [], [], [0.0, 0.0]
-            # By turns, so that what else the machine does meanwhile meets both alike.
+            # In turns, so that other load on the machine affects both alike.
             for _ in range(TURNS):
                 before = _cpu([api]), _cpu(database.processes)
                 took += _order(do="hammer", request=asked, clients=clients, seconds=seconds / TURNS)
@@ -122,11 +122,11 @@ def _throughput(ours: str, bare: str, seconds: float, api: psutil.Process, datab
 def _watching(ours: str, watchers: int, api: psutil.Process) -> None:
     job = httpx.post(ours, json=SPEC).json()["id"]
     before = api.memory_info().rss
-    told = _order(do="watch", url=f"{ours}/{job}/events", watchers=watchers, end_of=f"{ours}/{job}/cancel")
+    delays = _order(do="watch", url=f"{ours}/{job}/events", watchers=watchers, end_of=f"{ours}/{job}/cancel")
     grown = (api.memory_info().rss - before) / 1e6
     console.print(
-        f"{len(told)} of {watchers} streams told of the end, {statistics.median(told):.2f} s (median), "
-        f"{_quantile(told, 0.95):.2f} s (p95; goal below 2) after it was asked for; "
+        f"{len(delays)} of {watchers} streams received the end, {statistics.median(delays):.2f} s (median), "
+        f"{_quantile(delays, 0.95):.2f} s (p95; goal below 2) after it was asked for; "
         f"the API process grew by {grown:.0f} MB"
     )
 

@@ -1,4 +1,4 @@
-"""A process of its own that sends requests as fast as so many clients can: `python -m benchmarks.load.client`."""
+"""A separate process that sends requests as fast as a number of clients can: `python -m benchmarks.load.client`."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ import httpx
 
 
 async def hammer(request: dict[str, Any], clients: int, seconds: float) -> list[float]:
-    """Seconds each request took; any answer but a success ends the run."""
+    """Seconds each request took; any answer except a success ends the run."""
     took: list[float] = []
     end = time.perf_counter() + seconds
 
@@ -28,14 +28,14 @@ async def hammer(request: dict[str, Any], clients: int, seconds: float) -> list[
 
 
 async def watch(url: str, watchers: int, end_of: str) -> list[float]:
-    """Opens so many event streams of one job; when all are open, does `end_of` (a POST) and returns how many seconds
-    after it each stream told of the job's end.
+    """Opens event streams of one job; when all are open, sends `end_of` (a POST) and returns after how many seconds
+    each stream received the job's end.
 
     Plain sockets: a pool of a thousand connections would take longer over them than the service.
     """
     parts = urlsplit(url)
     asked = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nAccept: text/event-stream\r\n\r\n".encode()
-    opened, told = asyncio.Event(), []
+    opened, seconds_to_end = asyncio.Event(), []
     waiting = watchers
     begin = 0.0
 
@@ -48,7 +48,7 @@ async def watch(url: str, watchers: int, end_of: str) -> list[float]:
         if not waiting:
             opened.set()
         await reader.readuntil(b"event: cancelled")
-        told.append(time.perf_counter() - begin)
+        seconds_to_end.append(time.perf_counter() - begin)
         writer.close()
 
     tasks = [asyncio.create_task(one()) for _ in range(watchers)]
@@ -58,7 +58,7 @@ async def watch(url: str, watchers: int, end_of: str) -> list[float]:
     async with httpx.AsyncClient() as session:
         (await session.post(end_of)).raise_for_status()
     await asyncio.gather(*tasks)
-    return told
+    return seconds_to_end
 
 
 if __name__ == "__main__":

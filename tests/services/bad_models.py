@@ -61,7 +61,7 @@ def lying_header(good: Path, folder: Path) -> Path:
 
 
 def endless_header(good: Path, folder: Path) -> Path:
-    """A header that claims to be as long as 63 bits can say."""
+    """A header whose length field has the largest value of 63 bits."""
     model = _copy(good, folder / "endless-header")
     file = model / "model.safetensors"
     file.write_bytes(struct.pack("<Q", 2**63) + file.read_bytes()[8:])
@@ -102,7 +102,7 @@ def auto_map(good: Path, folder: Path) -> Path:
 
 
 def adapter_beside(good: Path, folder: Path) -> Path:
-    """A good model with an adapter of peft beside it, which transformers would load unasked."""
+    """A good model with an adapter of peft beside it, which transformers would load by default."""
     model = _copy(good, folder / "adapter-beside")
     (model / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/etc", "peft_type": "LORA"}))
     return model

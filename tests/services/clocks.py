@@ -1,4 +1,4 @@
-"""Processes whose clock is wrong, by the library that is loaded before any other and answers for the system."""
+"""Processes whose clock is wrong, by preloading libfaketime."""
 
 import importlib.util
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
-    """Processes started from now on have a clock that is so many hours off; how long something takes is not changed."""
+    """Processes started from now on have a clock that is `hours` off; durations are not changed."""
     package = importlib.util.find_spec("libfaketime")
     assert package is not None
     assert package.origin is not None

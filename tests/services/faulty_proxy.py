@@ -1,4 +1,4 @@
-"""A proxy in front of a store that speaks plain HTTP: it passes on what it is asked, or breaks it as it was told."""
+"""A proxy in front of a store that speaks plain HTTP: it forwards each request, or injects a fault."""
 
 import http.client
 import socket
@@ -14,7 +14,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
 class Fault(Enum):
-    """What becomes of a request."""
+    """What happens to a request."""
 
     BUSY = "answered 503"
     RESET = "reset in the middle of its body, or of the answer's where it has none"
@@ -25,7 +25,7 @@ class Fault(Enum):
 
 
 class FaultyProxy:
-    """Sound until told otherwise; `broken` counts the requests that a fault has met."""
+    """Forwards everything until `do` is called; `broken` counts the requests that had a fault."""
 
     def __init__(self, upstream_port: int) -> None:
         self.broken = 0
@@ -41,12 +41,12 @@ class FaultyProxy:
         threading.Thread(target=self._server.serve_forever, daemon=True, name="faulty proxy").start()
 
     def do(self, fault: Fault, *, methods: Collection[str] = METHODS, times: int = 1 << 30, after: int = 0) -> None:
-        """Break so many of the next requests with these methods, after so many that are sound."""
+        """Inject the fault into the next `times` requests with these methods, after `after` requests without one."""
         with self._lock:
             self._fault, self._methods, self._left, self._sound, self.broken = fault, methods, times, after, 0
 
     def heal(self) -> None:
-        """Break nothing more; what hangs already goes on to hang."""
+        """Inject no more faults; requests that hang already continue to hang."""
         with self._lock:
             self._fault = None
 
@@ -56,7 +56,7 @@ class FaultyProxy:
         self._server.server_close()
 
     def next_fault(self, method: str) -> Fault | None:
-        """What is to become of a request that has just come."""
+        """The fault for a request that has just arrived, if any."""
         with self._lock:
             if self._fault is None or method not in self._methods or not self._left:
                 return None
@@ -113,9 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in answer.getheaders():
             if name.lower() not in HOP_BY_HOP:
                 self.send_header(name, value)
-        # An answer to HEAD tells the length of what it does not send.
-        told = (answer.getheader("Content-Length") or "0") if self.command == "HEAD" else str(len(content))
-        self.send_header("Content-Length", told)
+        # The answer to HEAD has the length of the body that GET would send.
+        length = (answer.getheader("Content-Length") or "0") if self.command == "HEAD" else str(len(content))
+        self.send_header("Content-Length", length)
         self.end_headers()
         self.wfile.write(half if fault in {Fault.RESET, Fault.CUT} else content)
         if fault is Fault.RESET:
@@ -131,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
-        """Requests are not told."""
+        """Tests print nothing."""
 
 
 @contextmanager

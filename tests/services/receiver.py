@@ -1,4 +1,4 @@
-"""A webhook receiver on loopback that answers as it is told and keeps what it was sent."""
+"""A webhook receiver on loopback that answers with given statuses and keeps the requests."""
 
 import threading
 from collections.abc import Iterator

@@ -59,7 +59,7 @@ class Stack:
         return "\n".join(f"== {log.name}\n{log.read_text()}" for log in sorted(self._directory.glob("*.log")))
 
     def wait_for(self, job_id: str, until: Callable[[dict[str, Any]], bool], seconds: float = 120) -> dict[str, Any]:
-        """The job once it is as wanted."""
+        """The job once the condition holds."""
         give_up = time.monotonic() + seconds
         while not until(job := self.client.get(job_id)):
             assert time.monotonic() < give_up, f"{job}\n{self.logs()}"
@@ -73,7 +73,7 @@ class Stack:
         return [event["type"] for event in self.client.events(job_id)]
 
     def work_files(self) -> list[Path]:
-        """What running jobs have left on the workers' disk."""
+        """The folders of jobs on the workers' disk."""
         return [path for path in (self._directory / "work").rglob("*") if path.is_file()]
 
     def read_settings(self) -> Settings:

@@ -1,4 +1,4 @@
-"""A web server over TLS on loopback, with a certificate of its own, that can be told to misbehave."""
+"""A web server over TLS on loopback, with its own certificate, that misbehaves on request."""
 
 import hashlib
 import ssl
@@ -58,7 +58,7 @@ class _Server(ThreadingHTTPServer):
     web: Web
 
     def handle_error(self, *_: object) -> None:
-        """Clients that go away in the middle are what the tests are about."""
+        """Clients that disconnect in the middle are expected."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -123,7 +123,7 @@ def redirect_to(url: str) -> Misbehaviour:
 
 
 def break_after(count: int, times: int) -> Misbehaviour:
-    """Break the connection after so many bytes, so many times, then serve."""
+    """Break the connection after some bytes of the first requests, then serve."""
     left = [times]
 
     def misbehave(handler: Handler) -> None:
@@ -142,7 +142,7 @@ def break_after(count: int, times: int) -> Misbehaviour:
 
 
 def drip(handler: Handler) -> None:
-    """A byte whenever the client may lose patience."""
+    """One byte at a time, each just before the client would time out."""
     total = len(handler.content)
     handler.head(206, total, **{"Content-Range": f"bytes 0-{total - 1}/{total}"})
     for each in handler.content:

@@ -1,4 +1,4 @@
-"""A model hub on loopback that takes commits: what uploads ask of the Hugging Face HTTP API and of Git LFS."""
+"""A model hub on loopback that takes commits: the part of the Hugging Face HTTP API and of Git LFS that uploads use."""
 
 import base64
 import hashlib
@@ -27,7 +27,7 @@ class Repository:
 
     @property
     def files(self) -> dict[str, bytes]:
-        """What `main` has."""
+        """The files of `main`."""
         return list(self.commits.values())[-1] if self.commits else {}
 
 

@@ -20,7 +20,7 @@ from worker.celery_app import TASK, make_app, queue_of
 
 HINTS = 20
 QUEUE = queue_of("default")
-# Two rounds of the scheduler's look at the broker, each with a timeout of its own.
+# Two rounds of the scheduler's look at the broker, each with its own timeout.
 NOTICED_SECONDS = 30
 
 

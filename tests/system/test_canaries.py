@@ -216,7 +216,7 @@ def test_servers_that_cannot_be_reached_are_told_of_without_secrets(settings: di
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "message"),
     [
         ("ARTIFACT_OPTIONS", '{"secret_access_key": "<secret>"', "artifact_options"),
         ("ARTIFACT_OPTIONS", '{"secret_access_key": ["<secret>"]}', "artifact_options"),
@@ -232,7 +232,7 @@ def test_servers_that_cannot_be_reached_are_told_of_without_secrets(settings: di
     ],
 )
 def test_settings_that_cannot_be_read_are_told_of_without_secrets(
-    variable: str, value: str, told: str, tmp_path: Path
+    variable: str, value: str, message: str, tmp_path: Path
 ) -> None:
     secret = "canary-of-a-setting-3c0f"
     setting = {"SGLP_STATE_DIR": str(tmp_path), f"SGLP_{variable}": value.replace("<secret>", secret)}
@@ -240,5 +240,5 @@ def test_settings_that_cannot_be_read_are_told_of_without_secrets(
         [sys.executable, "-m", "api"], env={**os.environ, **setting}, capture_output=True, text=True, check=False
     )
     assert refused.returncode != 0
-    assert told in refused.stderr
+    assert message in refused.stderr
     assert secret not in refused.stdout + refused.stderr

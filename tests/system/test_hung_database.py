@@ -15,7 +15,7 @@ from tests.services.stack import Stack, running_stack
 from tests.worker.tiny_model import tiny_spec
 
 DATABASE_SECONDS = 1.0
-# A statement in vain, and then a new connection in vain.
+# One statement times out, and then one new connection.
 ANSWER_SECONDS = 15
 # More than the API has threads for requests, or connections.
 AT_ONCE = 50

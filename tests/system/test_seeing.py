@@ -68,12 +68,12 @@ def lines(stack: Stack) -> list[dict[str, Any]]:
 
 
 def test_every_line_is_an_event_and_says_whose_it_is(stack: Stack, job: dict[str, Any]) -> None:
-    told = lines(stack)
-    assert {line["service"] for line in told} == {"api", "scheduler", "worker"}
-    assert all(line["timestamp"].endswith("Z") and line["level"] and line["event"] for line in told)
+    logged = lines(stack)
+    assert {line["service"] for line in logged} == {"api", "scheduler", "worker"}
+    assert all(line["timestamp"].endswith("Z") and line["level"] and line["event"] for line in logged)
     # Libraries' own records come in the same form.
-    assert {line["logger"].partition(".")[0] for line in told} >= {"api", "worker", "uvicorn", "celery"}
-    attempt = [line for line in told if line.get("job_id") == job["id"]]
+    assert {line["logger"].partition(".")[0] for line in logged} >= {"api", "worker", "uvicorn", "celery"}
+    attempt = [line for line in logged if line.get("job_id") == job["id"]]
     assert [line["event"] for line in attempt][:2] == ["an attempt starts", "the child ended"]
     assert {(line["attempt"], line["fence"]) for line in attempt} == {(1, 1)}
 
@@ -132,8 +132,8 @@ def test_one_trace_leads_from_the_caller_through_all_processes(
         "fence": 1,
     }
     phases = [span for span in mine.values() if span.parent == process.id]
-    told = [event["data"]["phase"] for event in stack.client.events(job["id"]) if event["type"] == "phase"]
-    assert {span.name for span in phases} == {"starting", *told}
+    phases_of_events = [event["data"]["phase"] for event in stack.client.events(job["id"]) if event["type"] == "phase"]
+    assert {span.name for span in phases} == {"starting", *phases_of_events}
     assert sum(span.seconds for span in phases) <= process.seconds <= attempt.seconds
     assert len(mine) == 3 + len(phases)
     assert {line["trace_id"] for line in lines(stack) if line.get("job_id") == job["id"]} == {TRACE}

@@ -103,8 +103,8 @@ def test_a_store_that_goes_on_failing_fails_the_job_and_publishes_nothing(
 ) -> None:
     proxy.do(Fault.BUSY, methods={"PUT"}, after=1)
     job = ended(stack, models)
-    told = {name: job["error"][name] for name in ("code", "phase", "retryable")}
-    assert told == {"code": "storage_unavailable", "phase": "publishing", "retryable": True}
+    shown = {name: job["error"][name] for name in ("code", "phase", "retryable")}
+    assert shown == {"code": "storage_unavailable", "phase": "publishing", "retryable": True}
     assert stack.client.artifacts(job["id"]) == []
 
 

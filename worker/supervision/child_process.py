@@ -1,4 +1,4 @@
-"""The child process of one job: its own process group, a scrubbed environment, messages over a pipe of its own."""
+"""The child process of one job: a separate process group, a scrubbed environment, and a pipe for its messages."""
 
 import fnmatch
 import json

@@ -67,8 +67,8 @@ def test_everything_arrives_and_is_told(destination: Destination, output: Path) 
     assert (result.uri, result.manifest) == (uri[:-1], "manifest.json")
     found = content_of(open_place(uri, destination.options))
     assert {name: found[name] for name in FILES} == FILES
-    told = {file.name: (file.size_bytes, file.sha256) for file in result.files}
-    assert told == {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in found.items()}
+    pushed_files = {file.name: (file.size_bytes, file.sha256) for file in result.files}
+    assert pushed_files == {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in found.items()}
     assert push.done_bytes == push.total_bytes == sum(map(len, found.values()))
 
 

@@ -1,4 +1,4 @@
-"""A push to a model hub: one commit with all of it, the model where stock tools look for it, and no secret told."""
+"""A push to a model hub: one commit of all files, the model where stock tools look for it, no secret in messages."""
 
 from collections.abc import Iterator
 from pathlib import Path

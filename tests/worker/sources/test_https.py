@@ -41,7 +41,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
 
 @pytest.fixture
 def open_sources(server: Web, tmp_path: Path) -> Iterator[Open]:
-    """Sources that may read the server, each in a folder of its own over one cache."""
+    """Sources that may read the server, each with its own folder, all over one cache."""
     numbers = iter(range(100))
 
     def opened(**changes: Any) -> Sources:
@@ -68,14 +68,14 @@ def refusal(sources: Sources, uri: str) -> tuple[str, str]:
 
 
 def test_a_model_is_the_files_of_known_names(server: Web, open_sources: Open) -> None:
-    told: list[tuple[int, int]] = []
-    sources = open_sources(report=lambda *counts: told.append(counts))
+    reports: list[tuple[int, int]] = []
+    sources = open_sources(report=lambda *counts: reports.append(counts))
     path = sources.model(f"{server.url}/tiny")
     assert {file.name: file.read_bytes() for file in path.iterdir()} == {
         name.removeprefix("/tiny/"): content for name, content in server.files.items()
     }
     total = sum(map(len, server.files.values()))
-    assert told[-1] == (total, total)
+    assert reports[-1] == (total, total)
     for fact in sources.facts:
         require_exact(SourceFile, fact.model_dump())
     assert {fact.uri for fact in sources.facts} == {f"{server.url}{name}" for name in server.files}

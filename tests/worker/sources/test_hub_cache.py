@@ -14,7 +14,7 @@ from worker.sources.hub_cache import hold, make_room
 from worker.sources.remote_folder import SourceError
 from worker.supervision.child_process import ChildProcess
 
-# The hub's client reads HF_ENDPOINT once, when it is imported, so it runs in a process of its own.
+# The hub's client reads HF_ENDPOINT once, when it is imported, so it runs in a separate process.
 PROGRAM = """
 import sys
 from huggingface_hub import snapshot_download

@@ -110,8 +110,8 @@ def test_only_uploads_change_in_a_specification_and_messages_name_them(workspace
     expected = spec.model_dump()
     expected["calibration"]["source"] = "uploads/a/mine/text.txt"
     assert made_local(spec, paths).model_dump() == expected
-    told = as_named(f"uploads/a/mine/text.txt is empty: {workspace}/uploads/a/mine/text.txt", paths, workspace)
-    assert told == f"{URI} is empty: {URI}"
+    message = as_named(f"uploads/a/mine/text.txt is empty: {workspace}/uploads/a/mine/text.txt", paths, workspace)
+    assert message == f"{URI} is empty: {URI}"
 
 
 @pytest.mark.parametrize(("fault", "times"), [(Fault.CORRUPTED, 1), (Fault.SHORTENED, 1), (Fault.BUSY, 8)])
