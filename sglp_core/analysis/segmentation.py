@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from sglp_core.analysis.knee import knee
 from sglp_core.options import Feature
 from sglp_core.structure.runs import Segment, Stage
 
@@ -40,7 +41,8 @@ def segment(
     losses, starts = optimal_partitions(within_stages(diameters(samples), stages))
     fewest = len(stages)
     curve = tuple(float(x) for x in losses[fewest - 1 :, n - 1])
-    count = fewest - 1 + elbow(curve) if segments == "auto" else max(segments, fewest)
+    # A curve without a knee gives no reason for more segments than there must be.
+    count = fewest + (knee(range(len(curve)), curve) or 0) if segments == "auto" else max(segments, fewest)
     return Segmentation(_trace_back(starts, count), (None,) * (fewest - 1) + curve)
 
 
@@ -78,19 +80,6 @@ def optimal_partitions(diameter: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             losses[k, j] = candidates[best]
             starts[k, j] = k + best
     return losses, starts
-
-
-def elbow(curve: tuple[float, ...]) -> int:
-    """The number of segments where the loss curve lies furthest below the chord between its ends.
-
-    Both axes are scaled to 0–1, so the rule does not depend on the unit of the loss. A flat curve gives one segment.
-    """
-    n = len(curve)
-    if n < 3 or curve[0] <= 0:
-        return 1
-    x = np.linspace(0, 1, n)
-    y = np.asarray(curve) / curve[0]
-    return int(np.argmax((1 - x) * 1 + x * y[-1] - y)) + 1
 
 
 def _trace_back(starts: np.ndarray, count: int) -> tuple[Segment, ...]:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sglp_core.analysis.knee import knee
 from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.errors import TargetUnreachable
 from sglp_core.evaluation.latency import Latency, measure_latency
 from sglp_core.evaluation.quality import Quality, evaluate
-from sglp_core.knee import knee
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.loading.processor import image_shape
 from sglp_core.options import Options, SweepTarget, Target
@@ -104,10 +104,16 @@ def cut_copy(layered: LayeredModel, removed: Sequence[int]) -> Any:
 
 
 def knee_of(points: Sequence[Point]) -> Point | None:
-    """The knee of nats a position (ln perplexity) against the fraction removed, from the dense model on."""
+    """The knee of nats a position (ln perplexity) against the fraction removed, from the dense model on.
+
+    None where the largest removal loses nothing, and where no point lies below the chord.
+    """
     by_ratio = {point.achieved: point for point in points}
     curve = [by_ratio[ratio] for ratio in sorted(by_ratio)]
-    number = knee([point.achieved for point in curve], [math.log(point.quality.perplexity) for point in curve])
+    losses = [math.log(point.quality.perplexity) for point in curve]
+    if not losses[-1] > losses[0]:
+        return None
+    number = knee([point.achieved for point in curve], losses)
     return None if number is None else curve[number]
 
 

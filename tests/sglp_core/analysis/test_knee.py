@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sglp_core.knee import knee
+from sglp_core.analysis.knee import knee
 
 
 def test_two_straight_pieces_turn_where_they_meet() -> None:
@@ -16,6 +16,14 @@ def test_a_parabola_turns_in_its_middle_whatever_the_units() -> None:
     x = np.linspace(0, 1, 11)
     assert knee(x, x**2) == 5
     assert knee(300 + 7 * x, 1000 * x**2 - 40) == 5
+
+
+def test_a_falling_curve_turns_where_its_mirror_image_does() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        x, y = np.sort(rng.random(7)), np.cumsum(np.sort(rng.random(7)))
+        mirrored = knee(1 - x[::-1], y[::-1])
+        assert knee(x, y) == (None if mirrored is None else 6 - mirrored)
 
 
 @pytest.mark.parametrize("n", range(3, 9))

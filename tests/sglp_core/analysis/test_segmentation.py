@@ -57,6 +57,12 @@ def test_auto_cuts_further_inside_the_stages() -> None:
     assert segment(matrix, stages=(Stage(0, 4), Stage(4, 12))).segments == BLOCKS
 
 
+@pytest.mark.parametrize("matrix", [np.ones((9, 9)), np.eye(9)], ids=["layers all alike", "layers all different"])
+def test_where_no_number_of_segments_stands_out_the_layers_are_one_segment(matrix: np.ndarray) -> None:
+    # The loss curve is flat for layers that are all alike, and a straight line for layers that are all different.
+    assert segment(matrix).segments == (Segment(0, 9),)
+
+
 def test_auto_finds_the_blocks_of_a_block_matrix() -> None:
     matrix = np.full((12, 12), 0.1)
     for block in BLOCKS:

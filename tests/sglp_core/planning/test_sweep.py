@@ -11,8 +11,10 @@ from transformers import LlamaForCausalLM
 
 from sglp_core import Calibration, Evaluation, SweepTarget, compress, sweep
 from sglp_core.errors import TargetUnreachable
+from sglp_core.evaluation.latency import Latency
+from sglp_core.evaluation.quality import Quality
 from sglp_core.options import Options, Target
-from sglp_core.planning.sweep import cut_copy
+from sglp_core.planning.sweep import Point, cut_copy, knee_of
 from sglp_core.removal.bypass import bypassed
 from sglp_core.reporting.report import SweepReport
 from sglp_core.run_context import RunContext
@@ -122,3 +124,20 @@ def test_an_image_classifier_is_swept_without_decoding(tmp_path: Path) -> None:
     assert cut.decode_seconds is None
     assert cut.prefill_seconds > 0
     assert "decode_seconds" not in (tmp_path / "out" / "report.md").read_text()
+
+
+def curve(*perplexities: float) -> list[Point]:
+    """A sweep of a model that loses a tenth of itself from each point to the next."""
+    return [
+        Point(number / 10, number / 10, (), 0, 0, 0, 0, Quality(perplexity, 0, 0, 0), Latency(0, None))
+        for number, perplexity in enumerate(perplexities)
+    ]
+
+
+def test_the_knee_is_where_quality_begins_to_fall_faster() -> None:
+    points = curve(2, 2.1, 2.2, 8)
+    assert knee_of(points) == points[2]
+
+
+def test_a_sweep_that_ends_with_a_better_model_has_no_knee() -> None:
+    assert knee_of(curve(8, 2.2, 2.1, 2)) is None
