@@ -20,7 +20,7 @@ from jobs.tables import Job
 BEARER = HTTPBearer(auto_error=False, scheme_name="apiKey", description="`sglp_<keyid>_<secret>`")
 JOB_ID = re.compile("job_[0-9a-z]{26}")
 
-# All are `async`: the framework would send every other one through a thread of its own.
+# All are `async`: the framework runs other dependencies in a thread pool.
 
 
 async def _sessions(request: Request) -> sessionmaker[Session]:

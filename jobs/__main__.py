@@ -15,11 +15,11 @@ from jobs.settings import Settings
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command."""
     parser = _parser()
-    given = parser.parse_args(arguments)
-    if given.command == "migrate":
+    parsed = parser.parse_args(arguments)
+    if parsed.command == "migrate":
         migrate_and_seal()
     else:
-        create_key(parser, given)
+        create_key(parser, parsed)
 
 
 def migrate_and_seal() -> None:
@@ -35,7 +35,7 @@ def migrate_and_seal() -> None:
         print(f"the secret of {endpoint_id} stays as it is: {why}", file=sys.stderr)
 
 
-def create_key(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+def create_key(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Make a key and print it, once; the tenant is made where there is none of this name."""
     engine = make_engine(Settings())
     try:
@@ -47,12 +47,15 @@ def create_key(parser: argparse.ArgumentParser, given: argparse.Namespace) -> No
             "SGLP_DATABASE_URL"
         )
     with transaction(make_sessions(engine)) as session:
-        TenantRepository(session).ensure(given.tenant)
+        TenantRepository(session).ensure(options.tenant)
         key, row = KeyRepository(session).create(
-            given.tenant, given.name, given.scope, expires_in_seconds=given.expires_days and given.expires_days * 86400
+            options.tenant,
+            options.name,
+            options.scope,
+            expires_in_seconds=options.expires_days and options.expires_days * 86400,
         )
-        AuditRepository(session).note(
-            given.tenant, "python -m jobs create-key", key_id=None, subject=row.id, address=None, request_id=None
+        AuditRepository(session).record(
+            options.tenant, "python -m jobs create-key", key_id=None, subject=row.id, address=None, request_id=None
         )
     engine.dispose()
     print(key)

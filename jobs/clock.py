@@ -1,6 +1,6 @@
 """The database's clock, the only one that leases and deadlines are compared with. See docs/decisions/database-clock.md.
 
-PostgreSQL has these as functions of its own; SQLite keeps times as UTC text of fixed width, which sorts like time.
+PostgreSQL has these functions built in; SQLite keeps times as UTC text of fixed width, which sorts like time.
 """
 
 from datetime import UTC, datetime

@@ -19,7 +19,7 @@ Answer = TypeVar("Answer")
 
 
 class PatientConnection(psycopg.Connection[TupleRow]):
-    """Waits `patience_seconds` for an answer; a connection that has waited in vain is closed."""
+    """Waits `patience_seconds` for an answer; a connection without an answer by then is closed."""
 
     patience_seconds: float = CONNECT_SECONDS
 

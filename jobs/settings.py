@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     """Where workers keep the files of running jobs."""
 
     job_memory_bytes: PositiveInt | None = None
-    """Most memory of its own (heap and private mappings) that each process of a job may have, on Linux; none is no
+    """Most private memory (heap and private mappings) that each process of a job may have, on Linux; none is no
     limit. A model that would not fit is streamed; a job that needs more all the same fails with `out_of_memory`."""
 
     gpu_class: str = "default"
@@ -176,7 +176,7 @@ class Settings(BaseSettings):
         default_factory=lambda data: ("*",) if data["require_keys"] else ("localhost", "127.0.0.1", "[::1]")
     )
     """Names by which clients may call the API, `*.` for all below one; as a JSON list. A service without keys answers
-    to no other, so that a page in a browser on this machine cannot make a name of its own point here."""
+    to no other: a page in a browser on this machine could make its own host name resolve to the service."""
 
     requests_per_minute: PositiveInt = 6000
     """Requests that one key, or one client address without a key, may make of one API process."""

@@ -125,7 +125,7 @@ class MethodSpec(_Part):
 
     With `importance: proposals` every criterion proposes a plan and the model says which one harms it least;
     `grad_norm` is the paper's rule; `last_layers` and `random` are controls. `repair` folds what the removed layers
-    did into weights that stay (or estimates batch norms anew), where held-out calibration data approves.
+    did into weights that stay (or re-estimates batch norms), and is kept where held-out calibration data improves.
     """
 
     segments: Annotated[int, Field(ge=1, strict=True)] | Literal["auto"] = "auto"
@@ -211,8 +211,8 @@ EXAMPLES: list[JsonValue] = [
 class JobSpec(_Part):
     """A request for one job. Only `model.uri` and, to compress or sweep, `target` are required.
 
-    `mode` says how far to go: `estimate` reads no weights and foretells what a job would take, `analyze` measures,
-    `sweep` also judges a plan for each of several ratios, `compress` also removes, verifies and writes.
+    `mode` says how far to go: `estimate` reads no weights and estimates what a job would need, `analyze` measures,
+    `sweep` also evaluates a plan for each of several ratios, `compress` also removes layers and writes the model.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})

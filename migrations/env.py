@@ -19,7 +19,7 @@ def run() -> None:
     engine = open_engine(url, MOST_SECONDS)
     postgresql = engine.dialect.name == "postgresql"
     if not postgresql:
-        # There a table is changed by making it anew, and dropping the old one would delete all that refers to it.
+        # SQLite changes a table by copying it, and dropping the old one would delete every row that refers to it.
         event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys = OFF"))
     with engine.connect() as connection:
         context.configure(

@@ -1,4 +1,4 @@
-"""What administrators do: tenants and their quotas, API keys, the audit trail. All of it needs the scope `admin`."""
+"""Tenants and their quotas, API keys and the audit log. All of it needs the scope `admin`."""
 
 from http import HTTPStatus
 from typing import Annotated
@@ -33,7 +33,7 @@ TenantName = Annotated[str, Path(max_length=64)]
 
 @router.post("/tenants", status_code=HTTPStatus.CREATED)
 def create_tenant(new: NewTenant, response: Response, action: Action) -> TenantView:
-    """Make a tenant; without quotas nothing limits it."""
+    """Create a tenant; a quota that is left out is no limit."""
     with action.transaction() as session:
         tenant = TenantRepository(session).create(new.name, new.quotas.read())
         if tenant is None:
@@ -67,7 +67,7 @@ def get_tenant(name: TenantName, sessions: Sessions) -> TenantView:
 
 @router.put("/tenants/{name}/quotas")
 def set_quotas(name: TenantName, quotas: QuotasView, action: Action) -> TenantView:
-    """Replace a tenant's quotas; one that is left out limits no more. Jobs that it has already stay."""
+    """Replace all quotas of a tenant; one that is left out is no limit. Jobs that the tenant already has stay."""
     with action.transaction() as session:
         tenant = TenantRepository(session).set_quotas(name, quotas.read()) if "\0" not in name else None
         if tenant is None:
@@ -77,7 +77,7 @@ def set_quotas(name: TenantName, quotas: QuotasView, action: Action) -> TenantVi
 
 @router.post("/keys", status_code=HTTPStatus.CREATED)
 def create_key(new: NewKey, response: Response, action: Action) -> NewKeyView:
-    """Make an API key. Only this answer shows it."""
+    """Create an API key. Only this answer shows it."""
     with action.transaction() as session:
         if TenantRepository(session).get(new.tenant) is None:
             errors = [{"pointer": "/tenant", "detail": f"there is no tenant {new.tenant}"}]
@@ -106,7 +106,7 @@ def list_keys(
 
 @router.delete("/keys/{key_id}", status_code=HTTPStatus.NO_CONTENT)
 def revoke_key(key_id: Annotated[str, Path(max_length=64)], action: Action) -> None:
-    """Revoke an API key: the next request with it is refused. Again is no error."""
+    """Revoke an API key: from the next request on it is refused. Revoking it again is not an error."""
     with action.transaction() as session:
         revoked = "\0" not in key_id and KeyRepository(session).revoke(key_id)
         if not revoked:

@@ -16,7 +16,7 @@ TEN_YEARS_SECONDS = 10 * 366 * 86400
 
 
 class QuotasView(BaseModel):
-    """How much a tenant may have at a time; null or left out does not limit."""
+    """The most that a tenant may have at a time; null, or left out, is no limit."""
 
     model_config = ConfigDict(extra="forbid", from_attributes=True)
 
@@ -29,7 +29,7 @@ class QuotasView(BaseModel):
 
 
 class NewTenant(BaseModel):
-    """A tenant to be made."""
+    """A tenant to create."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -50,7 +50,7 @@ class TenantView(BaseModel):
 
 
 class NewKey(BaseModel):
-    """An API key to be made."""
+    """An API key to create."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -61,7 +61,7 @@ class NewKey(BaseModel):
 
 
 class KeyView(BaseModel):
-    """An API key as it is kept: without its secret. `last_used_at` is noted at most once a minute."""
+    """An API key without its secret. `last_used_at` is updated at most once a minute."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -76,7 +76,7 @@ class KeyView(BaseModel):
 
 
 class NewKeyView(KeyView):
-    """An API key as only the answer to its making shows it."""
+    """A new API key with its secret, which no other answer shows."""
 
     key: str = Field(repr=False)
 
@@ -86,7 +86,7 @@ class NewKeyView(KeyView):
 
 
 class AuditEventView(BaseModel):
-    """`action` is a method and a route; `subject` is the job, key or tenant that it was done to."""
+    """`action` is a method and a route; `subject` is the id of the job, key or tenant that it changed."""
 
     model_config = ConfigDict(from_attributes=True)
 

@@ -1,4 +1,4 @@
-"""What a job has found out: the similarity matrix, the layers, the report."""
+"""The similarity matrix, the table of layers and the report of a job."""
 
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -104,7 +104,7 @@ def _text(store: ArtifactStore, artifact: Artifact) -> str:
 
 
 def _page(job_id: str, markdown: str, pictures: list[str]) -> str:
-    # What a model calls itself ends up in the report, so no HTML of its own is let through.
+    # The report contains names from the model's files, so HTML in it is escaped.
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     shown = "".join(
         f'<p><img alt="{PICTURES[name]}" src="{job_path(job_id)}/artifacts/{name}"></p>' for name in pictures

@@ -24,7 +24,7 @@ from jobs.states import TERMINAL, State
 from jobs.tables import Job
 
 EVENT_STREAM = "text/event-stream"
-# FastAPI has no word for an object in the query.
+# FastAPI cannot declare an object in the query.
 METADATA = {
     "name": "metadata",
     "in": "query",
@@ -75,7 +75,10 @@ def list_jobs(
 
 @router.get("/{job_id}", responses={304: {"description": "It has not changed"}}, response_model=JobView)
 async def get_job(job_id: JobId, request: Request, sessions: Sessions, tenant: Tenant, watcher: Watcher) -> Response:
-    """One job. `If-None-Match` asks only for news; `Prefer: wait=30` waits for it for up to 60 seconds."""
+    """One job. With `If-None-Match` the answer is 304 while the job is unchanged.
+
+    `Prefer: wait=30` waits up to 30 seconds, at most 60, for a change.
+    """
 
     def read() -> Job:
         with transaction(sessions) as session:
@@ -92,13 +95,13 @@ async def get_job(job_id: JobId, request: Request, sessions: Sessions, tenant: T
         headers["Preference-Applied"] = f"wait={wait_seconds}"
     if is_known(request, job):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    # Put into words here: the framework would check once more what was just made.
+    # Serialised here: the framework would validate the new object once more.
     return Response(JobView.of(job).model_dump_json(), headers=headers, media_type="application/json")
 
 
 @router.delete("/{job_id}", status_code=HTTPStatus.NO_CONTENT)
 def delete_job(job_id: JobId, action: Action, tenant: Tenant) -> None:
-    """Delete a job that has ended, with its events, findings and files."""
+    """Delete a job that has ended, with its events, analysis and files."""
     with action.transaction() as session:
         deleted = JobRepository(session).delete(tenant, job_id)
         if deleted is None:
@@ -122,7 +125,10 @@ def cancel_job(job_id: JobId, response: Response, action: Action, tenant: Tenant
 @router.get(
     "/{job_id}/events",
     response_model=EventPage,
-    responses={200: {"content": {EVENT_STREAM: {}}}, 204: {"description": "All was told"}},
+    responses={
+        200: {"content": {EVENT_STREAM: {}}},
+        204: {"description": "The client has received every event, and the job has ended"},
+    },
 )
 def list_events(
     job_id: JobId,
@@ -134,17 +140,17 @@ def list_events(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     last_event_id: Annotated[int | None, Header(ge=0, lt=2**31)] = None,
 ) -> Any:
-    """What has happened to a job, in order: a page, or with `Accept: text/event-stream` everything as it happens.
+    """The events of a job in order: a page, or with `Accept: text/event-stream` every event as it happens.
 
-    A stream begins behind `after`, or behind `Last-Event-ID` where a client comes back, and closes after the job's end.
-    A client that comes back after the end is answered 204, which tells a browser to stay away.
+    A stream starts after the event `after`, or after `Last-Event-ID` when a client reconnects, and closes after the
+    last event of the job. A client that reconnects after that gets 204, on which browsers stop reconnecting.
     """
-    wanted = negotiate(request, ("application/json", EVENT_STREAM))
+    media_type = negotiate(request, ("application/json", EVENT_STREAM))
     with transaction(sessions) as session:
         jobs = JobRepository(session)
         job = found(jobs.get(tenant, job_id), job_id)
         page = jobs.events(tenant, job_id, after=after, limit=limit + 1)
-    if wanted == EVENT_STREAM:
+    if media_type == EVENT_STREAM:
         seen = after if last_event_id is None else last_event_id
         if job.state in TERMINAL and seen >= job.last_event_seq:
             return Response(status_code=HTTPStatus.NO_CONTENT)

@@ -1,4 +1,4 @@
-"""New jobs: submitted, or submitted again. Sending a request twice under one key makes one job."""
+"""New jobs: submitted, or submitted again. The same request sent twice with one key makes one job."""
 
 import hashlib
 import json
@@ -36,11 +36,11 @@ def create_job(
     settings: ServiceSettings,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Submit a job. Once this has answered 202, the job will end, whatever process dies meanwhile.
+    """Submit a job. After a 202 the job is stored and will end, even if processes of the service die meanwhile.
 
-    Sent again with the same `Idempotency-Key` within 24 hours, a request gives the job that is already there.
+    The same request with the same `Idempotency-Key` within 24 hours answers with the job that it made the first time.
     """
-    # Without what is there by default, so that a field which a later version adds changes nothing.
+    # Without default values, so that a field which a later version adds does not change the fingerprint.
     asked = json.dumps(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
 
     def check(_session: Session) -> JobSpec:
@@ -57,7 +57,7 @@ def retry_job(
     settings: ServiceSettings,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Submit a job again that has ended: a new job with the same specification, and `retry_of` the old one's id."""
+    """Submit a job that has ended once more: a new job with the same specification, whose `retry_of` is the old id."""
 
     def look_up(session: Session) -> JobSpec:
         job = found(JobRepository(session).get(tenant, job_id), job_id)

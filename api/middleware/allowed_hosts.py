@@ -1,6 +1,6 @@
 """A service without keys on loopback is every local program's, but not every web page's.
 
-A page in a browser on the same machine can reach it in two ways: by a name of its own that it makes point to 127.0.0.1
+A page in a browser on the same machine can reach it in two ways: by a host name that it makes resolve to 127.0.0.1
 (DNS rebinding), and by a request across origins that needs no answer to do harm. The first has the page's name as
 `Host`, the second has the page's `Origin`.
 """
@@ -27,7 +27,7 @@ class AllowedHosts:
     def __init__(self, app: ASGIApp, allowed_hosts: tuple[str, ...], *, same_origin: bool) -> None:
         self._app = app
         self._same_origin = same_origin
-        self._judge = TrustedHostMiddleware(_pass, allowed_hosts, www_redirect=False)
+        self._trusted_hosts = TrustedHostMiddleware(_pass, allowed_hosts, www_redirect=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._app
@@ -42,13 +42,13 @@ class AllowedHosts:
         await answer(scope, receive, send)
 
     async def _is_allowed(self, scope: Scope, receive: Receive) -> bool:
-        """Starlette's own judgement, without its answer, which is no problem document."""
+        """Whether Starlette's middleware allows the host; its own answer is not a problem document."""
         answered: list[Message] = []
 
-        async def note(message: Message) -> None:
+        async def record(message: Message) -> None:
             answered.append(message)
 
-        await self._judge(scope, receive, note)
+        await self._trusted_hosts(scope, receive, record)
         return not answered
 
 
@@ -60,4 +60,4 @@ def _host_of(origin: str) -> str | None:
 
 
 async def _pass(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    """The application of the judge: whoever comes here is let through."""
+    """The application behind Starlette's middleware: a request that arrives here is allowed."""

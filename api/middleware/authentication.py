@@ -1,6 +1,6 @@
-"""Who is asking: ASGI middleware that lets no request through to any route before it knows, and may refuse it.
+"""Authentication: ASGI middleware that identifies the caller before any route runs, and refuses requests without a key.
 
-It stands before the router, so a new route is guarded without a word of its own; `PUBLIC` are the only exceptions.
+It runs before the router, so every new route is protected; the paths in `PUBLIC` are the only exceptions.
 """
 
 from http import HTTPStatus
@@ -67,7 +67,7 @@ class Callers:
         await answer(connection, receive, send_with_rate)
 
     def _caller(self, request: Request) -> Caller | None:
-        """None for no key, and for one that is unknown, expired or revoked: which of these is nobody's business."""
+        """The caller; None without a key or with one that is unknown, expired or revoked."""
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         presented = read_key(text.strip()) if scheme.lower() == "bearer" else None
         if presented is None:
@@ -77,9 +77,9 @@ class Callers:
 
 
 def _needed(request: Request) -> Scope:
-    """The scope that a request needs, by its method and its place.
+    """The scope that a request needs, by its method and path.
 
-    That is what the router goes by, and not `request.url`, which is put together from header fields.
+    The router uses the same path; `request.url` is built from header fields, which the client controls.
     """
     if request.scope["path"].startswith(ADMIN):
         return Scope.ADMIN

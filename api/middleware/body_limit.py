@@ -1,4 +1,4 @@
-"""Refuses request bodies that are too large, said so or not, and those whose size or form is told in two ways."""
+"""Refuses request bodies that are too large, compressed, or declared with two different lengths."""
 
 import re
 from http import HTTPStatus

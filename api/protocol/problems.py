@@ -154,7 +154,7 @@ def unavailable(error: Exception) -> JSONResponse:
 
 
 async def _unexpected(request: Request, _error: Exception) -> JSONResponse:
-    # The server logs the traceback; the client is told nothing of our inside.
+    # The server logs the traceback; the client learns nothing about the inside of the service.
     request_id = request.state.request_id
     detail = f"an unexpected error; the service's log says more of {request_id}"
     # This answer is made outside of the middleware that would set the header.

@@ -1,5 +1,5 @@
-"""What Prometheus is told: of jobs what the database has counted, so that any API process says the same and none
-forgets it; of requests what this process has answered. See docs/decisions/metrics.md.
+"""Metrics for Prometheus. Counts of jobs come from the database, so every API process reports the same numbers, and no
+restart loses them; counts of requests are those of this process. See docs/decisions/metrics.md.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ from jobs.database import transaction
 from jobs.repository import BROKER, SCHEDULER, HealthRepository, OverviewRepository, counters
 from jobs.states import TERMINAL, State
 
-# When each counter began, as a series of its own for each: Prometheus has no use for it.
+# They would be one more series for each counter, and Prometheus does not use them.
 disable_created_metrics()
 
 METHODS = frozenset(HTTPMethod)

@@ -37,7 +37,8 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=StrictRou
 def create_upload(
     wanted: NewUpload, response: Response, action: Action, tenant: Tenant, settings: ServiceSettings
 ) -> UploadView:
-    """Declare the files of an upload; their bytes count as stored from now on. Send each of them, then complete it.
+    """Declare the files of an upload; their bytes count as stored from now on. Send each file, then complete
+    the upload.
 
     An upload that is not complete within 24 hours is deleted.
     """
@@ -100,14 +101,14 @@ def create_upload_address(
     tenant: Tenant,
     settings: ServiceSettings,
 ) -> UploadAddress:
-    """Where to send a file: straight to the store where it can sign, else to the file's link. Ask right before sending.
+    """The address to send a file to: a signed one of the store, or else the file's link. Ask right before sending.
 
-    What is sent to the store is only judged when the upload is completed.
+    A file that is sent to the store is checked when the upload is completed.
     """
     file = _open_file(sessions, tenant, upload_id, name)
     url = store.signed_upload_url(key_of(upload_id, name)) if file.size_bytes <= LARGEST_SIGNED_BYTES else None
-    # What is sent to the store is never seen here, so who was let to send it is noted.
-    action.note()
+    # The file goes straight to the store, so the audit log records who got the address.
+    action.record()
     if url is None:
         return UploadAddress(url=file_path(upload_id, name), signed=False, expires_in_seconds=None)
     return UploadAddress(url=url, signed=True, expires_in_seconds=settings.presign_seconds)
@@ -123,10 +124,10 @@ async def send_file(
     store: Store,
     tenant: Tenant,
 ) -> None:
-    """Send a file through the service. Nothing is stored unless all of its declared bytes have come and no more."""
+    """Send a file through the service. It is stored only if exactly its declared bytes arrive."""
     file = await run_in_threadpool(_open_file, sessions, tenant, upload_id, name)
     await store.receive(key_of(upload_id, name), received(request, file))
-    await run_in_threadpool(action.note)
+    await run_in_threadpool(action.record)
 
 
 @router.post("/{upload_id}/complete")
@@ -138,10 +139,11 @@ async def complete_upload(
     tenant: Tenant,
     settings: ServiceSettings,
 ) -> UploadView:
-    """Let jobs read the upload. Every file must be there with the declared size, and, as far as the files can be read
-    back within half a minute, with the declared sha256; a job that reads the upload compares all of it.
+    """Let jobs read the upload. Every file must have the declared size, and the declared sha256 as far as the files can
+    be read back within half a minute; a job that reads the upload checks all of it.
 
-    What is not as declared is deleted from the store and named; send it again. Completing twice changes nothing.
+    A file that is not as declared is deleted from the store and named in the error; send it again. Completing an upload
+    twice changes nothing.
     """
     upload, files = await run_in_threadpool(_found, sessions, tenant, upload_id)
     if upload.completed_at is None and (faults := await faults_of(store, upload_id, files)):

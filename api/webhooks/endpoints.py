@@ -74,7 +74,7 @@ def get_webhook_endpoint(endpoint_id: EndpointId, sessions: Sessions, tenant: Te
 def change_webhook_endpoint(
     endpoint_id: EndpointId, wanted: EndpointChange, action: Action, tenant: Tenant
 ) -> EndpointView:
-    """Change what an endpoint is told of, or switch it off or on."""
+    """Change which events an endpoint receives, or switch it off or on."""
     with action.transaction() as session:
         changed = WebhookRepository(session).change(tenant, endpoint_id, wanted.event_types, wanted.enabled)
         return EndpointView.of(_found(changed, endpoint_id))
@@ -82,7 +82,7 @@ def change_webhook_endpoint(
 
 @router.delete("/webhook-endpoints/{endpoint_id}", status_code=HTTPStatus.NO_CONTENT)
 def delete_webhook_endpoint(endpoint_id: EndpointId, action: Action, tenant: Tenant) -> None:
-    """Delete an endpoint; what it was still to be told is not sent."""
+    """Delete an endpoint; deliveries that still wait are not sent."""
     with action.transaction() as session:
         if not WebhookRepository(session).delete(tenant, endpoint_id):
             _found(None, endpoint_id)
@@ -104,7 +104,7 @@ def rotate_webhook_secret(
 def list_webhook_deliveries(
     endpoint_id: EndpointId, sessions: Sessions, tenant: Tenant, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> DeliveryList:
-    """The newest deliveries of an endpoint, with what came of them."""
+    """The newest deliveries of an endpoint, with their outcome."""
     with transaction(sessions) as session:
         webhooks = WebhookRepository(session)
         _found(webhooks.get(tenant, endpoint_id), endpoint_id)

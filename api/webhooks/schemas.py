@@ -13,7 +13,7 @@ ALL: EventTypes = ("job.succeeded", "job.failed", "job.cancelled")
 
 
 class NewEndpoint(BaseModel):
-    """An `https://` address that takes POST requests, and what it wants to be told of."""
+    """An `https://` address that takes POST requests, and the events that are sent to it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -22,7 +22,7 @@ class NewEndpoint(BaseModel):
 
 
 class EndpointChange(BaseModel):
-    """What is to be otherwise; what is left out stays. `enabled: true` also revives an endpoint that was disabled."""
+    """The fields to change; the others stay as they are. `enabled: true` also revives an endpoint that was disabled."""
 
     model_config = ConfigDict(extra="forbid")
 

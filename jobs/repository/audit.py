@@ -1,4 +1,4 @@
-"""The audit trail: written in the transaction of every action, read by administrators, changed by nobody."""
+"""The audit log: written in the transaction of every action, read by administrators, never changed."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,8 @@ from jobs.clock import later, now
 from jobs.ids import new_id
 from jobs.tables import AuditEvent
 
-# Of the table and not of the class: nobody wants the row back, and every submission writes one.
-NOTE = insert(AuditEvent.__table__).values(created_at=now())  # type: ignore[arg-type]
+# Of the table and not of the class: nobody reads the row back, and every submission writes one.
+INSERT_EVENT = insert(AuditEvent.__table__).values(created_at=now())  # type: ignore[arg-type]
 
 
 class AuditRepository:
@@ -19,7 +19,7 @@ class AuditRepository:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def note(
+    def record(
         self,
         tenant: str,
         action: str,
@@ -29,9 +29,9 @@ class AuditRepository:
         address: str | None,
         request_id: str | None,
     ) -> None:
-        """Write that this was done; `subject` is the job, key or tenant that it was done to."""
+        """Write one row; `subject` is the id of the job, key or tenant that was changed."""
         self._session.execute(
-            NOTE,
+            INSERT_EVENT,
             {
                 "id": new_id("audit"),
                 "tenant": tenant,

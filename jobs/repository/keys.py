@@ -51,7 +51,7 @@ class KeyRepository:
     def check(self, presented: Presented) -> Caller | None:
         """Whose key this is; None for one that there is not, with another secret, expired or revoked.
 
-        Its use is noted at most once a minute, so that reading does not become writing.
+        `last_used_at` is updated at most once a minute, so that most requests do not write.
         """
         unnoted = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at <= later(-USE_NOTED_SECONDS))
         holds = [ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now())]

@@ -1,4 +1,4 @@
-"""Where tenants want to be told of the ends of their jobs, and what was, or is still to be, delivered there."""
+"""Webhook endpoints of tenants, and the deliveries to them."""
 
 from datetime import datetime
 
@@ -11,7 +11,7 @@ WAITING = text("next_at IS NOT NULL")
 
 
 class WebhookEndpoint(Base):
-    """An address that is told of `event_types`. After a rotation the previous secret signs too, for a while.
+    """An address that receives `event_types`. After a rotation the previous secret signs too, until `previous_until`.
 
     Both are sealed (`jobs/security/signing_secrets.py`), or as plain as they were before secrets were sealed.
     """

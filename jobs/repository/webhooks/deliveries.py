@@ -46,7 +46,7 @@ class DeliveryRepository:
     def take_due(self, lease_seconds: float, *, but_not_of: Collection[str] = ()) -> DueDelivery | None:
         """The delivery that is due for longest, if one is, but of none of these tenants.
 
-        Unless its outcome is noted, it is due again after the lease.
+        Unless its outcome is recorded, it is due again after the lease.
         """
         due = (
             select(WebhookDelivery.id)
@@ -86,18 +86,18 @@ class DeliveryRepository:
         )
 
     def delivered(self, due: DueDelivery, status: int) -> None:
-        """Note that the endpoint has taken it."""
+        """Record that the endpoint has accepted it."""
         tally(self._session, WEBHOOK_ATTEMPTS, "delivered")
-        self._note(due, {"delivered_at": now(), "next_at": None, "last_status": status, "last_error": None})
+        self._record(due, {"delivered_at": now(), "next_at": None, "last_status": status, "last_error": None})
 
     def failed(self, due: DueDelivery, status: int | None, error: str, retry_seconds: float | None) -> None:
-        """Note that it was not taken, and when to try again; None gives it up."""
+        """Record that the attempt failed, and when to try again; None gives the delivery up."""
         tally(self._session, WEBHOOK_ATTEMPTS, "failed")
         next_at = None if retry_seconds is None else later(retry_seconds)
-        self._note(due, {"next_at": next_at, "last_status": status, "last_error": error})
+        self._record(due, {"next_at": next_at, "last_status": status, "last_error": error})
 
     def disable(self, endpoint_id: str, reason: str) -> None:
-        """Tell an endpoint nothing any more, what waits included."""
+        """Disable an endpoint and give up the deliveries that wait for it."""
         mine = WebhookEndpoint.id == endpoint_id
         self._session.execute(update(WebhookEndpoint).where(mine).values(disabled_reason=reason))
         give_up_waiting(self._session, endpoint_id)
@@ -107,13 +107,13 @@ class DeliveryRepository:
         over = (WebhookDelivery.next_at.is_(None), WebhookDelivery.created_at <= later(-KEPT_SECONDS))
         self._session.execute(delete(WebhookDelivery).where(*over))
 
-    def _note(self, due: DueDelivery, values: dict[str, object]) -> None:
+    def _record(self, due: DueDelivery, values: dict[str, object]) -> None:
         mine = (WebhookDelivery.id == due.id, WebhookDelivery.attempts == due.attempt)
         self._session.execute(update(WebhookDelivery).where(*mine).values(**values))
 
 
 def give_up_waiting(session: Session, endpoint_id: str) -> None:
-    """Send an endpoint nothing of what still waits: told months later, it would do more harm than good."""
+    """Give up the deliveries that wait for an endpoint: months later they would do more harm than good."""
     waiting = (WebhookDelivery.endpoint_id == endpoint_id, WebhookDelivery.next_at.is_not(None))
     given_up = {"next_at": None, "last_error": "given up: the endpoint was disabled"}
     session.execute(update(WebhookDelivery).where(*waiting).values(**given_up))

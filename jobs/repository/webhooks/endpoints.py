@@ -54,7 +54,7 @@ class WebhookRepository:
     def change(
         self, tenant: str, endpoint_id: str, event_types: Sequence[str] | None, enabled: bool | None
     ) -> WebhookEndpoint | None:
-        """Change what an endpoint is told of, or whether it is told at all."""
+        """Change which events an endpoint receives, or disable or enable it."""
         values: dict[str, object] = {} if event_types is None else {"event_types": list(event_types)}
         if enabled is not None:
             values["disabled_reason"] = None if enabled else "switched off"
