@@ -66,18 +66,18 @@ def rebatch_evenly(batches: Sequence[Batch], max_rows: int) -> Iterator[Batch]:
 
 def task_of(model_class: type[transformers.PreTrainedModel]) -> Task:
     """The task of a model class, by transformers' own tables; raises `UnsupportedArchitecture` where none lists it."""
-    tables: dict[Task, list[str]] = {
-        "causal_lm": ["MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"],
-        "masked_lm": ["MODEL_FOR_MASKED_LM_MAPPING_NAMES"],
-        "image_classification": ["MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"],
-        "text_classification": ["MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"],
+    tables: dict[Task, str] = {
+        # Before the causal table: XLMWithLMHeadModel, the one class in both, attends in both directions by default and
+        # takes labels at the position that they are predicted for.
+        "masked_lm": "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+        "causal_lm": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+        "image_classification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+        "text_classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
     }
-    # The first table wins: XLMWithLMHeadModel, the one class in two tables, counts as a causal language model.
-    for task, names in tables.items():
-        for name in names:
-            for entry in getattr(modeling_auto, name).values():
-                if model_class.__name__ in ((entry,) if isinstance(entry, str) else entry):
-                    return task
+    for task, table in tables.items():
+        for entry in getattr(modeling_auto, table).values():
+            if model_class.__name__ in ((entry,) if isinstance(entry, str) else entry):
+                return task
     if model_class in IMAGE_CLASSIFIERS.values():
         return "image_classification"
     raise UnsupportedArchitecture(

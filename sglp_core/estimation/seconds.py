@@ -18,6 +18,7 @@ from sglp_core.options import PROPOSALS, Calibration, Evaluation, Method, Option
 from sglp_core.planning.choose import ANALYSIS_PASSES, COMPARED, search_budget
 from sglp_core.planning.choose_after_repair import BEST, JUDGED_WINDOWS, MOST_PREDICTIONS
 from sglp_core.planning.harm import SAMPLES_AT_ONCE, WINDOWS_AT_ONCE
+from sglp_core.planning.proposals import CUTS_PER_MEASURE
 from sglp_core.repair.repair import KINDS
 from sglp_core.tasks import CLASSIFICATIONS, JUDGED_SHARE
 
@@ -26,8 +27,8 @@ PRODUCT_SIZE = 1024
 COPIED_BYTES = 2**27
 # Importing the libraries, in the process of the job and again in the one that verifies and times the artifact.
 IMPORT_SECONDS = 6.0
-# Different proposals of one cut that each measure of runs adds to those that are repaired; some measures agree.
-DIFFERENT_SINGLE_CUTS = 2
+# Share of the plans with a single cut that no other measure of runs proposes too.
+DIFFERENT_CUTS_SHARE = 2 / 3
 # Passes over a window at every cut: the dense model and the pruned one, each about half of the way.
 STREAM_PASSES = 1.0
 
@@ -106,7 +107,7 @@ def _repaired_windows(outline: Outline, removed: int, method: Method, calibratio
     turns = min(JUDGED_SHARE, -(-JUDGED_WINDOWS // max(1, few // JUDGED_SHARE)))
     # Similarity is one measure of runs, and some criteria are others.
     measures = 1 + sum(criterion.run_scores is not None for criterion in CRITERIA.values())
-    single_cuts = DIFFERENT_SINGLE_CUTS * measures
+    single_cuts = DIFFERENT_CUTS_SHARE * CUTS_PER_MEASURE * measures
     # Half of the candidates are in the second turn, a quarter in the third.
     tournament = few * (BEST * cuts + single_cuts) * a_cut * (2 - 2.0 ** (1 - turns))
     return tournament + (chosen if few < calibration.samples else 0.0)

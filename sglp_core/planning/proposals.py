@@ -18,8 +18,8 @@ from sglp_core.planning.local_search import refine
 from sglp_core.planning.plan import SLACK, Plan, costs_of_layers, segment_ranks
 from sglp_core.structure.runs import Removed, Run
 
-# How many plans of one cut each measure of runs proposes.
-SINGLE_CUTS = 3
+# Plans with a single cut that each measure of runs proposes: similarity, and every criterion that also scores runs.
+CUTS_PER_MEASURE = 3
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def propose(analysis: Analysis, target: Target, protected: set[int]) -> dict[tup
     anywhere = next(iter(plans.values()))
     single = _single_cuts(analysis, target, protected)
     for name, matrix in ({"similarity": _apart(analysis)} | analysis.run_importance).items():
-        for run in sorted(single, key=lambda run: (matrix[run], run))[:SINGLE_CUTS]:
+        for run in sorted(single, key=lambda run: (matrix[run], run))[:CUTS_PER_MEASURE]:
             removed = tuple(run.layers)
             plans.setdefault(removed, replace(anywhere, removed_layers=removed, achieved=single[run]))
             names.setdefault(removed, []).append(f"{name}/single_cut")
