@@ -1,8 +1,9 @@
-"""Write the artifact: weights in safetensors, the files that came with the model, and a manifest of it all."""
+"""Write the files of the artifact: safetensors weights, tokenizer or image processor, and a manifest."""
 
 import json
 import mimetypes
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,27 @@ NOT_PUBLISHED = {"manifest.json", "similarity.f32"}
 
 
 def write_model(model: Any, source: Source, directory: Path) -> None:
-    """Save the pruned model beside everything that came with the original, unchanged.
+    """Save the pruned model, and copy the files of the original that do not depend on its layers.
 
-    Raises `InsufficientStorage` before anything is written where the disk cannot hold it.
+    Raises `InsufficientStorage` before any file is written where the disk is too full.
     """
     weights = sum(t.numel() * t.element_size() for t in {t.data_ptr(): t for t in model.state_dict().values()}.values())
     directory.mkdir(parents=True)
     require_space(directory, int(weights * 1.02), "the compressed model")
     model.save_pretrained(directory)
-    carry_over(source, directory)
+    copy_processor_files(source, directory)
 
 
-def carry_over(source: Source, directory: Path) -> None:
-    """Copy everything that came with the original and does not depend on its layers, unchanged."""
+def copy_processor_files(source: Source, directory: Path) -> None:
+    """Copy tokenizer, image processor and licence of the original, which do not depend on its layers."""
     for pattern in PROCESSOR_FILES:
         for file in source.directory.glob(pattern):
             if file.is_file():
                 shutil.copyfile(file, directory / file.name)
 
 
-def write_manifest(directory: Path, facts: dict[str, Any]) -> None:
-    """`manifest.json`: the given facts, the versions, and name, size and sha256 of every published file."""
+def write_manifest(directory: Path, facts: Mapping[str, object]) -> None:
+    """Write `manifest.json`: these facts, the versions, and name, size and sha256 of every published file."""
     files = [
         {
             "name": file.relative_to(directory).as_posix(),

@@ -1,6 +1,6 @@
-"""Remove layers from a checkpoint on disk: the bytes of the kept tensors are copied to new shards, no model is built.
+"""Remove layers from a checkpoint on disk by copying the bytes of the kept tensors to new shards.
 
-Only names, headers and the configuration change, so the cost is that of copying files, and memory is a buffer.
+No model is built: only tensor names, headers and the configuration change, and memory is one buffer.
 """
 
 import errno
@@ -20,8 +20,8 @@ from sglp_core.structure.model_class import model_class
 
 SHARD_BYTES = 5_000_000_000
 GENERATION = "generation_config.json"
-# Small enough for the processor's cache, which makes it faster than copying inside the kernel: ranges do not begin at
-# the same place of a page in both files, and the kernel then splits every page.
+# Fits into the processor's cache. That is faster than copying inside the kernel, which splits every page because the
+# ranges begin at different offsets within a page in the two files.
 BUFFER_BYTES = 2**20
 
 Named = tuple[str, StoredTensor]
@@ -30,11 +30,11 @@ Named = tuple[str, StoredTensor]
 def copy_kept_layers(
     source: Path, path: str, count: int, removed: Sequence[int], directory: Path, shard_bytes: int = SHARD_BYTES
 ) -> dict[int, int]:
-    """Write weights and configuration of the model in `source` without the removed of its `count` layers at `path`.
+    """Write weights and configuration of the model in `source`, which has `count` layers at `path`, without `removed`.
 
     Returns the map from old to new numbers of the layers that stay. A shard holds at most `shard_bytes`, or one larger
-    tensor. Raises `UnsupportedArchitecture` where names do not tell the layers, and `InsufficientStorage` before
-    anything is written where the disk cannot hold it.
+    tensor. Raises `UnsupportedArchitecture` where tensor names do not show their layers, and `InsufficientStorage`
+    before anything is written where the disk is too full.
     """
     kept = {old: new for new, old in enumerate(i for i in range(count) if i not in set(removed))}
     tensors = stored_tensors(source)
@@ -74,7 +74,7 @@ def _write_shards(named: Sequence[Named], directory: Path, shard_bytes: int) -> 
     for number, shard in enumerate(shards, 1):
         only = len(shards) == 1
         file = directory / ("model.safetensors" if only else f"model-{number:05}-of-{len(shards):05}.safetensors")
-        # Wide types first, as readers want every tensor at a multiple of its element size.
+        # Wide types first, so that every tensor begins at a multiple of its element size, which readers expect.
         _write_shard(sorted(shard, key=lambda entry: -SAFETENSORS_BITS[entry[1].dtype]), file)
         weight_map |= {name: file.name for name, _ in shard}
     if len(shards) > 1:
@@ -94,13 +94,13 @@ def _write_shard(shard: Sequence[Named], file: Path) -> None:
     with file.open("wb", buffering=0) as out:
         out.write(struct.pack("<Q", len(text)) + text)
         buffer = memoryview(bytearray(BUFFER_BYTES))
-        for source, begin, size in _runs(shard):
+        for source, begin, size in _byte_ranges(shard):
             with source.open("rb", buffering=0) as original:
                 _copy_bytes(original, out, begin, size, buffer)
 
 
-def _runs(shard: Sequence[Named]) -> Iterator[tuple[Path, int, int]]:
-    """The byte ranges to copy, in order; neighbours that are neighbours in the source too are one range."""
+def _byte_ranges(shard: Sequence[Named]) -> Iterator[tuple[Path, int, int]]:
+    """File, first byte and size of each range to copy, in order; tensors adjacent in the source are one range."""
     file, begin, end = shard[0][1].file, shard[0][1].begin, shard[0][1].begin
     for _, tensor in shard:
         if (tensor.file, tensor.begin) != (file, end):

@@ -1,31 +1,32 @@
-"""Prove that the written artifact is the planned model: reloaded in a fresh process with the stock class.
+"""Verify that the written artifact is the planned model, by reloading it in a fresh process with the stock class.
 
-Three things must agree: the dense model with the removed layers bypassed, the pruned model in memory, and the
-reloaded artifact. Decoding with the cache must equal decoding without it.
+The logits of three models must agree: the dense model with the removed layers bypassed, the pruned model in memory, and
+the reloaded artifact. Decoding with the KV cache must equal decoding without it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sglp_core.checkpoints.strict_json import JsonObject
 from sglp_core.errors import SGLPError, VerificationFailed
 from sglp_core.evaluation.logits import TOLERANCES, difference, probe_logits
 from sglp_core.fresh_process import FreshProcesses
-from sglp_core.structure.layer_signature import layouts_of
+from sglp_core.structure.layer_signature import layer_signatures
 from sglp_core.structure.model_class import meta_model, model_class
 from sglp_core.tasks import Task
 
-# The same sums in the same order: on a CPU every model of our tests agrees to the last bit.
+# Tolerances on a CPU, where sums are in the same order: there, all models of our tests agree exactly.
 SAME_SUMS = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-4, torch.bfloat16: 1e-3}
 DECODED_TOKENS = 16
-# Every token reads all weights from disk, and a wrong cache shows at the second.
+# Fewer, because each token reads all weights from disk; an error in the cache shows at the second token.
 OFFLOADED_DECODED_TOKENS = 3
 PROMPT_TOKENS = 8
 
@@ -34,7 +35,7 @@ PROMPT_TOKENS = 8
 class Verification:
     """Differences are relative to the largest logit; `cached_decoding_equal` is None without generation.
 
-    `other_layers` are the numbers of those that the written configuration makes other than they were, but for weights.
+    `other_layers` are the numbers of layers that the written configuration builds with another signature than before.
     """
 
     missing: tuple[str, ...]
@@ -47,27 +48,29 @@ class Verification:
 
     @property
     def problems(self) -> list[str]:
-        found = []
+        """What does not agree, one sentence each; empty where everything does."""
+        problems = []
         if self.missing or self.unexpected:
-            found.append(f"tensors missing {list(self.missing)[:5]}, unexpected {list(self.unexpected)[:5]}")
+            problems.append(f"tensors missing {list(self.missing)[:5]}, unexpected {list(self.unexpected)[:5]}")
         if self.other_layers:
-            found.append(f"by config.json the layers {list(self.other_layers)[:5]} are other than they were")
-        # Written so that a NaN counts as a difference.
+            problems.append(f"config.json builds the layers {list(self.other_layers)[:5]} differently than before")
+        # "Not at most" instead of "more than", so that NaN counts as a difference.
         if not self.reload_difference <= self.tolerance:
-            found.append(f"reloaded logits differ by {self.reload_difference:.2e} (allowed {self.tolerance:.0e})")
+            problems.append(f"reloaded logits differ by {self.reload_difference:.2e} (allowed {self.tolerance:.0e})")
         if not self.bypass_difference <= self.tolerance:
-            found.append(f"logits differ from the bypassed dense model by {self.bypass_difference:.2e}")
+            problems.append(f"logits differ from the bypassed dense model by {self.bypass_difference:.2e}")
         if self.cached_decoding_equal is False:
-            found.append("decoding with the cache differs from decoding without it")
-        return found
+            problems.append("decoding with the cache differs from decoding without it")
+        return problems
 
 
 @dataclass(frozen=True)
 class Written:
-    """An artifact on disk with what it must reproduce: a probe input and two sets of logits, in memory and bypassed.
+    """An artifact on disk with a probe input and the logits that it must reproduce, of the pruned and bypassed model.
 
-    An `offloaded` one is reloaded with its weights left on disk, for models that do not fit in memory. `layouts` are
-    what the layers at `path` were (`layout.py`), and empty where they stand in stages.
+    An `offloaded` artifact is reloaded with its weights left on disk, for models that do not fit in memory.
+    `signatures` are those of the layers at `path` before (`layer_signature.py`); both are empty where layers are in
+    stages.
     """
 
     directory: Path
@@ -78,13 +81,33 @@ class Written:
     offloaded: bool = False
     on_cpu: bool = True
     path: str = ""
-    layouts: tuple[str, ...] = ()
+    signatures: tuple[str, ...] = ()
+
+
+class _Request(TypedDict):
+    """Files of one artifact; the fresh process writes `logits`, and offloads weights to the folder `offload`."""
+
+    directory: str
+    probe: str
+    logits: str
+    decode: bool
+    path: str
+    offload: str | None
+
+
+class _Answer(TypedDict):
+    """The answer for one artifact, with the signatures of the layers at the requested path."""
+
+    signatures: Sequence[str]
+    missing: list[str]
+    unexpected: list[str]
+    cached_decoding_equal: bool | None
 
 
 def verify(artifacts: Sequence[Written], fresh: FreshProcesses) -> list[Verification]:
     """Reload every artifact in one fresh process and compare. Raises `VerificationFailed` where one cannot be used."""
     scratch = fresh.scratch
-    requests: list[dict[str, Any]] = []
+    requests: list[_Request] = []
     for number, written in enumerate(artifacts):
         save_file({k: v.contiguous() for k, v in written.probe.items()}, scratch / f"probe-{number}.safetensors")
         requests.append(
@@ -112,26 +135,25 @@ def verify(artifacts: Sequence[Written], fresh: FreshProcesses) -> list[Verifica
                 bypass_difference=difference(written.pruned_logits, written.bypassed_logits),
                 tolerance=(SAME_SUMS if written.on_cpu else TOLERANCES)[written.pruned_logits.dtype],
                 cached_decoding_equal=answer["cached_decoding_equal"],
-                other_layers=_others(written.layouts, answer["layouts"]),
+                other_layers=_other_layers(written.signatures, answer["signatures"]),
             )
         )
     return results
 
 
-def _others(wanted: Sequence[str], found: Sequence[str]) -> tuple[int, ...]:
-    if not wanted:
+def _other_layers(before: Sequence[str], written: Sequence[str]) -> tuple[int, ...]:
+    if not before:
         return ()
-    pairs = zip_longest(wanted, found)
-    return tuple(number for number, (layer, written) in enumerate(pairs) if layer != written)
+    return tuple(number for number, (old, new) in enumerate(zip_longest(before, written)) if old != new)
 
 
 def require(verification: Verification) -> None:
-    """Raise `VerificationFailed` unless everything agreed."""
+    """Raise `VerificationFailed` with all problems, if there are any."""
     if verification.problems:
         raise VerificationFailed("the written model is not the planned one: " + "; ".join(verification.problems))
 
 
-def _reload(request: dict[str, Any]) -> dict[str, Any]:
+def _reload(request: _Request) -> _Answer:
     config = transformers.AutoConfig.from_pretrained(request["directory"])
     stock = model_class(config)
     offload = request["offload"]
@@ -141,9 +163,9 @@ def _reload(request: dict[str, Any]) -> dict[str, Any]:
     tokens = OFFLOADED_DECODED_TOKENS if offload else DECODED_TOKENS
     probe = load_file(request["probe"])
     save_file({"logits": probe_logits(model, probe).contiguous()}, request["logits"])
-    layouts = layouts_of(meta_model(config).get_submodule(request["path"])) if request["path"] else ()
+    path = request["path"]
     return {
-        "layouts": layouts,
+        "signatures": layer_signatures(meta_model(config).get_submodule(path)) if path else (),
         "missing": sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"]),
         "unexpected": sorted(info["unexpected_keys"]),
         "cached_decoding_equal": _decodes_alike(model, probe["input_ids"], tokens) if request["decode"] else None,
@@ -172,7 +194,7 @@ def _decodes_alike(model: Any, input_ids: Tensor, count: int) -> bool:
     for cached, plain in zip(with_cache, without, strict=True):
         if torch.equal(cached, plain):
             continue
-        # Two ways of adding the same numbers may settle an exact tie differently; that alone is no error.
+        # The two ways add numbers in different orders, so tied logits may give different tokens; that is not an error.
         first = int((cached != plain).nonzero()[0])
         logits = model(input_ids=plain[None, :first], use_cache=False).logits[0, -1].float()
         gap = (logits.max() - logits[cached[first]]) / logits.abs().max()
@@ -181,6 +203,6 @@ def _decodes_alike(model: Any, input_ids: Tensor, count: int) -> bool:
     return True
 
 
-def handle(request: dict[str, Any]) -> dict[str, Any]:
-    """In the fresh process: reload each artifact and say what it gives."""
+def handle(request: JsonObject) -> JsonObject:
+    """Called in the fresh process: reload each artifact of the request and answer for each."""
     return {"artifacts": [_reload(artifact) for artifact in request["artifacts"]]}

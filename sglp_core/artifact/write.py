@@ -1,9 +1,8 @@
-"""Write the model without the removed layers, and note what it must reproduce: in memory, or from shard to shard."""
+"""Write the model without the removed layers, from memory or shard by shard, with the logits that it must reproduce."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from sglp_core.tasks import Batch
 
 @dataclass(frozen=True)
 class Artifact:
-    """The written model, the map from old to new layer numbers, and how many parameters are left."""
+    """The written model, the map from old to new layer numbers, and the number of parameters that are left."""
 
     written: Written
     layer_map: dict[int, int]
@@ -34,9 +33,9 @@ class Artifact:
 
 
 def write_artifact(loaded: LoadedModel, variant: Variant, probe: dict[str, Tensor], directory: Path) -> Artifact:
-    """Remove the variant's layers, change its weights, and write the result; `loaded` has no weights after it.
+    """Remove the variant's layers, apply its weight changes, and write the result; then `loaded` has no weights.
 
-    Raises `UnsupportedArchitecture` where the model does not run without them.
+    Raises `UnsupportedArchitecture` where the model cannot run without the removed layers, and `InsufficientStorage`.
     """
     write = _from_shards if isinstance(loaded.model, StreamedModel) else _in_memory
     artifact = write(loaded, variant, probe, directory)
@@ -52,12 +51,11 @@ def _in_memory(loaded: LoadedModel, variant: Variant, probe: dict[str, Tensor], 
     apply(loaded.model, changes)
     with as_unsupported("the model cannot run without the layers that were removed"):
         layer_map = remove_layers(loaded.model, loaded.path, removed)
-        found = probe_logits(loaded.model, probe)
+        pruned = probe_logits(loaded.model, probe)
     files.write_model(loaded.model, loaded.source, directory)
     parameters = sum(p.numel() for p in loaded.model.parameters())
-    written = Written(
-        directory, loaded.task, probe, found, expected, on_cpu=on_cpu, **_layouts(loaded.stack, layer_map)
-    )
+    path, signatures = _expected_layers(loaded.stack, layer_map)
+    written = Written(directory, loaded.task, probe, pruned, expected, on_cpu=on_cpu, path=path, signatures=signatures)
     return Artifact(written, layer_map, parameters)
 
 
@@ -67,18 +65,18 @@ def _from_shards(loaded: LoadedModel, variant: Variant, probe: dict[str, Tensor]
     dense: StreamedModel = loaded.model
     expected = _streamed_logits(dense, probe, removed)
     layer_map = copy_kept_layers(loaded.source.directory, dense.path, len(loaded.stack), removed, directory)
-    files.carry_over(loaded.source, directory)
-    found = _streamed_logits(StreamedModel(directory, dense.scratch), probe, ())
+    files.copy_processor_files(loaded.source, directory)
+    pruned = _streamed_logits(StreamedModel(directory, dense.scratch), probe, ())
     parameters = loaded.stack.total_parameters - sum(loaded.stack.layers[i].parameters for i in removed)
-    written = Written(
-        directory, loaded.task, probe, found, expected, offloaded=True, **_layouts(loaded.stack, layer_map)
-    )
+    path, signatures = _expected_layers(loaded.stack, layer_map)
+    written = Written(directory, loaded.task, probe, pruned, expected, offloaded=True, path=path, signatures=signatures)
     return Artifact(written, layer_map, parameters)
 
 
-def _layouts(stack: LayerStack, layer_map: dict[int, int]) -> dict[str, Any]:
-    layouts = tuple(stack.layers[old].layout for old in layer_map)
-    return {"path": stack.path, "layouts": layouts} if isinstance(stack.path, str) and all(layouts) else {}
+def _expected_layers(stack: LayerStack, layer_map: dict[int, int]) -> tuple[str, tuple[str, ...]]:
+    """Path and signatures of the layers that stay; both are empty where layers are in stages."""
+    signatures = tuple(stack.layers[old].signature for old in layer_map)
+    return (stack.path, signatures) if isinstance(stack.path, str) and all(signatures) else ("", ())
 
 
 @torch.no_grad()

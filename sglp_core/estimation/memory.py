@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from sglp_core.estimation.model_outline import Outline
 from sglp_core.structure.layer_stack import example_inputs, layers_of
-from sglp_core.structure.model_class import untrained
+from sglp_core.structure.model_class import untrained_model
 
 LOGIT_BYTES = 4
 PIXEL_BYTES = 4
@@ -38,7 +38,7 @@ def peak_bytes(outline: Outline, batch_size: int, samples: int) -> int | None:
 def saved_for_backward(outline: Outline, batch_size: int) -> tuple[int, int]:
     """Bytes that one batch's forward pass keeps for the backward pass of the layers, and bytes of its logits."""
     # Built outside of the fake mode: some models compute with the values of tensors while they are built.
-    model = untrained(outline.config, "meta", attention=None, dtype=outline.torch_dtype)
+    model = untrained_model(outline.config, "meta", attention=None, dtype=outline.torch_dtype)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         layers_of(model, outline.stack.path).requires_grad_(True)

@@ -18,7 +18,7 @@ from sglp_core.planning.choose import Choice, choose_plan
 from sglp_core.progress import Phase
 from sglp_core.reporting.write_report import require_new
 from sglp_core.run_context import RunContext
-from sglp_core.structure.layer_signature import require_layout
+from sglp_core.structure.layer_signature import require_unchanged_layers
 from sglp_core.versions import versions
 
 
@@ -70,5 +70,5 @@ def choose_for_run(
         choice = Choice(search.found.plan, search.found.proposals)
     else:
         choice = choose_plan(loaded, analysis, target, options, data.calibration(loaded), progress)
-    require_layout(loaded.source.directory, loaded.stack, choice.plan.removed_layers)
+    require_unchanged_layers(loaded.source.directory, loaded.stack, choice.plan.removed_layers)
     return choice, search

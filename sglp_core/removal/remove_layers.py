@@ -9,7 +9,7 @@ from typing import Any
 from sglp_core.structure.config_renumbering import renumber_config
 from sglp_core.structure.layer_stack import StackPath, layers_of
 from sglp_core.structure.stages import remove_blocks
-from sglp_core.structure.timm_models import is_timm, say_depth
+from sglp_core.structure.timm_models import is_timm, set_depth
 
 INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_index")
 
@@ -22,7 +22,7 @@ def remove_layers(model: Any, path: StackPath, removed: Sequence[int]) -> dict[i
         remove_blocks(model, [path[number] for number in removed])
         return kept
     if is_timm(model.config):
-        say_depth(model.config, [len(kept)])
+        set_depth(model.config, [len(kept)])
     else:
         renumber_config(model.config.get_text_config(), len(layers), kept)
     for old, new in kept.items():

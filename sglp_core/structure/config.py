@@ -1,4 +1,4 @@
-"""Read the configuration of a model directory."""
+"""Read the configuration of a model directory, and turn the errors of transformers into ours."""
 
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,15 @@ from sglp_core.structure.timm_models import NEEDED, is_timm, make_loadable
 
 
 def read_config(directory: Path, **options: Any) -> transformers.PretrainedConfig:
-    """The configuration of a model directory, with the class that it is loaded as.
+    """The configuration of a model directory; `options` go to `AutoConfig.from_pretrained`.
 
-    Raises `UnsupportedArchitecture` for one that transformers does not know or timm is needed for, and the errors of
+    Raises `UnsupportedArchitecture` where transformers does not know the model or rejects its values, and the errors of
     `timm_models.make_loadable`.
     """
     try:
         config = transformers.AutoConfig.from_pretrained(directory, **options)
     except ImportError as error:
-        # Only the configuration of a timm model needs a library of its own: for the names of its classes.
+        # Only the configuration of a timm model needs an optional library, for the names of its classes.
         raise UnsupportedArchitecture(NEEDED) from error
     except (ValueError, KeyError) as error:
         raise UnsupportedArchitecture(
@@ -28,10 +28,10 @@ def read_config(directory: Path, **options: Any) -> transformers.PretrainedConfi
             f"architectures it contains ({error})"
         ) from error
     except StrictDataclassError as error:
-        raise UnsupportedArchitecture(f"config.json has a value that its model cannot have: {error}") from error
+        raise UnsupportedArchitecture(f"config.json has a value that its model type refuses: {error}") from error
     except (TypeError, ArithmeticError, AttributeError, RuntimeError) as error:
-        # What the classes of some families make of values that they do not check.
-        raise UnsupportedArchitecture(f"config.json has a value that its model cannot have: {error!r}") from error
+        # Some configuration classes use values without checking them.
+        raise UnsupportedArchitecture(f"config.json has a value that its model type refuses: {error!r}") from error
     if not isinstance(config.dtype, torch.dtype | None):
         raise UnsupportedArchitecture(f"config.json names a dtype that torch does not have: {config.dtype}")
     if is_timm(config):

@@ -1,8 +1,8 @@
-"""The configuration of a model with some of its layers removed: every entry that is about a layer follows it."""
+"""Update a configuration after layers are removed: entries that belong to a layer get the layer's new number."""
 
 from typing import Any
 
-# Lists of layer numbers, where others are lists with one entry a layer.
+# Lists of layer numbers; other lists have one entry per layer.
 INDEX_LISTS = (
     "mlp_only_layers",
     "moe_layers",
@@ -11,14 +11,14 @@ INDEX_LISTS = (
     "full_attn_idxs",
     "cross_attention_layers",
 )
-# A number n says: layers from n on are different.
+# Numbers n that mean: layers from n on are different.
 BOUNDARIES = ("max_window_layers", "first_k_dense_replace", "num_dense_layers")
-# A number n says: the last n layers are different.
+# Numbers n that mean: the last n layers are different.
 TAILS = ("num_kv_shared_layers",)
 
 
 def renumber_config(config: Any, count: int, kept: dict[int, int]) -> None:
-    """Make a configuration of `count` layers describe only the kept ones, in their new order."""
+    """Make a configuration of `count` layers describe only the kept ones; `kept` maps old to new numbers."""
     overrides = config.to_dict().get("per_layer_config")
     for name, value in list(vars(config).items()):
         if name in INDEX_LISTS and isinstance(value, list | tuple):
@@ -35,6 +35,6 @@ def renumber_config(config: Any, count: int, kept: dict[int, int]) -> None:
         config.per_layer_config = {kept[old]: entries for old, entries in by_number.items() if old in kept}
     names = getattr(config, "stage_names", None)
     if names and len(names) == count + 1:
-        # Of an encoder that may also be a backbone: its input, and each layer. What follows the last is what it gives.
+        # Encoders that can serve as backbones name their input and each layer; the output is that of the last layer.
         config.stage_names = names[: len(kept) + 1]
         config.set_output_features_output_indices(out_features=config.stage_names[-1:], out_indices=None)

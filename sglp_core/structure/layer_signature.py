@@ -1,8 +1,8 @@
-"""What each layer is, apart from its weights, and whether it would still be that with others removed.
+"""Describe each layer apart from its weights (its signature), and check that removing others does not change it.
 
-Stock classes make a layer by what the configuration says of it, or by its place: every eighth one with attention. What
-is said of a layer follows it (`renumbering.py`). A rule of places stays one, so there only runs can go that leave all
-layers behind them what their new places make them.
+Model classes build a layer from an entry of the configuration that belongs to it, or by a rule about its position, such
+as "attention in every eighth layer". Entries move with their layer (`config_renumbering.py`), but rules do not. With a
+rule, only those runs can be removed after which each later layer has the signature that its new position requires.
 """
 
 import hashlib
@@ -22,83 +22,85 @@ from sglp_core.structure.model_class import meta_model
 from sglp_core.structure.runs import Run, Stage
 from sglp_core.structure.stages import removable_runs
 
-# What differs with the place of a layer and makes no difference to what it computes: its number, of how many, and how
-# often it is left out in training.
-OF_NO_ACCOUNT = re.compile(r"^_|training$|drop|(^|_)(idx|index|id|number)$|^num_hidden_layers$")
-# Of runs, shortest first, until one is found to hold.
+# Attributes that differ by position but not in what a layer computes: its number, the number of layers, and the
+# probability of dropping it in training.
+IGNORED_ATTRIBUTES = re.compile(r"^_|training$|drop|(^|_)(idx|index|id|number)$|^num_hidden_layers$")
+# How many runs are tried, shortest first.
 TRIED_RUNS = 4
 
-Shapes = dict[str, torch.Size]
+ParameterShapes = dict[str, torch.Size]
 
 
-def layouts_of(layers: nn.ModuleList) -> tuple[str, ...]:
-    """For each layer a digest of its modules, the shapes of their parameters, and their numbers and words."""
-    return tuple(hashlib.sha256(repr(_described(layer)).encode()).hexdigest() for layer in layers)
+def layer_signatures(layers: nn.ModuleList) -> tuple[str, ...]:
+    """For each layer the sha256 of its modules, their parameter shapes, and their attributes that are plain values."""
+    return tuple(hashlib.sha256(repr(_description(layer)).encode()).hexdigest() for layer in layers)
 
 
-def forms_of(model: Any, config: Any, path: str, layouts: Sequence[str], kinds: Sequence[str]) -> list[str]:
-    """What each layer is where a stock class makes it by its place, or an empty word where an entry says it.
+def position_signatures(
+    model: Any, config: Any, path: str, signatures: Sequence[str], kinds: Sequence[str]
+) -> list[str]:
+    """The layers' `signatures` where the class builds layers by position; empty strings where it uses entries.
 
-    Found by trying: layers are removed from models on the meta device, such that of every kind one stays. `model` is
-    the dense one of this configuration.
+    Found by trying: layers are removed from models on the meta device such that one of each kind stays. `model` is the
+    dense model of this configuration.
 
-    Raises `UnsupportedArchitecture` where removing layers leaves no model of the layers that stay.
+    Raises `UnsupportedArchitecture` where no removal leaves a model with the other layers unchanged.
     """
-    count = len(layouts)
+    count = len(signatures)
     outside = _outside(model, path)
-    # Not at the ends, which are kept unless somebody asks for it: some classes have rules for them.
+    # Not the first or last layer, which are kept by default, and for which some classes have special rules.
     scattered, middle = tuple(range(1, count - 1, 2)), (count // 2,)
     tried = {(1,), scattered if scattered and _keeps_all(kinds, scattered) else middle}
     if all(
-        stays_what_it_is(config, path, layouts, removed, outside)
+        keeps_signatures(config, path, signatures, removed, outside)
         for removed in sorted(tried)
         if _keeps_all(kinds, removed)
     ):
         return [""] * count
-    allowed = removable_runs([Stage(0, count)], layouts)
+    allowed = removable_runs([Stage(0, count)], signatures)
     runs = [Run(i, j) for i in range(count) for j in range(i + 1, count + 1) if allowed[i, j] and j - i < count]
     runs = [run for run in runs if _keeps_all(kinds, run.layers)]
     for run in sorted(runs, key=lambda run: len(run.layers))[:TRIED_RUNS]:
-        if stays_what_it_is(config, path, layouts, run.layers, outside):
-            return list(layouts)
+        if keeps_signatures(config, path, signatures, run.layers, outside):
+            return list(signatures)
     raise UnsupportedArchitecture(
         f"{(config.architectures or ['the model'])[0]} has layers, or parameters outside of them, that depend on the "
-        "number and the place of its layers in a way that is not in its config.json, so that none can be removed"
+        "number and the place of its layers in a way that config.json does not show, so no layer can be removed"
     )
 
 
-def stays_what_it_is(
-    config: Any, path: str, layouts: Sequence[str], removed: Sequence[int], outside: Shapes | None = None
+def keeps_signatures(
+    config: Any, path: str, signatures: Sequence[str], removed: Sequence[int], outside: ParameterShapes | None = None
 ) -> bool:
-    """Whether the model that the renumbered configuration makes has the layers that stay, as they were.
+    """Whether the remaining layers keep their signatures in the model of the renumbered configuration.
 
-    And, with the shapes of the dense model's parameters `outside` of the layers, whether these are as before.
+    With `outside`, the shapes of the dense model's parameters outside the layers, also whether these are unchanged.
     """
-    kept = {old: new for new, old in enumerate(i for i in range(len(layouts)) if i not in set(removed))}
+    kept = {old: new for new, old in enumerate(i for i in range(len(signatures)) if i not in set(removed))}
     try:
         smaller = deepcopy(config)
-        renumber_config(smaller.get_text_config(), len(layouts), kept)
-        # As it is read back from what is written.
+        renumber_config(smaller.get_text_config(), len(signatures), kept)
+        # Through JSON, as the written configuration is read.
         model = meta_model(type(smaller).from_dict(smaller.to_dict()))
     except Exception:
-        # Classes fail in ways of their own at what they cannot be.
+        # Model classes raise many types of errors for a configuration that they cannot build.
         return False
     stack = model.get_submodule(path)
     assert isinstance(stack, nn.ModuleList)
-    same = layouts_of(stack) == tuple(layouts[old] for old in kept)
+    same = layer_signatures(stack) == tuple(signatures[old] for old in kept)
     return same and outside in (None, _outside(model, path))
 
 
-def require_layout(source: Path, stack: Any, removed: Sequence[int]) -> None:
-    """Raises `UnsupportedArchitecture` where the model in `source` has other layers with these removed.
+def require_unchanged_layers(source: Path, stack: Any, removed: Sequence[int]) -> None:
+    """Raise `UnsupportedArchitecture` where removing these layers changes others of the model in `source`.
 
-    `forms_of` has tried but a few; some classes have rules for single layers, mostly the last.
+    `position_signatures` has tried only a few removals; some classes have rules for single layers, mostly the last.
     """
-    layouts = [layer.layout for layer in stack.layers]
-    if all(layouts) and not stays_what_it_is(read_config(source), stack.path, layouts, removed):
+    signatures = [layer.signature for layer in stack.layers]
+    if all(signatures) and not keeps_signatures(read_config(source), stack.path, signatures, removed):
         raise UnsupportedArchitecture(
-            f"without the layers {sorted(removed)} those that stay would be other than they are; protect what has a "
-            "role of its own, most often the first and the last layer"
+            f"without the layers {sorted(removed)} the model class would build other layers differently; protect "
+            "layers with a special role, most often the first and the last one"
         )
 
 
@@ -106,21 +108,21 @@ def _keeps_all(kinds: Sequence[str], removed: Sequence[int]) -> bool:
     return {kind for i, kind in enumerate(kinds) if i not in set(removed)} == set(kinds)
 
 
-def _outside(model: nn.Module, path: str) -> Shapes:
+def _outside(model: nn.Module, path: str) -> ParameterShapes:
     return {name: each.shape for name, each in model.named_parameters() if not name.startswith(f"{path}.")}
 
 
-def _described(layer: nn.Module) -> list[Any]:
-    described: list[Any] = []
+def _description(layer: nn.Module) -> list[Any]:
+    description: list[Any] = []
     for name, module in layer.named_modules():
-        # Of those without parameters some are there or not by place: a stochastic depth that is 0 is often no module.
+        # Some modules without parameters exist only at some positions: a stochastic depth of 0 is often left out.
         if not any(True for _ in module.parameters()):
             continue
         shapes = [(key, tuple(each.shape)) for key, each in module.named_parameters(recurse=False)]
-        said = [
+        attributes = [
             (key, value)
             for key, value in sorted(vars(module).items())
-            if isinstance(value, bool | int | float | str | None) and not OF_NO_ACCOUNT.search(key)
+            if isinstance(value, bool | int | float | str | None) and not IGNORED_ATTRIBUTES.search(key)
         ]
-        described.append((name, type(module).__name__, shapes, said))
-    return described
+        description.append((name, type(module).__name__, shapes, attributes))
+    return description

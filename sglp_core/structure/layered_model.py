@@ -1,4 +1,4 @@
-"""A model that can be run: its weights, where its layers are, and what it predicts."""
+"""A model with the path of its layers and its task."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,5 +19,5 @@ class LayeredModel:
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The layers in order."""
+        """The modules of the layers, in order."""
         return layers_of(self.model, self.path)

@@ -1,4 +1,4 @@
-"""How many tokens a model with a table of positions can read at once; others have no such end."""
+"""Find the longest input of models with a table of position embeddings; other models have no such limit."""
 
 import re
 from typing import Any
@@ -12,23 +12,24 @@ TABLE = re.compile(r"(^|[._])(wpe|embed_positions|position_embeddings?)$")
 
 
 def require_length(config: Any, sequence_length: int) -> None:
-    """Raises `BadCalibration` where windows of so many tokens are longer than the table."""
-    most = most_positions(config)
+    """Raise `BadCalibration` where the model has fewer positions than `sequence_length` tokens."""
+    most = max_positions(config)
     if most is not None and sequence_length > most:
         raise BadCalibration(
-            f"calibration.sequence_length is {sequence_length}, and the model has {most} positions; ask for fewer"
+            f"calibration.sequence_length is {sequence_length}, but the model has only {most} positions; give "
+            "a smaller one"
         )
 
 
-def most_positions(config: Any) -> int | None:
-    """The length of the table of positions, or None without one.
+def max_positions(config: Any) -> int | None:
+    """The number of tokens for which the model has position embeddings, or None without a table of them.
 
-    RoBERTa and its kin begin to count behind the number of the padding token.
+    RoBERTa and models like it number positions from after the id of the padding token, so they have fewer than rows.
     """
-    said = getattr(config.get_text_config(), "max_position_embeddings", None)
+    configured = getattr(config.get_text_config(), "max_position_embeddings", None)
     lengths = [
         module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
         for name, module in meta_model(config).named_modules()
         if isinstance(module, nn.Embedding) and TABLE.search(name)
     ]
-    return min([*lengths, *([said] if isinstance(said, int) else [])]) if lengths else None
+    return min([*lengths, *([configured] if isinstance(configured, int) else [])]) if lengths else None

@@ -1,4 +1,4 @@
-"""The stock class of a configuration, and models of it that were never trained: built to be looked at."""
+"""Find the class that a configuration names, and build untrained models of it to inspect their structure."""
 
 import torch
 import transformers
@@ -13,32 +13,35 @@ def model_class(config: transformers.PretrainedConfig) -> type[transformers.PreT
     Raises `UnsupportedArchitecture` where there is none.
     """
     names = config.architectures or []
-    ours = {found.__name__: found for found in IMAGE_CLASSIFIERS.values()}
+    ours = {each.__name__: each for each in IMAGE_CLASSIFIERS.values()}
     for name in names:
-        found = (getattr(transformers, name, None) or ours.get(name)) if isinstance(name, str) else None
-        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
-            return found
+        candidate = (getattr(transformers, name, None) or ours.get(name)) if isinstance(name, str) else None
+        if isinstance(candidate, type) and issubclass(candidate, transformers.PreTrainedModel):
+            return candidate
     raise UnsupportedArchitecture(
-        f"config.json names the architectures {names}, and transformers {transformers.__version__} has no such class; "
+        f"config.json names the architectures {names}, but transformers {transformers.__version__} has no such class; "
         "looked for a class of that name in the transformers package (custom code is never run)"
     )
 
 
 def meta_model(config: transformers.PretrainedConfig) -> transformers.PreTrainedModel:
-    """The stock model without memory for its weights. Raises `UnsupportedArchitecture` where it cannot be built."""
-    return untrained(config, "meta")
+    """The model on the meta device, which takes no memory for weights.
+
+    Raises `UnsupportedArchitecture` where it cannot be built.
+    """
+    return untrained_model(config, "meta")
 
 
-def untrained(
+def untrained_model(
     config: transformers.PretrainedConfig,
     device: str,
     attention: str | None = "eager",
     dtype: torch.dtype | None = None,
 ) -> transformers.PreTrainedModel:
-    """The stock model with weights that mean nothing. Raises `UnsupportedArchitecture` where it cannot be built.
+    """The model with random weights. Raises `UnsupportedArchitecture` where it cannot be built.
 
-    Eager attention and batched experts: every counter sees their FLOPs, and they need no data to know their shapes.
-    With None the attention is the one that a loaded model has.
+    Eager attention and batched experts, because FLOP counters see all their operations, and their shapes do not depend
+    on values. With `attention` None it has the attention of a loaded model.
     """
     stock = model_class(config)
     with as_unsupported("the model cannot be built from its config.json"), torch.device(device):

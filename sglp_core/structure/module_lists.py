@@ -1,4 +1,4 @@
-"""Rows of lists of modules: how the blocks of a network's stages lie in it, whatever they are called."""
+"""Find the lists of modules in a network, and rows of such lists, which hold the blocks of its stages."""
 
 import re
 from collections import defaultdict
@@ -7,13 +7,13 @@ from torch import nn
 
 
 def lists_in(model: nn.Module) -> dict[str, int]:
-    """Name and length of every list of modules, in the order of the model."""
+    """Name and length of each list of modules (`ModuleList` or `Sequential`), in the order of the model."""
     lists = (nn.ModuleList, nn.Sequential)
     return {name: len(module) for name, module in model.named_modules() if isinstance(module, lists)}
 
 
 def rows_in(model: nn.Module) -> list[dict[str, int]]:
-    """The lists whose names differ in one number alone, in its order, with their lengths; outermost rows first."""
+    """Rows of lists whose names differ only in one number, ordered by it, with their lengths; outermost rows first."""
     rows: dict[tuple[str, str], dict[int, tuple[str, int]]] = defaultdict(dict)
     for name, length in lists_in(model).items():
         for number in re.finditer(r"\d+", name):

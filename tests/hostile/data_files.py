@@ -196,7 +196,7 @@ IMAGES: dict[str, Case] = {
     "parquet bomb": (_parquet_bomb("image", pa.large_binary()), "more than can be read at once"),
     "parquet of texts": (_parquet(image=["a"]), "no image column"),
     "parquet of nulls": (_parquet(image=pa.array([None], pa.binary())), "image"),
-    "labels that are lists": (_parquet(image=[b"a"], label=[[1]]), "neither numbers nor names"),
+    "labels that are lists": (_parquet(image=[b"a"], label=[[1]]), "neither class numbers nor class names"),
 }
 
 

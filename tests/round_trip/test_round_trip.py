@@ -123,9 +123,9 @@ def test_a_pruned_model_reloads_as_planned(name: str, tmp_path: Path, fresh: Fre
         remove_layers(model, path, removed)
         directory = tmp_path / "-".join(map(str, removed))
         model.save_pretrained(directory)
-        layouts = tuple(layer.layout for layer in stack.layers if layer.index not in removed)
+        signatures = tuple(layer.signature for layer in stack.layers if layer.index not in removed)
         logits = probe_logits(model, probe)
-        written.append(Written(directory, task, probe, logits, expected, path=str(path), layouts=layouts))
+        written.append(Written(directory, task, probe, logits, expected, path=str(path), signatures=signatures))
     assert len(written) >= 2
     for proof in verify(written, fresh):
         assert proof.problems == []
@@ -155,7 +155,7 @@ def test_a_window_in_the_wrong_layer_is_seen_though_the_logits_agree(tmp_path: P
     model.config.layer_types = kinds[:6]
     model.config.layer_types[1:3] = kinds[2:0:-1]
     model.save_pretrained(tmp_path / "model")
-    layouts = tuple(layer.layout for layer in stack.layers if layer.index not in (1, 2))
+    signatures = tuple(layer.signature for layer in stack.layers if layer.index not in (1, 2))
     artifact = Written(
         tmp_path / "model",
         "causal_lm",
@@ -163,7 +163,7 @@ def test_a_window_in_the_wrong_layer_is_seen_though_the_logits_agree(tmp_path: P
         probe_logits(model, probe),
         expected,
         path="model.layers",
-        layouts=layouts,
+        signatures=signatures,
     )
     (proof,) = verify([artifact], fresh)
     assert proof.reload_difference == 0

@@ -1,4 +1,4 @@
-"""What a layer is by its place, and what that allows to remove: against models of the renumbered configuration."""
+"""Layer signatures and rules by position, checked against models that are built from the renumbered configuration."""
 
 import itertools
 from pathlib import Path
@@ -12,7 +12,7 @@ from sglp_core import Calibration, Evaluation, Target, compress
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.options import Options
 from sglp_core.run_context import RunContext
-from sglp_core.structure.layer_signature import layouts_of, require_layout, stays_what_it_is
+from sglp_core.structure.layer_signature import keeps_signatures, layer_signatures, require_unchanged_layers
 from sglp_core.structure.layer_stack import LayerStack, measure_stack
 from tests.worker.tiny_model import write_text, write_tiny_model
 
@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
     "head_dim": 8,
 }
 MAMBA = {"mamba_d_state": 8, "mamba_dt_rank": 4, "num_experts": 2, "use_mamba_kernels": False}
-# Recurrent, recurrent, attention, and again: by place alone.
+# Two recurrent layers and one with attention, repeated, by position alone.
 GRIFFIN = {**SMALL, "num_key_value_heads": 1, "lru_width": 32, "attention_window_size": 8}
 
 
@@ -43,9 +43,9 @@ def measured(name: str, **values: Any) -> LayerStack:
 def test_layers_that_the_configuration_lists_go_one_by_one() -> None:
     kinds = ["sliding_attention", "sliding_attention", "full_attention"] * 2 + ["sliding_attention"] * 2
     stack = measured("Gemma3ForCausalLM", **SMALL, layer_types=kinds, sliding_window=8)
-    layouts = [layer.layout for layer in stack.layers]
-    assert [layouts.index(each) for each in layouts] == [0, 0, 2, 0, 0, 2, 0, 0]
-    assert {layer.form for layer in stack.layers} == {""}
+    signatures = [layer.signature for layer in stack.layers]
+    assert [signatures.index(each) for each in signatures] == [0, 0, 2, 0, 0, 2, 0, 0]
+    assert {layer.position_signature for layer in stack.layers} == {""}
     assert stack.can_remove((1,))
     assert stack.can_remove((2, 4))
 
@@ -54,11 +54,11 @@ def test_of_layers_made_by_their_place_exactly_those_can_go_that_leave_the_other
     config = config_of("RecurrentGemmaForCausalLM", **GRIFFIN)
     stack = measure_stack(config, 16)
     assert isinstance(stack.path, str)
-    layouts = [layer.layout for layer in stack.layers]
+    signatures = [layer.signature for layer in stack.layers]
     sets = [each for count in (1, 2, 3) for each in itertools.combinations(range(8), count)]
     # Runs on their own: two that only together leave all others in place are one removal too clever.
     allowed = {each for each in sets if stack.can_remove(each)}
-    right = {each for each in sets if stays_what_it_is(config, stack.path, layouts, each)}
+    right = {each for each in sets if keeps_signatures(config, stack.path, signatures, each)}
     kept = {each for each in right if not stack.vanished_kind(each)}
     assert allowed <= kept
     one_run = {each for each in kept if each == tuple(range(each[0], each[-1] + 1))}
@@ -78,9 +78,9 @@ def test_a_family_with_one_attention_in_eight_loses_whole_periods() -> None:
 @pytest.mark.parametrize(
     ("name", "more", "word"),
     [
-        # Attention weighs by a number that is made of the place.
+        # Attention is scaled by a number computed from the position.
         ("MiniCPM3ForCausalLM", {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}, "place"),
-        # The head that foretells contacts reads all layers.
+        # The head that predicts contacts reads all layers.
         ("EsmForMaskedLM", {"pad_token_id": 1, "mask_token_id": 2}, "parameters outside"),
         # One block serves several layers.
         ("ZambaForCausalLM", {"attn_layer_period": 3, "attn_layer_offset": 2, "n_mamba_heads": 2}, "share"),
@@ -93,7 +93,7 @@ def test_a_family_that_no_configuration_says_smaller_is_refused_at_once(
         measured(name, **{**SMALL, **more})
 
 
-def test_a_layer_with_a_role_of_its_own_is_told(tmp_path: Path) -> None:
+def test_removing_a_layer_with_a_special_role_is_refused(tmp_path: Path) -> None:
     """Gemma 4 makes the last layer attend to all, whatever its configuration says."""
     kinds = ["sliding_attention", "sliding_attention", "full_attention"] * 2 + ["sliding_attention", "full_attention"]
     config = config_of(
@@ -101,22 +101,22 @@ def test_a_layer_with_a_role_of_its_own_is_told(tmp_path: Path) -> None:
     )
     config.save_pretrained(tmp_path)
     stack = measure_stack(config, 16)
-    require_layout(tmp_path, stack, (1, 5))
+    require_unchanged_layers(tmp_path, stack, (1, 5))
     with pytest.raises(UnsupportedArchitecture, match="protect"):
-        require_layout(tmp_path, stack, (7,))
+        require_unchanged_layers(tmp_path, stack, (7,))
 
 
-def test_weights_numbers_and_what_a_run_leaves_behind_make_no_other_layer() -> None:
+def test_weights_numbers_and_traces_of_a_run_do_not_change_the_signature() -> None:
     torch.manual_seed(0)
     config = transformers.FalconConfig(vocab_size=99, hidden_size=32, num_hidden_layers=3, num_attention_heads=4)
     model = transformers.FalconForCausalLM(config).eval()
-    before = layouts_of(model.transformer.h)
+    before = layer_signatures(model.transformer.h)
     assert len(set(before)) == 1
     model.transformer.h[1].self_attention.layer_idx = 7
     model.transformer.h[0].self_attention.dense.weight.data.zero_()
-    assert layouts_of(model.transformer.h) == before
+    assert layer_signatures(model.transformer.h) == before
     model.transformer.h[2].self_attention.num_heads = 2
-    assert len(set(layouts_of(model.transformer.h))) == 2
+    assert len(set(layer_signatures(model.transformer.h))) == 2
 
 
 def test_a_model_of_periods_is_compressed_by_a_period(tmp_path: Path) -> None:

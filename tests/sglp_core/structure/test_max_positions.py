@@ -10,7 +10,7 @@ import transformers
 from sglp_core import Calibration, SGLPError, Target, compress
 from sglp_core.options import Options
 from sglp_core.run_context import RunContext
-from sglp_core.structure.max_positions import most_positions
+from sglp_core.structure.max_positions import max_positions
 from tests.worker.tiny_model import write_tiny_model
 
 SMALL = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -43,7 +43,7 @@ def test_the_length_of_the_table_is_the_longest_text_that_the_model_reads(name: 
         return True
 
     longest = max(tokens for tokens in range(30, 50) if reads(tokens))
-    assert most_positions(config) == (None if longest == 49 else longest)
+    assert max_positions(config) == (None if longest == 49 else longest)
 
 
 @pytest.mark.parametrize("name", ["GPT2LMHeadModel", "BertForMaskedLM"])
