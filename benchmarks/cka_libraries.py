@@ -28,7 +28,8 @@ from sglp_core.data.token_windows import text_windows
 from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Calibration, Options
 from sglp_core.run_context import RunContext
-from sglp_core.structure.layer_stack import layer_output, layers_of
+from sglp_core.structure.layer_calls import layer_output
+from sglp_core.structure.layer_stack import layers_of
 from sglp_service.demo import find_model
 
 CACHE = Path("~/.cache/sglp").expanduser()

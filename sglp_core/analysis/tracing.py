@@ -18,7 +18,7 @@ from sglp_core.analysis.criteria import LayerTrace
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.errors import BadCalibration
 from sglp_core.progress import Phase, silent_phase
-from sglp_core.structure.layer_stack import layer_input, layer_output
+from sglp_core.structure.layer_calls import KeywordArguments, layer_input, layer_output
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run, Stage
 from sglp_core.tasks import Batch, logits_of, loss_of
@@ -190,7 +190,7 @@ class _BatchTrace:
         )
 
     def _on_forward(
-        self, index: int, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        self, index: int, _layer: nn.Module, args: tuple[Any, ...], kwargs: KeywordArguments, output: Any
     ) -> None:
         before, after = layer_input(args, kwargs), layer_output(output)
         if self._samples is None or self._counted is None:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import frozen, owners
-from sglp_core.structure.layer_stack import layer_names, layer_output
+from sglp_core.structure.layer_calls import layer_output
+from sglp_core.structure.layer_stack import layer_names
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import runs_of
 from sglp_core.tasks import Batch, logits_of

@@ -1,7 +1,7 @@
 """A model whose weights stay on disk: each layer's tensors are loaded only while the layer runs. On the CPU.
 
-The arguments of each layer are recorded in one forward pass of the model in which the layers do not compute. So no
-model family needs code of its own here.
+The arguments of each layer are recorded in one forward pass of the model in which the layers do not compute. So there
+is no code for single model families here.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +23,8 @@ from sglp_core.checkpoints.stored_tensors import StoredTensor, layer_number, sta
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.loading.load_weights import require_finite, require_loaded
 from sglp_core.structure.config import read_config
-from sglp_core.structure.layer_stack import find_stack, layer_input, layer_output, layers_of
+from sglp_core.structure.layer_calls import KeywordArguments, layer_input, layer_output
+from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_core.structure.model_class import model_class
 from sglp_core.structure.timm_models import is_timm
 from sglp_core.tasks import Batch, logits_of
@@ -42,7 +43,7 @@ class LayerCall:
     """
 
     rest: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    kwargs: KeywordArguments
     named: bool
 
     def run(self, layer: nn.Module, hidden: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ class StreamedModel:
         """Logits from the output `[B, T, D]` of the last layer; call inside `outside()`."""
         last = len(self.layers) - 1
 
-        def pass_on(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def pass_on(index: int, args: tuple[Any, ...], kwargs: KeywordArguments) -> Any:
             return self._as_returned(hidden if index == last else layer_input(args, kwargs))
 
         with self._replaced_layers(pass_on):
@@ -144,7 +145,7 @@ class StreamedModel:
         calls: list[LayerCall] = []
         entered: list[Tensor] = []
 
-        def record(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def record(index: int, args: tuple[Any, ...], kwargs: KeywordArguments) -> Any:
             hidden = layer_input(args, kwargs)
             if entered and not (hidden is entered[0] or torch.equal(hidden, entered[0])):
                 raise UnsupportedArchitecture(
@@ -189,7 +190,7 @@ class StreamedModel:
         return hidden if self._other_outputs is None else (hidden, *self._other_outputs)
 
     @contextmanager
-    def _replaced_layers(self, forward: Callable[[int, tuple[Any, ...], dict[str, Any]], Any]) -> Iterator[None]:
+    def _replaced_layers(self, forward: Callable[[int, tuple[Any, ...], KeywordArguments], Any]) -> Iterator[None]:
         """Replace the computation of every layer; models still read other attributes of the modules."""
         for index, layer in enumerate(self.layers):
             layer.forward = lambda *args, i=index, **kwargs: forward(i, args, kwargs)

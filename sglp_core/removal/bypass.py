@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sglp_core.removal.weight_changes import Changes, held
 from sglp_core.structure.config_renumbering import TAILS
-from sglp_core.structure.layer_stack import layer_input
+from sglp_core.structure.layer_calls import KeywordArguments, layer_input
 
 
 class Skipper:
@@ -34,7 +34,7 @@ class Skipper:
         """Remember what enters every layer while the dense model runs."""
         self._entering.clear()
 
-        def remember(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        def remember(_module: nn.Module, args: tuple[Any, ...], kwargs: KeywordArguments, output: Any) -> None:
             self._entering.append(layer_input(args, kwargs))
             self._simple &= isinstance(output, Tensor)
 
@@ -106,7 +106,7 @@ def bypassed(layers: nn.ModuleList, removed: Sequence[int]) -> Iterator[None]:
     This is what a removal must equal, found without any of the renumbering that a removal needs.
     """
 
-    def skip(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def skip(_module: nn.Module, args: tuple[Any, ...], kwargs: KeywordArguments, output: Any) -> Any:
         hidden = layer_input(args, kwargs)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sglp_core.repair.fold import fold
 from sglp_core.repair.residual_writes import NoForm, Writes
-from sglp_core.structure.layer_stack import layer_output
+from sglp_core.structure.layer_calls import layer_output
 
 
 class Growth:

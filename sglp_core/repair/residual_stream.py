@@ -11,7 +11,7 @@ from sglp_core.removal.bypass import Skipper
 from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import swapped
 from sglp_core.repair.residual_writes import Call, NoForm, Write
-from sglp_core.structure.layer_stack import layer_input, layer_output
+from sglp_core.structure.layer_calls import KeywordArguments, layer_input, layer_output
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch, logits_of
@@ -51,7 +51,7 @@ def cut_streams(layered: LayeredModel, batch: Batch, variant: Variant, run: Run,
         kept["wanted"] = layer_output(output)
         raise _Reached
 
-    def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: KeywordArguments) -> None:
         kept["given"] = layer_input(args, kwargs)
         if not same:
             raise _Reached

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from transformers.pytorch_utils import Conv1D
 
-from sglp_core.structure.layer_stack import layer_input, layer_output
+from sglp_core.structure.layer_calls import KeywordArguments, layer_input, layer_output
 
 # Layers are probed in float64, but many norms compute in float32 whatever they are given.
 TOLERANCE = 1e-5
@@ -54,7 +54,7 @@ class Call:
     """What a layer was called with."""
 
     args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    kwargs: KeywordArguments
 
 
 @torch.no_grad()

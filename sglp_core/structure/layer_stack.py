@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sglp_core.checkpoints.limits import require_stored
 from sglp_core.errors import UnsupportedArchitecture, as_unsupported
+from sglp_core.structure.layer_calls import KeywordArguments, layer_input, layer_output
 from sglp_core.structure.layer_signature import layer_signatures, position_signatures
 from sglp_core.structure.model_class import meta_model, untrained_model
 from sglp_core.structure.runs import Stage, runs_of
@@ -249,7 +250,7 @@ def _shapes(model: Any, names: Sequence[str], inputs: dict[str, Tensor]) -> dict
     shapes: dict[str, list[Shapes]] = {name: [] for name in names}
 
     def hook(name: str) -> Any:
-        def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        def record(_module: nn.Module, args: tuple[Any, ...], kwargs: KeywordArguments, output: Any) -> None:
             shapes[name].append((layer_input(args, kwargs).shape, layer_output(output).shape))
 
         return record
@@ -285,17 +286,3 @@ def example_inputs(
             image_shape = (getattr(model.config, "num_channels", 3), *((size, size) if isinstance(size, int) else size))
         return {"pixel_values": torch.zeros(1, *image_shape, device=device, dtype=model.dtype)}
     return {"input_ids": torch.zeros(1, sequence_length, dtype=torch.long, device=device)}
-
-
-def layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The hidden states a layer was called with: its first positional argument, or `hidden_states`."""
-    hidden = args[0] if args else kwargs["hidden_states"]
-    assert isinstance(hidden, Tensor)
-    return hidden
-
-
-def layer_output(output: Any) -> Tensor:
-    """The hidden states that a layer returns: the output itself, or the first of a tuple."""
-    hidden = output[0] if isinstance(output, tuple) else output
-    assert isinstance(hidden, Tensor)
-    return hidden
