@@ -60,26 +60,26 @@ def main(
     test = read_cifar(data / "cifar10/test.zip", judged)
     with tempfile.TemporaryDirectory() as name, Progress(console=Console(stderr=True)) as progress:
         directory = write_model(data / "cifar10-resnets/resnet56-jpeg.safetensors", Path(name) / "resnet56")
-        opened = load_model(
+        loaded = load_model(
             str(directory), Options(calibration=Calibration(sequence_length=1)), RunContext(cache=Path(name) / "cache")
         )
         calibration = Calibration(str(data / "cifar10/train.zip"), samples, batch_size=64, seed=seed)
-        given = prepare(opened, calibration, None, RunContext(cache=Path(name) / "cache"))
-        analysis = measure(opened, given, Options(method=Method(), calibration=calibration))
-        dense = accuracy(opened.model, *test)
+        given = prepare(loaded, calibration, None, RunContext(cache=Path(name) / "cache"))
+        analysis = measure(loaded, given, Options(method=Method(), calibration=calibration))
+        dense = accuracy(loaded.model, *test)
         segments = tuple(segment.first_and_last for segment in analysis.segmentation.segments)
         print(f"dense: {dense:.4f} on {len(test[1])} test images; segments {segments}")
         training = read_cifar(data / "cifar10/train.zip", steps * batch, seed) if steps else None
         for kept in blocks:
-            choices = _choices(opened, given, analysis, calibration, BLOCKS - kept, subsets, progress)
+            choices = _choices(loaded, given, analysis, calibration, BLOCKS - kept, subsets, progress)
             found = []
             for row, removed in choices.items():
                 if rows and row not in rows:
                     continue
-                found.append(_judged(row, removed, opened, given, test))
+                found.append(_judged(row, removed, loaded, given, test))
                 if training and row not in _repeats():
-                    found[-1] = _healed(found[-1], opened, training, test, steps, batch, seed, progress)
-            Console(width=150).print(_table(kept, found, opened, steps, batch))
+                    found[-1] = _healed(found[-1], loaded, training, test, steps, batch, seed, progress)
+            Console(width=150).print(_table(kept, found, loaded, steps, batch))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Row:
 
 
 def _choices(
-    opened: LoadedModel,
+    loaded: LoadedModel,
     given: CalibrationData,
     analysis: Analysis,
     calibration: Calibration,
@@ -102,17 +102,17 @@ def _choices(
     subsets: int,
     progress: Progress,
 ) -> dict[str, tuple[int, ...]]:
-    batches = given.calibration(opened)
-    target = Target("layers", count / len(opened.stack))
+    batches = given.calibration(loaded)
+    target = Target("layers", count / len(loaded.stack))
     found = {}
     for name, importance in ((SGLP, PROPOSALS), (PAPER, "grad_norm")):
         method = Method(importance=importance)
-        plan = choose_plan(opened, analysis, target, Options(method=method, calibration=calibration), batches).plan
+        plan = choose_plan(loaded, analysis, target, Options(method=method, calibration=calibration), batches).plan
         found[name] = plan.removed_layers
     task = progress.add_task(f"subsets for {count}", total=None)
     found[PUBLISHED] = subset_grad_norm(
-        opened.model,
-        opened.stack.path,
+        loaded.model,
+        loaded.stack.path,
         analysis.segmentation.segments,
         count,
         batches[0].rows(0, GRADIENT_IMAGES),
@@ -129,18 +129,18 @@ def _choices(
 
 
 def _judged(
-    name: str, removed: tuple[int, ...], opened: LoadedModel, given: CalibrationData, test: tuple[Tensor, Tensor]
+    name: str, removed: tuple[int, ...], loaded: LoadedModel, given: CalibrationData, test: tuple[Tensor, Tensor]
 ) -> Row:
-    pruned = _pruned(opened, removed)
+    pruned = _pruned(loaded, removed)
     plain = accuracy(pruned, *test)
-    batches: list[Batch] = given.calibration(opened)
-    apply(pruned, estimate_statistics(dataclasses.replace(opened, model=pruned), (), batches))
+    batches: list[Batch] = given.calibration(loaded)
+    apply(pruned, estimate_statistics(dataclasses.replace(loaded, model=pruned), (), batches))
     return Row(name, removed, plain, accuracy(pruned, *test))
 
 
 def _healed(
     row: Row,
-    opened: LoadedModel,
+    loaded: LoadedModel,
     training: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
     steps: int,
@@ -148,7 +148,7 @@ def _healed(
     seed: int,
     progress: Progress,
 ) -> Row:
-    pruned = _pruned(opened, row.removed)
+    pruned = _pruned(loaded, row.removed)
     curve: list[tuple[int, float]] = []
     task = progress.add_task(f"training {row.name}", total=steps)
 
@@ -161,17 +161,17 @@ def _healed(
     return dataclasses.replace(row, curve=tuple(curve))
 
 
-def _pruned(opened: LoadedModel, removed: tuple[int, ...]) -> Any:
-    pruned = copy.deepcopy(opened.model)
-    remove_layers(pruned, opened.stack.path, removed)
+def _pruned(loaded: LoadedModel, removed: tuple[int, ...]) -> Any:
+    pruned = copy.deepcopy(loaded.model)
+    remove_layers(pruned, loaded.stack.path, removed)
     return pruned
 
 
-def _table(kept: int, rows: list[Row], opened: LoadedModel, steps: int, batch: int) -> Table:
+def _table(kept: int, rows: list[Row], loaded: LoadedModel, steps: int, batch: int) -> Table:
     points = [step for step, _ in next((row.curve for row in rows if row.curve), ())]
     title = f"{kept} of {BLOCKS} blocks stay" + (f"; training: {steps} steps of {batch} images" if steps else "")
     table = Table("choice", "parameters", "MACs", "plain", "batch norm", *map(str, points), "removed", title=title)
-    stack = opened.stack
+    stack = loaded.stack
     for row in rows:
         if row.name in _repeats():
             continue

@@ -77,12 +77,12 @@ def main(
 @torch.no_grad()
 def _activations(text: Path, count: int) -> Tensor:
     """What every layer of SmolLM2-135M-Instruct hands on at `count` positions of real text, `[count, L, D]`."""
-    opened = load_model(
+    loaded = load_model(
         find_model().as_uri(), Options(calibration=Calibration(sequence_length=256)), RunContext(cache=CACHE)
     )
-    windows = text_windows(str(text), opened.processor, count // 255 + 1, 256, 0)
+    windows = text_windows(str(text), loaded.processor, count // 255 + 1, 256, 0)
     features: list[list[Tensor]] = []
-    for layer in layers_of(opened.model, opened.stack.path):
+    for layer in layers_of(loaded.model, loaded.stack.path):
         kept: list[Tensor] = []
         features.append(kept)
         # A text's first position is left out, as everywhere in this package.
@@ -90,7 +90,7 @@ def _activations(text: Path, count: int) -> Tensor:
             lambda _m, _a, output, kept=kept: kept.append(layer_output(output)[:, 1:].flatten(0, 1))
         )
     for ids in windows.input_ids.split(4):
-        opened.model(input_ids=ids, use_cache=False)
+        loaded.model(input_ids=ids, use_cache=False)
     return torch.stack([torch.cat(kept)[:count].float() for kept in features], 1)
 
 

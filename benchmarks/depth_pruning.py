@@ -60,28 +60,28 @@ def main(
 
 def _perplexities(text: Path, count: int, windows: int, judged: int, with_optipfair: bool) -> Table:
     calibration = Calibration(str(text / "valid.txt"), windows, 256, 4)
-    opened = load_model(
+    loaded = load_model(
         find_model().as_uri(), Options(calibration=Calibration(sequence_length=256)), RunContext(cache=CACHE)
     )
-    measured = text_windows(calibration.source, opened.processor, windows, 256, 0)
+    measured = text_windows(calibration.source, loaded.processor, windows, 256, 0)
     data = CalibrationData(measured, None, calibration.batch_size, 0, "")
-    batches = data.calibration(opened)
-    analysis = measure(opened, data, Options(method=Method(), calibration=calibration))
-    target = Target("layers", count / len(opened.stack))
-    plan = choose_plan(opened, analysis, target, Options(method=Method(repair="none")), batches).plan
+    batches = data.calibration(loaded)
+    analysis = measure(loaded, data, Options(method=Method(), calibration=calibration))
+    target = Target("layers", count / len(loaded.stack))
+    plan = choose_plan(loaded, analysis, target, Options(method=Method(repair="none")), batches).plan
     chosen = {"sglp": plan.removed_layers}
     if with_optipfair:
         from optipfair import analyze_layer_importance
 
-        scores = analyze_layer_importance(opened.model, [batch.inputs for batch in batches], show_progress=False)
+        scores = analyze_layer_importance(loaded.model, [batch.inputs for batch in batches], show_progress=False)
         chosen["optipfair, by its scores"] = tuple(sorted(sorted(scores, key=scores.__getitem__)[:count]))
-        chosen["optipfair, its default (last)"] = tuple(range(len(opened.stack) - count, len(opened.stack)))
-    test = text_windows(str(text / "test.txt"), opened.processor, judged, 256, 0)
-    judge = list(test.batches(opened.task, opened.processor, 4, 0))
-    quality = evaluate(opened, judge, {name: Variant(removed) for name, removed in chosen.items()})
+        chosen["optipfair, its default (last)"] = tuple(range(len(loaded.stack) - count, len(loaded.stack)))
+    test = text_windows(str(text / "test.txt"), loaded.processor, judged, 256, 0)
+    judge = list(test.batches(loaded.task, loaded.processor, 4, 0))
+    quality = evaluate(loaded, judge, {name: Variant(removed) for name, removed in chosen.items()})
     table = Table(
         "plan", "perplexity", "agreement", "KL", "removed layers",
-        title=f"SmolLM2-135M-Instruct, {count} of {len(opened.stack)} layers removed, no repair; WikiText-2 test",
+        title=f"SmolLM2-135M-Instruct, {count} of {len(loaded.stack)} layers removed, no repair; WikiText-2 test",
     )  # fmt: skip
     for name, found in quality.items():
         removed = ", ".join(map(str, chosen.get(name, ())))

@@ -38,21 +38,21 @@ def main(
     table = Table("removed", "repair", "perplexity", "agreement", "KL")
     with tempfile.TemporaryDirectory() as name:
         cache = Path(name) / "cache"
-        opened = load_model(
+        loaded = load_model(
             str(convert_rxnfp(Path(name) / "bert")),
             Options(calibration=Calibration(sequence_length=128)),
             RunContext(cache=cache),
         )
         calibration = Calibration("self", windows, 128, 8, seed)
-        data = prepare(opened, calibration, Evaluation(samples=judged), RunContext(cache=cache))
+        data = prepare(loaded, calibration, Evaluation(samples=judged), RunContext(cache=cache))
         for each in removed:
             layers = tuple(int(number) for number in each.split(","))
             found = {
-                kind: repair(opened, data.calibration(opened), layers, cast(Repair, kind)).changes for kind in KINDS
+                kind: repair(loaded, data.calibration(loaded), layers, cast(Repair, kind)).changes for kind in KINDS
             }
             quality = evaluate(
-                opened,
-                data.evaluation(opened),
+                loaded,
+                data.evaluation(loaded),
                 {"none": Variant(layers)} | {kind: Variant(layers, changes) for kind, changes in found.items()},
             )
             for kind, figures in quality.items():

@@ -51,18 +51,18 @@ def main(
     """Print quality on test text of each model, and how each healing run went."""
     console = Console(width=140)
     calibration = Calibration(str(data / "wikitext-2/valid.txt"), windows, 256, batch_size, seed)
-    opened = load_model(
+    loaded = load_model(
         find_model().as_uri(), Options(calibration=Calibration(sequence_length=256)), RunContext(cache=CACHE)
     )
     if bfloat16:
-        opened.model.bfloat16()
-    given = text_windows(calibration.source, opened.processor, windows, 256, seed)
-    test = text_windows(str(data / "wikitext-2/test.txt"), opened.processor, judged, 256, 0)
-    healed_on = list(batches(given, opened.task, opened.processor, batch_size, seed))
-    judge = list(batches(test, opened.task, opened.processor, 4, 0))
+        loaded.model.bfloat16()
+    given = text_windows(calibration.source, loaded.processor, windows, 256, seed)
+    test = text_windows(str(data / "wikitext-2/test.txt"), loaded.processor, judged, 256, 0)
+    healed_on = list(batches(given, loaded.task, loaded.processor, batch_size, seed))
+    judge = list(batches(test, loaded.task, loaded.processor, 4, 0))
 
     begun = time.monotonic()
-    plans = _plans(opened, given, calibration, layers)
+    plans = _plans(loaded, given, calibration, layers)
     console.print(f"plans, {time.monotonic() - begun:.0f} s: {plans}")
     quality = Table("", "perplexity", "agreement", "KL", title=f"{layers} layers removed, WikiText-2 test")
     curves = Table(
@@ -70,31 +70,31 @@ def main(
     )
     variants: dict[str, tuple[tuple[int, ...], Changes]] = {}
     for name, removed in plans.items():
-        repaired = repair(opened, healed_on, removed, "auto").changes
+        repaired = repair(loaded, healed_on, removed, "auto").changes
         variants |= {f"{name}, pruned": (removed, {}), f"{name}, repaired": (removed, repaired)}
         for trained in get_args(Trained):
             # What the controls are for is told by one loss.
             for loss in get_args(HealingLoss) if name.startswith("sglp") else ("distil",):
                 healing = Healing(steps, loss=loss, trained=trained)
-                healed, seconds = _timed(opened, healed_on, removed, repaired, healing, seed)
+                healed, seconds = _timed(loaded, healed_on, removed, repaired, healing, seed)
                 variants[f"{name}, {trained}, {loss}"] = (removed, healed.changes)
                 points = ", ".join(f"{point.step}: {point.kl:.3f} / {point.loss:.3f}" for point in healed.curve)
                 curves.add_row(f"{name}, {trained}, {loss}", f"{seconds:.1f}", str(healed.step), points)
                 console.print(f"{name}, {trained}, {loss}, {seconds:.1f} s a step: {points}")
-    for name, found in _judge(opened, judge, variants).items():
+    for name, found in _judge(loaded, judge, variants).items():
         quality.add_row(name, f"{found.perplexity:.4g}", f"{found.agreement:.3f}", f"{found.kl:.3f}")
     console.print(quality, curves, f"{time.monotonic() - begun:.0f} s in all")
 
 
-def _plans(opened: LoadedModel, given: Any, calibration: Calibration, count: int) -> dict[str, tuple[int, ...]]:
+def _plans(loaded: LoadedModel, given: Any, calibration: Calibration, count: int) -> dict[str, tuple[int, ...]]:
     """The layers that SGLP and the controls remove, chosen on a few of the windows."""
     measured, _ = given.split(PLANNING_WINDOWS)
     few = CalibrationData(measured, None, calibration.batch_size, calibration.seed, "")
     method = Method(repair="none")
-    analysis = measure(opened, few, Options(method=method, calibration=calibration))
-    target = Target("layers", count / len(opened.stack))
+    analysis = measure(loaded, few, Options(method=method, calibration=calibration))
+    target = Target("layers", count / len(loaded.stack))
     chosen = choose_plan(
-        opened, analysis, target, Options(method=method, calibration=calibration), few.calibration(opened)
+        loaded, analysis, target, Options(method=method, calibration=calibration), few.calibration(loaded)
     )
     others = control_plans(analysis, count, Options(method=method, calibration=calibration))
     by_plan = {chosen.plan.removed_layers: ["sglp"]}
@@ -105,7 +105,7 @@ def _plans(opened: LoadedModel, given: Any, calibration: Calibration, count: int
 
 
 def _timed(
-    opened: LoadedModel,
+    loaded: LoadedModel,
     healed_on: list[Batch],
     removed: tuple[int, ...],
     repaired: Changes,
@@ -122,15 +122,15 @@ def _timed(
                 times.append(time.monotonic() - begun)
 
     pruned, training = Variant(removed, repaired), Training(healing, seed=seed)
-    healed = heal(opened, healed_on, pruned, training, Phase(Times(), "healing"))
+    healed = heal(loaded, healed_on, pruned, training, Phase(Times(), "healing"))
     spans = sorted(after - before for before, after in itertools.pairwise(times))
     return healed, spans[len(spans) // 2]
 
 
 def _judge(
-    opened: LoadedModel, judge: list[Batch], variants: dict[str, tuple[tuple[int, ...], Changes]]
+    loaded: LoadedModel, judge: list[Batch], variants: dict[str, tuple[tuple[int, ...], Changes]]
 ) -> dict[str, Quality]:
-    return evaluate(opened, judge, {name: Variant(removed, changes) for name, (removed, changes) in variants.items()})
+    return evaluate(loaded, judge, {name: Variant(removed, changes) for name, (removed, changes) in variants.items()})
 
 
 if __name__ == "__main__":

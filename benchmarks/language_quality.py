@@ -79,36 +79,36 @@ def main(
 ) -> None:
     """Print a table for every number of removed layers."""
     calibration = Calibration(str(data / "wikitext-2/valid.txt"), windows, 256, 4, seed)
-    opened = load_model(find_model().as_uri(), Options(calibration=calibration), RunContext(cache=CACHE))
+    loaded = load_model(find_model().as_uri(), Options(calibration=calibration), RunContext(cache=CACHE))
     if bfloat16:
-        opened.model.bfloat16()
-    measured = text_windows(calibration.source, opened.processor, windows, 256, seed)
-    test = text_windows(str(data / "wikitext-2/test.txt"), opened.processor, judged, 256, 0)
+        loaded.model.bfloat16()
+    measured = text_windows(calibration.source, loaded.processor, windows, 256, seed)
+    test = text_windows(str(data / "wikitext-2/test.txt"), loaded.processor, judged, 256, 0)
     given = CalibrationData(measured, None, calibration.batch_size, seed, "")
     sentences = blimp.read_pairs(data / "blimp", pairs)
 
     with Progress(console=Console(stderr=True)) as progress:
-        choices = _choices(opened, given, calibration, layers, slow, kinds, progress)
-        stack = layers_of(opened.model, opened.stack.path)
-        judge = list(batches(test, opened.task, opened.processor, 4, 0))
+        choices = _choices(loaded, given, calibration, layers, slow, kinds, progress)
+        stack = layers_of(loaded.model, loaded.stack.path)
+        judge = list(batches(test, loaded.task, loaded.processor, 4, 0))
         for count in layers:
             sets = {name: choice.removed for name, choice in choices[count].items()}
             weights = {name: choice.changes for name, choice in choices[count].items() if choice.changes}
-            _repair_each(opened, given, kinds, sets, weights, progress)
+            _repair_each(loaded, given, kinds, sets, weights, progress)
             if heal_steps:
-                _heal_each(opened, calibration, heal_steps, sets, weights, progress)
+                _heal_each(loaded, calibration, heal_steps, sets, weights, progress)
             quality = evaluate(
-                opened, judge, {name: Variant(removed, weights.get(name, {})) for name, removed in sets.items()}
+                loaded, judge, {name: Variant(removed, weights.get(name, {})) for name, removed in sets.items()}
             )
             grammar = {}
             for name, removed in ({"dense": ()} | sets).items() if sentences else ():
-                with bypassed(stack, removed), swapped(opened.model, weights.get(name, {})):
-                    grammar[name] = blimp.accuracy(opened.model, opened.processor, sentences)
+                with bypassed(stack, removed), swapped(loaded.model, weights.get(name, {})):
+                    grammar[name] = blimp.accuracy(loaded.model, loaded.processor, sentences)
             Console(width=150).print(_table(count, sets, choices[count], quality, grammar))
 
 
 def _repair_each(
-    opened: LoadedModel,
+    loaded: LoadedModel,
     given: CalibrationData,
     kinds: list[str],
     sets: dict[str, tuple[int, ...]],
@@ -120,7 +120,7 @@ def _repair_each(
     task = progress.add_task("repairs", total=len(plans) * len(kinds))
     for name, removed in plans.items():
         for kind in kinds:
-            found = repair(opened, given.calibration(opened), removed, cast(Repair, kind))
+            found = repair(loaded, given.calibration(loaded), removed, cast(Repair, kind))
             if found.changes:
                 sets[f"{name} + {kind}"] = removed
                 weights[f"{name} + {kind}"] = found.changes
@@ -129,7 +129,7 @@ def _repair_each(
 
 
 def _heal_each(
-    opened: LoadedModel,
+    loaded: LoadedModel,
     calibration: Calibration,
     steps: int,
     sets: dict[str, tuple[int, ...]],
@@ -137,8 +137,8 @@ def _heal_each(
     progress: Progress,
 ) -> None:
     """Add a variant for each plan, healed from where `auto` has brought it; of the random ones only for the first."""
-    windows = text_windows(calibration.source, opened.processor, HEALING_WINDOWS, 256, calibration.seed)
-    healed_on = list(batches(windows, opened.task, opened.processor, HEALING_BATCH, calibration.seed))
+    windows = text_windows(calibration.source, loaded.processor, HEALING_WINDOWS, 256, calibration.seed)
+    healed_on = list(batches(windows, loaded.task, loaded.processor, HEALING_BATCH, calibration.seed))
     default = "SGLP (chosen with auto)"
     plans = {n: removed for n, removed in sets.items() if n == default or f"{n} + auto" in sets}
     plans = {n: removed for n, removed in plans.items() if not n.startswith("random") or n == "random 0"}
@@ -146,7 +146,7 @@ def _heal_each(
     for name, removed in plans.items():
         begun_with = weights.get(name if name == default else f"{name} + auto", {})
         training = Training(Healing(steps), seed=calibration.seed)
-        healed = heal(opened, healed_on, Variant(removed, begun_with), training)
+        healed = heal(loaded, healed_on, Variant(removed, begun_with), training)
         progress.advance(task, steps)
         sets[f"{name} + healed"] = removed
         weights[f"{name} + healed"] = healed.changes
@@ -154,7 +154,7 @@ def _heal_each(
 
 
 def _choices(
-    opened: LoadedModel,
+    loaded: LoadedModel,
     given: CalibrationData,
     calibration: Calibration,
     counts: list[int],
@@ -162,17 +162,17 @@ def _choices(
     kinds: list[str],
     progress: Progress,
 ) -> dict[int, dict[str, Choice]]:
-    stack = layers_of(opened.model, opened.stack.path)
-    batch_list = given.calibration(opened)
+    stack = layers_of(loaded.model, loaded.stack.path)
+    batch_list = given.calibration(loaded)
     total = len(stack)
     method = Method()
-    analysis = measure(opened, given, Options(method=method, calibration=calibration))
+    analysis = measure(loaded, given, Options(method=method, calibration=calibration))
     whole = dataclasses.replace(analysis, segmentation=Segmentation((Segment(0, total),), ()))
-    blocks = rivals.angular_blocks(opened.model, stack, batch_list, counts)
+    blocks = rivals.angular_blocks(loaded.model, stack, batch_list, counts)
     order: tuple[int, ...] = ()
     if slow:
         task = progress.add_task("greedy", total=max(counts) * len(batch_list))
-        order, single = rivals.greedy(opened, batch_list, max(counts), lambda: progress.advance(task))
+        order, single = rivals.greedy(loaded, batch_list, max(counts), lambda: progress.advance(task))
 
     found: dict[int, dict[str, Choice]] = {}
     for count in counts:
@@ -187,7 +187,7 @@ def _choices(
                         trials.append(progress.done)
 
             chosen = choose_plan(
-                opened,
+                loaded,
                 given_analysis,
                 target,
                 Options(method=Method(importance=importance, repair="none"), calibration=calibration),
@@ -214,7 +214,7 @@ def _choices(
             rows["greedy"] = Choice(tuple(sorted(order[:count])), rivals.greedy_passes(total, count))
         for kind in set(kinds) - {"none"}:
             # Which of the proposals is chosen hangs on the repair, which is part of it.
-            best, repaired = choose_repaired(opened, batch_list, cast(Repair, kind), proposals)
+            best, repaired = choose_repaired(loaded, batch_list, cast(Repair, kind), proposals)
             rows[f"SGLP (chosen with {kind})"] = Choice(best[0].plan.removed_layers, searched.passes, repaired.changes)
         for number in range(RANDOM_SEEDS):
             control = control_plans(analysis, count, Options(method=method, calibration=Calibration(seed=number)))[

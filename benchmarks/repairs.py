@@ -27,7 +27,7 @@ CACHE = Path("~/.cache/sglp").expanduser()
 
 
 def repaired_quality(
-    opened: LoadedModel,
+    loaded: LoadedModel,
     calibration: Sequence[Batch],
     judged: Sequence[Batch],
     sets: Mapping[str, tuple[int, ...]],
@@ -37,9 +37,9 @@ def repaired_quality(
     quality: dict[str, dict[str, Quality]] = {}
     repairs: dict[str, dict[str, Repaired]] = {}
     for name, removed in sets.items():
-        repairs[name] = {kind: repair(opened, calibration, removed, kind) for kind in kinds}
+        repairs[name] = {kind: repair(loaded, calibration, removed, kind) for kind in kinds}
         quality[name] = evaluate(
-            opened,
+            loaded,
             judged,
             {"none": Variant(removed)}
             | {kind: Variant(removed, found.changes) for kind, found in repairs[name].items()},
@@ -65,22 +65,22 @@ def main(
 ) -> None:
     """Print quality without and with each kind of repair, and what became of each attempt."""
     console = Console(width=140)
-    opened = load_model(
+    loaded = load_model(
         find_model().as_uri(), Options(calibration=Calibration(sequence_length=256)), RunContext(cache=CACHE)
     )
     if bfloat16:
-        opened.model.bfloat16()
-    given = text_windows(str(data / "wikitext-2/valid.txt"), opened.processor, windows, 256, seed)
-    test = text_windows(str(data / "wikitext-2/test.txt"), opened.processor, judged, 256, 0)
-    calibration = list(batches(given, opened.task, opened.processor, 4, seed))
-    judge = list(batches(test, opened.task, opened.processor, 4, 0))
+        loaded.model.bfloat16()
+    given = text_windows(str(data / "wikitext-2/valid.txt"), loaded.processor, windows, 256, seed)
+    test = text_windows(str(data / "wikitext-2/test.txt"), loaded.processor, judged, 256, 0)
+    calibration = list(batches(given, loaded.task, loaded.processor, 4, seed))
+    judge = list(batches(test, loaded.task, loaded.processor, 4, 0))
     for text in removed:
         begun = time.monotonic()
         sets = {text: tuple(int(number) for number in text.split(","))}
-        quality, repairs = repaired_quality(opened, calibration, judge, sets, kinds)
+        quality, repairs = repaired_quality(loaded, calibration, judge, sets, kinds)
         if heal_steps:
             quality[text]["and healed"] = _healed(
-                opened, calibration, judge, sets[text], repairs[text][kinds[-1]], heal_steps, console
+                loaded, calibration, judge, sets[text], repairs[text][kinds[-1]], heal_steps, console
             )
         table = Table("repair", "perplexity", "agreement", "KL", title=f"layers {text} removed")
         for kind, each in quality[text].items():
@@ -102,7 +102,7 @@ def main(
 
 
 def _healed(
-    opened: LoadedModel,
+    loaded: LoadedModel,
     calibration: Sequence[Batch],
     judged: Sequence[Batch],
     removed: tuple[int, ...],
@@ -111,10 +111,10 @@ def _healed(
     console: Console,
 ) -> Quality:
     begun = time.monotonic()
-    healed = heal(opened, calibration, Variant(removed, repaired.changes), Training(Healing(steps)))
+    healed = heal(loaded, calibration, Variant(removed, repaired.changes), Training(Healing(steps)))
     curve = ", ".join(f"{point.step}: {point.loss:.3f} / {point.kl:.3f}" for point in healed.curve)
     console.print(f"healing, {time.monotonic() - begun:.0f} s; held-out loss / KL by step: {curve}")
-    return evaluate(opened, judged, {"healed": Variant(removed, healed.changes)})["healed"]
+    return evaluate(loaded, judged, {"healed": Variant(removed, healed.changes)})["healed"]
 
 
 if __name__ == "__main__":

@@ -41,16 +41,16 @@ def test_it_ends_in_its_code_and_nothing_is_left_behind(name: str, memory: Memor
 
 
 def _open_and_read(model: Path, cache: Path, memory: Memory) -> None:
-    opened = load_model(
+    loaded = load_model(
         str(model),
         Options(calibration=Calibration(sequence_length=16)),
         RunContext(cache=cache, roots=[model.parent], memory=memory),
     )
-    if isinstance(opened.model, StreamedModel):
-        with opened.model.outside():
+    if isinstance(loaded.model, StreamedModel):
+        with loaded.model.outside():
             pass
-        for index in range(len(opened.model.layers)):
-            with opened.model.layer(index):
+        for index in range(len(loaded.model.layers)):
+            with loaded.model.layer(index):
                 pass
 
 

@@ -1,4 +1,4 @@
-"""Whole jobs on timm models: opened, measured, cut, verified, estimated; and configurations that are refused."""
+"""Whole jobs on timm models: loaded, measured, cut, verified, estimated; and configurations that are refused."""
 
 import json
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_a_vit_is_compressed_and_repaired_and_timm_reads_the_result(images: Path
 
 
 def test_names_of_classes_stay_where_there_are_as_many_as_layers(tmp_path: Path) -> None:
-    model = opened(write_tiny_timm(tmp_path / "m", "vit_tiny_patch16_224", {**VIT, "depth": len(CLASSES)}), tmp_path)
+    model = loaded(write_tiny_timm(tmp_path / "m", "vit_tiny_patch16_224", {**VIT, "depth": len(CLASSES)}), tmp_path)
     remove_layers(model.model, model.stack.path, (1,))
     written = model.model.config.to_dict()
     assert written["model_args"]["depth"] == len(CLASSES) - 1
@@ -75,7 +75,7 @@ def test_pixels_are_those_of_timms_own_transform(tmp_path: Path) -> None:
     image = Image.linear_gradient("L").convert("RGB")
     settings = timm.data.resolve_model_data_config(read_tiny_timm(dense))
     expected = timm.data.create_transform(**settings, is_training=False)(image)
-    found = opened(dense, tmp_path).processor(image, return_tensors="pt")["pixel_values"]
+    found = loaded(dense, tmp_path).processor(image, return_tensors="pt")["pixel_values"]
     assert found.shape == (1, 3, SIZE, SIZE)
     assert torch.equal(found[0], expected)
 
@@ -123,7 +123,7 @@ def test_what_cannot_be_cut_or_must_not_be_built_is_refused(
     dense = write_tiny_timm(tmp_path / "model", "convnext_atto", CONVNEXT)
     config = json.loads((dense / "config.json").read_text())
     (dense / "config.json").write_text(json.dumps({**config, "model_args": {}, **changes}))
-    for action in (opened, lambda path, cache: estimate(str(path), cache / "out", context=RunContext(cache=cache))):
+    for action in (loaded, lambda path, cache: estimate(str(path), cache / "out", context=RunContext(cache=cache))):
         with pytest.raises(SGLPError, match=message) as refused:
             action(dense, tmp_path)
         assert refused.value.code == code
@@ -133,10 +133,10 @@ def test_what_cannot_be_cut_or_must_not_be_built_is_refused(
 def test_no_timm_model_is_streamed(architecture: str, arguments: dict[str, Any], tmp_path: Path) -> None:
     dense = write_tiny_timm(tmp_path / "model", architecture, arguments)
     with pytest.raises(SGLPError, match="timm models are not streamed") as refused:
-        opened(dense, tmp_path, memory="streaming")
+        loaded(dense, tmp_path, memory="streaming")
     assert refused.value.code == "unsupported_architecture"
 
 
-def opened(directory: Path, cache: Path, **settings: Any) -> Any:
+def loaded(directory: Path, cache: Path, **settings: Any) -> Any:
     options = Options(calibration=Calibration(sequence_length=16))
     return load_model(str(directory), options, RunContext(cache=cache, **settings))

@@ -55,8 +55,8 @@ def test_a_pruned_timm_model_reloads_as_planned(architecture: str, tmp_path: Pat
     probe = {"pixel_values": torch.randn(2, 3, SIZE, SIZE)}
     written = []
     for removed, (argument, said) in removals.items():
-        opened = opened_model(dense)
-        model, stack = opened.model, opened.stack
+        loaded = opened_model(dense)
+        model, stack = loaded.model, loaded.stack
         assert len(stack) == count
         assert stack.can_remove(removed)
         with bypassed(layers_of(model, stack.path), removed):

@@ -14,17 +14,17 @@ from tests.worker.tiny_model import write_text, write_tiny_model
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    directory = tmp_path_factory.mktemp("opened")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    directory = tmp_path_factory.mktemp("loaded")
     model = write_tiny_model(directory / "model")
     return load_model(
         str(model), Options(calibration=Calibration(sequence_length=16)), RunContext(cache=directory / "cache")
     )
 
 
-def prepared(opened: LoadedModel, tmp_path: Path, calibration: Path, evaluation: str, **more: Any) -> CalibrationData:
+def prepared(loaded: LoadedModel, tmp_path: Path, calibration: Path, evaluation: str, **more: Any) -> CalibrationData:
     asked = Calibration(str(calibration), samples=20, sequence_length=16)
-    return prepare(opened, asked, Evaluation(evaluation, samples=8), RunContext(cache=tmp_path, **more))
+    return prepare(loaded, asked, Evaluation(evaluation, samples=8), RunContext(cache=tmp_path, **more))
 
 
 def windows(data: Any) -> set[tuple[int, ...]]:
@@ -53,9 +53,9 @@ def copied(file: Path) -> Path:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_one_text_for_both_is_parted(opened: LoadedModel, tmp_path: Path, spelling: str) -> None:
+def test_one_text_for_both_is_parted(loaded: LoadedModel, tmp_path: Path, spelling: str) -> None:
     text = write_text(tmp_path / "text.txt")
-    data = prepared(opened, tmp_path, text, SPELLINGS[spelling](text))
+    data = prepared(loaded, tmp_path, text, SPELLINGS[spelling](text))
     assert data.held_out is not None
     assert (len(data.measured), len(data.held_out)) == (20, 8)
     assert data.description == "8 windows of the calibration source that were not measured"
@@ -63,10 +63,10 @@ def test_one_text_for_both_is_parted(opened: LoadedModel, tmp_path: Path, spelli
     assert len(windows(data.held_out) & windows(data.measured)) < 4
 
 
-def test_another_text_is_taken_as_it_is(opened: LoadedModel, tmp_path: Path) -> None:
+def test_another_text_is_taken_as_it_is(loaded: LoadedModel, tmp_path: Path) -> None:
     text, other = write_text(tmp_path / "text.txt"), tmp_path / "other.txt"
     other.write_text("\n".join(reversed(text.read_text().splitlines())))
-    data = prepared(opened, tmp_path, text, str(other))
+    data = prepared(loaded, tmp_path, text, str(other))
     assert data.description == "8 windows of other.txt"
-    local = prepared(opened, tmp_path, text, "upload://upload_1", local_files={"upload://upload_1": text})
+    local = prepared(loaded, tmp_path, text, "upload://upload_1", local_files={"upload://upload_1": text})
     assert "not measured" in local.description

@@ -23,7 +23,7 @@ ALL = 1000
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     directory = write_tiny_vit(tmp_path_factory.mktemp("vit"))
     return load_model(
         str(directory), Options(calibration=Calibration(sequence_length=16)), RunContext(cache=directory / "cache")
@@ -35,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("images") / "all")
 
 
-def read(opened: LoadedModel, source: Path, count: int = ALL, roots: Any = None) -> Images:
-    return read_images(str(source), opened.model, opened.processor, count, 0, roots)
+def read(loaded: LoadedModel, source: Path, count: int = ALL, roots: Any = None) -> Images:
+    return read_images(str(source), loaded.model, loaded.processor, count, 0, roots)
 
 
 def write_parquet(folder: Path, file: Path, labels: list[Any], names: tuple[str, ...] = ()) -> Path:
@@ -49,19 +49,19 @@ def write_parquet(folder: Path, file: Path, labels: list[Any], names: tuple[str,
     return file
 
 
-def test_folder_zip_and_parquet_give_the_same_images(opened: LoadedModel, folder: Path, tmp_path: Path) -> None:
-    from_folder = read(opened, folder)
+def test_folder_zip_and_parquet_give_the_same_images(loaded: LoadedModel, folder: Path, tmp_path: Path) -> None:
+    from_folder = read(loaded, folder)
     assert sorted(from_folder.labels.tolist()) == [0] * 8 + [1] * 8 + [2] * 8
-    assert read(opened, zipped(folder, tmp_path / "images.zip")).digest == from_folder.digest
+    assert read(loaded, zipped(folder, tmp_path / "images.zip")).digest == from_folder.digest
     labels = [CLASSES.index(path.parent.name) for path in sorted(folder.rglob("*.png"))]
-    assert read(opened, write_parquet(folder, tmp_path / "i.parquet", labels)).digest == from_folder.digest
+    assert read(loaded, write_parquet(folder, tmp_path / "i.parquet", labels)).digest == from_folder.digest
 
 
-def test_pixels_and_class_are_those_of_the_file(opened: LoadedModel, tmp_path: Path) -> None:
+def test_pixels_and_class_are_those_of_the_file(loaded: LoadedModel, tmp_path: Path) -> None:
     for name, colour in (("truck", (255, 0, 51)), ("cat", (0, 0, 0))):
         (tmp_path / "all" / name).mkdir(parents=True)
         Image.new("RGB", (7, 5), colour).save(tmp_path / "all" / name / "one.jpg", quality=100)
-    images = read(opened, tmp_path / "all")
+    images = read(loaded, tmp_path / "all")
     truck = images.labels.tolist().index(2)
     # The processor of a ViT maps 0–255 to −1–1.
     expected = torch.tensor([1.0, -1.0, -0.6])
@@ -69,39 +69,39 @@ def test_pixels_and_class_are_those_of_the_file(opened: LoadedModel, tmp_path: P
     assert images.labels[1 - truck] == 0
 
 
-def test_a_zip_with_a_folder_around_it_has_the_same_classes(opened: LoadedModel, folder: Path, tmp_path: Path) -> None:
-    around = read(opened, zipped(folder, tmp_path / "images.zip", prefix="train/"))
-    assert around.digest == read(opened, folder).digest
+def test_a_zip_with_a_folder_around_it_has_the_same_classes(loaded: LoadedModel, folder: Path, tmp_path: Path) -> None:
+    around = read(loaded, zipped(folder, tmp_path / "images.zip", prefix="train/"))
+    assert around.digest == read(loaded, folder).digest
 
 
-def test_a_draw_is_reproducible_and_mixes_the_classes(opened: LoadedModel, folder: Path) -> None:
-    first, second = read(opened, folder, 10), read(opened, folder, 10)
+def test_a_draw_is_reproducible_and_mixes_the_classes(loaded: LoadedModel, folder: Path) -> None:
+    first, second = read(loaded, folder, 10), read(loaded, folder, 10)
     assert first.digest == second.digest
     assert len(first) == 10
     assert len(set(first.labels.tolist())) > 1
 
 
-def test_images_without_classes_get_the_predictions_of_the_dense_model(opened: LoadedModel, tmp_path: Path) -> None:
-    images = read(opened, write_images(tmp_path / "flat", (".",)))
+def test_images_without_classes_get_the_predictions_of_the_dense_model(loaded: LoadedModel, tmp_path: Path) -> None:
+    images = read(loaded, write_images(tmp_path / "flat", (".",)))
     with torch.no_grad():
-        predicted = opened.model(pixel_values=images.pixel_values).logits.argmax(-1)
+        predicted = loaded.model(pixel_values=images.pixel_values).logits.argmax(-1)
     assert torch.equal(images.labels, predicted)
     assert "dense model" in images.noun
 
 
-def test_unknown_names_are_numbered_in_sorted_order_and_it_is_said(opened: LoadedModel, tmp_path: Path) -> None:
-    images = read(opened, write_images(tmp_path / "other", ("zebra", "ant", "mule"), each=1))
+def test_unknown_names_are_numbered_in_sorted_order_and_it_is_said(loaded: LoadedModel, tmp_path: Path) -> None:
+    images = read(loaded, write_images(tmp_path / "other", ("zebra", "ant", "mule"), each=1))
     by_colour = images.pixel_values.mean((2, 3)).argmax(1).tolist()
     # Zebras are red, ants green and mules blue.
     assert [{0: 2, 1: 0, 2: 1}[colour] for colour in by_colour] == images.labels.tolist()
     assert "sorted order" in images.noun
 
 
-def test_named_classes_of_a_parquet_file_are_looked_up(opened: LoadedModel, folder: Path, tmp_path: Path) -> None:
+def test_named_classes_of_a_parquet_file_are_looked_up(loaded: LoadedModel, folder: Path, tmp_path: Path) -> None:
     backwards = tuple(reversed(CLASSES))
     labels = [backwards.index(path.parent.name) for path in sorted(folder.rglob("*.png"))]
-    found = read(opened, write_parquet(folder, tmp_path / "i.parquet", labels, backwards))
-    assert found.digest == read(opened, folder).digest
+    found = read(loaded, write_parquet(folder, tmp_path / "i.parquet", labels, backwards))
+    assert found.digest == read(loaded, folder).digest
 
 
 @pytest.mark.parametrize(
@@ -109,63 +109,63 @@ def test_named_classes_of_a_parquet_file_are_looked_up(opened: LoadedModel, fold
     [(("cat", "horse"), "no class named horse"), (("ant", "horse"), "have 2 classes .* and it has 3")],
 )
 def test_classes_that_do_not_fit_the_model_are_refused(
-    opened: LoadedModel, tmp_path: Path, classes: tuple[str, ...], message: str
+    loaded: LoadedModel, tmp_path: Path, classes: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(BadCalibration, match=message):
-        read(opened, write_images(tmp_path / "images", classes, each=1))
+        read(loaded, write_images(tmp_path / "images", classes, each=1))
 
 
-def test_labels_beyond_the_models_classes_are_refused(opened: LoadedModel, folder: Path, tmp_path: Path) -> None:
+def test_labels_beyond_the_models_classes_are_refused(loaded: LoadedModel, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BadCalibration, match=r"has 3 classes, the images have labels \[3\]"):
-        read(opened, write_parquet(folder, tmp_path / "i.parquet", [0] * 23 + [3]))
+        read(loaded, write_parquet(folder, tmp_path / "i.parquet", [0] * 23 + [3]))
 
 
-def test_a_member_that_unpacks_to_too_much_is_refused(opened: LoadedModel, tmp_path: Path) -> None:
+def test_a_member_that_unpacks_to_too_much_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("cat/1.png", bytes(64_000_001))
     assert (tmp_path / "bomb.zip").stat().st_size < 100_000
     with pytest.raises(BadCalibration, match="larger than"):
-        read(opened, tmp_path / "bomb.zip")
+        read(loaded, tmp_path / "bomb.zip")
 
 
-def test_an_image_of_too_many_pixels_is_refused(opened: LoadedModel, tmp_path: Path) -> None:
+def test_an_image_of_too_many_pixels_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "all").mkdir()
     Image.new("1", (12_000, 12_000)).save(tmp_path / "all" / "wide.png")
     with pytest.raises(BadCalibration, match="pixels"):
-        read(opened, tmp_path / "all")
+        read(loaded, tmp_path / "all")
 
 
 def test_a_zip_that_names_places_outside_is_refused_and_nothing_written(
-    opened: LoadedModel, folder: Path, tmp_path: Path
+    loaded: LoadedModel, folder: Path, tmp_path: Path
 ) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
     archive = zipped(folder, inside / "slip.zip", prefix="../../../")
     with pytest.raises(BadCalibration, match="holds no images"):
-        read(opened, archive)
+        read(loaded, archive)
     assert [path.name for path in tmp_path.rglob("*")] == ["inside", "slip.zip"]
 
 
 @pytest.mark.parametrize("name", ["broken.zip", "broken.parquet", "words.txt"])
-def test_a_source_that_holds_no_images_is_refused(opened: LoadedModel, tmp_path: Path, name: str) -> None:
+def test_a_source_that_holds_no_images_is_refused(loaded: LoadedModel, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"this is neither")
     with pytest.raises(BadCalibration):
-        read(opened, tmp_path / name)
+        read(loaded, tmp_path / name)
 
 
-def test_a_file_that_only_claims_to_be_an_image_is_refused(opened: LoadedModel, tmp_path: Path) -> None:
+def test_a_file_that_only_claims_to_be_an_image_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "all").mkdir()
     (tmp_path / "all" / "1.png").write_bytes(b"not a PNG")
     with pytest.raises(BadCalibration, match=r"1\.png cannot be read"):
-        read(opened, tmp_path / "all")
+        read(loaded, tmp_path / "all")
 
 
-def test_a_link_out_of_the_roots_is_refused(opened: LoadedModel, folder: Path, tmp_path: Path) -> None:
+def test_a_link_out_of_the_roots_is_refused(loaded: LoadedModel, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "all").mkdir()
     (tmp_path / "all" / "1.png").symlink_to(folder / "cat" / "0.png")
-    assert len(read(opened, tmp_path / "all")) == 1
+    assert len(read(loaded, tmp_path / "all")) == 1
     with pytest.raises(SourceForbidden):
-        read(opened, tmp_path / "all", roots=[tmp_path])
+        read(loaded, tmp_path / "all", roots=[tmp_path])
 
 
 def test_a_vit_is_compressed_with_images(folder: Path, tmp_path: Path) -> None:

@@ -66,25 +66,25 @@ def test_a_classifier_of_texts_is_compressed(name: str, tmp_path: Path) -> None:
 
 def test_each_document_is_one_sample_with_the_models_own_answer(tmp_path: Path) -> None:
     model = write_classifier(tmp_path / "model")
-    opened = load_model(
+    loaded = load_model(
         str(model), Options(calibration=Calibration(sequence_length=16)), RunContext(cache=tmp_path / "cache")
     )
     documents = [" ".join(WORDS[i:] + WORDS[:i]) for i in range(len(WORDS))] + ["the cat"]
     text = tmp_path / "text.jsonl"
     text.write_text("\n".join(json.dumps({"text": each}) for each in documents))
-    found = read_labelled_texts(text, opened.model, opened.processor, 100, 16, 3)
+    found = read_labelled_texts(text, loaded.model, loaded.processor, 100, 16, 3)
     assert found.input_ids.shape == (len(documents), 16)
     # The only short one is padded, and the padding not read.
     (short,) = (found.attention_mask.sum(1) < 16).nonzero().flatten().tolist()
-    alone = opened.processor("the cat", return_tensors="pt")
+    alone = loaded.processor("the cat", return_tensors="pt")
     with torch.no_grad():
-        logits = opened.model(**{k: v for k, v in alone.items() if k != "token_type_ids"}).logits
+        logits = loaded.model(**{k: v for k, v in alone.items() if k != "token_type_ids"}).logits
     assert found.labels[short] == logits.argmax()
     assert len(set(found.labels.tolist())) > 1
     first, second = found.split(5)
     assert torch.cat([first.labels, second.labels]).equal(found.labels)
-    assert read_labelled_texts(text, opened.model, opened.processor, 100, 16, 3).digest == found.digest
-    assert read_labelled_texts(text, opened.model, opened.processor, 100, 16, 4).digest != found.digest
+    assert read_labelled_texts(text, loaded.model, loaded.processor, 100, 16, 3).digest == found.digest
+    assert read_labelled_texts(text, loaded.model, loaded.processor, 100, 16, 4).digest != found.digest
 
 
 @pytest.mark.parametrize("more", [{"num_labels": 1}, {"problem_type": "multi_label_classification"}])
@@ -95,7 +95,7 @@ def test_a_head_that_chooses_no_class_is_refused(tmp_path: Path, more: dict[str,
     assert refused.value.code == "unsupported_architecture"
 
 
-def test_a_classifier_is_told_that_it_needs_texts(tmp_path: Path) -> None:
+def test_the_error_of_a_classifier_without_data_asks_for_texts(tmp_path: Path) -> None:
     with pytest.raises(SGLPError, match="give texts") as refused:
         compress(
             str(write_classifier(tmp_path / "model")),

@@ -28,16 +28,16 @@ JUDGED_EVERY, KILLED_FROM = 20, 70
 def healed(directory: Path, cache: str) -> Healed:
     """Heal the directory's model, telling every step on the standard output."""
     uri = str(directory / "model")
-    opened = load_model(uri, Options(calibration=Calibration(sequence_length=16)), RunContext(cache=directory / cache))
+    loaded = load_model(uri, Options(calibration=Calibration(sequence_length=16)), RunContext(cache=directory / cache))
     calibration = Calibration(str(directory / "text.txt"), samples=16, sequence_length=16, batch_size=4)
-    data = prepare(opened, calibration, None, RunContext(cache=directory / cache))
+    data = prepare(loaded, calibration, None, RunContext(cache=directory / cache))
     given = {"model.norm.weight": torch.full((32,), 1.01)}
     return heal(
-        opened,
-        data.calibration(opened),
+        loaded,
+        data.calibration(loaded),
         Variant(REMOVED, given),
         Training(
-            HEALING, seed=data.seed, kept=kept_state(opened, data, Variant(REMOVED, given), HEALING, directory / cache)
+            HEALING, seed=data.seed, kept=kept_state(loaded, data, Variant(REMOVED, given), HEALING, directory / cache)
         ),
         Recorder(lambda progress: print(progress.done, flush=True)).phase(),
     )

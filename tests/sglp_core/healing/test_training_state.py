@@ -190,7 +190,7 @@ def test_two_at_once_end_the_same(tmp_path: Path) -> None:
 
 
 def test_another_plan_repair_data_or_setting_is_another_run(tmp_path: Path) -> None:
-    opened = load_model(
+    loaded = load_model(
         str(write_tiny_model(tmp_path / "model")),
         Options(calibration=Calibration(sequence_length=16)),
         RunContext(cache=tmp_path),
@@ -199,7 +199,7 @@ def test_another_plan_repair_data_or_setting_is_another_run(tmp_path: Path) -> N
 
     def drawn(**changes: Any) -> CalibrationData:
         calibration = Calibration(text, **{"samples": 8, "sequence_length": 16, "batch_size": 4, **changes})
-        return prepare(opened, calibration, None, RunContext(cache=tmp_path))
+        return prepare(loaded, calibration, None, RunContext(cache=tmp_path))
 
     ones = {"model.norm.weight": torch.ones(32, dtype=torch.bfloat16)}
     places = [
@@ -215,9 +215,9 @@ def test_another_plan_repair_data_or_setting_is_another_run(tmp_path: Path) -> N
         (drawn(), (2, 3), ones, Healing(5, loss="plain")),
     ]
     names = [
-        key_digest(kept_state(opened, data, Variant(removed, changes), healing, tmp_path).key)
+        key_digest(kept_state(loaded, data, Variant(removed, changes), healing, tmp_path).key)
         for data, removed, changes, healing in places
     ]
     assert len(set(names)) == len(places)
     again = {name: tensor.clone() for name, tensor in ones.items()}
-    assert key_digest(kept_state(opened, drawn(), Variant((2, 3), again), Healing(5), tmp_path).key) == names[0]
+    assert key_digest(kept_state(loaded, drawn(), Variant((2, 3), again), Healing(5), tmp_path).key) == names[0]

@@ -34,25 +34,25 @@ def text(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> LoadedModel:
+def loaded(tmp_path: Path) -> LoadedModel:
     model = write_tiny_model(tmp_path / "model")
     return load_model(
         str(model), Options(calibration=Calibration(sequence_length=16)), RunContext(cache=tmp_path / "cache")
     )
 
 
-def chosen(opened: LoadedModel, data: CalibrationData, text: Path, kind: Repair) -> Choice:
+def chosen(loaded: LoadedModel, data: CalibrationData, text: Path, kind: Repair) -> Choice:
     method = Method(repair=kind)
-    analysis = measure(opened, data, Options(method=method, calibration=Calibration(str(text), **CALIBRATION)))
-    return choose_plan(opened, analysis, TARGET, Options(method=method), data.calibration(opened))
+    analysis = measure(loaded, data, Options(method=method, calibration=Calibration(str(text), **CALIBRATION)))
+    return choose_plan(loaded, analysis, TARGET, Options(method=method), data.calibration(loaded))
 
 
 def test_the_plan_that_harms_least_after_its_repair_is_taken_with_that_repair(
-    opened: LoadedModel, text: Path, tmp_path: Path
+    loaded: LoadedModel, text: Path, tmp_path: Path
 ) -> None:
-    data = prepare(opened, Calibration(str(text), **CALIBRATION), None, RunContext(cache=tmp_path))
-    found = chosen(opened, data, text, "least_squares")
-    batches: Sequence[Batch] = data.calibration(opened)
+    data = prepare(loaded, Calibration(str(text), **CALIBRATION), None, RunContext(cache=tmp_path))
+    found = chosen(loaded, data, text, "least_squares")
+    batches: Sequence[Batch] = data.calibration(loaded)
     alone = [batch.rows(row, row + 1) for batch in batches for row in range(len(batch.labels))]
     # Of twelve windows three are held out at a time, the last ones first.
     turns = [alone, alone[9:] + alone[:9], alone[6:] + alone[:6]]
@@ -62,8 +62,8 @@ def test_the_plan_that_harms_least_after_its_repair_is_taken_with_that_repair(
         if proposal.repaired_harm is None:
             continue
         for turned in turns[: proposal.repaired_trials]:
-            repaired = repair(opened, turned, removed, "least_squares")
-            quality = evaluate(opened, turned[9:], {"it": Variant(removed, repaired.changes)})
+            repaired = repair(loaded, turned, removed, "least_squares")
+            quality = evaluate(loaded, turned[9:], {"it": Variant(removed, repaired.changes)})
             harms.setdefault(removed, []).append(harm_of(quality["dense"], quality["it"]))
         assert proposal.repaired_harm == pytest.approx(fmean(harms[removed]), rel=1e-4)
     # Judged on eight windows at least: the better half in a second turn, the better half of those in a third.
@@ -75,32 +75,32 @@ def test_the_plan_that_harms_least_after_its_repair_is_taken_with_that_repair(
     assert {each for each in harms if len(harms[each]) > 1} == set(in_first_turn[: ceil(count / 2)])
     most = [each for each in harms if len(harms[each]) == 3]
     assert found.plan.removed_layers == min(most, key=lambda each: fmean(harms[each]))
-    expected = repair(opened, batches, found.plan.removed_layers, "least_squares")
+    expected = repair(loaded, batches, found.plan.removed_layers, "least_squares")
     assert found.repaired is not None
     assert found.repaired.changes.keys() == expected.changes.keys()
     # What comes first without repair is asked about too.
-    unrepaired = chosen(opened, data, text, "none")
+    unrepaired = chosen(loaded, data, text, "none")
     assert unrepaired.repaired is None
     assert unrepaired.plan.removed_layers in harms
     assert all(proposal.repaired_harm is None for proposal in unrepaired.proposals)
 
 
 def test_of_much_data_a_part_tells_plans_apart_and_all_of_it_repairs_the_winner(
-    opened: LoadedModel, tmp_path: Path
+    loaded: LoadedModel, tmp_path: Path
 ) -> None:
     text = write_text(tmp_path / "long.txt", lines=500)
     calibration = Calibration(str(text), samples=300, sequence_length=16, batch_size=50)
-    data = prepare(opened, calibration, None, RunContext(cache=tmp_path))
-    found = chosen(opened, data, text, "least_squares")
+    data = prepare(loaded, calibration, None, RunContext(cache=tmp_path))
+    found = chosen(loaded, data, text, "least_squares")
     assert found.repaired is not None
     assert (found.repaired.fitted_windows, found.repaired.judged_windows) == (225, 75)
     # 2,048 predictions are 128 of the windows.
-    alone = [batch.rows(row, row + 1) for batch in data.calibration(opened) for row in range(len(batch.labels))][:128]
+    alone = [batch.rows(row, row + 1) for batch in data.calibration(loaded) for row in range(len(batch.labels))][:128]
     for proposal in found.proposals:
         if proposal.repaired_harm is not None:
             removed = proposal.plan.removed_layers
-            fitted = repair(opened, alone, removed, "least_squares")
-            quality = evaluate(opened, alone[96:], {"it": Variant(removed, fitted.changes)})
+            fitted = repair(loaded, alone, removed, "least_squares")
+            quality = evaluate(loaded, alone[96:], {"it": Variant(removed, fitted.changes)})
             assert proposal.repaired_harm == pytest.approx(harm_of(quality["dense"], quality["it"]), rel=1e-4)
 
 
@@ -125,9 +125,9 @@ def test_among_the_finalists_are_the_best_and_all_of_one_cut() -> None:
     assert found == [(1, 4), (2, 4), (1, 3), (5, 6), (8, 9), (10, 11), (9, 10), (3, 4), (7, 8), (4, 5)]
 
 
-def test_the_report_says_how_repaired_plans_did(opened: LoadedModel, text: Path, tmp_path: Path) -> None:
+def test_the_report_says_how_repaired_plans_did(loaded: LoadedModel, text: Path, tmp_path: Path) -> None:
     report = compress(
-        str(opened.source.directory),
+        str(loaded.source.directory),
         TARGET,
         tmp_path / "out",
         options=Options(

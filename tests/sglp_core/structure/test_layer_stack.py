@@ -99,7 +99,7 @@ def test_layers_are_named_as_in_the_model() -> None:
     assert [layer.name for layer in measure_stack(LLAMA, TOKENS).layers] == [f"model.layers.{i}" for i in range(5)]
 
 
-def test_a_model_without_a_stack_is_told_what_was_looked_for() -> None:
+def test_the_error_without_a_stack_says_what_was_looked_for() -> None:
     config = MobileNetV1Config(architectures=["MobileNetV1ForImageClassification"])
     with pytest.raises(UnsupportedArchitecture, match="looked for"):
         measure_stack(config, TOKENS)

@@ -47,7 +47,7 @@ def test_the_length_of_the_table_is_the_longest_text_that_the_model_reads(name: 
 
 
 @pytest.mark.parametrize("name", ["GPT2LMHeadModel", "BertForMaskedLM"])
-def test_windows_that_are_too_long_are_told_before_anything_is_loaded(name: str, tmp_path: Path) -> None:
+def test_windows_that_are_too_long_are_refused_before_anything_is_loaded(name: str, tmp_path: Path) -> None:
     """Some such models cannot even be looked at with so many tokens; it must be the tokens that are told of."""
     stock = getattr(transformers, name)
     tokenizer = write_tiny_model(tmp_path / "model")

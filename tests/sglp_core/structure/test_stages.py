@@ -56,7 +56,7 @@ def test_a_network_whose_class_fixes_its_blocks_is_refused() -> None:
         measure_stack(_named(MobileNetV2Config(), "MobileNetV2ForImageClassification"), 1)
 
 
-def test_stages_that_are_not_in_the_model_are_told() -> None:
+def test_stages_that_are_not_in_the_model_are_refused() -> None:
     config = SwinConfig(depths=[2, 2], num_heads=[2, 2], embed_dim=16, window_size=4, image_size=64, patch_size=4)
     model = SwinForImageClassification(config)
     model.config.depths = [5, 3]

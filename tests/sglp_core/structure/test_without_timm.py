@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(is_timm_available(), reason="timm is installed")
 
 # Without names of its classes transformers looks for them in timm, and so fails earlier.
 @pytest.mark.parametrize("named", [{}, {"label_names": ["cat", "dog"]}])
-def test_a_timm_model_without_timm_is_told_what_is_missing(named: dict[str, Any], tmp_path: Path) -> None:
+def test_the_error_of_a_timm_model_without_timm_says_what_to_install(named: dict[str, Any], tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
     config = {"architecture": "resnet18", "num_classes": 2, "pretrained_cfg": {"input_size": [3, 32, 32]}, **named}
