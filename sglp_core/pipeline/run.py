@@ -60,14 +60,14 @@ def measure_for_run(loaded: LoadedModel, options: Options, context: RunContext, 
 
 def choose_for_run(
     measured: Measured, target: Target | QualityTarget, options: Options, progress: Phase | None = None
-) -> tuple[Choice, quality_budget.Search | None]:
+) -> tuple[Choice, quality_budget.QualitySearch | None]:
     """The plan for a target, and for a quality target the search that found it. Raises `TargetUnreachable`."""
     loaded, data, analysis = measured.loaded, measured.data, measured.analysis
     search = None
     if isinstance(target, QualityTarget):
         search = quality_budget.search(loaded, analysis, target, options, data, progress)
         # Without its repair, which saw only half of the calibration data: the plan is repaired again on all of it.
-        choice = Choice(search.found.plan, search.found.proposals)
+        choice = Choice(search.best.plan, search.best.proposals)
     else:
         choice = choose_plan(loaded, analysis, target, options, data.calibration(loaded), progress)
     require_unchanged_layers(loaded.source.directory, loaded.stack, choice.plan.removed_layers)

@@ -7,7 +7,7 @@ from sglp_core.errors import OutOfMemory
 from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.options import Options, SweepTarget
 from sglp_core.pipeline.run import choose_for_run, measure_for_run, open_for_run
-from sglp_core.planning.sweep import judge, knee_of, plans_of
+from sglp_core.planning.sweep import knee_of, measure_points, plans_of
 from sglp_core.reporting.inputs import analysis_section, calibration_section, evaluation_section, model_section
 from sglp_core.reporting.report import SweepReport
 from sglp_core.reporting.sweep import sweep_section
@@ -35,7 +35,7 @@ def sweep(
         target, lambda each: choose_for_run(measured, each, options)[0].plan, context.phase("planning")
     )
     data = measured.data
-    points = judge(loaded, plans, data, options, context)
+    points = measure_points(loaded, plans, data, options, context)
 
     output.mkdir(parents=True, exist_ok=True)
     draw_sweep(points, knee_of(points), f"{loaded.fetched.origin}: sweep", output / "sweep.png")

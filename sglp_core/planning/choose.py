@@ -8,7 +8,7 @@ from sglp_core.analysis.result import Analysis
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import PROPOSALS, Options, Target
 from sglp_core.planning.choose_after_repair import choose_repaired
-from sglp_core.planning.harm import Judge
+from sglp_core.planning.harm import HarmMeter
 from sglp_core.planning.layer_kinds import plan_keeping_kinds
 from sglp_core.planning.plan import Plan, costs_of_layers, segment_ranks
 from sglp_core.planning.proposals import Proposal, propose, refined_proposal, select
@@ -26,8 +26,9 @@ COMPARED = (*CONTROLS, "block_influence")
 
 @dataclass(frozen=True)
 class Choice:
-    """A plan, the `proposals` it was chosen from, best first (none for one criterion), and its repair where choosing
-    among the repaired has already made it.
+    """A plan, the `proposals` it was chosen from, best first, and its repair.
+
+    There are no proposals where one criterion made the plan, and no repair where it was not needed for the choice.
     """
 
     plan: Plan
@@ -43,7 +44,7 @@ def choose_plan(
     batches: Sequence[Batch],
     progress: Phase | None = None,
 ) -> Choice:
-    """The plan by the importance that the method names; where it will be repaired, the one that harms least after that.
+    """The plan by the method's importance; with proposals and a repair, the one that harms least after its repair.
 
     Raises `TargetUnreachable`.
     """
@@ -53,14 +54,14 @@ def choose_plan(
         return Choice(request.plan(method.importance, analysis.segmentation.segments), [])
     progress = progress or silent_phase()
     proposed = propose(analysis, target, request.protected)
-    judge = Judge(loaded, batches, progress, estimated=estimates_batch_norms(loaded, method.repair))
+    meter = HarmMeter(loaded, batches, progress, reestimate_batch_norms=estimates_batch_norms(loaded, method.repair))
     largest = max(len(each.removed_layers) for each in proposed.values())
-    budget = search_budget(len(analysis.stack), largest, judge.parts)
+    budget = search_budget(len(analysis.stack), largest, meter.parts)
     progress.start(budget, "trials")
-    proposals = select(judge, proposed)
-    refined = refined_proposal(judge, proposals[0], analysis, target, request.protected, budget)
+    proposals = select(meter, proposed)
+    refined = refined_proposal(meter, proposals[0], analysis, target, request.protected, budget)
     proposals = [refined, *proposals]
-    # One sample cannot be both fitted and judged on.
+    # A repair cannot be fitted and judged on the same sample.
     if not folds(loaded, method.repair) or sample_count(batches) < 2:
         return Choice(refined.plan, proposals)
     proposals, repaired = choose_repaired(loaded, batches, method.repair, proposals, progress)
@@ -68,10 +69,11 @@ def choose_plan(
 
 
 def search_budget(layers: int, removed: int, parts: int) -> int:
-    """How many trials comparing plans may take: enough for some rounds of refining, and with the analysis no more than
-    a tenth of what greedy removal would cost, which tries every layer that is left before each removal.
+    """How many trials may be spent on comparing plans: enough for some rounds of local search.
+
+    With the analysis they cost at most a tenth of greedy removal, which tries all remaining layers before each removal.
     """
-    greedy = sum(layers - gone for gone in range(removed))
+    greedy = sum(layers - done for done in range(removed))
     return max(0, min(TRIALS_A_LAYER * layers, int((greedy / 10 - ANALYSIS_PASSES) * parts)))
 
 
@@ -90,7 +92,7 @@ def control_plans(analysis: Analysis, count: int, options: Options) -> dict[str,
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What a plan must reach, on which analysis, and which layers must stay."""
+    """The target of a plan, the analysis it is made from, and the layers that must stay."""
 
     analysis: Analysis
     target: Target
@@ -98,6 +100,6 @@ class PlanRequest:
     seed: int
 
     def plan(self, criterion: str, segments: Sequence[Run]) -> Plan:
-        """The plan of one criterion inside these segments. Raises `TargetUnreachable`."""
+        """The plan of one criterion inside the segments. Raises `TargetUnreachable`."""
         ranks = segment_ranks(self.analysis.scores(criterion, self.seed).tolist(), segments)
         return plan_keeping_kinds(self.analysis.stack, self.target, costs_of_layers(ranks), segments, self.protected)

@@ -1,12 +1,12 @@
-"""What removing a set of layers does to the model itself, asked a window at a time.
+"""How much removing a set of layers harms the model, measured on small parts of the calibration data.
 
-The harm of a set is KL(dense ‖ pruned) plus the rise of the loss, in nats a prediction. KL alone is blind to what the
-data says, and may prefer the model that is less like the text; the loss alone is the noisier of the two. On text the
-model wrote itself both estimate the same.
+The harm of a set is KL(dense ‖ pruned) plus the rise of the loss, in nats a prediction. KL alone ignores the labels
+and may prefer the model that fits the text less; the loss alone is noisier. On text that the model wrote itself both
+estimate the same.
 
-Where batch norms may be estimated anew after the cut, a set is judged with the dense model's statistics and with those
-of the part it is tried on, and the better of the two counts, as it will in the end: what harms least before that step
-is not what harms least after it (docs/use/images.md).
+Where the repair may re-estimate batch-norm statistics, a set is measured with the dense model's statistics and with
+statistics re-estimated on the same part, and the lower harm counts, as it will in the end: the set that harms least
+before that repair is often another than the one that harms least after it (docs/use/images.md).
 """
 
 import math
@@ -21,7 +21,7 @@ from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Removed
 from sglp_core.tasks import CLASSIFICATIONS, Batch, Task, rebatch
 
-# Sets are compared on the same window, so one is enough to tell most apart and many sets can be asked about.
+# Sets are compared on the same window, so one window is enough to rank most of them, and many can be measured.
 WINDOWS_AT_ONCE = 1
 # A window has hundreds of predictions, an image or a text with a class has one.
 SAMPLES_AT_ONCE = 64
@@ -29,11 +29,11 @@ FINAL_PARTS = 6
 RE_ESTIMATED = ", batch norms re-estimated"
 
 
-class Judge:
-    """The harm of sets of removed layers, on one small part of the calibration data after the other.
+class HarmMeter:
+    """Measures the harm of sets of removed layers, each time on the next small part of the calibration data.
 
-    A trial is one set on one part; `parts` trials cost as much as one pass over the calibration data, or three where
-    batch norms are `estimated` anew for each.
+    A trial is one set on one part; `parts` trials cost as much as one pass over the calibration data, or three passes
+    with `reestimate_batch_norms`.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class Judge:
         batches: Sequence[Batch],
         progress: Phase | None = None,
         *,
-        estimated: bool = False,
+        reestimate_batch_norms: bool = False,
     ) -> None:
-        self._estimated = estimated
+        self._reestimate_batch_norms = reestimate_batch_norms
         self._model, self._progress = model, progress or silent_phase()
         self._parts = _parts_of(batches, model.task)
         self._next = count()
@@ -55,11 +55,11 @@ class Judge:
 
     def __call__(self, sets: Sequence[Removed], parts: int = 1) -> dict[Removed, float]:
         """The harm of each set, mean over the next `parts` parts; infinite where the model is destroyed."""
-        found = dict.fromkeys(sets, 0.0)
+        means = dict.fromkeys(sets, 0.0)
         for _ in range(parts):
             part = self._parts[next(self._next) % len(self._parts)]
             variants = {str(number): Variant(removed) for number, removed in enumerate(sets)}
-            if self._estimated:
+            if self._reestimate_batch_norms:
                 variants |= {
                     f"{number}{RE_ESTIMATED}": Variant(removed, estimate_statistics(self._model, removed, [part]))
                     for number, removed in enumerate(sets)
@@ -68,34 +68,34 @@ class Judge:
             for number, removed in enumerate(sets):
                 names = variants.keys() & {str(number), f"{number}{RE_ESTIMATED}"}
                 harm = min(harm_of(quality["dense"], quality[name]) for name in names)
-                found[removed] += harm / parts
+                means[removed] += harm / parts
                 self.sums[removed] = self.sums.get(removed, 0.0) + harm
                 self.trials[removed] = self.trials.get(removed, 0) + 1
             self.spent += len(sets)
             self._progress.advance(len(sets))
-        return found
+        return means
 
     def mean(self, removed: Removed) -> float:
-        """Mean harm over every part a set was tried on."""
+        """Mean harm over every part that a set was tried on."""
         return self.sums[removed] / self.trials[removed]
 
     def best(self, sets: Sequence[Removed]) -> Removed:
-        """The set that harms least, by successive halving: after every part the worse half is out.
+        """The set that harms least, by successive halving: after every part the worse half is dropped.
 
-        The last two are tried on at least `FINAL_PARTS`, and a single set once, for what it does is asked afterwards.
-        That is about two trials for each set. Equal sets are settled by their order.
+        The last two are tried on at least `FINAL_PARTS` parts; a single set is tried once, so that `mean` knows it.
+        That is about two trials for each set. Of equal sets the first wins.
         """
-        alive = list(dict.fromkeys(sets))
-        sums = dict.fromkeys(alive, 0.0)
+        remaining = list(dict.fromkeys(sets))
+        sums = dict.fromkeys(remaining, 0.0)
         for part in count(1):
-            for removed, harm in self(alive).items():
+            for removed, harm in self(remaining).items():
                 sums[removed] += harm
-            alive.sort(key=lambda removed: sums[removed])
-            if len(alive) > 2 or part >= FINAL_PARTS:
-                alive = alive[: math.ceil(len(alive) / 2)]
-            if len(alive) == 1:
+            remaining.sort(key=lambda removed: sums[removed])
+            if len(remaining) > 2 or part >= FINAL_PARTS:
+                remaining = remaining[: math.ceil(len(remaining) / 2)]
+            if len(remaining) == 1:
                 break
-        return alive[0]
+        return remaining[0]
 
 
 def harm_of(dense: Quality, pruned: Quality) -> float:

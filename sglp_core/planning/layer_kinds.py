@@ -1,6 +1,6 @@
-"""Hybrid stacks: layers of several kinds, such as attention and state-space layers, of which each keeps one.
+"""Hybrid stacks have layers of several kinds, such as attention and state-space layers; a plan keeps one of each kind.
 
-A stock class expects its kinds: without any attention layer the cache of a hybrid model cannot even tell its length.
+A model class expects a layer of every kind: without an attention layer the cache of a hybrid model has no length.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,15 @@ from sglp_core.structure.runs import Run
 def plan_keeping_kinds(
     stack: LayerStack, target: Target, costs: np.ndarray, segments: Sequence[Run], protected: set[int]
 ) -> Plan:
-    """The cheapest plan, where of a kind that would vanish the dearest layer stays.
+    """The cheapest plan that keeps a layer of every kind.
 
-    `costs` are those of runs, `[L + 1, L + 1]`. Exact where no kind would vanish. Raises `TargetUnreachable`.
+    Where the cheapest plan of all would remove a whole kind, the layer of it that costs most is protected and the plan
+    is made again; the plan is exact where this does not happen. `costs` are those of runs `[L + 1, L + 1]`.
+    Raises `TargetUnreachable`.
     """
     sizes, total = stack.sizes(target.kind)
     while True:
-        found = plan(
+        cheapest = plan(
             target,
             costs=stack.removable(costs),
             sizes=sizes,
@@ -30,7 +32,7 @@ def plan_keeping_kinds(
             segments=segments,
             protected=protected,
         )
-        vanished = stack.vanished_kind(found.removed_layers)
+        vanished = stack.vanished_kind(cheapest.removed_layers)
         if not vanished:
-            return found
+            return cheapest
         protected = protected | {max(vanished, key=lambda i: (costs[i, i + 1], i))}

@@ -1,4 +1,4 @@
-"""Which layers go: the exact cheapest set that reaches the target, segment by segment."""
+"""Choose the layers to remove: the cheapest set that reaches the target and keeps a layer of every segment."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ SLACK = 1 - 1e-12
 
 @dataclass(frozen=True)
 class Plan:
-    """What is removed and why it is enough; all ratios are fractions of the whole model.
+    """The layers to remove for a target; all ratios are fractions of the whole model.
 
     `reachable` is the largest ratio any plan could remove while every segment keeps a layer and the protected
     layers stay.
@@ -70,7 +70,7 @@ def choose(
     count = len(sizes)
     before = np.concatenate([[0], np.cumsum(sizes)])
     # waiting[p]: (cost, size, removed layers) of the sets that are decided up to layer p and keep the layer before it.
-    waiting: list[list[State]] = [[] for _ in range(count + 2)]
+    waiting: list[list[PartialSet]] = [[] for _ in range(count + 2)]
     waiting[0] = [(0.0, 0, ())]
     for start in range(count + 1):
         for cost, size, removed in _undominated(waiting[start], needed):
@@ -79,7 +79,7 @@ def choose(
                 waiting[end + 1].append((*run, (*removed, *range(start, end))))
                 if run[1] >= needed:
                     break
-    # A set whose last layer stays arrives one place earlier, and is handed on by the empty run there.
+    # A set that keeps the last layer arrives one place earlier; the empty run there carries it to the end.
     ends = [(round(cost, 12), size, removed) for cost, size, removed in waiting[-1] if size >= needed]
     return min(ends)[2] if ends else None
 
@@ -126,8 +126,9 @@ def plan(
     return Plan(target, removed, target.ratio, reachable, achieved)
 
 
-State = tuple[float, int, Removed]
-# Layers of one size have at most one for each layer; layers that all differ could have 2ᴸ.
+# Cost, size and layers of a set that is decided up to some layer.
+PartialSet = tuple[float, int, Removed]
+# Layers of equal size have at most L + 1 sums of sizes; layers that all differ could have 2ᴸ.
 MOST_SIZES = 2000
 
 
@@ -140,18 +141,18 @@ def _ends(start: int, costs: np.ndarray, segments: Sequence[Run], protected: set
             yield end
 
 
-def _undominated(states: list[State], needed: float) -> list[State]:
-    """The cheapest set of each size; sizes beyond the target are all worth the same.
+def _undominated(sets: list[PartialSet], needed: float) -> list[PartialSet]:
+    """The cheapest set of each size; sizes beyond the target count as one.
 
-    Of very many sizes only those are kept that no cheaper set exceeds.
+    With more than `MOST_SIZES` sizes, a set is dropped where a cheaper one is at least as large.
     """
-    cheapest: dict[float, State] = {}
-    for state in sorted(states, key=lambda s: (round(s[0], 12), s[1], s[2])):
-        cheapest.setdefault(min(state[1], needed), state)
+    cheapest: dict[float, PartialSet] = {}
+    for each in sorted(sets, key=lambda s: (round(s[0], 12), s[1], s[2])):
+        cheapest.setdefault(min(each[1], needed), each)
     if len(cheapest) <= MOST_SIZES:
         return list(cheapest.values())
-    kept: list[State] = []
-    for state in cheapest.values():
-        if not kept or state[1] > kept[-1][1]:
-            kept.append(state)
+    kept: list[PartialSet] = []
+    for each in cheapest.values():
+        if not kept or each[1] > kept[-1][1]:
+            kept.append(each)
     return kept

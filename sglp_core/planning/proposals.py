@@ -1,7 +1,7 @@
-"""Every criterion proposes a plan; the model itself says which proposal harms it least.
+"""Every criterion proposes a plan; the proposals are compared by how much they harm the model.
 
 Scores of single layers miss how removals interact, and no criterion is best on every model. A proposal is cheap to
-check: the dense model with those layers bypassed, on calibration data, against the dense model.
+measure: the dense model with those layers bypassed against the dense model, on calibration data.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import numpy as np
 from sglp_core.analysis.result import Analysis
 from sglp_core.errors import TargetUnreachable
 from sglp_core.options import Target
-from sglp_core.planning.harm import Judge
+from sglp_core.planning.harm import HarmMeter
 from sglp_core.planning.layer_kinds import plan_keeping_kinds
 from sglp_core.planning.local_search import refine
 from sglp_core.planning.plan import SLACK, Plan, costs_of_layers, segment_ranks
@@ -24,10 +24,10 @@ CUTS_PER_MEASURE = 3
 
 @dataclass(frozen=True)
 class Proposal:
-    """One plan and who proposed it; `harm` is KL(dense ‖ pruned) plus the rise of the loss, mean over its `trials`.
+    """One plan and the criteria that proposed it; `harm` is that of `harm.py`, mean over its `trials`.
 
-    Each trial is on a few other windows, and a proposal has more of them the better it does. `repaired_harm` is the
-    same after the wanted repair, mean over its `repaired_trials`, where that was asked (`repaired_choice.py`).
+    Each trial is on other windows, and proposals that do better have more trials. `repaired_harm` is the harm after the
+    method's repair, mean over its `repaired_trials`; None where it was not repaired (`choose_after_repair.py`).
     """
 
     proposed_by: tuple[str, ...]
@@ -39,7 +39,7 @@ class Proposal:
 
 
 def propose(analysis: Analysis, target: Target, protected: set[int]) -> dict[tuple[str, ...], Plan]:
-    """The different plans of all criteria, inside the segments and over the whole stack; keys name who proposed each.
+    """The different plans of all criteria, inside the segments and over the whole stack, by the names of the criteria.
 
     Raises `TargetUnreachable` where not even the whole stack has enough to remove.
     """
@@ -51,22 +51,22 @@ def propose(analysis: Analysis, target: Target, protected: set[int]) -> dict[tup
         costs |= {f"{name}_of_runs": matrix for name, matrix in analysis.run_importance.items()}
         for name, matrix in costs.items():
             try:
-                found = plan_keeping_kinds(analysis.stack, target, matrix, segments, protected)
+                proposed = plan_keeping_kinds(analysis.stack, target, matrix, segments, protected)
             except TargetUnreachable:
                 if segments == whole:
                     raise
                 # Keeping a layer of every segment leaves too little; the whole stack's proposals remain.
                 break
-            plans.setdefault(found.removed_layers, found)
-            names.setdefault(found.removed_layers, []).append(f"{name}/{where}")
+            plans.setdefault(proposed.removed_layers, proposed)
+            names.setdefault(proposed.removed_layers, []).append(f"{name}/{where}")
     anywhere = next(iter(plans.values()))
     single = _single_cuts(analysis, target, protected)
-    for name, matrix in ({"similarity": _apart(analysis)} | analysis.run_importance).items():
+    for name, matrix in ({"similarity": _dissimilarity_of_ends(analysis)} | analysis.run_importance).items():
         for run in sorted(single, key=lambda run: (matrix[run], run))[:CUTS_PER_MEASURE]:
             removed = tuple(run.layers)
             plans.setdefault(removed, replace(anywhere, removed_layers=removed, achieved=single[run]))
             names.setdefault(removed, []).append(f"{name}/single_cut")
-    return {tuple(names[removed]): found for removed, found in plans.items()}
+    return {tuple(names[removed]): proposed for removed, proposed in plans.items()}
 
 
 def _single_cuts(analysis: Analysis, target: Target, protected: set[int]) -> dict[Run, float]:
@@ -74,7 +74,7 @@ def _single_cuts(analysis: Analysis, target: Target, protected: set[int]) -> dic
     stack = analysis.stack
     sizes, total = stack.sizes(target.kind)
     needed = target.ratio * total * SLACK
-    found = {}
+    fractions = {}
     for start in range(1, len(sizes)):
         for end in range(start + 1, len(sizes) + 1):
             run = Run(start, end)
@@ -82,46 +82,46 @@ def _single_cuts(analysis: Analysis, target: Target, protected: set[int]) -> dic
             if protected & set(removed):
                 break
             if sum(sizes[start:end]) >= needed and stack.can_remove(removed):
-                found[run] = sum(sizes[start:end]) / total
+                fractions[run] = sum(sizes[start:end]) / total
                 break
-    return found
+    return fractions
 
 
-def _apart(analysis: Analysis) -> np.ndarray:
-    """`[L + 1, L + 1]`: at `[i, j]` how unlike the stream is before layer i and after layer j − 1.
+def _dissimilarity_of_ends(analysis: Analysis) -> np.ndarray:
+    """`[L + 1, L + 1]`: at `[i, j]` 1 − CKA of the hidden states before layer i and after layer j − 1.
 
-    Where it is alike one linear map nearly makes the one from the other, which is what a repair needs.
+    Where it is low, one linear map nearly makes the latter from the former, which is what a repair needs.
     """
-    apart = np.full((len(analysis.stack) + 1,) * 2, np.inf)
-    apart[1:, 1:] = 1 - analysis.similarity
-    return apart
+    dissimilarity = np.full((len(analysis.stack) + 1,) * 2, np.inf)
+    dissimilarity[1:, 1:] = 1 - analysis.similarity
+    return dissimilarity
 
 
-def select(judge: Judge, plans: Mapping[tuple[str, ...], Plan]) -> list[Proposal]:
-    """The proposals, best first; the better one does, the more it was tried."""
-    best = judge.best([p.removed_layers for p in plans.values()])
-    found = [_judged(judge, names, p) for names, p in plans.items()]
-    return sorted(found, key=lambda p: (p.plan.removed_layers != best, -p.trials, p.harm))
+def select(meter: HarmMeter, plans: Mapping[tuple[str, ...], Plan]) -> list[Proposal]:
+    """The proposals, best first; proposals that do better have more trials."""
+    best = meter.best([p.removed_layers for p in plans.values()])
+    proposals = [_measured(meter, names, p) for names, p in plans.items()]
+    return sorted(proposals, key=lambda p: (p.plan.removed_layers != best, -p.trials, p.harm))
 
 
 def refined_proposal(
-    judge: Judge, best: Proposal, analysis: Analysis, target: Target, protected: set[int], budget: int
+    meter: HarmMeter, best: Proposal, analysis: Analysis, target: Target, protected: set[int], budget: int
 ) -> Proposal:
-    """The best proposal with layers swapped where the model says that this harms it less."""
+    """The best proposal after a local search for a set of layers that harms the model less."""
     sizes, total = analysis.stack.sizes(target.kind)
     needed = target.ratio * total * SLACK
-    found = refine(
-        judge,
+    refined = refine(
+        meter,
         best.plan.removed_layers,
         [layer for layer in range(len(sizes)) if layer not in protected],
         lambda removed: sum(sizes[layer] for layer in removed) >= needed and analysis.stack.can_remove(removed),
         budget,
     )
-    achieved = sum(sizes[layer] for layer in found) / total
-    changed = found != best.plan.removed_layers
+    achieved = sum(sizes[layer] for layer in refined) / total
+    changed = refined != best.plan.removed_layers
     names = tuple(f"{name}, refined" for name in best.proposed_by) if changed else best.proposed_by
-    return _judged(judge, names, replace(best.plan, removed_layers=found, achieved=achieved))
+    return _measured(meter, names, replace(best.plan, removed_layers=refined, achieved=achieved))
 
 
-def _judged(judge: Judge, names: tuple[str, ...], plan: Plan) -> Proposal:
-    return Proposal(names, plan, judge.mean(plan.removed_layers), judge.trials[plan.removed_layers])
+def _measured(meter: HarmMeter, names: tuple[str, ...], plan: Plan) -> Proposal:
+    return Proposal(names, plan, meter.mean(plan.removed_layers), meter.trials[plan.removed_layers])

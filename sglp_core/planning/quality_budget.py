@@ -1,7 +1,7 @@
-"""The largest removal that stays inside a budget of lost quality, by bisection over one analysis.
+"""Find the largest removal whose loss of quality stays within a budget, by bisection over one analysis.
 
-Plans are chosen and repaired on one half of the calibration samples and judged on the other, so the choice does not
-flatter itself; what the held-out data says of the plan that is found is reported beside it and changes nothing.
+Plans are chosen and repaired on one half of the calibration samples and judged on the other half, so that the judgement
+is not biased by the choice. The quality on held-out data is reported beside it and changes nothing.
 """
 
 import math
@@ -25,8 +25,8 @@ from sglp_core.tasks import Batch
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One plan that was judged: the metric of the dense and of the pruned model, and what is lost of it."""
+class JudgedPlan:
+    """One plan: `dense` and `value` are the metric of the dense and the pruned model, `drop` is how much is lost."""
 
     plan: Plan
     proposals: list[Proposal]
@@ -36,12 +36,12 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Search:
-    """The plan that was `found` and all that were `tried`, judged on so many `samples`."""
+class QualitySearch:
+    """The `best` plan within the budget and all that were `tried`, judged on a number of `samples`."""
 
     target: QualityTarget
-    found: Trial
-    tried: tuple[Trial, ...]
+    best: JudgedPlan
+    tried: tuple[JudgedPlan, ...]
     samples: int
 
 
@@ -52,11 +52,11 @@ def search(
     options: Options,
     data: CalibrationData,
     progress: Phase | None = None,
-) -> Search:
+) -> QualitySearch:
     """Find the largest removal within the budget, each plan judged with the method's repair.
 
     Costs about log₂ L choices of a plan, each with its repair, and no backward pass. Raises `TargetUnreachable`, naming
-    the smallest loss that was found, where no removal stays inside.
+    the smallest loss measured, where no removal stays within the budget.
     """
     count = len(analysis.stack)
     half = len(data.measured) // 2
@@ -64,7 +64,7 @@ def search(
     chosen_on = replace(data, measured=first).calibration(loaded)
     judged_on = replace(data, measured=second).calibration(loaded) if half else chosen_on
     progress = progress or silent_phase()
-    tried: dict[int, Trial] = {}
+    tried: dict[int, JudgedPlan] = {}
 
     @cache
     def within(removed: int) -> bool:
@@ -80,7 +80,7 @@ def search(
     most = largest_within(count - 1, within)
     if most == 0:
         raise TargetUnreachable(_out_of_reach(target, list(tried.values())))
-    return Search(target, tried[most], tuple(tried[n] for n in sorted(tried)), half or len(data.measured))
+    return QualitySearch(target, tried[most], tuple(tried[n] for n in sorted(tried)), half or len(data.measured))
 
 
 def _judged(
@@ -89,8 +89,8 @@ def _judged(
     target: QualityTarget,
     kind: Repair,
     batches: tuple[Sequence[Batch], Sequence[Batch]],
-) -> Trial:
-    """The plan that was chosen and is repaired on the first of the batches, judged on the second."""
+) -> JudgedPlan:
+    """The plan that was chosen on the first of two sequences of batches, repaired on it and judged on the second."""
     chosen_on, judged_on = batches
     removed = chosen.plan.removed_layers
     repaired = chosen.repaired or repair(loaded, chosen_on, removed, kind)
@@ -101,14 +101,14 @@ def _judged(
             "the model itself gets nothing right on this data, so every plan would be within the budget; give data "
             "that it was made for, or another metric"
         )
-    return Trial(chosen.plan, chosen.proposals, dense, pruned, target.drop(dense, pruned))
+    return JudgedPlan(chosen.plan, chosen.proposals, dense, pruned, target.drop(dense, pruned))
 
 
 def largest_within(most: int, within: Callable[[int], bool]) -> int:
-    """The largest n in 1 … `most` that `within` holds for, by bisection; 0 where it finds none.
+    """The largest n in 1 … `most` for which `within` holds, by bisection; 0 where there seems to be none.
 
     Quality is not exactly monotone in the number of removed layers, so the two numbers above the result are tried as
-    well, and the search goes on from there while one of them holds. It may still miss a larger n beyond a wider gap.
+    well, and so on from the larger one that holds. A larger n beyond a wider gap is missed.
     """
     low, high = 0, most + 1
     while high - low > 1:
@@ -122,10 +122,10 @@ def largest_within(most: int, within: Callable[[int], bool]) -> int:
     return low
 
 
-def _out_of_reach(target: QualityTarget, tried: list[Trial]) -> str:
+def _out_of_reach(target: QualityTarget, tried: list[JudgedPlan]) -> str:
     if not tried:
         return "no layer can be removed: all are protected, or every segment keeps its only one"
-    least = min(tried, key=lambda trial: trial.drop)
+    least = min(tried, key=lambda judged: judged.drop)
     unit = "a relative increase" if target.metric == "perplexity" else "a drop"
     return (
         f"no removal keeps {target.metric} within {unit} of {target.max_drop:.4g}: the smallest loss found is "

@@ -1,7 +1,7 @@
-"""Several ratios from one analysis: what each costs in quality and saves in size and time, and where the knee lies.
+"""Measure plans for several ratios from one analysis: quality, size and time of each, and the knee.
 
-Nothing is written: quality is that of the dense model with the layers bypassed, time that of a copy from which they are
-really removed and which shares every weight with the dense model.
+No model is written. Quality is that of the dense model with the layers bypassed; time is that of a copy without the
+layers that shares all other weights with the dense model.
 """
 
 import copy
@@ -68,10 +68,10 @@ def plans_of(
     return plans, unreachable
 
 
-def judge(
+def measure_points(
     loaded: LoadedModel, plans: Mapping[float, Plan], data: CalibrationData, options: Options, context: RunContext
 ) -> list[Point]:
-    """The dense model and every plan, repaired as the method says, on the held-out data and on the clock."""
+    """Quality on the held-out data, and latency, of the dense model and of every plan after the method's repair."""
     named = {str(ratio): plan for ratio, plan in plans.items()}
     variants = {}
     repairing = context.phase("repairing")

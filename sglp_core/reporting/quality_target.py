@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sglp_core.evaluation.quality import Quality
 from sglp_core.options import Metric
-from sglp_core.planning.quality_budget import Search
+from sglp_core.planning.quality_budget import QualitySearch
 from sglp_core.reporting.json_form import finite
 
 
@@ -72,9 +72,9 @@ class QualityTargetSection:
     """All removals that were judged, by their number of layers."""
 
 
-def quality_target_section(search: Search, dense: Quality, pruned: Quality) -> QualityTargetSection:
+def quality_target_section(search: QualitySearch, dense: Quality, pruned: Quality) -> QualityTargetSection:
     """`dense` and `pruned` are those of the held-out data."""
-    target, best = search.target, search.found
+    target, best = search.target, search.best
     before, after = getattr(dense, target.metric), getattr(pruned, target.metric)
     drop = target.drop(before, after)
     return QualityTargetSection(

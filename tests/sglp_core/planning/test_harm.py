@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.options import Target
-from sglp_core.planning.harm import SAMPLES_AT_ONCE, Judge, harm_of
+from sglp_core.planning.harm import SAMPLES_AT_ONCE, HarmMeter, harm_of
 from sglp_core.planning.local_search import refine
 from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import select
@@ -64,23 +64,23 @@ def believing(model: LlamaForCausalLM, batches: list[Batch]) -> list[Batch]:
     return found
 
 
-def judge_of(model: LlamaForCausalLM, batches: list[Batch]) -> Judge:
-    return Judge(LayeredModel(model, "model.layers", "causal_lm"), batches)
+def meter_of(model: LlamaForCausalLM, batches: list[Batch]) -> HarmMeter:
+    return HarmMeter(LayeredModel(model, "model.layers", "causal_lm"), batches)
 
 
 def test_harm_is_divergence_plus_rise_of_the_loss_over_the_windows_tried(
     model: LlamaForCausalLM, batches: list[Batch]
 ) -> None:
-    judge = judge_of(model, batches)
-    harms = [judge([(2, 4)])[2, 4] for _ in range(3)]
+    meter = meter_of(model, batches)
+    harms = [meter([(2, 4)])[2, 4] for _ in range(3)]
     parts = [part for batch in batches for part in batch.split(1)]
     expected = []
     for part in parts[:3]:
         found = evaluate(LayeredModel(model, "model.layers", "causal_lm"), [part], {"it": Variant((2, 4))})
         expected.append(found["it"].kl + math.log(found["it"].perplexity / found["dense"].perplexity))
     assert harms == pytest.approx(expected)
-    assert judge.mean((2, 4)) == pytest.approx(np.mean(expected))
-    assert (judge.spent, judge.parts) == (3, 12)
+    assert meter.mean((2, 4)) == pytest.approx(np.mean(expected))
+    assert (meter.spent, meter.parts) == (3, 12)
 
 
 @pytest.mark.parametrize("loud", [0.01, 10.0])
@@ -100,7 +100,9 @@ def test_where_batch_norms_may_be_estimated_anew_the_better_statistics_of_a_set_
         # that does not know them is changed more by new statistics than by the loss of quiet blocks.
         apply(model, estimate_statistics(LayeredModel(model, path, "image_classification"), (), [batch]))
     batch = Batch({"pixel_values": images}, model(pixel_values=images).logits.argmax(-1))
-    estimated = Judge(LayeredModel(model, path, "image_classification"), [batch], estimated=True)([(1, 2)])[1, 2]
+    estimated = HarmMeter(LayeredModel(model, path, "image_classification"), [batch], reestimate_batch_norms=True)(
+        [(1, 2)]
+    )[1, 2]
 
     pruned = copy.deepcopy(model)
     remove_layers(pruned, path, (1, 2))
@@ -119,7 +121,7 @@ def test_where_batch_norms_may_be_estimated_anew_the_better_statistics_of_a_set_
         dense, batch.labels
     )
     anew = float(divergence + rise)
-    as_they_were = Judge(LayeredModel(model, path, "image_classification"), [batch])([(1, 2)])[1, 2]
+    as_they_were = HarmMeter(LayeredModel(model, path, "image_classification"), [batch])([(1, 2)])[1, 2]
     assert as_they_were != pytest.approx(anew, abs=1e-3)
     assert (anew < as_they_were) == (loud > 1)
     assert estimated == pytest.approx(min(anew, as_they_were), abs=1e-5)
@@ -130,11 +132,11 @@ def test_images_are_judged_many_at_once_and_windows_one_at_a_time() -> None:
     model = CifarResNetForImageClassification(CifarResNetConfig(depths=[4], hidden_sizes=[4], num_labels=3)).eval()
     images = torch.randn(150, 3, 8, 8)
     parts = [Batch({"pixel_values": some}, torch.zeros(len(some), dtype=torch.long)) for some in images.split(8)]
-    judge = Judge(LayeredModel(model, find_stack(model), "image_classification"), parts)
-    assert judge.parts == math.ceil(150 / SAMPLES_AT_ONCE)
+    meter = HarmMeter(LayeredModel(model, find_stack(model), "image_classification"), parts)
+    assert meter.parts == math.ceil(150 / SAMPLES_AT_ONCE)
     # Every image is judged once: the mean over all parts of equal size is that of all images together.
     whole = evaluate(LayeredModel(model, find_stack(model), "image_classification"), parts[:16], {"it": Variant((1,))})
-    assert judge([(1,)], 2)[1,] == pytest.approx(harm_of(whole["dense"], whole["it"]), abs=1e-6)
+    assert meter([(1,)], 2)[1,] == pytest.approx(harm_of(whole["dense"], whole["it"]), abs=1e-6)
 
 
 def test_the_proposal_that_harms_least_is_first(model: LlamaForCausalLM, batches: list[Batch]) -> None:
@@ -142,7 +144,7 @@ def test_the_proposal_that_harms_least_is_first(model: LlamaForCausalLM, batches
     batches = believing(model, batches)
     sets = [(1, 2), (1, 3), (2, 4), (3, 4), (1, 4)]
     plans = {(str(s),): Plan(Target("layers", 2 / LAYERS), s, 2 / LAYERS, 4 / LAYERS, 2 / LAYERS) for s in sets}
-    found = select(judge_of(model, batches), plans)
+    found = select(meter_of(model, batches), plans)
     assert found[0].plan.removed_layers == (2, 4)
     assert found[0].harm == pytest.approx(0, abs=1e-5)
     # Five, then three, then two are tried, those two six times in all.
@@ -154,23 +156,23 @@ def test_swaps_find_the_layers_that_do_nothing(
     model: LlamaForCausalLM, batches: list[Batch], start: tuple[int, ...]
 ) -> None:
     silence(model, 2, 3, 5)
-    judge = judge_of(model, believing(model, batches))
-    assert refine(judge, start, FREE, lambda removed: len(removed) >= 3, 240) == (2, 3, 5)
+    meter = meter_of(model, believing(model, batches))
+    assert refine(meter, start, FREE, lambda removed: len(removed) >= 3, 240) == (2, 3, 5)
 
 
 def test_more_than_needed_is_put_back(model: LlamaForCausalLM, batches: list[Batch]) -> None:
     silence(model, 2)
-    judge = judge_of(model, believing(model, batches))
-    assert refine(judge, (2, 4), FREE, lambda removed: len(removed) >= 1, 240) == (2,)
+    meter = meter_of(model, believing(model, batches))
+    assert refine(meter, (2, 4), FREE, lambda removed: len(removed) >= 1, 240) == (2,)
 
 
 def test_refining_stays_within_its_budget_and_what_is_allowed(model: LlamaForCausalLM, batches: list[Batch]) -> None:
     silence(model, 2, 3)
     batches = believing(model, batches)
-    poor = judge_of(model, batches)
+    poor = meter_of(model, batches)
     assert refine(poor, (4, 5), FREE, lambda removed: len(removed) >= 2, 30) == (4, 5)
     assert poor.spent == 0
-    rich = judge_of(model, batches)
+    rich = meter_of(model, batches)
     assert refine(rich, (2, 5), FREE, lambda removed: len(removed) >= 2 and 3 not in removed, 240) != (2, 3)
     assert rich.spent <= 240
 
@@ -186,13 +188,13 @@ def test_a_swap_that_was_only_lucky_is_not_made(model: LlamaForCausalLM, batches
     lucky = [
         Batch(part.inputs, torch.cat([ids[:, :1], ids[:, :-1]], 1)) for part, ids in zip(truthful, said, strict=False)
     ]
-    assert judge_of(model, lucky)([(2,), (3,)], 7)[3,] < 0
-    judge = judge_of(model, [*lucky, *truthful[7:]])
-    assert refine(judge, (2,), FREE, lambda removed: len(removed) >= 1, 40) == (2,)
-    assert judge.trials[3,] == 6 + 4
+    assert meter_of(model, lucky)([(2,), (3,)], 7)[3,] < 0
+    meter = meter_of(model, [*lucky, *truthful[7:]])
+    assert refine(meter, (2,), FREE, lambda removed: len(removed) >= 1, 40) == (2,)
+    assert meter.trials[3,] == 6 + 4
 
 
 def test_a_single_set_is_judged_as_well(model: LlamaForCausalLM, batches: list[Batch]) -> None:
-    judge = judge_of(model, batches)
-    assert judge.best([(1, 2)]) == (1, 2)
-    assert (judge.trials, math.isfinite(judge.mean((1, 2)))) == ({(1, 2): 1}, True)
+    meter = meter_of(model, batches)
+    assert meter.best([(1, 2)]) == (1, 2)
+    assert (meter.trials, math.isfinite(meter.mean((1, 2)))) == ({(1, 2): 1}, True)
