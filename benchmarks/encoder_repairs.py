@@ -8,7 +8,7 @@ The encoder is the BERT of reaction SMILES that the package `rxnfp` ships (insta
 import importlib.util
 import tempfile
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import torch
 import transformers
@@ -19,7 +19,7 @@ from rich.table import Table
 from sglp_core.data.calibration_data import prepare
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.loading.loaded_model import load_model
-from sglp_core.options import Calibration, Evaluation, Options, Repair
+from sglp_core.options import Calibration, Evaluation, Options
 from sglp_core.removal.variant import Variant
 from sglp_core.repair.repair import repair
 from sglp_core.run_context import RunContext
@@ -47,9 +47,7 @@ def main(
         data = prepare(loaded, calibration, Evaluation(samples=judged), RunContext(cache=cache))
         for each in removed:
             layers = tuple(int(number) for number in each.split(","))
-            found = {
-                kind: repair(loaded, data.calibration(loaded), layers, cast(Repair, kind)).changes for kind in KINDS
-            }
+            found = {kind: repair(loaded, data.calibration(loaded), layers, kind).changes for kind in KINDS}
             quality = evaluate(
                 loaded,
                 data.evaluation(loaded),

@@ -10,7 +10,7 @@ starts from `auto`, with all defaults but the number of steps, on more windows o
 import dataclasses
 import statistics
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -26,7 +26,7 @@ from sglp_core.data.token_windows import batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
 from sglp_core.healing.heal import Training, heal
 from sglp_core.loading.loaded_model import LoadedModel, load_model
-from sglp_core.options import PROPOSALS, Calibration, Healing, Method, Options, Repair, Target
+from sglp_core.options import PROPOSALS, Calibration, Healing, Method, Options, Target
 from sglp_core.planning.choose import choose_plan, control_plans
 from sglp_core.planning.choose_after_repair import choose_repaired
 from sglp_core.planning.proposals import Proposal
@@ -120,7 +120,7 @@ def _repair_each(
     task = progress.add_task("repairs", total=len(plans) * len(kinds))
     for name, removed in plans.items():
         for kind in kinds:
-            found = repair(loaded, given.calibration(loaded), removed, cast(Repair, kind))
+            found = repair(loaded, given.calibration(loaded), removed, kind)
             if found.changes:
                 sets[f"{name} + {kind}"] = removed
                 weights[f"{name} + {kind}"] = found.changes
@@ -214,7 +214,7 @@ def _choices(
             rows["greedy"] = Choice(tuple(sorted(order[:count])), rivals.greedy_passes(total, count))
         for kind in set(kinds) - {"none"}:
             # Which of the proposals is chosen hangs on the repair, which is part of it.
-            best, repaired = choose_repaired(loaded, batch_list, cast(Repair, kind), proposals)
+            best, repaired = choose_repaired(loaded, batch_list, kind, proposals)
             rows[f"SGLP (chosen with {kind})"] = Choice(best[0].plan.removed_layers, searched.passes, repaired.changes)
         for number in range(RANDOM_SEEDS):
             control = control_plans(analysis, count, Options(method=method, calibration=Calibration(seed=number)))[

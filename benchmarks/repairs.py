@@ -97,7 +97,7 @@ def main(
                         f"{a.kl_before:.3f} → {a.kl_after:.3f}",
                     ]
                 verdict = "accepted" if a.accepted else a.reason
-                attempts.add_row("–".join(map(str, a.cut.first_and_last)), f"{a.kind} ({kind})", *figures, verdict)
+                attempts.add_row("–".join(map(str, a.cut.first_and_last)), f"{a.repair} ({kind})", *figures, verdict)
         console.print(attempts, f"{time.monotonic() - begun:.0f} s\n")
 
 

@@ -12,6 +12,8 @@ LEARNING_RATES = {"neighbours": 3e-4, "lora": 1e-3}
 
 # The tables whose names `Method.importance` may be. `analysis/criteria`, which imports this file, puts its tables here.
 IMPORTANCE_TABLES: list[Mapping[str, object]] = []
+# Likewise for `Method.repair`; `repair` puts its table here.
+REPAIR_TABLES: list[Mapping[str, object]] = []
 # Not a criterion: all criteria propose a plan, and the model says which proposal harms it least.
 PROPOSALS = "proposals"
 
@@ -21,8 +23,6 @@ Kernel = Literal["linear", "rbf"]
 Feature = Literal["rows", "row_sums"]
 
 Memory = Literal["auto", "in_memory", "streaming"]
-
-Repair = Literal["none", "compensate", "least_squares", "refit", "batch_norm", "auto"]
 
 TargetKind = Literal["parameters", "flops", "layers"]
 Metric = Literal["perplexity", "accuracy", "agreement"]
@@ -154,15 +154,17 @@ class Method:
     """The kernel of CKA."""
     protected: tuple[int, ...] | None = None
     """Numbers of layers that are never removed, negative ones from the end; None: the first and the last."""
-    repair: Repair = "auto"
-    """How weights that stay make up for the removed layers; kept only where held-out samples agree."""
+    repair: str = "auto"
+    """How weights that stay make up for the removed layers: a repair, `none`, or `auto`, which tries all and keeps the
+    best; kept only where held-out samples agree."""
 
     def __post_init__(self) -> None:
         known = (PROPOSALS, *(name for table in IMPORTANCE_TABLES for name in table))
         if self.importance not in known:
             raise ValueError(f"importance must be one of {', '.join(known)}, not {self.importance!r}")
-        if self.repair not in get_args(Repair):
-            raise ValueError(f"repair must be one of {', '.join(get_args(Repair))}, not {self.repair!r}")
+        repairs = ("none", *(name for table in REPAIR_TABLES for name in table), "auto")
+        if self.repair not in repairs:
+            raise ValueError(f"repair must be one of {', '.join(repairs)}, not {self.repair!r}")
 
     def protected_in(self, count: int) -> set[int]:
         return {0, count - 1} if self.protected is None else {i % count for i in self.protected}

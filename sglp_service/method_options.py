@@ -1,18 +1,25 @@
 """The options that `sglp compress`, `sweep` and `estimate` share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sglp_core import options
+from sglp_core.repair import REPAIRS
+
+if TYPE_CHECKING:
+    RepairName = str
+else:
+    # The rows of a table are no type that mypy can read; Typer shows and checks them.
+    RepairName = Literal[("none", *REPAIRS, "auto")]
 
 Model = Annotated[str, typer.Argument(help="A model folder, a GGUF file, or hf://org/name.")]
 Out = Annotated[Path, typer.Option(help="A new folder for the results.")]
 Of = Annotated[options.TargetKind, typer.Option(help="What the fraction is of.")]
 Importance = Annotated[str, typer.Option(help="`proposals`, or one criterion inside the segments.")]
 Repair = Annotated[
-    options.Repair, typer.Option(help="How the remaining weights make up for the removed layers, without training.")
+    RepairName, typer.Option(help="How the remaining weights make up for the removed layers, without training.")
 ]
 CalibrationSource = Annotated[
     str,

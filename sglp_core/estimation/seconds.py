@@ -19,7 +19,7 @@ from sglp_core.planning.choose import ANALYSIS_PASSES, COMPARED, search_budget
 from sglp_core.planning.choose_after_repair import BEST, JUDGED_WINDOWS, MOST_PREDICTIONS
 from sglp_core.planning.harm import SAMPLES_AT_ONCE, WINDOWS_AT_ONCE
 from sglp_core.planning.proposals import CUTS_PER_MEASURE
-from sglp_core.repair.repair import KINDS
+from sglp_core.repair.named_repairs import combinations
 from sglp_core.tasks import CLASSIFICATIONS, JUDGED_SHARE
 
 TIMED_SECONDS = 0.3
@@ -92,12 +92,12 @@ def _writing(outline: Outline, calibration: Calibration, evaluation: Evaluation,
 
 def _repaired_windows(outline: Outline, removed: int, method: Method, calibration: Calibration) -> float:
     """Forward passes over one window that repairs take, all candidates together."""
-    kinds = len(KINDS.get(method.repair, ()))
-    if not (kinds and isinstance(outline.stack.path, str)):
+    tried = len(combinations(method.repair))
+    if not (tried and isinstance(outline.stack.path, str)):
         return 0.0
     cuts = -(-removed // 2)
     # The dense model is judged at every cut as well.
-    a_cut = STREAM_PASSES + (1 + kinds) / JUDGED_SHARE
+    a_cut = STREAM_PASSES + (1 + tried) / JUDGED_SHARE
     chosen = calibration.samples * cuts * a_cut
     if method.importance != PROPOSALS:
         return chosen

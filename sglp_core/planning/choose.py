@@ -13,7 +13,8 @@ from sglp_core.planning.layer_kinds import plan_keeping_kinds
 from sglp_core.planning.plan import Plan, costs_of_layers, segment_ranks
 from sglp_core.planning.proposals import Proposal, propose, refined_proposal, select
 from sglp_core.progress import Phase, silent_phase
-from sglp_core.repair.repair import Repaired, estimates_batch_norms, folds
+from sglp_core.repair.named_repairs import folds, repair_at_once
+from sglp_core.repair.repair import Repaired
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch, sample_count
 
@@ -54,7 +55,8 @@ def choose_plan(
         return Choice(request.plan(method.importance, analysis.segmentation.segments), [])
     progress = progress or silent_phase()
     proposed = propose(analysis, target, request.protected)
-    meter = HarmMeter(loaded, batches, progress, reestimate_batch_norms=estimates_batch_norms(loaded, method.repair))
+    reestimate = repair_at_once(loaded, method.repair) == "batch_norm"
+    meter = HarmMeter(loaded, batches, progress, reestimate_batch_norms=reestimate)
     largest = max(len(each.removed_layers) for each in proposed.values())
     budget = search_budget(len(analysis.stack), largest, meter.parts)
     progress.start(budget, "trials")

@@ -15,14 +15,14 @@ from dataclasses import replace
 from statistics import fmean
 
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.options import Repair
 from sglp_core.planning.harm import harm_of
 from sglp_core.planning.proposals import Proposal
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.removal.variant import Variant
-from sglp_core.repair.cut import Judged
-from sglp_core.repair.repair import Repaired, folds, repair
-from sglp_core.repair.write_finder import Forms
+from sglp_core.repair.candidates import HeldOutQuality
+from sglp_core.repair.named_repairs import folds
+from sglp_core.repair.repair import Repaired, repair
+from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Removed, runs_of
 from sglp_core.tasks import IGNORED, JUDGED_SHARE, Batch, rebatch, sample_count, split
@@ -43,7 +43,7 @@ def finalists(proposals: Sequence[Proposal]) -> list[Proposal]:
 def choose_repaired(
     model: LayeredModel,
     batches: Sequence[Batch],
-    kind: Repair,
+    repair_name: str,
     proposals: Sequence[Proposal],
     progress: Phase | None = None,
 ) -> tuple[list[Proposal], Repaired]:
@@ -55,8 +55,8 @@ def choose_repaired(
     harms: dict[Removed, list[float]] = {removed: [] for removed in candidates}
     order = list(candidates)
     few = _first(batches, MOST_PREDICTIONS)
-    # Searched for once, not for each candidate.
-    forms = Forms(model, few[0]) if folds(model, kind) else None
+    # One finder, so that the writes of a layer are searched for once and not for each candidate.
+    finder = WriteFinder(model, few[0]) if folds(model, repair_name) else None
     counts = _candidates_by_turn(len(candidates), sample_count(split(few)[1]))
     # Only the best repair of the first turn is kept: each has copies of many weights.
     kept, kept_for, least = Repaired({}, (), 0, 0), order[0], math.inf
@@ -66,11 +66,11 @@ def choose_repaired(
         rotated = _rotated(few, turn)
         _, judged = split(rotated)
         for removed in order[:count]:
-            repaired = repair(model, rotated, removed, kind, forms=forms)
-            quality_after = repaired.judged
+            repaired = repair(model, rotated, removed, repair_name, finder=finder)
+            quality_after = repaired.quality
             if quality_after is None:
                 quality = evaluate(model, judged, {"repaired": Variant(removed, repaired.changes)})
-                quality_after = Judged(quality["dense"], quality["repaired"])
+                quality_after = HeldOutQuality(quality["dense"], quality["repaired"])
             harm = harm_of(quality_after.dense, quality_after.pruned)
             harms[removed].append(harm)
             if turn == 0 and harm <= least:
@@ -78,7 +78,7 @@ def choose_repaired(
             progress.advance()
         order.sort(key=lambda each: (-len(harms[each]), fmean(harms[each])))
     if kept_for != order[0] or sample_count(few) < sample_count(batches):
-        kept = repair(model, batches, order[0], kind, forms=forms)
+        kept = repair(model, batches, order[0], repair_name, finder=finder)
     repaired_proposals = [
         replace(candidates[each], repaired_harm=fmean(harms[each]), repaired_trials=len(harms[each])) for each in order
     ]

@@ -14,7 +14,7 @@ from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.errors import BadCalibration, TargetUnreachable
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.loading.loaded_model import LoadedModel
-from sglp_core.options import Options, QualityTarget, Repair, Target
+from sglp_core.options import Options, QualityTarget, Target
 from sglp_core.planning.choose import Choice, choose_plan
 from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import Proposal
@@ -87,13 +87,13 @@ def _judged(
     loaded: LoadedModel,
     chosen: Choice,
     target: QualityTarget,
-    kind: Repair,
+    repair_name: str,
     batches: tuple[Sequence[Batch], Sequence[Batch]],
 ) -> JudgedPlan:
     """The plan that was chosen on the first of two sequences of batches, repaired on it and judged on the second."""
     chosen_on, judged_on = batches
     removed = chosen.plan.removed_layers
-    repaired = chosen.repaired or repair(loaded, chosen_on, removed, kind)
+    repaired = chosen.repaired or repair(loaded, chosen_on, removed, repair_name)
     quality = evaluate(loaded, judged_on, {"pruned": Variant(removed, repaired.changes)})
     dense, pruned = (getattr(quality[name], target.metric) for name in ("dense", "pruned"))
     if target.metric == "accuracy" and not dense:

@@ -1,4 +1,4 @@
-"""Batch-norm statistics estimated anew without the removed layers: means and variances are those of what now comes in.
+"""`batch_norm`: batch-norm statistics re-estimated without the removed layers, from what the norms take in now.
 
 No weight is trained; one forward pass over calibration images gives every layer's statistics.
 """
@@ -16,7 +16,7 @@ from sglp_core.evaluation.quality import evaluate
 from sglp_core.removal.bypass import bypassed
 from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import Changes
-from sglp_core.repair.result import Attempt
+from sglp_core.repair.contract import Attempt, ModelRepair
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch, logits_of, rebatch_evenly
@@ -24,8 +24,9 @@ from sglp_core.tasks import Batch, logits_of, rebatch_evenly
 STATISTICS = ("running_mean", "running_var")
 
 
-def has_batch_norms(model: nn.Module) -> bool:
-    return bool(_batch_norms(model))
+def has_no_batch_norms(model: LayeredModel) -> str | None:
+    """The reason why there is nothing to re-estimate, or None."""
+    return None if _batch_norms(model.model) else "the model has no batch norms"
 
 
 def repair_batch_norms(
@@ -46,6 +47,9 @@ def repair_batch_norms(
         kl_before=before.kl,
         kl_after=after.kl,
     )
+
+
+BATCH_NORM = ModelRepair(has_no_batch_norms, repair_batch_norms)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
-"""Fit a projection anew whose output passes a norm before it reaches the residual stream.
+"""Refit a projection whose output passes a norm before it reaches the residual stream.
 
-A norm lets through the direction of what enters it and not its length, so the projection is fitted to the direction
-from which the norm would make what is wanted, as long as what enters is now. What length is wanted beside that is one
+A norm lets through the direction of what enters it and not its length. So the projection is fitted to the direction
+from which the norm would make the target, at the length that the norm's input has now. The length of the target is one
 factor for the norm itself, where the stream is a sum (Gemma); in a post-norm model every length is the norm's own.
 """
 
@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sglp_core.repair.fold import fold, fold_change, has_shift
-from sglp_core.repair.refit import Refit
+from sglp_core.repair.fold import fold, fold_change, has_shift, weight_shape
+from sglp_core.repair.normal_equations import TunedLinearFit
+from sglp_core.repair.residual_stream import CutStreams
 from sglp_core.repair.residual_writes import Write
 
 # Channels that the norm makes smaller than this share of the mean cannot be steered.
@@ -19,45 +20,43 @@ LEAST_CHANNEL = 1e-3
 
 
 class RefitThroughNorm:
-    """Normal equations for the projection `inner`, whose output the norm of `write` takes."""
+    """Normal equations for the `projection` whose output the norm of `write` takes."""
 
-    def __init__(self, model: Any, write: Write, inner: Write) -> None:
-        """Raises `NoForm` where too many channels enter the projection."""
-        module = model.get_submodule(inner.module)
-        size, features = module.weight.shape[::-1] if inner.form == "conv1d" else module.weight.shape
-        self.inner = inner
+    def __init__(self, model: Any, write: Write, projection: Write) -> None:
+        """Raises `CannotFold` where too many channels enter the projection."""
+        self.projection = projection
         self._model, self._write = model, write
         self._norm = model.get_submodule(write.module)
-        self._refit = Refit(features, size, has_shift(model, inner))
+        self._fit = TunedLinearFit(*weight_shape(model, projection), has_shift(model, projection))
         self._lengths, self._count = 0.0, 0
 
     @torch.no_grad()
-    def add(
-        self, features: Tensor, entered: Tensor, written: Tensor, handed_on: Tensor, wanted: Tensor, *, held_out: bool
-    ) -> None:
-        """What enters the projection `[N, F]`, what enters and leaves the norm, what its layer hands on and what it
-        should hand on `[N, D]`."""
-        direction, length = self._wanted(entered.double(), written.double() + wanted.double() - handed_on.double())
-        self._refit.add(features, entered, direction, held_out=held_out)
+    def add(self, features: Tensor, streams: CutStreams, *, held_out: bool) -> None:
+        """What enters the projection `[N, F]`, and the streams with what enters and leaves the norm."""
+        assert streams.entered is not None
+        assert streams.written is not None
+        target = streams.written.double() + streams.target.double() - streams.pruned.double()
+        direction, length = self._before_norm(streams.entered.double(), target)
+        self._fit.add(features, streams.entered, direction, held_out=held_out)
         if not held_out:
             self._lengths += float(length.sum())
             self._count += len(length)
 
     def changes(self) -> dict[str, Tensor]:
-        """New weights of the projection, and of the norm where it has no bias. Raises as `Refit.solve` does."""
-        new = fold_change(self._model, self.inner, *self._refit.solve())
+        """New weights of the projection, and of the norm where it has no bias. Raises as `TunedLinearFit.solve`."""
+        new = fold_change(self._model, self.projection, *self._fit.solve())
         if not has_shift(self._model, self._write):
             new |= fold(self._model, self._write, torch.tensor(self._lengths / self._count))
         return new
 
-    def _wanted(self, entered: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """What should enter the norm `[N, D]` so that it makes what is wanted but for its length, and that `[N]`."""
+    def _before_norm(self, entered: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """What should enter the norm `[N, D]` so that its output has the target's direction, and that length `[N]`."""
         weight = (self._norm.weight.double() + self._write.offset) * self._write.gain
         bias = self._norm.bias.double() * self._write.gain if has_shift(self._model, self._write) else 0.0
         mean = entered.mean(-1, keepdim=True) if self._centres(entered) else torch.zeros_like(entered[:, :1])
         scale = (entered - mean).square().mean(-1, keepdim=True).sqrt().clamp_min(1e-30)
         steered = weight.abs() > LEAST_CHANNEL * weight.abs().mean()
-        normed = torch.where(steered, (wanted - bias) / torch.where(steered, weight, 1.0), (entered - mean) / scale)
+        normed = torch.where(steered, (target - bias) / torch.where(steered, weight, 1.0), (entered - mean) / scale)
         if self._centres(entered):
             normed = normed - normed.mean(-1, keepdim=True)
         length = normed.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-30)

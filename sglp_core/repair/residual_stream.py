@@ -1,4 +1,4 @@
-"""The residual stream at a cut: what the dense model hands on there, and what the pruned model has instead."""
+"""The residual stream at a cut: that of the dense model behind it, and that of the pruned model."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sglp_core.removal.bypass import Skipper
 from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import swapped
-from sglp_core.repair.residual_writes import Call, NoForm, Write
+from sglp_core.repair.residual_writes import CannotFold, LayerCall, Write
 from sglp_core.structure.layer_calls import KeywordArguments, layer_input, layer_output
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run
@@ -25,13 +25,13 @@ class _Reached(Exception):
 class CutStreams:
     """One batch at a cut, a row `[N, D]` for every position that is not padding.
 
-    `wanted` is what the dense model hands on behind the cut, `given` what enters the cut in the pruned model, and
-    `written` what the layer before the cut added last, made from what `entered` that write, `[N, F]` (both None where
-    no write was named). `first` marks the first position of each text.
+    `target` is the stream of the dense model behind the cut, and `pruned` the stream of the pruned model, which lacks
+    what the removed layers added. `written` is what the last write before the cut added to it, computed from its input
+    `entered` `[N, F]` (both None where no write was named). `first` marks the first position of each text.
     """
 
-    wanted: Tensor
-    given: Tensor
+    target: Tensor
+    pruned: Tensor
     written: Tensor | None
     entered: Tensor | None
     first: Tensor
@@ -47,53 +47,57 @@ def cut_streams(layered: LayeredModel, batch: Batch, variant: Variant, run: Run,
     # Up to the first cut the pruned model is the dense one.
     same = not before and not changes
 
-    def hand_on(_module: nn.Module, _args: Any, output: Any) -> None:
-        kept["wanted"] = layer_output(output)
+    def keep_target(_module: nn.Module, _args: Any, output: Any) -> None:
+        kept["target"] = layer_output(output)
         raise _Reached
 
-    def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: KeywordArguments) -> None:
-        kept["given"] = layer_input(args, kwargs)
+    def keep_pruned(_module: nn.Module, args: tuple[Any, ...], kwargs: KeywordArguments) -> None:
+        kept["pruned"] = layer_input(args, kwargs)
         if not same:
             raise _Reached
 
-    def wrote(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def keep_write(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         kept["entered"], kept["written"] = args[0], output
 
     def at_the_start() -> list[Any]:
-        handles = [layers[run.start].register_forward_pre_hook(enter, with_kwargs=True)]
-        return handles + ([model.get_submodule(write.module).register_forward_hook(wrote)] if write else [])
+        handles = [layers[run.start].register_forward_pre_hook(keep_pruned, with_kwargs=True)]
+        return handles + ([model.get_submodule(write.module).register_forward_hook(keep_write)] if write else [])
 
     skipper = Skipper(model, layers)
     with skipper.watched():
-        _until(model, moved, [layers[run.stop - 1].register_forward_hook(hand_on), *(at_the_start() if same else [])])
+        _until(
+            model, moved, [layers[run.stop - 1].register_forward_hook(keep_target), *(at_the_start() if same else [])]
+        )
     if not same:
         with skipper.without(before, changes), swapped(model, changes):
             _until(model, moved, at_the_start())
 
-    given = kept["given"]
-    if given.ndim != 3:
-        raise NoForm(f"the stream between layers has {given.ndim} dimensions; only [batch, position, channel] is known")
+    pruned = kept["pruned"]
+    if pruned.ndim != 3:
+        raise CannotFold(
+            f"the stream between layers has {pruned.ndim} dimensions; it must be [batch, position, channel]"
+        )
     mask = moved.inputs.get("attention_mask")
-    counted = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device) if mask is None else mask.bool()
+    counted = torch.ones(pruned.shape[:2], dtype=torch.bool, device=pruned.device) if mask is None else mask.bool()
     first = torch.zeros_like(counted)
     first[:, 0] = mask is not None
     return CutStreams(
-        wanted=kept["wanted"][counted],
-        given=given[counted],
-        written=kept["written"].reshape(given.shape)[counted] * write.gain if write else None,
-        entered=kept["entered"].reshape(*given.shape[:2], -1)[counted] if write else None,
+        target=kept["target"][counted],
+        pruned=pruned[counted],
+        written=kept["written"].reshape(pruned.shape)[counted] * write.gain if write else None,
+        entered=kept["entered"].reshape(*pruned.shape[:2], -1)[counted] if write else None,
         first=first[counted],
     )
 
 
 @torch.no_grad()
-def calls_of(layered: LayeredModel, batch: Batch) -> list[Call]:
-    """What every layer is called with on this batch."""
-    calls: list[Call] = []
+def calls_of(layered: LayeredModel, batch: Batch) -> list[LayerCall]:
+    """The arguments of every layer's call on this batch."""
+    calls: list[LayerCall] = []
     with ExitStack() as stack:
         for layer in layered.layers:
             handle = layer.register_forward_pre_hook(
-                lambda _m, args, kwargs: calls.append(Call(args, kwargs)), with_kwargs=True
+                lambda _m, args, kwargs: calls.append(LayerCall(args, kwargs)), with_kwargs=True
             )
             stack.callback(handle.remove)
         logits_of(layered.model, batch.to(layered.model.device))

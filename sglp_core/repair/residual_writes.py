@@ -2,8 +2,8 @@
 
 A module is the last write of a layer if whatever is added to its output appears, unchanged but for one factor, in the
 layer's output. With that write silenced, the write before it passes the same test. When all writes are silenced, a
-pre-norm layer hands on what it was given (up to a factor), and a post-norm layer, whose last norm makes the whole
-output, hands on nothing.
+pre-norm layer outputs its input (up to a factor), and a post-norm layer, whose last norm makes the whole output,
+outputs nothing.
 """
 
 import copy
@@ -19,11 +19,11 @@ from transformers.pytorch_utils import Conv1D
 
 from sglp_core.structure.layer_calls import KeywordArguments, layer_input, layer_output
 
-# Layers are probed in float64, but many norms compute in float32 whatever they are given.
+# Layers are probed in float64, but many norms compute in float32 whatever the type of their input.
 TOLERANCE = 1e-5
 
 
-class NoForm(Exception):
+class CannotFold(Exception):
     """Why a repair cannot be folded into this layer; the message is a reason for the report."""
 
 
@@ -31,18 +31,18 @@ class NoForm(Exception):
 class Write:
     """A module whose output times `gain` is added to the residual stream.
 
-    `form` says how its parameters make the output: `linear` (`nn.Linear`), `conv1d` (transformers' `Conv1D`, whose
+    `operation` says how its parameters make the output: `linear` (`nn.Linear`), `conv1d` (transformers' `Conv1D`, whose
     weight is `[in, out]`) or `norm`: (weight + `offset`) · normalised (+ bias), elementwise.
     """
 
     module: str
     gain: float
-    form: Literal["linear", "conv1d", "norm"]
+    operation: Literal["linear", "conv1d", "norm"]
     offset: float = 0.0
 
 
 @dataclass(frozen=True)
-class Writes:
+class LayerWrites:
     """The writes of one layer, the last first; `whole` where the last one alone is the layer's output (post-norm)."""
 
     modules: tuple[Write, ...]
@@ -50,67 +50,67 @@ class Writes:
 
 
 @dataclass(frozen=True)
-class Call:
-    """What a layer was called with."""
+class LayerCall:
+    """The arguments of one call of a layer."""
 
     args: tuple[Any, ...]
     kwargs: KeywordArguments
 
 
 @torch.no_grad()
-def find_writes(layer: nn.Module, name: str, call: Call) -> Writes:
-    """The writes of a layer, whose name in the model is `name`. Raises `NoForm` where they are not all understood."""
+def find_writes(layer: nn.Module, name: str, call: LayerCall) -> LayerWrites:
+    """The writes of a layer, whose name in the model is `name`. Raises `CannotFold` where not all are understood."""
     try:
         probe = copy.deepcopy(layer).double()
         args, kwargs = pytree.tree_map(_doubled, (call.args, call.kwargs))
-        call = Call(args, kwargs)
+        call = LayerCall(args, kwargs)
         before, after = layer_input(args, kwargs), _output(probe, call)
     except Exception as error:
         # Any family's own code runs here, in a type it may never have been run in.
-        raise NoForm(f"{name} cannot be probed: {error}") from error
+        raise CannotFold(f"{name} cannot be probed: {error}") from error
     silenced: list[str] = []
-    found: list[Write] = []
+    writes: list[Write] = []
     for module, seen in reversed(_candidates(probe, call, after)):
         with _silent(probe, silenced):
             gain = _gain(probe, module, call)
             if gain:
-                found.append(_described(probe.get_submodule(module), f"{name}.{module}", gain, seen))
+                writes.append(_described(probe.get_submodule(module), f"{name}.{module}", gain, seen))
                 silenced.append(module)
-    if not found:
-        raise NoForm(f"no module of {name} adds its output unchanged to what the layer hands on")
+    if not writes:
+        raise CannotFold(f"no module of {name} adds its output unchanged to the layer's output")
     with _silent(probe, silenced[:1]):
-        if len(found) == 1 and not _output(probe, call).any():
-            return Writes(tuple(found), whole=True)
+        if len(writes) == 1 and not _output(probe, call).any():
+            return LayerWrites(tuple(writes), whole=True)
     with _silent(probe, silenced):
         rest = _output(probe, call)
     factor = torch.sum(rest * before) / torch.sum(before * before)
     if not factor or _differ(rest, factor * before):
-        raise NoForm(f"{name} does more to the residual stream than add to it")
-    return Writes(tuple(found), whole=False)
+        raise CannotFold(f"{name} does more to the residual stream than add to it")
+    return LayerWrites(tuple(writes), whole=False)
 
 
 @torch.no_grad()
-def find_inside(layer: nn.Module, name: str, call: Call, norm: str) -> Write:
-    """The projection whose output that norm of the layer takes: the layer's last write if the norm let all through.
+def find_projection(layer: nn.Module, name: str, call: LayerCall, norm: str) -> Write:
+    """The projection whose output that norm of the layer takes: the last write of the layer without the norm.
 
-    Raises `NoForm` where there is none, or where it is no projection.
+    Raises `CannotFold` where there is none, or where it is no projection.
     """
     probe = copy.deepcopy(layer).double()
     args, kwargs = pytree.tree_map(_doubled, (call.args, call.kwargs))
-    call = Call(args, kwargs)
+    call = LayerCall(args, kwargs)
     probe.set_submodule(norm, nn.Identity())
     for module, seen in reversed(_candidates(probe, call, _output(probe, call))):
         gain = _gain(probe, module, call)
         if gain:
-            found = _described(probe.get_submodule(module), f"{name}.{module}", gain, seen)
-            if found.form == "norm":
+            projection = _described(probe.get_submodule(module), f"{name}.{module}", gain, seen)
+            if projection.operation == "norm":
                 break
-            return found
-    raise NoForm(f"no projection of {name} goes straight into {norm}")
+            return projection
+    raise CannotFold(f"no projection of {name} goes straight into {norm}")
 
 
-def _candidates(layer: nn.Module, call: Call, after: Tensor) -> list[tuple[str, Tensor]]:
-    """Leaf modules with weights whose output has the form of the layer's, with their input, in the order they run."""
+def _candidates(layer: nn.Module, call: LayerCall, after: Tensor) -> list[tuple[str, Tensor]]:
+    """Leaf modules with weights whose output has the shape of the layer's, with their input, in the order they run."""
     ran: list[tuple[str, Tensor]] = []
     names = {module: name for name, module in layer.named_modules() if name}
 
@@ -129,7 +129,7 @@ def _candidates(layer: nn.Module, call: Call, after: Tensor) -> list[tuple[str, 
     return ran
 
 
-def _gain(layer: nn.Module, module: str, call: Call) -> float:
+def _gain(layer: nn.Module, module: str, call: LayerCall) -> float:
     """By which factor what is added to a module's output appears in the layer's; 0 where more than that happens."""
     added: list[Tensor] = []
 
@@ -163,7 +163,7 @@ def _described(module: nn.Module, name: str, gain: float, seen: Tensor) -> Write
             flat.get_parameter("weight").fill_(-offset)
             if not _differ(flat(seen), torch.zeros_like(seen) if bias is None else bias.expand_as(seen)):
                 return Write(name, gain, "norm", offset)
-    raise NoForm(f"{name} is a {type(module).__name__}, into which no repair is folded")
+    raise CannotFold(f"{name} is a {type(module).__name__}, into which no repair is folded")
 
 
 @contextmanager
@@ -179,13 +179,13 @@ def _silent(layer: nn.Module, modules: list[str]) -> Iterator[None]:
             handle.remove()
 
 
-def _output(layer: nn.Module, call: Call) -> Tensor:
+def _output(layer: nn.Module, call: LayerCall) -> Tensor:
     return layer_output(layer(*call.args, **call.kwargs))
 
 
-def _differ(found: Tensor, expected: Tensor) -> bool:
+def _differ(measured: Tensor, expected: Tensor) -> bool:
     scale = max(float(expected.abs().max()), TOLERANCE)
-    return not float((found - expected).abs().max()) <= TOLERANCE * scale
+    return not float((measured - expected).abs().max()) <= TOLERANCE * scale
 
 
 def _doubled(value: Any) -> Any:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from sglp_core.healing.heal import Healed
 from sglp_core.options import Healing, HealingLoss, Trained
+from sglp_core.repair.contract import Attempt
 from sglp_core.repair.repair import Repaired
-from sglp_core.repair.result import Attempt
 from sglp_core.reporting.json_form import finite
 
 
@@ -99,7 +99,7 @@ def repair_section(repaired: Repaired) -> RepairSection:
 def _attempt(attempt: Attempt) -> RepairAttempt:
     return RepairAttempt(
         cut=attempt.cut.first_and_last,
-        kind=attempt.kind,
+        kind=attempt.repair,
         accepted=attempt.accepted,
         reason=attempt.reason,
         alpha=finite(attempt.alpha),

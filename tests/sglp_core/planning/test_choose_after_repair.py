@@ -12,7 +12,7 @@ from sglp_core.analysis.measure import measure
 from sglp_core.data.calibration_data import CalibrationData, prepare
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.loading.loaded_model import LoadedModel, load_model
-from sglp_core.options import Options, Repair
+from sglp_core.options import Options
 from sglp_core.planning.choose import Choice, choose_plan
 from sglp_core.planning.choose_after_repair import finalists
 from sglp_core.planning.harm import harm_of
@@ -41,7 +41,7 @@ def loaded(tmp_path: Path) -> LoadedModel:
     )
 
 
-def chosen(loaded: LoadedModel, data: CalibrationData, text: Path, kind: Repair) -> Choice:
+def chosen(loaded: LoadedModel, data: CalibrationData, text: Path, kind: str) -> Choice:
     method = Method(repair=kind)
     analysis = measure(loaded, data, Options(method=method, calibration=Calibration(str(text), **CALIBRATION)))
     return choose_plan(loaded, analysis, TARGET, Options(method=method), data.calibration(loaded))

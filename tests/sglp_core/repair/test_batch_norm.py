@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor, ViTForImageClassification
 
 from sglp_core import Calibration, Evaluation, Method, QualityTarget, Target, compress
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
-from sglp_core.options import Options, Repair
+from sglp_core.options import Options
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.repair.batch_norm import estimate_statistics, repair_batch_norms
 from sglp_core.repair.repair import repair
@@ -105,7 +105,7 @@ def test_new_statistics_are_kept_where_they_bring_the_model_closer_to_the_dense_
     images.labels.copy_(model(**images.inputs).logits.argmax(-1))
     found = repair(LayeredModel(model, find_stack(model), "image_classification"), [images] * 4, REMOVED, "auto")
     attempt = found.attempts[0]
-    assert (attempt.kind, attempt.accepted) == ("batch_norm", True)
+    assert (attempt.repair, attempt.accepted) == ("batch_norm", True)
     assert attempt.loss_after < attempt.loss_before
     assert attempt.kl_after < attempt.kl_before
     assert set(found.changes) >= {"bn1.running_mean", "layer2.2.bn2.running_var"}
@@ -136,7 +136,7 @@ def write_network(directory: Path) -> Path:
     return images
 
 
-def compressed(directory: Path, images: Path, target: Target | QualityTarget, repair: Repair) -> CompressReport:
+def compressed(directory: Path, images: Path, target: Target | QualityTarget, repair: str) -> CompressReport:
     return compress(
         str(directory / "model"),
         target,

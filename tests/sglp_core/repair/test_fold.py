@@ -10,8 +10,8 @@ from sglp_core.removal.bypass import bypassed
 from sglp_core.removal.weight_changes import swapped
 from sglp_core.repair.compensate import fold_growth, scaled
 from sglp_core.repair.fold import fold, fold_change
-from sglp_core.repair.residual_writes import NoForm
-from sglp_core.repair.write_finder import Forms
+from sglp_core.repair.residual_writes import CannotFold
+from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_core.structure.layered_model import LayeredModel
 from tests.sglp_core.repair.repair_models import FAMILIES, POST_NORM, PRE_NORM, apart, batches, build, logits
@@ -21,7 +21,7 @@ from tests.sglp_core.repair.repair_models import FAMILIES, POST_NORM, PRE_NORM, 
 def test_the_writes_of_a_layer_are_found(name: str) -> None:
     model = build(name)
     path = find_stack(model)
-    writes = Forms(LayeredModel(model, path, "causal_lm"), batches(1)[0]).writes(2)
+    writes = WriteFinder(LayeredModel(model, path, "causal_lm"), batches(1)[0]).writes(2)
     assert [w.module for w in writes.modules] == [f"{path}.2.{module}" for module in PRE_NORM[name][2]]
     assert not writes.whole
     assert [w.gain for w in writes.modules] == pytest.approx([0.3 if name == "granite" else 1] * 2)
@@ -32,7 +32,7 @@ def test_the_writes_of_a_layer_are_found(name: str) -> None:
 def test_a_post_norm_is_the_whole_output(name: str) -> None:
     model = build(name)
     path = find_stack(model)
-    writes = Forms(LayeredModel(model, path, "causal_lm"), batches(1)[0]).writes(2)
+    writes = WriteFinder(LayeredModel(model, path, "causal_lm"), batches(1)[0]).writes(2)
     assert ([w.module for w in writes.modules], writes.whole) == ([f"{path}.2.{POST_NORM[name][2]}"], True)
 
 
@@ -42,8 +42,8 @@ def test_a_folded_growth_equals_the_same_factor_at_the_cut(name: str, alpha: flo
     model = build(name)
     path = find_stack(model)
     layers, batch = layers_of(model, path), batches(1)[0]
-    forms = Forms(LayeredModel(model, path, "causal_lm"), batch)
-    new = fold_growth(model, alpha, forms.writes(1), [forms.writes(4), forms.writes(5)])
+    finder = WriteFinder(LayeredModel(model, path, "causal_lm"), batch)
+    new = fold_growth(model, alpha, finder.writes(1), [finder.writes(4), finder.writes(5)])
     with bypassed(layers, (2, 3)):
         without = logits(model, batch)
         with scaled(layers[3], alpha):
@@ -57,12 +57,12 @@ def test_a_folded_growth_equals_the_same_factor_at_the_cut(name: str, alpha: flo
 
 def test_without_a_layer_behind_or_before_there_is_nothing_to_fold_into() -> None:
     model = build("llama")
-    with pytest.raises(NoForm, match="no layer follows"):
+    with pytest.raises(CannotFold, match="no layer follows"):
         fold_growth(model, 2.0, None, [])
     bert = build("bert")
-    forms = Forms(LayeredModel(bert, find_stack(bert), "causal_lm"), batches(1)[0])
-    with pytest.raises(NoForm, match="norm before the cut"):
-        fold_growth(bert, 2.0, None, [forms.writes(1)])
+    finder = WriteFinder(LayeredModel(bert, find_stack(bert), "causal_lm"), batches(1)[0])
+    with pytest.raises(CannotFold, match="norm before the cut"):
+        fold_growth(bert, 2.0, None, [finder.writes(1)])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -70,9 +70,9 @@ def test_a_folded_map_equals_the_same_map_of_what_the_module_writes(name: str) -
     model = build(name)
     path = find_stack(model)
     batch = batches(1)[0]
-    write = Forms(LayeredModel(model, path, "causal_lm"), batch).writes(2).modules[0]
+    write = WriteFinder(LayeredModel(model, path, "causal_lm"), batch).writes(2).modules[0]
     module = model.get_submodule(write.module)
-    scale = torch.randn((32,) if write.form == "norm" else (32, 32), dtype=torch.float64)
+    scale = torch.randn((32,) if write.operation == "norm" else (32, 32), dtype=torch.float64)
     shift = torch.randn(32, dtype=torch.float64) if getattr(module, "bias", None) is not None else None
 
     def mapped(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
@@ -96,10 +96,10 @@ def test_a_changed_weight_adds_what_was_fitted(name: str) -> None:
     model = build(name)
     path = find_stack(model)
     batch = batches(1)[0]
-    write = Forms(LayeredModel(model, path, "causal_lm"), batch).writes(2).modules[0]
+    write = WriteFinder(LayeredModel(model, path, "causal_lm"), batch).writes(2).modules[0]
     module = model.get_submodule(write.module)
-    if write.form == "norm":
-        with pytest.raises(NoForm, match="mixes no channels"):
+    if write.operation == "norm":
+        with pytest.raises(CannotFold, match="mixes no channels"):
             fold_change(model, write, torch.zeros(32, 32))
         return
     features = module.weight.numel() // 32

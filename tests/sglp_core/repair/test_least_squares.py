@@ -1,5 +1,6 @@
 """What is fitted at a cut, against regressions of numpy on all rows at once."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,11 @@ import torch
 
 from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import swapped
-from sglp_core.repair.least_squares import ElementwiseFit, LinearFit
-from sglp_core.repair.refit import MOST_FEATURES, RIDGES, Refit
+from sglp_core.repair.normal_equations import MOST_FEATURES, RIDGES, ElementwiseFit, LinearFit, TunedLinearFit
 from sglp_core.repair.refit_through_norm import RefitThroughNorm
 from sglp_core.repair.residual_stream import cut_streams
-from sglp_core.repair.residual_writes import NoForm
-from sglp_core.repair.write_finder import Forms
+from sglp_core.repair.residual_writes import CannotFold
+from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.layer_stack import find_stack
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run
@@ -25,21 +25,21 @@ from tests.sglp_core.repair.repair_models import POST_NORM, batches, build
 @pytest.mark.parametrize("shift", [False, True])
 def test_least_squares_equals_weighted_ridge_regression_on_all_rows_at_once(shift: bool, alpha: float) -> None:
     generator = np.random.default_rng(0)
-    written, handed_on, wanted = (generator.normal(size=(300, 8)) for _ in range(3))
-    wanted[0] *= 1e4
+    written, output, target = (generator.normal(size=(300, 8)) for _ in range(3))
+    target[0] *= 1e4
     fit = LinearFit(8, 8, shift)
     for rows in np.array_split(np.arange(300), 7):
-        fit.add(*(torch.from_numpy(each[rows]) for each in (written, handed_on, wanted)))
+        fit.add(*(torch.from_numpy(each[rows]) for each in (written, output, target)))
     change, constant = fit.solve(0.1, alpha)
     found = np.eye(8) + change.numpy()
 
-    root = 1 / np.linalg.norm(wanted, axis=1, keepdims=True)
+    root = 1 / np.linalg.norm(target, axis=1, keepdims=True)
     penalty = 0.1 * np.mean(np.sum((root * written) ** 2, 0))
     features = np.hstack([written, np.ones((300, 1))]) if shift else written
     regular = np.sqrt(penalty) * np.eye(8, features.shape[1])
     # T is drawn to the identity: its rows are those of a regression whose last equations say so.
     left = np.vstack([root * features, regular])
-    right = np.vstack([root * (wanted / alpha - handed_on + written), np.sqrt(penalty) * np.eye(8)])
+    right = np.vstack([root * (target / alpha - output + written), np.sqrt(penalty) * np.eye(8)])
     expected = np.linalg.lstsq(left, right, rcond=None)[0]
     np.testing.assert_allclose(found, expected[:8], rtol=1e-8, atol=1e-10)
     assert (constant is None) == (not shift)
@@ -53,24 +53,24 @@ def test_the_ridge_of_a_refit_is_the_one_that_errs_least_on_what_was_not_fitted(
     truth = generator.normal(size=(12, 5))
     parts = []
     for rows in (30, 40):
-        entered, handed_on = generator.normal(size=(rows, 12)), generator.normal(size=(rows, 5))
-        parts.append((entered, handed_on, handed_on + entered @ truth + noise * generator.normal(size=(rows, 5))))
-    refit = Refit(12, 5, shift=False)
+        entered, output = generator.normal(size=(rows, 12)), generator.normal(size=(rows, 5))
+        parts.append((entered, output, output + entered @ truth + noise * generator.normal(size=(rows, 5))))
+    refit = TunedLinearFit(12, 5, shift=False)
     for part, held_out in zip(parts, (False, True), strict=True):
         refit.add(*(torch.from_numpy(each) for each in part), held_out=held_out)
     found, _ = refit.solve()
 
     def fitted(ridge: float) -> np.ndarray:
-        entered, handed_on, wanted = parts[0]
-        root = 1 / np.linalg.norm(wanted, axis=1, keepdims=True)
+        entered, output, target = parts[0]
+        root = 1 / np.linalg.norm(target, axis=1, keepdims=True)
         penalty = np.sqrt(ridge * np.mean(np.sum((root * entered) ** 2, 0)))
         left = np.vstack([root * entered, penalty * np.eye(12)])
-        right = np.vstack([root * (wanted - handed_on), np.zeros((12, 5))])
+        right = np.vstack([root * (target - output), np.zeros((12, 5))])
         return np.linalg.lstsq(left, right, rcond=None)[0]
 
     def error(change: np.ndarray) -> float:
-        entered, handed_on, wanted = parts[1]
-        return float(np.sum(np.sum((handed_on + entered @ change - wanted) ** 2, 1) / np.sum(wanted**2, 1)))
+        entered, output, target = parts[1]
+        return float(np.sum(np.sum((output + entered @ change - target) ** 2, 1) / np.sum(target**2, 1)))
 
     best = min(RIDGES, key=lambda ridge: error(fitted(ridge)))
     assert best == (RIDGES[0] if noise < 1 else RIDGES[-1])
@@ -78,17 +78,17 @@ def test_the_ridge_of_a_refit_is_the_one_that_errs_least_on_what_was_not_fitted(
 
 
 def test_a_write_of_too_many_channels_is_not_fitted_anew() -> None:
-    with pytest.raises(NoForm, match="channels enter"):
-        Refit(MOST_FEATURES + 1, 8, shift=False)
+    with pytest.raises(CannotFold, match="channels enter"):
+        TunedLinearFit(MOST_FEATURES + 1, 8, shift=False)
 
 
 @pytest.mark.parametrize("name", [*POST_NORM, "gemma2", "gemma3"])
 def test_a_projection_is_fitted_through_the_norm_behind_it(name: str) -> None:
     model = build(name)
     path = find_stack(model)
-    forms = Forms(LayeredModel(model, path, "causal_lm"), batches(1)[0])
-    write = forms.writes(2).modules[0]
-    inner = forms.inside(2, write)
+    finder = WriteFinder(LayeredModel(model, path, "causal_lm"), batches(1)[0])
+    write = finder.writes(2).modules[0]
+    inner = finder.projection_before(2, write)
     last = {"bert": "output.dense", "distilbert": "ffn.lin2", "opt-350m": "fc2"}.get(name, "mlp.down_proj")
     assert inner.module == f"{path}.2.{last}"
 
@@ -101,16 +101,16 @@ def test_a_projection_is_fitted_through_the_norm_behind_it(name: str) -> None:
     pairs = []
     for batch, held_out in zip(batches(24), [False] * 16 + [True] * 8, strict=True):
         with swapped(model, other):
-            wanted = streams(batch, write).given
+            target = streams(batch, write).pruned
         here = streams(batch, write)
         entered = streams(batch, inner).entered
-        refit.add(entered, here.entered, here.written, here.given, wanted, held_out=held_out)
-        pairs.append((batch, here.given, wanted))
+        refit.add(entered, replace(here, target=target), held_out=held_out)
+        pairs.append((batch, here.pruned, target))
     apart_before = apart_after = 0.0
     with swapped(model, refit.changes()):
-        for batch, given, wanted in pairs[16:]:
-            apart_before += float((given - wanted).square().sum())
-            apart_after += float((streams(batch, write).given - wanted).square().sum())
+        for batch, pruned, target in pairs[16:]:
+            apart_before += float((pruned - target).square().sum())
+            apart_after += float((streams(batch, write).pruned - target).square().sum())
     assert apart_after < 0.05 * apart_before
 
 
@@ -118,18 +118,18 @@ def test_a_projection_is_fitted_through_the_norm_behind_it(name: str) -> None:
 @pytest.mark.parametrize("shift", [False, True])
 def test_elementwise_least_squares_equals_a_regression_of_each_channel(shift: bool, alpha: float) -> None:
     generator = np.random.default_rng(0)
-    written, handed_on, wanted = (generator.normal(size=(300, 8)) for _ in range(3))
+    written, output, target = (generator.normal(size=(300, 8)) for _ in range(3))
     fit = ElementwiseFit(8, shift)
     for rows in np.array_split(np.arange(300), 7):
-        fit.add(*(torch.from_numpy(each[rows]) for each in (written, handed_on, wanted)))
+        fit.add(*(torch.from_numpy(each[rows]) for each in (written, output, target)))
     found, constant = fit.solve(0.1, alpha)
 
-    root = 1 / np.linalg.norm(wanted, axis=1)
+    root = 1 / np.linalg.norm(target, axis=1)
     for channel in range(8):
         column = root * written[:, channel]
         regular = np.sqrt(0.1 * column @ column)
         left = np.stack([column, root if shift else np.zeros(300)], 1)
-        right = root * (wanted / alpha - handed_on + written)[:, channel]
+        right = root * (target / alpha - output + written)[:, channel]
         solution = np.linalg.lstsq(np.vstack([left, [regular, 0]]), np.append(right, regular), rcond=None)[0]
         assert found[channel] == pytest.approx(solution[0], rel=1e-8)
         if shift:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.removal.bypass import bypassed
 from sglp_core.removal.variant import Variant
-from sglp_core.repair.repair import KINDS, repair
+from sglp_core.repair.named_repairs import combination_name, combinations
+from sglp_core.repair.repair import repair
 from sglp_core.repair.residual_stream import calls_of, cut_streams
-from sglp_core.repair.residual_writes import NoForm, find_writes
+from sglp_core.repair.residual_writes import CannotFold, find_writes
 from sglp_core.structure.layer_stack import find_stack
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run, runs_of
@@ -43,9 +44,9 @@ def test_the_stream_at_a_cut_is_what_the_dense_and_the_pruned_model_say(removed:
     for handle in handles:
         handle.remove()
     mask = batch.inputs["attention_mask"].bool()
-    assert torch.equal(streams.wanted, dense[5][mask])
+    assert torch.equal(streams.target, dense[5][mask])
     assert torch.allclose(streams.written, kept[0][mask])
-    assert torch.allclose(streams.given, (kept[1][0] if isinstance(kept[1], tuple) else kept[1])[mask])
+    assert torch.allclose(streams.pruned, (kept[1][0] if isinstance(kept[1], tuple) else kept[1])[mask])
     assert streams.first.sum() == 4
     assert mask.sum() == len(streams.first)
 
@@ -58,8 +59,8 @@ def test_every_accepted_repair_lowers_held_out_divergence_and_raises_no_loss(nam
     before = {n: p.clone() for n, p in model.named_parameters()}
     found = repair(LayeredModel(model, path, task), batches(8), (2, 4), "auto")
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
-    assert {(a.cut, a.kind) for a in found.attempts} == {
-        (cut, kind) for cut in (Run(2, 3), Run(4, 5)) for kind in KINDS["auto"]
+    assert {(a.cut, a.repair) for a in found.attempts} == {
+        (cut, combination_name(each)) for cut in (Run(2, 3), Run(4, 5)) for each in combinations("auto")
     }
     assert (found.fitted_windows, found.judged_windows) == (24, 8)
     judged = batches(8)[6:]
@@ -79,7 +80,7 @@ def test_every_accepted_repair_lowers_held_out_divergence_and_raises_no_loss(nam
         assert quality["repaired"].kl < quality["pruned"].kl
     first = next(attempt for attempt in found.attempts if attempt.loss_before is not None)
     assert np.log(quality["pruned"].perplexity) == pytest.approx(first.loss_before)
-    refused = {(a.kind, (a.reason or "").split(" is a norm, ")[-1]) for a in found.attempts if a.loss_before is None}
+    refused = {(a.repair, (a.reason or "").split(" is a norm, ")[-1]) for a in found.attempts if a.loss_before is None}
     same = "factor and map would go into the same norm"
     if name in POST_NORM:
         assert refused == {("compensate + least_squares", same), ("compensate + refit", same)}
@@ -155,14 +156,14 @@ def test_a_layer_that_does_more_than_add_is_refused() -> None:
 
     call = calls_of_hidden(torch.randn(2, 5, 8))
     for kind, message in ((Gated, "no module"), (Rectified, "no module"), (Doubtful, "more to the residual stream")):
-        with pytest.raises(NoForm, match=message):
+        with pytest.raises(CannotFold, match=message):
             find_writes(kind(), "layer", call)
 
 
 def calls_of_hidden(hidden: Tensor) -> Any:
-    from sglp_core.repair.residual_writes import Call
+    from sglp_core.repair.residual_writes import LayerCall
 
-    return Call((hidden,), {})
+    return LayerCall((hidden,), {})
 
 
 def test_runs_are_neighbours() -> None:
