@@ -12,7 +12,19 @@ from jobs.repository import JobRepository
 from jobs.spec import JobSpec
 from jobs.states import State
 from jobs.tables import Event, Job
-from tests.jobs.lives import ARTIFACT, SPEC, Sessions, as_holder, beat, cancel, claim, events, row, running, submit
+from tests.jobs.repository.lives import (
+    ARTIFACT,
+    SPEC,
+    Sessions,
+    as_holder,
+    beat,
+    cancel,
+    claim,
+    events,
+    row,
+    running,
+    submit,
+)
 
 
 def test_a_new_job_waits_and_its_first_event_says_so(sessions: Sessions) -> None:

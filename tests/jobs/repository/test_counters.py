@@ -8,7 +8,7 @@ from jobs.database import transaction
 from jobs.repository import ClaimRepository, DeliveryRepository, OverviewRepository, WebhookRepository
 from jobs.repository import counters as names
 from jobs.repository.counters import tally
-from tests.jobs.lives import LEASE_SECONDS, Sessions, cancel, claim, pass_time, submit, upkeep
+from tests.jobs.repository.lives import LEASE_SECONDS, Sessions, cancel, claim, pass_time, submit, upkeep
 
 
 def counted(sessions: Sessions) -> dict[str, dict[str, float]]:

@@ -12,7 +12,7 @@ from jobs.events import NewEvent, PhaseStarted
 from jobs.progress import Progress
 from jobs.repository import Claim, ClaimRepository, JobRepository
 from jobs.states import State
-from tests.jobs.lives import (
+from tests.jobs.repository.lives import (
     ANALYSIS,
     ARTIFACT,
     LEASE_SECONDS,

@@ -9,7 +9,7 @@ from jobs.clock import now
 from jobs.database import transaction
 from jobs.repository import UpkeepRepository
 from jobs.states import State
-from tests.jobs.lives import (
+from tests.jobs.repository.lives import (
     ARTIFACT,
     LEASE_SECONDS,
     Sessions,
