@@ -1,1 +1,1 @@
-"""What a model is worth: quality, footprint, latency."""
+"""Quality, footprint and latency of models."""

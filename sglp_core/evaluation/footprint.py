@@ -1,6 +1,6 @@
-"""What a model costs to keep and to run: bytes, load time, prefill and decode latency, peak memory.
+"""The footprint of a model: bytes of its weights, load time, prefill and decode latency, peak memory.
 
-Measured in a fresh process that loads the directory with the stock class, so before and after are alike.
+Measured in a fresh process that loads the directory with the model's stock class, so before and after are comparable.
 """
 
 import resource
@@ -22,10 +22,7 @@ from sglp_core.structure.model_class import model_class
 
 @dataclass(frozen=True)
 class Footprint:
-    """Latencies are those of `measure_latency`: medians at batch 1, of a window or image and of one more token.
-
-    Of a model that was only weighed, all but `weight_bytes` is None.
-    """
+    """Latencies are those of `measure_latency`; all but `weight_bytes` is None for a model that was only weighed."""
 
     weight_bytes: int
     load_seconds: float | None

@@ -1,4 +1,4 @@
-"""How long a loaded model takes, at batch 1: one pass over an input, and one more token."""
+"""Latency of a loaded model at batch 1: one pass over an input, and decoding of one more token."""
 
 import statistics
 import time

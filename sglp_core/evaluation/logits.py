@@ -1,4 +1,4 @@
-"""Logits of a probe, and how far apart two of them may be."""
+"""Logits of a probe, and the tolerance when two models are compared by them."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, tor
 @torch.no_grad()
 def probe_logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
     """Logits of the probe on the CPU, in the model's own type."""
-    # With its weights on disk a model says that it is on no device; it computes on the CPU.
+    # A model with its weights on disk reports the device `meta`; it computes on the CPU.
     device = "cpu" if model.device.type == "meta" else model.device
     logits: Tensor = model(**{name: tensor.to(device) for name, tensor in probe.items()}).logits
     return logits.cpu()

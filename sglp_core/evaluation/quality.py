@@ -1,8 +1,7 @@
-"""Quality before and after on held-out data: perplexity, accuracy, agreement with the dense model, divergence from it.
+"""Quality on held-out data: perplexity, accuracy, agreement with the dense model and KL divergence from it.
 
-Every variant (the plan and the controls at the same layer count) is the dense model with those layers bypassed and, for
-a repaired one, a few weights swapped, so one copy of the model serves them all; verification proves the written
-artifact equal to its bypassed form.
+Every variant is the dense model with layers bypassed and, once repaired, a few weights swapped, so one copy of the
+model serves all variants. Verification proves that the written artifact equals its bypassed form.
 """
 
 import math
@@ -24,8 +23,11 @@ from sglp_core.tasks import Batch, Task, aligned, logits_of
 
 @dataclass(frozen=True)
 class Quality:
-    """`perplexity` is exp of the mean nats a position (a token, or an image); `accuracy` the share of positions whose
-    top-1 is the label; `agreement` the share with the dense model's top-1; `kl` the mean KL(dense ‖ variant) in nats.
+    """Figures over positions: tokens, or images or texts to classify.
+
+    `perplexity` is exp of the mean nats a position, `accuracy` the share of positions whose most likely answer is the
+    label, `agreement` the share whose most likely answer is the dense model's, `kl` the mean KL(dense ‖ variant) in
+    nats.
     """
 
     perplexity: float
@@ -34,7 +36,7 @@ class Quality:
     kl: float
 
     def to_dict(self) -> dict[str, float | None]:
-        """For reports, where a figure that is not finite (a destroyed model in half precision) is none at all."""
+        """For reports: None for figures that are not finite, as a destroyed model in half precision has them."""
         return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
@@ -52,7 +54,7 @@ def evaluate(
 def run_variants(
     model: Any, layered: LayeredModel, batches: Sequence[Batch], variants: Mapping[str, Variant], progress: Phase
 ) -> dict[str, Quality]:
-    """What `evaluate` does, by the type of the model."""
+    """`evaluate` for one type of model."""
     sums = {name: torch.zeros(4, dtype=torch.float64) for name in ("dense", *variants)}
     positions = 0
     skipper = Skipper(model, layered.layers)
@@ -77,7 +79,7 @@ def log_probabilities(logits: Tensor, labels: Tensor, task: Task) -> tuple[Tenso
 
 
 def compared(dense: Tensor, variant: Tensor, labels: Tensor) -> Tensor:
-    """Sums over positions: nats, right answers, answers that are the dense model's, divergence from it."""
+    """Sums over positions, `[4]`: nats, correct answers, answers equal to the dense model's, KL from it."""
     nats = -variant.gather(-1, labels[:, None]).double().sum()
     top = variant.argmax(-1)
     correct = (top == labels).double().sum()
@@ -87,7 +89,7 @@ def compared(dense: Tensor, variant: Tensor, labels: Tensor) -> Tensor:
 
 
 def quality_of(total: Tensor, positions: int) -> Quality:
-    """Figures from the sums of `compared` over so many positions."""
+    """Quality from the sums of `compared` over a number of positions."""
     nats, correct, agree, divergence = (float(x) / positions for x in total)
-    # Beyond e^700 a float64 overflows; the figure only says that the model is destroyed.
+    # exp overflows float64 above 709; so large a figure only says that the model is destroyed.
     return Quality(math.exp(min(nats, 700)), correct, agree, max(divergence, 0.0))

@@ -1,7 +1,7 @@
-"""What `evaluation.evaluate` judges, for a model whose weights stay on disk: every variant in one walk over the layers.
+"""`evaluate` for a model whose weights stay on disk: all variants in one pass over the layers.
 
-A layer is loaded once for all batches and variants. A variant without it hands its hidden states on as they are, and
-variants that have lost the same layers so far are one.
+A layer is loaded once for all batches and variants. A variant without it keeps its hidden states, and variants that
+have lost the same layers so far share theirs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,9 +47,9 @@ def run_streamed_variants(
 def leaving_states(
     model: StreamedModel, batches: Sequence[Batch], variants: Sequence[Sequence[int]]
 ) -> list[list[Tensor]]:
-    """What leaves the stack: for each variant (a set of removed layers) every batch's hidden states `[B, T, D]`."""
+    """The output of the stack for each variant (a set of removed layers): hidden states `[B, T, D]` of every batch."""
     inputs = model.stack_inputs(batches)
-    # By the layers that are gone so far: what each batch is by then.
+    # The hidden states of every batch, by the layers removed so far.
     states: dict[tuple[int, ...], list[Tensor]] = {(): [stack_input.hidden for stack_input in inputs]}
     for index in range(len(model.layers)):
         gone = {tuple(sorted(i for i in removed if i <= index)) for removed in variants}

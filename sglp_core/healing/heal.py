@@ -1,7 +1,7 @@
-"""A short fine-tuning after the cut: a few tensors, or updates of low rank, learn to do without the removed layers.
+"""Heal a pruned model: a short fine-tuning of a few tensors, or of low-rank updates, without the removed layers.
 
-Teacher and student share one copy of the weights. The dense model is the model itself; the pruned one is the same
-modules with the removed layers bypassed and what is trained in place of the originals, so only that is held twice.
+Teacher and student share one copy of the weights. The dense model is the teacher; the student is the same modules with
+the removed layers bypassed and the trained tensors in place of the originals, so only the trained tensors are copies.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.healing.lora import Adapters, linear_layers
 from sglp_core.healing.neighbouring_layers import Neighbours
-from sglp_core.healing.training_state import Judgement, KeptState, State
+from sglp_core.healing.training_state import Judgement, KeptState, TrainingState
 from sglp_core.options import Healing, HealingLoss
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.removal.bypass import bypassed
@@ -29,16 +29,16 @@ from sglp_core.removal.weight_changes import Changes, frozen
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch, aligned, logits_of, sample_count, split
 
-# How often held-out data is asked, and after how many answers without progress it is over.
+# How often the model is judged on held-out data, and after how many judgements without progress training ends.
 JUDGEMENTS = 8
 PATIENCE = 3
 WARM_UP = 0.1
-# Where judgements are further apart than this, the state is kept in between too.
+# The state is also kept between judgements that are further apart than this.
 KEPT_EVERY_SECONDS = 60.0
 
 
 class Trainable(Protocol):
-    """What is trained of a pruned model: leaf `tensors` in float32, and how they become weights called `names`."""
+    """The trained part of a pruned model: leaf `tensors` in float32, and the weights `names` that they become."""
 
     names: tuple[str, ...]
     tensors: dict[str, Tensor]
@@ -49,10 +49,10 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True)
 class Healed:
-    """The weights to change (those of the repair too), which tensors were trained, and how it went.
+    """The weights to change (those of the repair too), the names of the trained tensors, and the judgements.
 
-    `step` is the one whose weights were kept; 0 where training made nothing better, and the weights are those given.
-    `resumed_from_step` is where an earlier process was stopped, 0 where there was none.
+    `step` is the one whose weights were kept; 0 where training made nothing better, and the weights are those before
+    it. `resumed_from_step` is where an earlier process was stopped, 0 where there was none.
     """
 
     changes: Changes
@@ -66,7 +66,7 @@ class Healed:
 
 @dataclass(frozen=True)
 class Training:
-    """The `settings` of a healing, the `seed` of all that is drawn, and where its state is kept, if anywhere."""
+    """The `settings` of a healing, the `seed` of its random draws, and where its state is kept, None for nowhere."""
 
     settings: Healing
     seed: int = 0
@@ -74,7 +74,7 @@ class Training:
 
 
 def require_trainable(healing: Healing, model: LayeredModel) -> None:
-    """Raise `UnsupportedArchitecture` where the model has nothing to train in this way."""
+    """Raise `UnsupportedArchitecture` where the model has no tensors that this healing could train."""
     if healing.steps and healing.trained == "lora" and not linear_layers(model):
         raise UnsupportedArchitecture(
             f"the layers of {type(model.model).__name__} have no linear layers, which is what LoRA adapts; "
@@ -87,9 +87,8 @@ def heal(
 ) -> Healed:
     """Train on most of the batches; the dense `model` itself stays as it is.
 
-    Starts from the variant `pruned`, or where the kept state says that an earlier process got to, and returns the
-    weights that did best on the batches not trained on (by KL when distilling, else by loss), which are those of
-    `pruned` where nothing did better.
+    Starts from the variant `pruned`, or from the kept state of an earlier process. Returns the weights that did best on
+    the batches not trained on, by KL when distilling and by loss otherwise; those of `pruned` where none did better.
     """
     healing, kept = training.settings, training.kept
     trained_on, judged = split(batches)
@@ -102,11 +101,7 @@ def heal(
         return Judgement(step, math.log(quality.perplexity), quality.kl)
 
     with frozen(model.model):
-        trainable: Trainable = (
-            Adapters(model, pruned, training.seed)
-            if healing.trained == "lora"
-            else Neighbours(model, pruned, trained_on[0])
-        )
+        trainable = _trainable(model, pruned, training, trained_on[0])
         optimizer = torch.optim.AdamW(trainable.tensors.values(), lr=healing.highest_rate, weight_decay=0.0)
         resumed_from_step, best, curve = _resumed(trainable, optimizer, kept)
         schedule = _schedule(optimizer, healing, resumed_from_step)
@@ -130,7 +125,7 @@ def heal(
                 if _best(curve, healing) is curve[-1]:
                     best = {name: tensor.detach().clone() for name, tensor in trainable.tensors.items()}
             if kept and (judging or time.monotonic() - kept_at >= KEPT_EVERY_SECONDS):
-                kept.keep(State(step, trainable.tensors, optimizer.state_dict()["state"], best, tuple(curve)))
+                kept.keep(TrainingState(step, trainable.tensors, optimizer.state_dict()["state"], best, tuple(curve)))
                 kept_at = time.monotonic()
         changes = pruned.changes
         if best:
@@ -147,10 +142,16 @@ def heal(
     )
 
 
+def _trainable(model: LayeredModel, pruned: Variant, training: Training, batch: Batch) -> Trainable:
+    if training.settings.trained == "lora":
+        return Adapters(model, pruned, training.seed)
+    return Neighbours(model, pruned, batch)
+
+
 def _resumed(
     trainable: Trainable, optimizer: torch.optim.Optimizer, kept: KeptState | None
 ) -> tuple[int, Mapping[str, Tensor], list[Judgement]]:
-    """Go to where an earlier process got, if there was one; returns its step, its best tensors and its curve."""
+    """Load the state of an earlier process, if there is one; returns its step, its best tensors and its curve."""
     state = kept.find() if kept else None
     if state is None:
         return 0, {}, []
@@ -160,12 +161,12 @@ def _resumed(
 
 
 def _schedule(optimizer: torch.optim.Optimizer, healing: Healing, done: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """The learning rate after `done` steps: a short rise, then straight down."""
+    """The learning rate after `done` steps: a short linear warm-up, then linear decay."""
     for group in optimizer.param_groups:
         group["initial_lr"] = healing.highest_rate
     warm_up = max(1, round(WARM_UP * healing.steps))
     schedule: torch.optim.lr_scheduler.LambdaLR = transformers.get_linear_schedule_with_warmup(
-        # Counted from 1 to one more than there are steps: neither the first step nor the last has a rate of 0.
+        # Counted from 1 to one more than the number of steps, so that no step has a rate of 0.
         optimizer,
         warm_up,
         healing.steps + 1,
@@ -213,7 +214,7 @@ def _loss(model: LayeredModel, batch: Batch, removed: Sequence[int], trainable: 
 
 
 def _shuffled(batches: Sequence[Batch], seed: int) -> Iterator[Batch]:
-    """All batches without end, in an order that is drawn again each time round."""
+    """The batches again and again, each time in a new random order."""
     generator = random.Random(seed)
     while True:
         yield from generator.sample(batches, len(batches))

@@ -1,7 +1,7 @@
-"""What healing trains with `lora`: an update of low rank for every linear layer that stays (arXiv 2106.09685).
+"""Healing with `lora` trains a low-rank update of every linear layer that stays (LoRA, arXiv 2106.09685).
 
-The layers are peft's. They stand in the model only while the student runs, so the dense model that teaches and judges
-is never anything but itself; what is handed back are the same weights with the updates merged in.
+The adapters are peft's. They are in the model only while the student runs, so the dense model stays the teacher as it
+is; the result is the same weights with the updates merged in.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,13 +24,13 @@ ADAPTER = "healing"
 
 
 class Adapters:
-    """One adapter for each linear layer, in float32 and without effect before it is trained."""
+    """One adapter for each linear layer that stays, in float32; without effect before training."""
 
     def __init__(self, model: LayeredModel, pruned: Variant, seed: int) -> None:
-        """Start from the variant `pruned` of the model; one of each pair of factors is drawn from `seed`."""
+        """Start from the variant `pruned`; one of each pair of factors is drawn from `seed`, the other is 0."""
         targets = linear_layers(model, pruned.removed)
         self.names = tuple(f"{name}.weight" for name in targets)
-        self._model, self._given = model.model, pruned.changes
+        self._model, self._start = model.model, pruned.changes
         self._adapted = _adapted(targets, seed)
         self.tensors = {
             f"{name}.{own}": parameter
@@ -40,17 +40,19 @@ class Adapters:
         }
 
     def logits(self, batch: Batch) -> Tensor:
-        """Of the model with the adapters as they are, with gradients."""
+        """Logits of the model with the adapters, with gradients."""
         with self._in_place():
-            return logits_of(self._model, batch, {self._inner(name): value for name, value in self._given.items()})
+            return logits_of(
+                self._model, batch, {self._name_in_place(name): value for name, value in self._start.items()}
+            )
 
     def changes(self) -> dict[str, Tensor]:
-        """What the model's weights would be with the adapters merged in, those given included."""
+        """The weights with the adapters merged in, and the changes of the variant that training started from."""
         merged = {}
         for name, layer in self._adapted.items():
-            weight = self._given.get(f"{name}.weight", layer.get_base_layer().weight)
+            weight = self._start.get(f"{name}.weight", layer.get_base_layer().weight)
             merged[f"{name}.weight"] = (weight.float() + layer.get_delta_weight(ADAPTER)).to(weight.dtype).contiguous()
-        return {**self._given, **merged}
+        return {**self._start, **merged}
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:
@@ -63,26 +65,26 @@ class Adapters:
             for name, layer in self._adapted.items():
                 self._model.set_submodule(name, layer.get_base_layer())
 
-    def _inner(self, name: str) -> str:
-        """What a parameter is called while the adapters are in place."""
+    def _name_in_place(self, name: str) -> str:
+        """The name of a parameter while the adapters are in place."""
         module, _, own = name.rpartition(".")
         return f"{module}.base_layer.{own}" if module in self._adapted else name
 
 
 def linear_layers(layered: LayeredModel, removed: Sequence[int] = ()) -> dict[str, nn.Module]:
-    """Linear layers of the stack's kept layers by name; those that share their weight with another are none of them."""
+    """The linear layers inside the kept layers, by name, without those that share their weight with another."""
     model, gone = layered.model, set(removed)
     kept = tuple(f"{name}." for index, name in enumerate(layer_names(model, layered.path)) if index not in gone)
     return {
         name: module
         for name, module in model.named_modules()
-        # A subclass may use its weight in ways of its own.
+        # Only the two exact classes: a subclass may use its weight in another way.
         if name.startswith(kept) and type(module) in {nn.Linear, Conv1D} and owners(model, module.weight) == 1
     }
 
 
 def _adapted(targets: dict[str, nn.Module], seed: int) -> dict[str, Any]:
-    """Each linear layer inside an adapter of its own; the model they came from keeps the bare ones."""
+    """An adapter around each linear layer; the model keeps the linear layers themselves."""
     adapted = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -90,11 +92,11 @@ def _adapted(targets: dict[str, nn.Module], seed: int) -> dict[str, Any]:
             names = [name for name, module in targets.items() if type(module) is kind]
             if not names:
                 continue
-            # Conv1D holds its weight transposed. A scale of 1 leaves the learning rate alone to say how far steps go.
+            # Conv1D holds its weight transposed. With a scale of 1 only the learning rate sets the size of a step.
             config = peft.LoraConfig(
                 r=RANK, lora_alpha=RANK, target_modules=r"\d+", fan_in_fan_out=kind is Conv1D, bias="none"
             )
-            # peft leaves traces in what it adapts; in this list nobody meets them.
+            # peft changes the module that it adapts layers of, so it gets a list and not the model.
             hosts = nn.ModuleList(targets[name] for name in names)
             peft.inject_adapter_in_model(config, hosts, ADAPTER)
             for name, layer in zip(names, hosts, strict=True):

@@ -1,4 +1,4 @@
-"""What healing trains by default: the kept layers next to a cut, and what follows the stack."""
+"""Healing trains by default the kept layers next to a cut, and the modules that follow the stack."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,55 +16,55 @@ from sglp_core.tasks import Batch, logits_of
 
 
 class Neighbours:
-    """Copies of a few parameters, in float32 because optimiser steps are lost in half precision."""
+    """Copies of the trained parameters, in float32 because half precision loses the small steps of an optimiser."""
 
     def __init__(self, model: LayeredModel, pruned: Variant, batch: Batch) -> None:
-        """Start from the variant `pruned` of the model; any `batch` shows what follows the stack."""
+        """Start from the variant `pruned`; a forward pass of any `batch` shows which modules follow the stack."""
         self.names = trained_names(model, pruned.removed, batch)
-        self._model, self._given = model.model, pruned.changes
+        self._model, self._start = model.model, pruned.changes
         self.tensors = {
-            name: self._given.get(name, self._model.get_parameter(name).data).detach().float().clone().requires_grad_()
+            name: self._start.get(name, self._model.get_parameter(name).data).detach().float().clone().requires_grad_()
             for name in self.names
         }
 
     def logits(self, batch: Batch) -> Tensor:
-        """Of the model with the tensors as they are, with gradients."""
+        """Logits of the model with the trained tensors, with gradients."""
         return logits_of(self._model, batch, self.changes())
 
     def changes(self) -> dict[str, Tensor]:
-        """What the model's weights would be, those given included."""
+        """The trained weights, and the changes of the variant that training started from."""
         trained = {name: tensor.to(self._model.get_parameter(name).dtype) for name, tensor in self.tensors.items()}
-        return {**self._given, **trained}
+        return {**self._start, **trained}
 
 
 def trained_names(layered: LayeredModel, removed: Sequence[int], batch: Batch) -> tuple[str, ...]:
-    """Parameters of the kept layers next to a cut, and of whatever follows the stack (last norm, head).
+    """Parameters of the kept layers next to a cut, and of the modules after the stack (last norm, head).
 
-    A head that is tied to the embeddings stays as it is.
+    A head that is tied to the embeddings is not trained.
     """
     layers = layer_names(layered.model, layered.path)
     gone = set(removed)
     near = {side for run in runs_of(removed) for side in (run.start - 1, run.stop)} & set(range(len(layers))) - gone
     prefixes = tuple(f"{layers[index]}." for index in sorted(near))
-    behind = _behind_the_stack(layered, batch)
+    after = _after_the_stack(layered, batch)
     return tuple(
         name
         for name, parameter in layered.model.named_parameters()
-        if (name.startswith(prefixes) or name in behind) and owners(layered.model, parameter) == 1
+        if (name.startswith(prefixes) or name in after) and owners(layered.model, parameter) == 1
     )
 
 
-def _behind_the_stack(layered: LayeredModel, batch: Batch) -> set[str]:
-    """The parameters that still have a gradient when the last layer's output is cut off from what made it."""
+def _after_the_stack(layered: LayeredModel, batch: Batch) -> set[str]:
+    """The parameters that get a gradient when the graph is cut at the output of the last layer."""
 
-    def cut_off(_module: nn.Module, _args: Any, output: Any) -> Any:
+    def detach_output(_module: nn.Module, _args: Any, output: Any) -> Any:
         hidden = layer_output(output).detach()
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     model, layers = layered.model, layered.layers
     inside = tuple(f"{name}." for name in layer_names(model, layered.path))
     outside = {n: p for n, p in model.named_parameters() if not n.startswith(inside)}
-    handle = layers[-1].register_forward_hook(cut_off)
+    handle = layers[-1].register_forward_hook(detach_output)
     try:
         with frozen(model):
             for parameter in outside.values():

@@ -1,4 +1,4 @@
-"""Where a healing run stands, kept on disk: one whose process was killed goes on there, to the very same end."""
+"""The state of a healing, kept on disk, so that a run whose process was killed resumes and ends the same."""
 
 import hashlib
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import Changes
 from sglp_core.result_cache import Cache, CachedResult, Key
 
-# A state has four float32 numbers for each that is trained: this is enough for half a billion of them.
+# A state has four float32 values for each trained parameter; this is enough for half a billion parameters.
 LIMIT_BYTES = 8 << 30
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What held-out windows say after a number of steps; loss and KL in nats a position."""
+    """Loss and KL on held-out windows after a number of steps, in nats a position."""
 
     step: int
     loss: float
@@ -31,11 +31,11 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class State:
-    """After `step` steps: the trained tensors, what the optimiser holds of each by its number, and the curve.
+class TrainingState:
+    """The trained tensors after `step` steps, the optimiser's state of each by its number, and the judgements.
 
-    `best` are the tensors that did best so far, none where nothing did better than what was given. The order of the
-    data and the learning rate follow from the step.
+    `best` are the tensors that did best so far, empty where none did better than the start. The order of the data and
+    the learning rate follow from the step.
     """
 
     step: int
@@ -47,29 +47,29 @@ class State:
 
 @dataclass(frozen=True)
 class KeptState:
-    """The place of one run's state. Runs of the same key may share it: they go the same way."""
+    """The entry of the cache with the state of one run. Runs of the same key may share it: they compute the same."""
 
     cache: Cache
     key: Key
 
-    def find(self) -> State | None:
-        """The state that was kept last, on the CPU, or None where there is none that can be read."""
+    def find(self) -> TrainingState | None:
+        """The state that was kept last, on the CPU; None where there is none, or it cannot be read."""
         entry = self.cache.find(self.key)
-        return None if entry is None else _state(entry)
+        return None if entry is None else _from_cached(entry)
 
-    def keep(self, state: State) -> None:
-        """Put this state in the place of the one before."""
-        self.cache.keep(self.key, _entry(state))
+    def keep(self, state: TrainingState) -> None:
+        """Replace the kept state by this one."""
+        self.cache.keep(self.key, _to_cached(state))
 
     def drop(self) -> None:
-        """Forget the run, which has ended."""
+        """Remove the kept state, once the run has ended."""
         self.cache.drop(self.key)
 
 
 def kept_state(
     loaded: LoadedModel, data: CalibrationData, pruned: Variant, settings: Healing, folder: Path
 ) -> KeptState:
-    """The place below `folder` of a run with these `settings` on this model, this data, this plan and this repair."""
+    """Where below `folder` the state is kept of a run with these settings, model, data, plan and repair."""
     key = common_key(loaded) | {
         "calibration": data.calibration_digest,
         "batch_size": data.batch_size,
@@ -90,7 +90,7 @@ def _digest(changes: Changes) -> str:
     return digest.hexdigest()
 
 
-def _entry(state: State) -> CachedResult:
+def _to_cached(state: TrainingState) -> CachedResult:
     arrays = {f"tensors/{name}": tensor for name, tensor in state.tensors.items()}
     arrays |= {f"best/{name}": tensor for name, tensor in state.best.items()}
     for number, held in state.optimizer.items():
@@ -99,7 +99,7 @@ def _entry(state: State) -> CachedResult:
     return CachedResult({name: tensor.detach().cpu().numpy() for name, tensor in arrays.items()}, facts)
 
 
-def _state(entry: CachedResult) -> State:
+def _from_cached(entry: CachedResult) -> TrainingState:
     tensors: dict[str, Tensor] = {}
     best: dict[str, Tensor] = {}
     optimizer: dict[int, dict[str, Tensor]] = {}
@@ -111,7 +111,7 @@ def _state(entry: CachedResult) -> State:
         else:
             (best if group == "best" else tensors)[own] = _tensor(array)
     curve = tuple(Judgement(**point) for point in entry.facts["curve"])
-    return State(entry.facts["step"], tensors, optimizer, best, curve)
+    return TrainingState(entry.facts["step"], tensors, optimizer, best, curve)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

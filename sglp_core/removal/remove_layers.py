@@ -1,6 +1,7 @@
-"""Remove layers for real: the modules, every per-layer entry of the configuration, and every layer index.
+"""Remove layers from a model: their modules, their entries in per-layer lists of the configuration, and their indices.
 
-Plain deletion reloads without an error and with wrong logits; whatever names a layer by its position must follow.
+A model whose modules alone are deleted reloads without an error and has wrong logits: everything that refers to a layer
+by its position must be renumbered.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_index")
 
 
 def remove_layers(model: Any, path: StackPath, removed: Sequence[int]) -> dict[int, int]:
-    """Remove layers in place; returns the map from old to new numbers of the layers that stay."""
+    """Remove layers in place; returns the map from old to new index of the layers that stay."""
     layers = layers_of(model, path)
     kept = {old: new for new, old in enumerate(i for i in range(len(layers)) if i not in set(removed))}
     if not isinstance(path, str):

@@ -1,4 +1,4 @@
-"""A few changed tensors beside the one copy of the model: swapped in while something is measured, and out again."""
+"""Changed tensors beside the one copy of a model: swapped in while something is measured, and out again."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ Changes = Mapping[str, Tensor]
 
 @contextmanager
 def swapped(model: Any, changes: Changes) -> Iterator[None]:
-    """The model with other values for some parameters and buffers; every tensor that did not change is shared."""
-    before = {name: held(model, name).data for name in changes}
+    """The model with other values for some parameters and buffers; all other tensors are untouched."""
+    before = {name: tensor_named(model, name).data for name in changes}
     apply(model, changes)
     try:
         yield
@@ -25,37 +25,37 @@ def swapped(model: Any, changes: Changes) -> Iterator[None]:
 def apply(model: Any, changes: Changes) -> None:
     """Give parameters and buffers new values for good. Tied parameters change together."""
     for name, value in changes.items():
-        tensor = held(model, name)
+        tensor = tensor_named(model, name)
         assert (value.shape, value.dtype) == (tensor.shape, tensor.dtype)
         tensor.data = value
 
 
 def owners(model: Any, parameter: Tensor) -> int:
-    """How many places of the model use this very parameter."""
+    """How many modules of the model hold this parameter: more than one where it is tied."""
     return sum(p is parameter for _name, p in model.named_parameters(remove_duplicate=False))
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """No gradients for the model's own parameters; everything is put back afterwards."""
+    """No gradients for the model's own parameters; `requires_grad` is restored afterwards."""
     before = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter, wanted in before.items():
-            parameter.requires_grad_(wanted)
+        for parameter, required in before.items():
+            parameter.requires_grad_(required)
 
 
 def in_type_of(parameter: Tensor, value: Tensor) -> Tensor:
-    """A value as that parameter would hold it; raises `OverflowError` where its type cannot."""
+    """A value in the type and on the device of a parameter; raises `OverflowError` where its type cannot hold it."""
     typed = value.to(parameter.device, parameter.dtype)
     if not torch.isfinite(typed).all():
         raise OverflowError(f"a repaired weight is not finite in {parameter.dtype}")
     return typed.contiguous()
 
 
-def held(model: Any, name: str) -> Tensor:
+def tensor_named(model: Any, name: str) -> Tensor:
     """The parameter or buffer of this name."""
     module, _, own_name = name.rpartition(".")
     tensor: Tensor = getattr(model.get_submodule(module), own_name)

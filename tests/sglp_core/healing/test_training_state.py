@@ -14,7 +14,7 @@ from sglp_core import Calibration
 from sglp_core.data.calibration_data import CalibrationData, prepare
 from sglp_core.healing import heal as healing_module
 from sglp_core.healing.heal import Healed, Training, heal
-from sglp_core.healing.training_state import Judgement, KeptState, State, kept_state
+from sglp_core.healing.training_state import Judgement, KeptState, TrainingState, kept_state
 from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Healing, Options
 from sglp_core.progress import Progress
@@ -151,7 +151,7 @@ def test_a_state_comes_back_as_it_was_kept(tmp_path: Path) -> None:
     optimizer = {0: {"step": torch.tensor(3.0), "exp_avg": torch.randn(2, 3)}, 5: {"step": torch.tensor(2.0)}}
     curve = (Judgement(0, 0.1, math.inf), Judgement(3, 1 / 3, 1e-17))
     tensors = {"a.weight": torch.randn(2, 3), "best/b.weight": torch.randn(4)}
-    state = State(3, tensors, optimizer, {"a.weight": torch.randn(2, 3)}, curve)
+    state = TrainingState(3, tensors, optimizer, {"a.weight": torch.randn(2, 3)}, curve)
     place(tmp_path).keep(state)
     found = place(tmp_path).find()
     assert found is not None
