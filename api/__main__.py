@@ -8,7 +8,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import make_app
-from api.protocol.slow_clients import PatientProtocol
+from api.protocol.slow_clients import SlowClientProtocol
 from jobs.observability.logs import configure_logs
 from jobs.observability.tracing import configure_tracing
 from jobs.settings import Settings, is_loopback
@@ -47,7 +47,7 @@ def main() -> None:
         make_app(settings),
         host=settings.host,
         port=settings.port,
-        http=PatientProtocol,
+        http=SlowClientProtocol,
         # There is nothing to upgrade to.
         ws="none",
         server_header=False,

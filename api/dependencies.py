@@ -72,7 +72,7 @@ async def _job_id(job_id: str) -> str:
 JobId = Annotated[str, Depends(_job_id)]
 
 
-def found(job: Job | None, job_id: str) -> Job:
+def job_or_404(job: Job | None, job_id: str) -> Job:
     """The job, or a 404; another tenant's job is answered exactly like one that never was."""
     if job is None:
         raise Problem(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")

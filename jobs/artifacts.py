@@ -56,7 +56,7 @@ class ArtifactStore:
         What does not come back as it was sent is deleted again and is a `StorageUnavailable`.
         """
         size_bytes, sha256 = _sized_digest(_chunks(file))
-        with _told_plainly(key):
+        with _plain_errors(key):
             obstore.put(
                 self._store, key, file, chunk_size=CHUNK_BYTES, attributes=self._attributes(key, media_type, sha256)
             )
@@ -67,7 +67,7 @@ class ArtifactStore:
 
     def stream(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The bytes from `start` up to, not including, `end`."""
-        with _told_plainly(key):
+        with _plain_errors(key):
             options: GetOptions = {}
             if end is not None:
                 options["range"] = (start, end)
@@ -78,12 +78,12 @@ class ArtifactStore:
 
     async def receive(self, key: str, chunks: AsyncIterator[bytes]) -> None:
         """Store what comes in, in parts. Where `chunks` raises, that is raised, and nothing is stored."""
-        with _told_plainly(key):
+        with _plain_errors(key):
             await obstore.put_async(self._store, key, chunks, chunk_size=CHUNK_BYTES, max_concurrency=2)
 
     def size_bytes(self, key: str) -> int | None:
         """The size of an object; None where there is none."""
-        with _told_plainly(key):
+        with _plain_errors(key):
             try:
                 return obstore.head(self._store, key)["size"]
             except FileNotFoundError:
@@ -110,9 +110,9 @@ class ArtifactStore:
 
     def folders(self, prefix: str) -> list[str]:
         """The names of the folders below a prefix that ends with a slash."""
-        with _told_plainly(prefix):
-            found = obstore.list_with_delimiter(self._store, prefix)["common_prefixes"]
-            return [PurePosixPath(folder).name for folder in found]
+        with _plain_errors(prefix):
+            folders = obstore.list_with_delimiter(self._store, prefix)["common_prefixes"]
+            return [PurePosixPath(folder).name for folder in folders]
 
     def list(self, prefix: str) -> list[str]:
         """The keys below a prefix that ends with a slash."""
@@ -120,7 +120,7 @@ class ArtifactStore:
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """The size of every object below a prefix that ends with a slash, by key."""
-        with _told_plainly(prefix):
+        with _plain_errors(prefix):
             return {item["path"]: item["size"] for batch in obstore.list(self._store, prefix) for item in batch}
 
     def delete_prefix(self, prefix: str) -> None:
@@ -131,13 +131,13 @@ class ArtifactStore:
     def delete(self, key: str) -> None:
         """Delete an object, if there is one."""
         # Somebody else may be sweeping the same place.
-        with _told_plainly(key), suppress(FileNotFoundError):
+        with _plain_errors(key), suppress(FileNotFoundError):
             obstore.delete(self._store, key)
 
     def _sign(self, method: Literal["GET", "PUT"], key: str) -> str | None:
         if not (self._presign_seconds and isinstance(self._store, S3Store | GCSStore | AzureStore)):
             return None
-        with _told_plainly(key):
+        with _plain_errors(key):
             return obstore.sign(self._store, method, key, timedelta(seconds=self._presign_seconds))
 
     def _attributes(self, key: str, media_type: str, sha256: str) -> dict[str, str] | None:
@@ -214,7 +214,7 @@ def _sized_digest(chunks: Iterator[bytes]) -> tuple[int, str]:
 
 
 @contextmanager
-def _told_plainly(key: str) -> Iterator[None]:
+def _plain_errors(key: str) -> Iterator[None]:
     """Errors of the store without its addresses and debug output."""
     try:
         yield

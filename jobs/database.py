@@ -16,7 +16,7 @@ from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, Time
 from sqlalchemy.orm import Session, sessionmaker
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
 
-from jobs.postgresql import PatientConnection
+from jobs.postgresql import AnswerTimeoutConnection
 from jobs.settings import Settings
 
 # Migrations change whole tables; what serves requests waits for `Settings.database_timeout_seconds`.
@@ -48,7 +48,7 @@ def open_engine(url: str, statement_seconds: float = STATEMENT_SECONDS) -> Engin
         event.listen(
             engine,
             "do_connect",
-            lambda _dialect, _record, arguments, parameters: PatientConnection.open(
+            lambda _dialect, _record, arguments, parameters: AnswerTimeoutConnection.open(
                 statement_seconds, *arguments, **parameters
             ),
         )

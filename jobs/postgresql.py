@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL that are given up where it says nothing.
+"""Connections to PostgreSQL that are closed when it does not answer in time.
 
 A server that was stopped, or hangs on its disk, still has a kernel that keeps its connections alive: neither TCP's
 timeouts nor the server's own end a wait for it.
@@ -18,14 +18,16 @@ SLACK_SECONDS = 2.0
 Answer = TypeVar("Answer")
 
 
-class PatientConnection(psycopg.Connection[TupleRow]):
-    """Waits `patience_seconds` for an answer; a connection without an answer by then is closed."""
+class AnswerTimeoutConnection(psycopg.Connection[TupleRow]):
+    """Waits `answer_timeout_seconds` for an answer; a connection without an answer by then is closed."""
 
-    patience_seconds: float = CONNECT_SECONDS
+    answer_timeout_seconds: float = CONNECT_SECONDS
 
     @classmethod
     def open(cls, statement_seconds: float, *arguments: Any, **parameters: Any) -> Self:
-        """A connection whose server ends every statement after so long; one that does not is given up soon after."""
+        """A connection whose server ends every statement after `statement_seconds`; if it does not, we close the
+        connection `SLACK_SECONDS` later.
+        """
         milliseconds = round(statement_seconds * 1000)
         limits = {
             "connect_timeout": CONNECT_SECONDS,
@@ -35,12 +37,12 @@ class PatientConnection(psycopg.Connection[TupleRow]):
             "tcp_user_timeout": 30_000,
         }
         connection = cls.connect(*arguments, **{**parameters, **limits})
-        connection.patience_seconds = statement_seconds + SLACK_SECONDS
+        connection.answer_timeout_seconds = statement_seconds + SLACK_SECONDS
         return connection
 
     def wait(self, gen: PQGen[Answer], interval: float = 0.1, timeout: float | None = None) -> Answer:
         try:
-            return super().wait(gen, interval, timeout or self.patience_seconds)
+            return super().wait(gen, interval, timeout or self.answer_timeout_seconds)
         except psycopg.OperationalError:
             if self.info.transaction_status is TransactionStatus.ACTIVE:
                 # What is still to come would be taken for the answer to the next statement.

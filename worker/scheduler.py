@@ -64,7 +64,7 @@ class Scheduler:
         sweeping = (
             sweeper.sweep_finished,
             sweeper.remove_expired,
-            sweeper.remove_leftovers,
+            sweeper.remove_deleted_jobs,
             sweeper.forget_keys,
             sweeper.forget_audit_events,
             sweeper.expire_uploads,
@@ -93,8 +93,8 @@ class Scheduler:
             trouble = f"does not answer the scheduler ({type(error).__name__})"
         with transaction(self._sessions) as session:
             health = HealthRepository(session)
-            health.note(SCHEDULER, None)
-            health.note(BROKER, trouble)
+            health.record(SCHEDULER, None)
+            health.record(BROKER, trouble)
 
     def _try(self, duty: Callable[[], None]) -> None:
         """Log a failure when it begins and when it ends, not in every round in between."""

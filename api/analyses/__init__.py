@@ -1,1 +1,1 @@
-"""What an analysis found: the similarity matrix and the table of layers."""
+"""The results of an analysis: the similarity matrix and the table of layers."""

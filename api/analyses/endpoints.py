@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from api.analyses import similarity_formats
 from api.artifacts.download import deliver
-from api.dependencies import JobId, Sessions, Store, Tenant, expired, found
+from api.dependencies import JobId, Sessions, Store, Tenant, expired, job_or_404
 from api.jobs.schemas import job_path
 from api.protocol.negotiation import negotiate
 from api.protocol.problems import Problem
@@ -44,15 +44,15 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["analyses"])
 @router.get("/similarity", response_class=JSONResponse, responses=SIMILARITY_RESPONSES)
 def get_similarity(job_id: JobId, request: Request, sessions: Sessions, store: Store, tenant: Tenant) -> Response:
     """The similarity matrix of the layers, as JSON, CSV, npy or a picture."""
-    wanted = negotiate(request, SIMILARITY_TYPES)
-    if wanted == "image/png":
+    media_type = negotiate(request, SIMILARITY_TYPES)
+    if media_type == "image/png":
         return deliver(request, store, _artifact(sessions, tenant, job_id, "similarity.png"), inline=True)
     analysis = _analysis(sessions, tenant, job_id)
     vary = {"Vary": "Accept"}
-    if wanted == "text/csv":
-        return PlainTextResponse(similarity_formats.as_csv(analysis), headers=vary, media_type=wanted)
-    if wanted == "application/x-npy":
-        return Response(similarity_formats.as_npy(analysis), headers=vary, media_type=wanted)
+    if media_type == "text/csv":
+        return PlainTextResponse(similarity_formats.as_csv(analysis), headers=vary, media_type=media_type)
+    if media_type == "application/x-npy":
+        return Response(similarity_formats.as_npy(analysis), headers=vary, media_type=media_type)
     return JSONResponse(similarity_formats.as_json(analysis), headers=vary)
 
 
@@ -65,11 +65,11 @@ def list_layers(job_id: JobId, sessions: Sessions, tenant: Tenant) -> LayerTable
 @router.get("/report", response_class=Response, responses=REPORT_RESPONSES)
 def get_report(job_id: JobId, request: Request, sessions: Sessions, store: Store, tenant: Tenant) -> Response:
     """Before and after, the controls and the proof that the model loads, as JSON, Markdown or a page."""
-    wanted = negotiate(request, REPORT_TYPES)
-    if wanted == "application/json":
+    media_type = negotiate(request, REPORT_TYPES)
+    if media_type == "application/json":
         return deliver(request, store, _artifact(sessions, tenant, job_id, "report.json"), inline=True)
     markdown = _artifact(sessions, tenant, job_id, "report.md")
-    if wanted == "text/markdown":
+    if media_type == "text/markdown":
         return deliver(request, store, markdown, inline=True)
     with transaction(sessions) as session:
         pictures = [name for name in PICTURES if JobRepository(session).artifact(tenant, job_id, name)]
@@ -79,14 +79,14 @@ def get_report(job_id: JobId, request: Request, sessions: Sessions, store: Store
 def _analysis(sessions: Sessions, tenant: str, job_id: str) -> Analysis:
     with transaction(sessions) as session:
         jobs = JobRepository(session)
-        job = found(jobs.get(tenant, job_id), job_id)
+        job = job_or_404(jobs.get(tenant, job_id), job_id)
         return jobs.analysis(tenant, job_id) or _not_there(job)
 
 
 def _artifact(sessions: Sessions, tenant: str, job_id: str, name: str) -> Artifact:
     with transaction(sessions) as session:
         jobs = JobRepository(session)
-        job = found(jobs.get(tenant, job_id), job_id)
+        job = job_or_404(jobs.get(tenant, job_id), job_id)
         artifact: Artifact = jobs.artifact(tenant, job_id, name) or _not_there(job)
         if jobs.expired(artifact):
             raise expired(job_id)

@@ -63,21 +63,21 @@ def _unchanged(request: Request, artifact: Artifact) -> bool:
 def _range(request: Request, artifact: Artifact) -> tuple[int, int] | None:
     """First byte and the one after the last; None for the whole, also where several ranges are asked for at once."""
     size = artifact.size_bytes
-    wanted = parse_range_header(request.headers.get("range"))
+    requested = parse_range_header(request.headers.get("range"))
     if_range = request.headers.get("if-range", "")
     condition = parse_if_range_header(if_range)
-    if wanted is None or wanted.units != "bytes" or len(wanted.ranges) > 1:
+    if requested is None or requested.units != "bytes" or len(requested.ranges) > 1:
         return None
     if (condition.etag and condition.etag != artifact.sha256) or condition.date or if_range.startswith("W/"):
         return None
-    found = wanted.range_for_length(size)
-    if found is None:
+    part = requested.range_for_length(size)
+    if part is None:
         raise Problem(
             HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
             f"the file has {size} bytes",
             headers={"Content-Range": f"bytes */{size}"},
         )
-    return found
+    return part
 
 
 def _opened(chunks: Iterator[bytes]) -> Iterator[bytes]:

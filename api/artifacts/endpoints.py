@@ -9,7 +9,7 @@ from fastapi.responses import Response, StreamingResponse
 from api.artifacts.download import deliver
 from api.artifacts.tar_stream import tar_size, tar_stream
 from api.audit import Action
-from api.dependencies import JobId, Sessions, Store, Tenant, expired, found
+from api.dependencies import JobId, Sessions, Store, Tenant, expired, job_or_404
 from api.jobs.schemas import ArtifactList, ArtifactView, SignedLink
 from api.protocol.problems import Problem
 from jobs.database import transaction
@@ -25,7 +25,7 @@ def list_artifacts(job_id: JobId, sessions: Sessions, tenant: Tenant) -> Artifac
     """The files of a job; none before it has succeeded."""
     with transaction(sessions) as session:
         jobs = JobRepository(session)
-        found(jobs.get(tenant, job_id), job_id)
+        job_or_404(jobs.get(tenant, job_id), job_id)
         return ArtifactList(data=[ArtifactView.of(artifact) for artifact in jobs.artifacts(tenant, job_id)])
 
 
@@ -43,7 +43,7 @@ def download_artifact(
     """One file: 307 to a signed address where the store can sign, otherwise its bytes, also by range."""
     with action.transaction() as session:
         jobs = JobRepository(session)
-        found(jobs.get(tenant, job_id), job_id)
+        job_or_404(jobs.get(tenant, job_id), job_id)
         # PostgreSQL has no text with NUL in it, so there is no file of such a name either.
         file = jobs.artifact(tenant, job_id, name) if "\0" not in name else None
         if file is None:
@@ -60,7 +60,7 @@ def download_model(job_id: JobId, action: Action, store: Store, tenant: Tenant) 
     """The model directory as one tar."""
     with action.transaction() as session:
         jobs = JobRepository(session)
-        job = found(jobs.get(tenant, job_id), job_id)
+        job = job_or_404(jobs.get(tenant, job_id), job_id)
         files = [file for file in jobs.artifacts(tenant, job_id) if file.name.startswith(MODEL)]
         if not files:
             raise Problem(HTTPStatus.NOT_FOUND, f"{job_id} has made no model; it is {job.state}")

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.events.frames import EventFrame
 from jobs.database import DATABASE_DOWN, transaction
-from jobs.repository import Standing, WatchRepository
+from jobs.repository import JobVersion, WatchRepository
 
 ROUND_SECONDS = 0.5
 # A watcher who is further behind gets the rest in the next round.
@@ -24,10 +24,10 @@ class _Waiter:
     """`after` is the last event that a watcher of events has seen; None for one who asks only whether."""
 
     job_id: str
-    wakes: Callable[[Standing | None], bool]
+    wakes: Callable[[JobVersion | None], bool]
     after: int | None = None
     events: Sequence[EventFrame] = ()
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class JobWatcher:
@@ -57,10 +57,10 @@ class JobWatcher:
         """Let nobody wait any longer."""
         self.closing = True
         for waiter in self._waiting:
-            waiter.news.set()
+            waiter.changed.set()
 
     async def _wait(self, waiter: _Waiter, seconds: float) -> bool:
-        """Whether there was news."""
+        """Whether the job has changed."""
         if self.closing:
             return False
         self._waiting.add(waiter)
@@ -68,7 +68,7 @@ class JobWatcher:
             self._reading = asyncio.create_task(self._read())
         try:
             async with asyncio.timeout(seconds):
-                await waiter.news.wait()
+                await waiter.changed.wait()
         except TimeoutError:
             return False
         finally:
@@ -83,14 +83,14 @@ class JobWatcher:
                 log.warning("jobs cannot be watched", error=str(error))
                 woken = ()
             for waiter in woken:
-                waiter.news.set()
+                waiter.changed.set()
             await asyncio.sleep(ROUND_SECONDS)
 
     def _look(self, waiting: Sequence[_Waiter]) -> Collection[_Waiter]:
         with transaction(self._sessions) as session:
             watch = WatchRepository(session)
-            standings = watch.standings(list({waiter.job_id for waiter in waiting}))
-            woken = [waiter for waiter in waiting if waiter.wakes(standings.get(waiter.job_id))]
+            versions = watch.versions(list({waiter.job_id for waiter in waiting}))
+            woken = [waiter for waiter in waiting if waiter.wakes(versions.get(waiter.job_id))]
             behind: dict[str, int] = {}
             for waiter in woken:
                 if waiter.after is not None:
@@ -103,4 +103,4 @@ class JobWatcher:
             if waiter.after is not None:
                 # A job's events are numbered from 1 without gaps; one who is ahead of these waits for the next round.
                 waiter.events = [event for event in events[waiter.job_id] if event.seq > waiter.after]
-        return [w for w in woken if w.after is None or w.events or w.job_id not in standings]
+        return [w for w in woken if w.after is None or w.events or w.job_id not in versions]

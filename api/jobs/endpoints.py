@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BeforeValidator
 from starlette.concurrency import run_in_threadpool
 
 from api.audit import Action
-from api.dependencies import JobId, Sessions, Tenant, Watcher, found
+from api.dependencies import JobId, Sessions, Tenant, Watcher, job_or_404
 from api.events.schemas import EventPage
 from api.events.stream import stream_events
 from api.jobs.schemas import JobPage, JobView
@@ -82,12 +82,12 @@ async def get_job(job_id: JobId, request: Request, sessions: Sessions, tenant: T
 
     def read() -> Job:
         with transaction(sessions) as session:
-            return found(JobRepository(session).get(tenant, job_id), job_id)
+            return job_or_404(JobRepository(session).get(tenant, job_id), job_id)
 
     job = await run_in_threadpool(read)
     wait_seconds = wanted_wait(request)
-    has_news = "if-none-match" in request.headers and not is_known(request, job)
-    if wait_seconds and not has_news and job.state not in TERMINAL:
+    has_changed = "if-none-match" in request.headers and not is_known(request, job)
+    if wait_seconds and not has_changed and job.state not in TERMINAL:
         await watcher.changed(job_id, job.version, wait_seconds)
         job = await run_in_threadpool(read)
     headers = {"ETag": etag_of(job), "Cache-Control": "private, no-cache"}
@@ -114,7 +114,7 @@ def delete_job(job_id: JobId, action: Action, tenant: Tenant) -> None:
 def cancel_job(job_id: JobId, response: Response, action: Action, tenant: Tenant) -> JobView:
     """Cancel a job: 200 once it is cancelled, 202 while a worker stops it, 409 if it has ended otherwise."""
     with action.transaction() as session:
-        job = found(JobRepository(session).cancel(tenant, job_id), job_id)
+        job = job_or_404(JobRepository(session).cancel(tenant, job_id), job_id)
         if job.state not in {State.CANCELLING, State.CANCELLED}:
             raise Problem(HTTPStatus.CONFLICT, f"{job_id} has already {job.state}")
     if job.state == State.CANCELLING:
@@ -148,7 +148,7 @@ def list_events(
     media_type = negotiate(request, ("application/json", EVENT_STREAM))
     with transaction(sessions) as session:
         jobs = JobRepository(session)
-        job = found(jobs.get(tenant, job_id), job_id)
+        job = job_or_404(jobs.get(tenant, job_id), job_id)
         page = jobs.events(tenant, job_id, after=after, limit=limit + 1)
     if media_type == EVENT_STREAM:
         seen = after if last_event_id is None else last_event_id

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Response
 from sqlalchemy.orm import Session
 
 from api.audit import Action, ActionOfRequest
-from api.dependencies import JobId, ServiceSettings, Tenant, found
+from api.dependencies import JobId, ServiceSettings, Tenant, job_or_404
 from api.jobs.schemas import JobView, job_path
 from api.protocol.problems import Problem
 from api.protocol.strict_json import StrictRoute
@@ -60,7 +60,7 @@ def retry_job(
     """Submit a job that has ended once more: a new job with the same specification, whose `retry_of` is the old id."""
 
     def look_up(session: Session) -> JobSpec:
-        job = found(JobRepository(session).get(tenant, job_id), job_id)
+        job = job_or_404(JobRepository(session).get(tenant, job_id), job_id)
         if job.state not in TERMINAL:
             raise Problem(HTTPStatus.CONFLICT, f"{job_id} is {job.state}; only a job that has ended can be retried")
         return _checked(JobSpec.model_validate(job.spec), tenant, settings)

@@ -35,8 +35,8 @@ class Requests:
             await self._app(scope, receive, send)
             return
         begin = time.perf_counter()
-        given = Headers(scope=scope).get(HEADER, "")
-        request_id = given if FORM.fullmatch(given) else new_id("req")
+        client_id = Headers(scope=scope).get(HEADER, "")
+        request_id = client_id if FORM.fullmatch(client_id) else new_id("req")
         scope.setdefault("state", {})["request_id"] = request_id
         # The server has made a context for this request; bound to the end, so that what it logs has the id too.
         structlog.contextvars.clear_contextvars()
@@ -84,5 +84,5 @@ def _tell(request: Request, status: int, seconds: float) -> None:
 
 
 def route_of(scope: Scope) -> str | None:
-    """The template of the path; None where no route was found, or the caller was not let through to any."""
+    """The template of the path; None where no route matches, or the request was refused before it reached one."""
     return getattr(scope.get("route"), "path", None)

@@ -85,23 +85,23 @@ def _allowed(request: Request) -> set[str]:
 
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [_described(found, error.body) for found in error.errors()]
+    errors = [_described(fault, error.body) for fault in error.errors()]
     # A value that fits none of a union's forms is reported once a form.
     distinct = list({(e.get("pointer", e.get("parameter")), e["detail"]): e for e in errors}.values())
     return respond(HTTPStatus.UNPROCESSABLE_ENTITY, "the request does not have the documented form", errors=distinct)
 
 
-def _described(found: Any, body: Any) -> dict[str, str]:
-    place, *location = found["loc"]
-    detail = found["msg"].removeprefix(VALUE_ERROR)
-    if found["type"] == "json_invalid":
-        return {"pointer": "", "detail": f"not valid JSON at byte {location[0]}: {found['ctx']['error']}"}
+def _described(fault: Any, body: Any) -> dict[str, str]:
+    place, *location = fault["loc"]
+    detail = fault["msg"].removeprefix(VALUE_ERROR)
+    if fault["type"] == "json_invalid":
+        return {"pointer": "", "detail": f"not valid JSON at byte {location[0]}: {fault['ctx']['error']}"}
     if place != "body":
         return {"parameter": str(location[0]), "detail": detail}
-    if found["type"].startswith("union_tag_"):
+    if fault["type"].startswith("union_tag_"):
         # The fault lies in the member that says which form of the union is meant.
-        location.append(found["ctx"]["discriminator"].strip("'"))
-    missing = found["type"] in {"missing", "union_tag_not_found"}
+        location.append(fault["ctx"]["discriminator"].strip("'"))
+    missing = fault["type"] in {"missing", "union_tag_not_found"}
     return {"pointer": _pointer(location, body, missing=missing), "detail": detail}
 
 
@@ -110,8 +110,8 @@ def _pointer(location: list[Any], body: Any, *, missing: bool) -> str:
     pointer = ""
     for number, step in enumerate(location, 1):
         inside = (isinstance(body, dict) and step in body) or (isinstance(body, list) and isinstance(step, int))
-        wanted = missing and number == len(location) and isinstance(body, dict)
-        if not inside and not wanted:
+        is_missing_member = missing and number == len(location) and isinstance(body, dict)
+        if not inside and not is_missing_member:
             continue
         pointer += "/" + str(step).replace("~", "~0").replace("/", "~1")
         body = body[step] if inside else None

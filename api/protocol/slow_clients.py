@@ -20,8 +20,8 @@ LEAST_BYTES_A_SECOND = 500
 SLOW = "the request came too slowly"
 
 
-class PatientProtocol(H11Protocol):
-    """Uvicorn's own protocol, with an end to its patience after `SGLP_SLOW_CLIENT_SECONDS`, at most twice that long."""
+class SlowClientProtocol(H11Protocol):
+    """Uvicorn's own protocol, which disconnects a slow client after one to two times `SGLP_SLOW_CLIENT_SECONDS`."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)

@@ -64,7 +64,7 @@ class _JobsCollector(Collector):
             overview = OverviewRepository(session)
             states, ages = overview.jobs_by_state(), overview.queue_ages()
             failures, deliveries = overview.failures(), overview.deliveries()
-            kept_bytes, counted = overview.kept_bytes(), overview.tallies()
+            kept_bytes, counted = overview.kept_bytes(), overview.counters()
             troubles = HealthRepository(session).troubles()
         yield _gauge("jobs", "Jobs that are there, by state.", "state", {s: states.get(s, 0) for s in State})
         yield _gauge(

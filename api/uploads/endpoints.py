@@ -35,21 +35,21 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=StrictRou
 
 @router.post("", status_code=HTTPStatus.CREATED)
 def create_upload(
-    wanted: NewUpload, response: Response, action: Action, tenant: Tenant, settings: ServiceSettings
+    new: NewUpload, response: Response, action: Action, tenant: Tenant, settings: ServiceSettings
 ) -> UploadView:
     """Declare the files of an upload; their bytes count as stored from now on. Send each file, then complete
     the upload.
 
     An upload that is not complete within 24 hours is deleted.
     """
-    total_bytes = sum(file.size_bytes for file in wanted.files)
+    total_bytes = sum(file.size_bytes for file in new.files)
     if total_bytes > settings.upload_limit_bytes:
         detail = f"an upload may have at most {settings.upload_limit_bytes} bytes, and this would have {total_bytes}"
         raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
-    files = [DeclaredFile(**file.model_dump()) for file in wanted.files]
+    files = [DeclaredFile(**file.model_dump()) for file in new.files]
     with action.transaction() as session:
         uploads = UploadRepository(session)
-        upload = uploads.create(tenant, wanted.name, wanted.kind, files)
+        upload = uploads.create(tenant, new.name, new.kind, files)
         action.subject = upload.id
         view = UploadView.of(upload, uploads.files(tenant, upload.id))
     response.headers["Location"] = upload_path(upload.id)
@@ -75,7 +75,7 @@ def list_uploads(
 @router.get("/{upload_id}")
 def get_upload(upload_id: UploadId, sessions: Sessions, tenant: Tenant) -> UploadView:
     """One upload."""
-    return UploadView.of(*_found(sessions, tenant, upload_id))
+    return UploadView.of(*_upload_or_404(sessions, tenant, upload_id))
 
 
 @router.delete("/{upload_id}", status_code=HTTPStatus.NO_CONTENT)
@@ -145,7 +145,7 @@ async def complete_upload(
     A file that is not as declared is deleted from the store and named in the error; send it again. Completing an upload
     twice changes nothing.
     """
-    upload, files = await run_in_threadpool(_found, sessions, tenant, upload_id)
+    upload, files = await run_in_threadpool(_upload_or_404, sessions, tenant, upload_id)
     if upload.completed_at is None and (faults := await faults_of(store, upload_id, files)):
         errors = [{"pointer": f"/files/{number}", "detail": fault} for number, fault in faults.items()]
         detail = "; ".join(faults.values())
@@ -162,7 +162,7 @@ def _complete(action: Action, tenant: str, upload_id: str, retention_days: float
         return completed
 
 
-def _found(sessions: sessionmaker[Session], tenant: str, upload_id: str) -> tuple[Upload, list[DeclaredFile]]:
+def _upload_or_404(sessions: sessionmaker[Session], tenant: str, upload_id: str) -> tuple[Upload, list[DeclaredFile]]:
     with transaction(sessions) as session:
         uploads = UploadRepository(session)
         upload = uploads.get(tenant, upload_id)
@@ -172,7 +172,7 @@ def _found(sessions: sessionmaker[Session], tenant: str, upload_id: str) -> tupl
 
 
 def _open_file(sessions: sessionmaker[Session], tenant: str, upload_id: str, name: str) -> DeclaredFile:
-    upload, files = _found(sessions, tenant, upload_id)
+    upload, files = _upload_or_404(sessions, tenant, upload_id)
     if upload.completed_at is not None:
         raise Problem(HTTPStatus.CONFLICT, f"{upload_id} is complete; nothing of it changes any more")
     for file in files:

@@ -69,7 +69,7 @@ class UploadAddress(BaseModel):
 
 
 def upload_path(upload_id: str) -> str:
-    """Where an upload is found; relative to the service."""
+    """The path of an upload on this service."""
     return f"/v1/uploads/{upload_id}"
 
 

@@ -1,4 +1,4 @@
-"""Whether an upload's files lie in the store as they were declared, found out within the time of one request."""
+"""Whether an upload's files lie in the store as they were declared, checked within the time of one request."""
 
 import time
 from collections.abc import Sequence

@@ -34,7 +34,7 @@ router = APIRouter(prefix="/v1", tags=["webhooks"], route_class=StrictRoute)
 
 @router.post("/webhook-endpoints", status_code=HTTPStatus.CREATED)
 def create_webhook_endpoint(
-    wanted: NewEndpoint,
+    new: NewEndpoint,
     response: Response,
     action: Action,
     tenant: Tenant,
@@ -42,12 +42,12 @@ def create_webhook_endpoint(
     sealer: SecretSealer,
 ) -> EndpointWithSecret:
     """Add an endpoint. The answer holds the secret to verify deliveries with, and no other answer ever does."""
-    _check(wanted.url, settings)
+    _check(new.url, settings)
     secret = new_secret()
     sealed = sealer.seal(secret)
     try:
         with action.transaction() as session:
-            endpoint = WebhookRepository(session).create(tenant, wanted.url, wanted.event_types, sealed)
+            endpoint = WebhookRepository(session).create(tenant, new.url, new.event_types, sealed)
             action.subject = endpoint.id
     except TooManyEndpoints:
         detail = f"a tenant has at most {MOST_ENDPOINTS} webhook endpoints; delete one first"
@@ -67,17 +67,17 @@ def list_webhook_endpoints(sessions: Sessions, tenant: Tenant) -> EndpointList:
 def get_webhook_endpoint(endpoint_id: EndpointId, sessions: Sessions, tenant: Tenant) -> EndpointView:
     """One endpoint."""
     with transaction(sessions) as session:
-        return EndpointView.of(_found(WebhookRepository(session).get(tenant, endpoint_id), endpoint_id))
+        return EndpointView.of(_endpoint_or_404(WebhookRepository(session).get(tenant, endpoint_id), endpoint_id))
 
 
 @router.patch("/webhook-endpoints/{endpoint_id}")
 def change_webhook_endpoint(
-    endpoint_id: EndpointId, wanted: EndpointChange, action: Action, tenant: Tenant
+    endpoint_id: EndpointId, change: EndpointChange, action: Action, tenant: Tenant
 ) -> EndpointView:
     """Change which events an endpoint receives, or switch it off or on."""
     with action.transaction() as session:
-        changed = WebhookRepository(session).change(tenant, endpoint_id, wanted.event_types, wanted.enabled)
-        return EndpointView.of(_found(changed, endpoint_id))
+        changed = WebhookRepository(session).change(tenant, endpoint_id, change.event_types, change.enabled)
+        return EndpointView.of(_endpoint_or_404(changed, endpoint_id))
 
 
 @router.delete("/webhook-endpoints/{endpoint_id}", status_code=HTTPStatus.NO_CONTENT)
@@ -85,7 +85,7 @@ def delete_webhook_endpoint(endpoint_id: EndpointId, action: Action, tenant: Ten
     """Delete an endpoint; deliveries that still wait are not sent."""
     with action.transaction() as session:
         if not WebhookRepository(session).delete(tenant, endpoint_id):
-            _found(None, endpoint_id)
+            _endpoint_or_404(None, endpoint_id)
 
 
 @router.post("/webhook-endpoints/{endpoint_id}/rotate-secret")
@@ -96,7 +96,7 @@ def rotate_webhook_secret(
     secret = new_secret()
     sealed = sealer.seal(secret)
     with action.transaction() as session:
-        endpoint = _found(WebhookRepository(session).rotate(tenant, endpoint_id, sealed), endpoint_id)
+        endpoint = _endpoint_or_404(WebhookRepository(session).rotate(tenant, endpoint_id, sealed), endpoint_id)
         return EndpointWithSecret.of(endpoint, secret=secret)
 
 
@@ -107,7 +107,7 @@ def list_webhook_deliveries(
     """The newest deliveries of an endpoint, with their outcome."""
     with transaction(sessions) as session:
         webhooks = WebhookRepository(session)
-        _found(webhooks.get(tenant, endpoint_id), endpoint_id)
+        _endpoint_or_404(webhooks.get(tenant, endpoint_id), endpoint_id)
         rows = webhooks.deliveries(tenant, endpoint_id, limit=limit)
         return DeliveryList(data=[DeliveryView.model_validate(row) for row in rows])
 
@@ -122,7 +122,7 @@ def redeliver_webhook(delivery_id: DeliveryId, action: Action, tenant: Tenant) -
         return DeliveryView.model_validate(row)
 
 
-def _found(endpoint: WebhookEndpoint | None, endpoint_id: str) -> WebhookEndpoint:
+def _endpoint_or_404(endpoint: WebhookEndpoint | None, endpoint_id: str) -> WebhookEndpoint:
     if endpoint is None:
         raise Problem(HTTPStatus.NOT_FOUND, f"there is no webhook endpoint {endpoint_id}")
     return endpoint

@@ -54,8 +54,8 @@ def check_form(uri: str, schemes: Sequence[str]) -> str:
 
 def upload_id_of(uri: str) -> str | None:
     """The id that an `upload://` URI names; None for any other URI."""
-    found = UPLOAD.fullmatch(uri)
-    return found[1] if found else None
+    matched = UPLOAD.fullmatch(uri)
+    return matched[1] if matched else None
 
 
 def is_plain_path(path: str) -> bool:

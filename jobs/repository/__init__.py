@@ -1,16 +1,16 @@
 """All SQL of the service: what users may see and do, what the holder of a job may, what the scheduler may."""
 
 from jobs.repository.audit import AuditRepository
-from jobs.repository.claims import Claim, ClaimRepository, News, Outcome, PublishedArtifact, StoredAnalysis
+from jobs.repository.claims import Claim, ClaimRepository, JobUpdate, Outcome, PublishedArtifact, StoredAnalysis
 from jobs.repository.health import BROKER, SCHEDULER, HealthRepository
 from jobs.repository.jobs import JobRepository
 from jobs.repository.keys import Caller, KeyRepository
-from jobs.repository.maintenance import UpkeepRepository
 from jobs.repository.overview import OverviewRepository
 from jobs.repository.submissions import IdempotentRequest, JobDeleted, KeyReused, SubmissionRepository
 from jobs.repository.tenants import QuotaExceeded, Quotas, TenantRepository
+from jobs.repository.upkeep import UpkeepRepository
 from jobs.repository.uploads import DeclaredFile, StoredUpload, UnusableUpload, UploadRepository, missing_code
-from jobs.repository.watching import Standing, WatchRepository
+from jobs.repository.watching import JobVersion, WatchRepository
 from jobs.repository.webhooks.deliveries import DeliveryRepository, DueDelivery
 from jobs.repository.webhooks.endpoints import MOST_ENDPOINTS, TooManyEndpoints, WebhookRepository
 from jobs.repository.webhooks.secrets import SecretRepository
@@ -30,16 +30,16 @@ __all__ = [
     "IdempotentRequest",
     "JobDeleted",
     "JobRepository",
+    "JobUpdate",
+    "JobVersion",
     "KeyRepository",
     "KeyReused",
-    "News",
     "Outcome",
     "OverviewRepository",
     "PublishedArtifact",
     "QuotaExceeded",
     "Quotas",
     "SecretRepository",
-    "Standing",
     "StoredAnalysis",
     "StoredUpload",
     "SubmissionRepository",

@@ -10,7 +10,7 @@ from jobs.clock import later, now, seconds_until
 from jobs.errors import JobError
 from jobs.events import AttemptStarted, NewEvent, RequeueReason
 from jobs.progress import Progress
-from jobs.repository.counters import FENCED_WRITES, STORED_BYTES, tally, tally_phase
+from jobs.repository.counters import FENCED_WRITES, STORED_BYTES, increment, increment_phase
 from jobs.repository.tenants import may_run
 from jobs.repository.transitions import change, fail, move, requeue
 from jobs.repository.uploads import StoredUpload, claimed_uploads
@@ -64,7 +64,7 @@ class StoredAnalysis:
 
 
 @dataclass(frozen=True)
-class News:
+class JobUpdate:
     """What a worker has learned of its job since its last heartbeat: None and no events for nothing."""
 
     phase: str | None = None
@@ -122,18 +122,20 @@ class ClaimRepository:
                 return Claim(job.id, job.tenant, job.fence, job.attempt, spec, left, uploads, job.traceparent)
         return None
 
-    def heartbeat(self, job_id: str, fence: int, news: News = News(), *, lease_seconds: float) -> State | None:
-        """Renew the lease and write the news. The job's state; None where another worker may have the job."""
+    def heartbeat(
+        self, job_id: str, fence: int, changed: JobUpdate = JobUpdate(), *, lease_seconds: float
+    ) -> State | None:
+        """Renew the lease and write what has changed. The job's state; None where another worker may have the job."""
         changes: dict[str, object] = {
-            "progress": news.progress and news.progress.model_dump(),
-            "resolved": news.resolved,
-            "plan": news.plan,
+            "progress": changed.progress and changed.progress.model_dump(),
+            "resolved": changed.resolved,
+            "plan": changed.plan,
         }
         changes = {name: value for name, value in changes.items() if value is not None}
         lease: dict[str, object] = {"lease_until": later(lease_seconds)}
-        if changes or news.events:
-            values = {**lease, **changes, "phase": news.phase}
-            job = change(self._session, self._held(job_id, fence), values, news.events)
+        if changes or changed.events:
+            values = {**lease, **changes, "phase": changed.phase}
+            job = change(self._session, self._held(job_id, fence), values, changed.events)
             return State(job.state) if job else None
         statement = update(Job).where(*self._held(job_id, fence)).values(lease).returning(Job.state)
         state = self._session.scalar(statement.execution_options(synchronize_session=False))
@@ -181,14 +183,14 @@ class ClaimRepository:
         requeued = requeue(self._session, held, reason, wait_seconds=0, attempt=Job.attempt - 1)
         return requeued is not None or self.cancelled(job_id, fence)
 
-    def tell_phases(self, phases: Iterable[tuple[str, float]]) -> None:
+    def count_phases(self, phases: Iterable[tuple[str, float]]) -> None:
         """Count phases of a job that are over, with their seconds."""
         for phase, seconds in phases:
-            tally_phase(self._session, phase, seconds)
+            increment_phase(self._session, phase, seconds)
 
-    def tell_fenced(self, what: str) -> None:
+    def count_fenced_write(self, what: str) -> None:
         """Count a write, of a `heartbeat` or an `end`, that a fence has kept out."""
-        tally(self._session, FENCED_WRITES, what)
+        increment(self._session, FENCED_WRITES, what)
 
     def _publish(self, job_id: str, artifacts: Sequence[PublishedArtifact], retention_days: float) -> None:
         expiry = {"expires_at": later(retention_days * 86400)} if retention_days else {}
@@ -196,7 +198,7 @@ class ClaimRepository:
             Artifact(job_id=job_id, created_at=now(), **expiry, **vars(artifact)) for artifact in artifacts
         )
         self._session.flush()
-        tally(self._session, STORED_BYTES, amount=sum(artifact.size_bytes for artifact in artifacts))
+        increment(self._session, STORED_BYTES, amount=sum(artifact.size_bytes for artifact in artifacts))
 
     def _held(self, job_id: str, fence: int) -> list[ColumnElement[bool]]:
         return [Job.id == job_id, Job.fence == fence, Job.state.in_(HELD)]

@@ -4,7 +4,7 @@ A transaction adds all it has counted in one statement just before it commits, i
 are locked as short as can be and no two wait for each other.
 """
 
-from collections import Counter
+import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +12,7 @@ from sqlalchemy import event, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from jobs.tables import Tally
+from jobs.tables import Counter
 
 JOBS_ENDED = "jobs_ended"
 """By state."""
@@ -30,35 +30,35 @@ PHASE_BUCKETS = "phase_buckets"
 """By phase and upper bound (`measuring 60`): how many phases took so many seconds, and more than the bound below."""
 
 BOUNDS = (1, 5, 15, 60, 300, 900, 3600, 14400, float("inf"))
-WAITING = "tallies"
-INSERT: dict[str, Callable[[type[Tally]], Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+PENDING = "pending_counters"
+INSERT: dict[str, Callable[[type[Counter]], Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
-def tally(session: Session, name: str, label: str = "", amount: float = 1) -> None:
-    """Count so much more, if this transaction is committed."""
-    session.info.setdefault(WAITING, Counter())[name, label] += amount
+def increment(session: Session, name: str, label: str = "", amount: float = 1) -> None:
+    """Add `amount` to a counter when this transaction is committed."""
+    session.info.setdefault(PENDING, collections.Counter())[name, label] += amount
 
 
-def tally_phase(session: Session, phase: str, seconds: float) -> None:
-    """Count a phase that took so long."""
+def increment_phase(session: Session, phase: str, seconds: float) -> None:
+    """Count a phase that took `seconds`."""
     bound = next(bound for bound in BOUNDS if seconds <= bound)
-    tally(session, PHASE_SECONDS, phase, seconds)
-    tally(session, PHASE_BUCKETS, f"{phase} {bound}")
+    increment(session, PHASE_SECONDS, phase, seconds)
+    increment(session, PHASE_BUCKETS, f"{phase} {bound}")
 
 
-def tallies(session: Session) -> dict[str, dict[str, float]]:
+def read_counters(session: Session) -> dict[str, dict[str, float]]:
     """Everything counted so far: label to value, by name."""
-    found: dict[str, dict[str, float]] = {}
-    for name, label, value in session.execute(select(Tally.name, Tally.label, Tally.value)):
-        found.setdefault(name, {})[label] = value
-    return found
+    values: dict[str, dict[str, float]] = {}
+    for name, label, value in session.execute(select(Counter.name, Counter.label, Counter.value)):
+        values.setdefault(name, {})[label] = value
+    return values
 
 
 @event.listens_for(Session, "before_commit")
 def _write(session: Session) -> None:
-    amounts = session.info.pop(WAITING, None)
+    amounts = session.info.pop(PENDING, None)
     if amounts:
-        insert = INSERT[session.get_bind().dialect.name](Tally)
+        insert = INSERT[session.get_bind().dialect.name](Counter)
         rows = [{"name": name, "label": label, "value": amount} for (name, label), amount in sorted(amounts.items())]
-        added = {"value": Tally.value + insert.excluded.value}
+        added = {"value": Counter.value + insert.excluded.value}
         session.execute(insert.values(rows).on_conflict_do_update(index_elements=["name", "label"], set_=added))

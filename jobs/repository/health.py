@@ -16,8 +16,8 @@ class HealthRepository:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def note(self, part: str, trouble: str | None) -> None:
-        """Say that a part works, or what is wrong with it."""
+    def record(self, part: str, trouble: str | None) -> None:
+        """Store that a part works (`trouble` is None), or what is wrong with it."""
         self._session.merge(Health(part=part, trouble=trouble, seen_at=now()))
 
     def troubles(self) -> dict[str, str]:

@@ -14,7 +14,7 @@ from jobs.repository.transitions import move
 from jobs.repository.uploads import take_uploads
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL, State
-from jobs.tables import Analysis, Artifact, Event, Job, Leftover
+from jobs.tables import Analysis, Artifact, DeletedJob, Event, Job
 
 NEW = {"state": State.QUEUED, "version": 1, "last_event_seq": 1, "attempt": 0, "fence": 0}
 # Of the tables and not of the classes, and made once: a submission is what the service is asked for most, and what the
@@ -113,7 +113,7 @@ class JobRepository:
             return None
         if state not in TERMINAL:
             return False
-        self._session.add(Leftover(job_id=job_id, created_at=now()))
+        self._session.add(DeletedJob(job_id=job_id, created_at=now()))
         self._session.execute(delete(Job).where(*owned))
         return True
 

@@ -11,7 +11,8 @@ from jobs.clock import later, now
 from jobs.security.api_keys import Presented, Scope, make_key
 from jobs.tables import ApiKey
 
-USE_NOTED_SECONDS = 60
+# `last_used_at` is written at most this often.
+LAST_USED_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,17 @@ class KeyRepository:
 
         `last_used_at` is updated at most once a minute, so that most requests do not write.
         """
-        unnoted = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at <= later(-USE_NOTED_SECONDS))
+        last_use_is_old = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at <= later(-LAST_USED_SECONDS))
         holds = [ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now())]
-        chosen = select(ApiKey, unnoted).where(ApiKey.id == presented.key_id, *holds)
-        found = self._session.execute(chosen).one_or_none()
-        if found is None or not compare_digest(found[0].secret_sha256, presented.secret_sha256):
+        chosen = select(ApiKey, last_use_is_old).where(ApiKey.id == presented.key_id, *holds)
+        row = self._session.execute(chosen).one_or_none()
+        if row is None or not compare_digest(row[0].secret_sha256, presented.secret_sha256):
             return None
-        key, is_unnoted = found
-        if is_unnoted:
+        key, update_last_use = row
+        if update_last_use:
             self._session.execute(
                 update(ApiKey)
-                .where(ApiKey.id == key.id, unnoted)
+                .where(ApiKey.id == key.id, last_use_is_old)
                 .values(last_used_at=now())
                 .execution_options(synchronize_session=False)
             )

@@ -4,7 +4,7 @@ from sqlalchemy import Select, case, func, select
 from sqlalchemy.orm import Session
 
 from jobs.clock import seconds_until
-from jobs.repository.counters import tallies
+from jobs.repository.counters import read_counters
 from jobs.states import State
 from jobs.tables import Artifact, Job, WebhookDelivery
 
@@ -30,7 +30,9 @@ class OverviewRepository:
         return self._counts(select(code, func.count()).where(Job.state == State.FAILED).group_by(code))
 
     def deliveries(self) -> dict[str, int]:
-        """How many webhook deliveries were taken (`delivered`), are still to be sent (`waiting`) or given up."""
+        """How many webhook deliveries succeeded (`delivered`), are still to be sent (`waiting`), or failed for good
+        (`given_up`).
+        """
         outcome = case(
             (WebhookDelivery.delivered_at.is_not(None), "delivered"),
             (WebhookDelivery.next_at.is_not(None), "waiting"),
@@ -44,9 +46,9 @@ class OverviewRepository:
             self._session.scalar(select(func.sum(Artifact.size_bytes)).where(Artifact.removed_at.is_(None))) or 0
         )
 
-    def tallies(self) -> dict[str, dict[str, float]]:
+    def counters(self) -> dict[str, dict[str, float]]:
         """Everything that was ever counted: label to value, by name of `jobs/repository/counters.py`."""
-        return tallies(self._session)
+        return read_counters(self._session)
 
     def _counts(self, statement: Select[str, int]) -> dict[str, int]:
         return dict(self._session.execute(statement).tuples().all())

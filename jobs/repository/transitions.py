@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from jobs.clock import later, now
 from jobs.errors import JobError
 from jobs.events import EventData, NewEvent, NoData, Requeued, RequeueReason
-from jobs.repository.counters import JOBS_ENDED, tally
+from jobs.repository.counters import JOBS_ENDED, increment
 from jobs.repository.webhooks.deliveries import write_deliveries
 from jobs.states import HELD, TERMINAL, State, sources
 from jobs.tables import Event, Job
@@ -50,7 +50,7 @@ def move(
         values |= {"finished_at": now()}
     job = change(session, [Job.state.in_(sources(to)), *guards], values, [NewEvent(to.value, data)])
     if job is not None and to in TERMINAL:
-        tally(session, JOBS_ENDED, to)
+        increment(session, JOBS_ENDED, to)
         write_deliveries(session, job.tenant, job.id, f"job.{to}")
         session.flush()
     return job

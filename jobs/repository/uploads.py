@@ -117,8 +117,10 @@ def take_uploads(session: Session, tenant: str, job_id: str, spec: JobSpec) -> N
             raise UnusableUpload(pointer, f"there is no upload {upload_id}")
         if upload.completed_at is None:
             raise UnusableUpload(pointer, f"{upload_id} is not complete")
-        if upload.kind != wanted_kind(pointer):
-            raise UnusableUpload(pointer, f"{upload_id} is a {upload.kind}, and a {wanted_kind(pointer)} is wanted")
+        if upload.kind != required_kind(pointer):
+            raise UnusableUpload(
+                pointer, f"{upload_id} is a {upload.kind}, but this field needs a {required_kind(pointer)}"
+            )
         if upload_id not in taken:
             session.add(JobUpload(job_id=job_id, upload_id=upload_id))
         taken.add(upload_id)
@@ -127,15 +129,15 @@ def take_uploads(session: Session, tenant: str, job_id: str, spec: JobSpec) -> N
 
 def claimed_uploads(session: Session, tenant: str, spec: JobSpec) -> dict[str, StoredUpload]:
     """URI → upload of what the job names and its tenant has; whatever it lacks, the job must do without."""
-    found = {}
+    uploads = {}
     for uri in spec.uris().values():
         chosen = (Upload.tenant == tenant, Upload.id == upload_id_of(uri), Upload.completed_at.is_not(None))
         upload = session.scalar(select(Upload).where(*chosen))
         if upload is not None:
             rows = session.scalars(select(UploadFile).where(UploadFile.upload_id == upload.id))
             files = tuple(DeclaredFile(row.name, row.size_bytes, row.sha256) for row in rows)
-            found[uri] = StoredUpload(upload.id, upload.name, upload.kind, files)
-    return found
+            uploads[uri] = StoredUpload(upload.id, upload.name, upload.kind, files)
+    return uploads
 
 
 def in_use() -> ColumnElement[bool]:
@@ -143,7 +145,7 @@ def in_use() -> ColumnElement[bool]:
     return exists().where(JobUpload.upload_id == Upload.id, JobUpload.job_id == Job.id, Job.state.not_in(TERMINAL))
 
 
-def wanted_kind(pointer: str) -> str:
+def required_kind(pointer: str) -> str:
     """The kind of upload that this place of a specification takes."""
     return "model" if pointer == "/model/uri" else "dataset"
 

@@ -1,4 +1,4 @@
-"""What those who watch jobs ask for, for all of them at once. Whose jobs they are was asked before."""
+"""Changes of jobs, read for all watchers at once. That the jobs are the watchers' own was checked before."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 from jobs.tables import Event, Job
 
 
-class Standing(NamedTuple):
-    """How far a job has come."""
+class JobVersion(NamedTuple):
+    """Two numbers that grow as a job changes: the version of its row and the number of its last event."""
 
     version: int
     last_event_seq: int
@@ -22,10 +22,10 @@ class WatchRepository:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def standings(self, job_ids: Sequence[str]) -> dict[str, Standing]:
-        """How far each of these jobs has come that is still there."""
+    def versions(self, job_ids: Sequence[str]) -> dict[str, JobVersion]:
+        """The version of each of these jobs, by id; deleted jobs are left out."""
         rows = self._session.execute(select(Job.id, Job.version, Job.last_event_seq).where(Job.id.in_(job_ids)))
-        return {job_id: Standing(version, seq) for job_id, version, seq in rows}
+        return {job_id: JobVersion(version, seq) for job_id, version, seq in rows}
 
     def events(self, job_id: str, after: int, limit: int) -> Sequence[Event]:
         """Up to `limit` events of a job with a number above `after`, in order."""

@@ -40,8 +40,8 @@ def make_key() -> tuple[str, Presented]:
 
 def read_key(text: str) -> Presented | None:
     """The parts of a key; None for what has not the form of one."""
-    found = FORM.fullmatch(text)
-    return Presented(f"key_{found[1]}", _digest(found[2])) if found else None
+    matched = FORM.fullmatch(text)
+    return Presented(f"key_{matched[1]}", _digest(matched[2])) if matched else None
 
 
 def _digest(secret: str) -> bytes:

@@ -33,7 +33,7 @@ class NoSecretKey(SecretKeyMissing):
 
 
 class LostSecretKey(SecretKeyMissing):
-    """A secret was sealed with a key that is not among those given."""
+    """A secret was sealed with a key that this process was not started with."""
 
     def __init__(self) -> None:
         super().__init__("the secret is sealed with a key that is not in SGLP_SECRET_KEYS")
@@ -91,7 +91,7 @@ def make_sealer(settings: Settings) -> Sealer:
 
 
 def _make_once(file: Path) -> None:
-    """Several processes may start at once, and all must read the same whole key: the first name given to one stays."""
+    """Several processes may start at once, and all must read the same whole key: the first to finish wins."""
     if file.exists():
         return
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
 """The tables. Everything that must never be otherwise is a constraint here, not only a rule in code."""
 
 from jobs.tables.base import Base, JsonObject
+from jobs.tables.counters import Counter
 from jobs.tables.health import Health
 from jobs.tables.jobs import Analysis, Artifact, Event, Job
 from jobs.tables.keys import ApiKey, AuditEvent, Tenant
-from jobs.tables.submissions import IdempotencyKey, Leftover
-from jobs.tables.tallies import Tally
+from jobs.tables.submissions import DeletedJob, IdempotencyKey
 from jobs.tables.uploads import JobUpload, Upload, UploadFile
 from jobs.tables.webhooks import WebhookDelivery, WebhookEndpoint
 
@@ -15,14 +15,14 @@ __all__ = [
     "Artifact",
     "AuditEvent",
     "Base",
+    "Counter",
+    "DeletedJob",
     "Event",
     "Health",
     "IdempotencyKey",
     "Job",
     "JobUpload",
     "JsonObject",
-    "Leftover",
-    "Tally",
     "Tenant",
     "Upload",
     "UploadFile",

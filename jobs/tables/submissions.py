@@ -21,7 +21,7 @@ class IdempotencyKey(Base):
     created_at: Mapped[datetime]
 
 
-class Leftover(Base):
+class DeletedJob(Base):
     """A deleted job whose objects are still to be removed from the artifact store."""
 
     __tablename__ = "leftovers"

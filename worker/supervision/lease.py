@@ -12,12 +12,12 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from jobs.database import DATABASE_DOWN, transaction
 from jobs.events import NewEvent, PhaseStarted
 from jobs.progress import Progress
-from jobs.repository import Claim, ClaimRepository, News
+from jobs.repository import Claim, ClaimRepository, JobUpdate
 from jobs.states import State
 from jobs.tables import JsonObject
 
 BEATS_PER_LEASE = 4
-SECONDS_BETWEEN_NEWS = 1.0
+SECONDS_BETWEEN_UPDATES = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ class Lease:
         self._deadline = now + claim.seconds_left
         self._held_until = now + lease_seconds
         self._beat_at = now + lease_seconds / BEATS_PER_LEASE
-        self._news_at = now
+        self._update_at = now
         self._phase_started = now
         self._stopped: Stop | None = None
         self._progress: Progress | None = None
@@ -77,27 +77,27 @@ class Lease:
         self.facts[name] = self._new_facts[name] = fact
 
     def renew(self, *, at_once: bool = False) -> None:
-        """Send a heartbeat if one is due or there is news. A failed one is repeated until the lease runs out."""
+        """Send a heartbeat if one is due or something has changed. It is retried until the lease runs out."""
         if self._stopped is Stop.LOST:
             # Renewing it now would only keep other workers from the job.
             return
         now = time.monotonic()
-        has_news = self._progress is not None or self._events or self._new_facts
-        if not at_once and now < self._beat_at and not (has_news and now >= self._news_at):
+        has_update = self._progress is not None or self._events or self._new_facts
+        if not at_once and now < self._beat_at and not (has_update and now >= self._update_at):
             return
-        self._news_at = now + SECONDS_BETWEEN_NEWS
+        self._update_at = now + SECONDS_BETWEEN_UPDATES
         try:
             with transaction(self._sessions) as session:
                 claims = ClaimRepository(session)
-                news = News(self.phase, self._progress, self._events, **self._new_facts)
-                state = claims.heartbeat(self.claim.job_id, self.claim.fence, news, lease_seconds=self._lease_seconds)
+                update = JobUpdate(self.phase, self._progress, self._events, **self._new_facts)
+                state = claims.heartbeat(self.claim.job_id, self.claim.fence, update, lease_seconds=self._lease_seconds)
                 if state is None:
-                    claims.tell_fenced("heartbeat")
+                    claims.count_fenced_write("heartbeat")
                 else:
-                    claims.tell_phases(self._ended_phases)
+                    claims.count_phases(self._ended_phases)
         except DATABASE_DOWN as error:
             log.warning("a heartbeat failed", error=str(error))
-            self._beat_at = self._news_at
+            self._beat_at = self._update_at
             return
         self._beat_at = now + self._lease_seconds / BEATS_PER_LEASE
         self._held_until = now + self._lease_seconds
@@ -115,7 +115,7 @@ class Lease:
         written = Retrying(
             retry=retry_if_exception_type(DATABASE_DOWN),
             stop=stop_after_delay(self._lease_seconds),
-            wait=wait_fixed(SECONDS_BETWEEN_NEWS),
+            wait=wait_fixed(SECONDS_BETWEEN_UPDATES),
             after=_log_failed_write,
             retry_error_callback=lambda _state: None,
         )(self._write, ending)
@@ -127,9 +127,9 @@ class Lease:
             claims = ClaimRepository(session)
             written = ending(claims)
             if written:
-                claims.tell_phases(self._ended_phases)
+                claims.count_phases(self._ended_phases)
             else:
-                claims.tell_fenced("end")
+                claims.count_fenced_write("end")
         return written
 
     def _end_phase(self, now: float) -> None:

@@ -45,15 +45,15 @@ class Sweeper:
                 with transaction(self._sessions) as session:
                     UpkeepRepository(session).mark_removed([artifact])
 
-    def remove_leftovers(self) -> None:
+    def remove_deleted_jobs(self) -> None:
         """Delete all objects of deleted jobs, once none of their attempts can still be uploading."""
         with transaction(self._sessions) as session:
-            deleted = UpkeepRepository(session).leftovers(self._after_seconds, BATCH)
+            deleted = UpkeepRepository(session).deleted_jobs(self._after_seconds, BATCH)
         for job_id in deleted:
             with _retried_next_round(job_id):
                 self._store.delete_prefix(f"jobs/{job_id}/")
                 with transaction(self._sessions) as session:
-                    UpkeepRepository(session).forget_leftover(job_id)
+                    UpkeepRepository(session).forget_deleted_job(job_id)
 
     def expire_uploads(self) -> None:
         """Delete expired uploads, including those that were never completed."""

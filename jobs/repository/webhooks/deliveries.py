@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from jobs.clock import later, now
 from jobs.ids import new_id
-from jobs.repository.counters import WEBHOOK_ATTEMPTS, tally
+from jobs.repository.counters import WEBHOOK_ATTEMPTS, increment
 from jobs.tables import WebhookDelivery, WebhookEndpoint
 
 KEPT_SECONDS = 30 * 24 * 3600
@@ -87,12 +87,12 @@ class DeliveryRepository:
 
     def delivered(self, due: DueDelivery, status: int) -> None:
         """Record that the endpoint has accepted it."""
-        tally(self._session, WEBHOOK_ATTEMPTS, "delivered")
+        increment(self._session, WEBHOOK_ATTEMPTS, "delivered")
         self._record(due, {"delivered_at": now(), "next_at": None, "last_status": status, "last_error": None})
 
     def failed(self, due: DueDelivery, status: int | None, error: str, retry_seconds: float | None) -> None:
         """Record that the attempt failed, and when to try again; None gives the delivery up."""
-        tally(self._session, WEBHOOK_ATTEMPTS, "failed")
+        increment(self._session, WEBHOOK_ATTEMPTS, "failed")
         next_at = None if retry_seconds is None else later(retry_seconds)
         self._record(due, {"next_at": next_at, "last_status": status, "last_error": error})
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.database import transaction
 from jobs.events import NewEvent, PhaseStarted
-from jobs.repository import ClaimRepository, JobRepository, News
+from jobs.repository import ClaimRepository, JobRepository, JobUpdate
 
 Submit = Callable[[], str]
 LONG_SECONDS = 20
@@ -109,8 +109,8 @@ def test_a_stream_tells_every_event_once_and_closes_at_the_end(
             claims = ClaimRepository(session)
             claim = claims.claim(job_id, worker="w", gpu_class="default", lease_seconds=60)
             assert claim
-            news = [NewEvent("phase", PhaseStarted(phase=phase)) for phase in ("opening", "planning")]
-            claims.heartbeat(job_id, claim.fence, News("planning", events=news), lease_seconds=60)
+            events = [NewEvent("phase", PhaseStarted(phase=phase)) for phase in ("opening", "planning")]
+            claims.heartbeat(job_id, claim.fence, JobUpdate("planning", events=events), lease_seconds=60)
         threading.Timer(1, cancel, [sessions, job_id]).start()
         threading.Timer(1.5, end_cancelled, [sessions, job_id, claim.fence]).start()
         streams.append(read_stream(response))

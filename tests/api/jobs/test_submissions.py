@@ -16,7 +16,7 @@ from jobs.clock import later
 from jobs.database import transaction
 from jobs.repository import JobRepository, UpkeepRepository
 from jobs.settings import Settings
-from jobs.tables import IdempotencyKey, Job, Leftover
+from jobs.tables import DeletedJob, IdempotencyKey, Job
 from tests.api.conftest import SPEC, serving
 from worker.upkeep.cleanup import Sweeper
 
@@ -137,14 +137,14 @@ def test_a_deleted_job_is_gone_with_everything_it_made(
         assert client.get(f"/v1/jobs/{job_id}{path}").status_code == 404
     assert client.delete(f"/v1/jobs/{job_id}").status_code == 404
     assert client.post("/v1/jobs", json=SPEC, headers=KEY).status_code == 410
-    Sweeper(sessions, store, Settings()).remove_leftovers()
+    Sweeper(sessions, store, Settings()).remove_deleted_jobs()
     # A worker that was cut off may still be uploading.
     assert store.list(f"jobs/{job_id}/")
-    Sweeper(sessions, store, Settings(sweep_after_seconds=1e-9)).remove_leftovers()
+    Sweeper(sessions, store, Settings(sweep_after_seconds=1e-9)).remove_deleted_jobs()
     assert store.list(f"jobs/{job_id}/") == []
     assert store.list(f"jobs/{kept}/")
     with transaction(sessions) as session:
-        assert session.scalars(select(Leftover)).all() == []
+        assert session.scalars(select(DeletedJob)).all() == []
         assert JobRepository(session).get("default", kept) is not None
 
 

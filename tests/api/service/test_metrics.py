@@ -64,14 +64,14 @@ def test_bytes_are_counted_where_they_are_stored_and_where_they_are_sent(
 
 def test_parts_that_are_not_heard_of_are_not_healthy(client: httpx.Client, sessions: sessionmaker[Session]) -> None:
     with transaction(sessions) as session:
-        HealthRepository(session).note(SCHEDULER, None)
+        HealthRepository(session).record(SCHEDULER, None)
     found = told(client)
     assert (found["sglp_part_healthy", "scheduler"], found["sglp_part_healthy", "broker"]) == (1, 0)
 
 
 def test_a_phase_is_a_histogram(client: httpx.Client, sessions: sessionmaker[Session]) -> None:
     with transaction(sessions) as session:
-        ClaimRepository(session).tell_phases([("measuring", 0.5), ("measuring", 2), ("measuring", 1e6)])
+        ClaimRepository(session).count_phases([("measuring", 0.5), ("measuring", 2), ("measuring", 1e6)])
     found = told(client)
     name = "sglp_phase_duration_seconds"
     buckets = [value for key, value in found.items() if key[0] == f"{name}_bucket" and "measuring" in key]
@@ -105,7 +105,7 @@ def test_dashboard_and_alerts_ask_for_what_there_is(
     client.post(f"/v1/jobs/{finished}/cancel")
     assert waiting
     with transaction(sessions) as session:
-        ClaimRepository(session).tell_phases([("measuring", 1)])
+        ClaimRepository(session).count_phases([("measuring", 1)])
     # Kinds of which a new service has none to show, so that there is no sample of them either.
     families = {f.name for f in text_string_to_metric_families(client.get("/metrics").text)}
     exposed = {name for name, *_ in told(client)} | families

@@ -19,13 +19,13 @@ def test_it_is_ready_while_every_part_says_so(client: httpx.Client, sessions: se
     never = "was never heard of"
     assert readiness(client) == (200, "degraded", {SCHEDULER: never, BROKER: never})
     with transaction(sessions) as session:
-        HealthRepository(session).note(SCHEDULER, None)
-        HealthRepository(session).note(BROKER, None)
+        HealthRepository(session).record(SCHEDULER, None)
+        HealthRepository(session).record(BROKER, None)
     assert readiness(client) == (200, "ok", {})
     with transaction(sessions) as session:
-        HealthRepository(session).note(BROKER, "does not answer")
+        HealthRepository(session).record(BROKER, "does not answer")
     assert readiness(client) == (200, "degraded", {BROKER: "does not answer"})
     with transaction(sessions) as session:
-        HealthRepository(session).note(BROKER, None)
+        HealthRepository(session).record(BROKER, None)
         session.execute(update(Health).where(Health.part == SCHEDULER).values(seen_at=later(-31)))
     assert readiness(client) == (200, "degraded", {SCHEDULER: "was not heard of for 31 s"})

@@ -13,7 +13,7 @@ from jobs.repository import (
     Claim,
     ClaimRepository,
     JobRepository,
-    News,
+    JobUpdate,
     Outcome,
     PublishedArtifact,
     StoredAnalysis,
@@ -58,10 +58,10 @@ def running(sessions: Sessions, **spec: Any) -> Claim:
     return found
 
 
-def beat(sessions: Sessions, held: Claim, **news: Any) -> State | None:
+def beat(sessions: Sessions, held: Claim, **changed: Any) -> State | None:
     with transaction(sessions) as session:
         claims = ClaimRepository(session)
-        return claims.heartbeat(held.job_id, held.fence, News(**news), lease_seconds=LEASE_SECONDS)
+        return claims.heartbeat(held.job_id, held.fence, JobUpdate(**changed), lease_seconds=LEASE_SECONDS)
 
 
 def as_holder(sessions: Sessions, held: Claim, ending: str, **arguments: Any) -> bool:

@@ -82,11 +82,11 @@ def test_a_heartbeat_renews_the_lease_and_is_no_new_version(sessions: Sessions) 
     assert after.lease_until - before.lease_until > timedelta(seconds=19)
 
 
-def test_news_of_a_heartbeat_is_a_new_version_with_numbered_events(sessions: Sessions) -> None:
+def test_changes_in_a_heartbeat_are_a_new_version_with_numbered_events(sessions: Sessions) -> None:
     held = running(sessions)
     progress = Progress(done=1, total=2, unit="batches", eta_seconds=3)
-    news = [NewEvent("phase", PhaseStarted(phase=phase)) for phase in ("fetching", "measuring")]
-    beat(sessions, held, phase="measuring", progress=progress, events=news, plan={"removed_layers": [1]})
+    phases = [NewEvent("phase", PhaseStarted(phase=phase)) for phase in ("fetching", "measuring")]
+    beat(sessions, held, phase="measuring", progress=progress, events=phases, plan={"removed_layers": [1]})
     job = row(sessions, held.job_id)
     assert (job.phase, job.progress, job.plan, job.version) == (
         "measuring",

@@ -7,19 +7,19 @@ import pytest
 from jobs.database import transaction
 from jobs.repository import ClaimRepository, DeliveryRepository, OverviewRepository, WebhookRepository
 from jobs.repository import counters as names
-from jobs.repository.counters import tally
+from jobs.repository.counters import increment
 from tests.jobs.repository.lives import LEASE_SECONDS, Sessions, cancel, claim, pass_time, submit, upkeep
 
 
 def counted(sessions: Sessions) -> dict[str, dict[str, float]]:
     with transaction(sessions) as session:
-        return OverviewRepository(session).tallies()
+        return OverviewRepository(session).counters()
 
 
 def test_what_is_rolled_back_does_not_count(sessions: Sessions) -> None:
     def fail() -> None:
         with transaction(sessions) as session:
-            tally(session, names.FENCED_WRITES, "end")
+            increment(session, names.FENCED_WRITES, "end")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -33,7 +33,7 @@ def test_of_many_transactions_at_once_none_is_lost_and_none_waits_in_a_circle(se
     def count(number: int) -> None:
         with transaction(sessions) as session:
             for label in labels if number % 2 else reversed(labels):
-                tally(session, names.FENCED_WRITES, label)
+                increment(session, names.FENCED_WRITES, label)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(count, range(40)))
@@ -54,7 +54,7 @@ def test_leases_that_run_out_and_ends_count(sessions: Sessions) -> None:
 
 def test_phases_fall_between_the_bounds(sessions: Sessions) -> None:
     with transaction(sessions) as session:
-        ClaimRepository(session).tell_phases([("measuring", 0.5), ("measuring", 60), ("measuring", 1e9)])
+        ClaimRepository(session).count_phases([("measuring", 0.5), ("measuring", 60), ("measuring", 1e9)])
     found = counted(sessions)
     assert found[names.PHASE_SECONDS] == {"measuring": pytest.approx(60.5 + 1e9)}
     assert found[names.PHASE_BUCKETS] == {"measuring 1": 1, "measuring 60": 1, "measuring inf": 1}

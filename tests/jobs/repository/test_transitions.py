@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs.database import make_engine, make_sessions, transaction
 from jobs.errors import JobError
 from jobs.events import NewEvent, PhaseStarted
-from jobs.repository import Claim, ClaimRepository, JobRepository, News, Outcome, StoredAnalysis, UpkeepRepository
+from jobs.repository import Claim, ClaimRepository, JobRepository, JobUpdate, Outcome, StoredAnalysis, UpkeepRepository
 from jobs.settings import Settings
 from jobs.spec import JobSpec
 from jobs.states import HELD, MOVES, TERMINAL, State
@@ -72,8 +72,8 @@ class Life(RuleBasedStateMachine):
             repository = ClaimRepository(session)
             key = (claim.job_id, claim.fence)
             if act == "heartbeat":
-                news = [NewEvent("phase", PhaseStarted(phase="measuring"))]
-                done = repository.heartbeat(*key, News("measuring", events=news), lease_seconds=60)
+                events = [NewEvent("phase", PhaseStarted(phase="measuring"))]
+                done = repository.heartbeat(*key, JobUpdate("measuring", events=events), lease_seconds=60)
                 assert (done is not None) == holds
             elif act == "succeed":
                 assert repository.succeed(*key, Outcome({}, analysis=ANALYSIS)) == holds

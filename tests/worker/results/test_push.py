@@ -48,8 +48,8 @@ def published(output: Path) -> list[PublishedArtifact]:
     return found
 
 
-def pushed(uri: str, destination: Destination, output: Path, patience_seconds: float = 60) -> Push:
-    push = Push(uri, destination, output, published(output), patience_seconds)
+def pushed(uri: str, destination: Destination, output: Path, retry_seconds: float = 60) -> Push:
+    push = Push(uri, destination, output, published(output), retry_seconds)
     push.start()
     push.join(60)
     return push
@@ -124,7 +124,7 @@ def test_a_store_that_fails_is_asked_again_but_not_for_ever(
     destination: Destination, output: Path, monkeypatch: pytest.MonkeyPatch, times: int, arrives: bool
 ) -> None:
     monkeypatch.setattr(ArtifactStore, "put", failing(times))
-    push = pushed(destination.prefix, destination, output, patience_seconds=60 if arrives else 0.2)
+    push = pushed(destination.prefix, destination, output, retry_seconds=60 if arrives else 0.2)
     if arrives:
         assert len(push.result().files) == len(FILES) + 1
         return

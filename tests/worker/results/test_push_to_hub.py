@@ -111,14 +111,14 @@ def test_a_hub_that_fails_is_asked_again(hub: WritableHub, destination: Destinat
 def test_a_hub_that_goes_on_failing_is_unavailable(hub: WritableHub, destination: Destination, output: Path) -> None:
     hub.failing = 1 << 30
     with pytest.raises(StorageUnavailable, match="503"):
-        pushed("hf://team/small", destination, output, patience_seconds=0.2).result()
+        pushed("hf://team/small", destination, output, retry_seconds=0.2).result()
     assert hub.repositories == {}
 
 
 def test_of_a_commit_that_is_cut_off_nothing_is_seen(hub: WritableHub, destination: Destination, output: Path) -> None:
     hub.cut = True
     with pytest.raises(StorageUnavailable):
-        pushed("hf://team/small", destination, output, patience_seconds=0.2).result()
+        pushed("hf://team/small", destination, output, retry_seconds=0.2).result()
     assert hub.repositories["team/small"].commits == {}
 
 

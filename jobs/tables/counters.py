@@ -6,8 +6,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from jobs.tables.base import Base
 
 
-class Tally(Base):
-    """One number that only grows; what `name` and `label` are is in `jobs/repository/counters.py`."""
+class Counter(Base):
+    """One number that only grows; the names and labels are in `jobs/repository/counters.py`."""
 
     __tablename__ = "tallies"
 

@@ -7,13 +7,13 @@ from sqlalchemy.orm import Session
 
 from jobs.clock import later, now
 from jobs.errors import JobError
-from jobs.repository.counters import LEASES_EXPIRED, tally
+from jobs.repository.counters import LEASES_EXPIRED, increment
 from jobs.repository.submissions import KEY_SECONDS
 from jobs.repository.tenants import tenants_at_running_quota
 from jobs.repository.transitions import fail, move, requeue
 from jobs.repository.uploads import OPEN_SECONDS, in_use
 from jobs.states import TERMINAL, State
-from jobs.tables import Artifact, IdempotencyKey, Job, Leftover, Upload, UploadFile
+from jobs.tables import Artifact, DeletedJob, IdempotencyKey, Job, Upload, UploadFile
 from jobs.uploads import MOST_PRESIGN_SECONDS
 
 
@@ -67,7 +67,7 @@ class UpkeepRepository:
                 error = JobError(code="worker_lost", message=message, phase=row.phase, attempt=row.attempt)
                 job = fail(self._session, guards, error)
             if job is not None:
-                tally(self._session, LEASES_EXPIRED, job.state)
+                increment(self._session, LEASES_EXPIRED, job.state)
                 reaped.append((job.id, State(job.state)))
         return reaped
 
@@ -119,19 +119,19 @@ class UpkeepRepository:
     def recent_uploads(self) -> dict[str, dict[str, int]]:
         """The declared size of every file of the uploads that somebody may still hold an address for, by upload."""
         chosen = select(UploadFile).join(Upload).where(Upload.created_at > later(-OPEN_SECONDS - MOST_PRESIGN_SECONDS))
-        found: dict[str, dict[str, int]] = {}
+        sizes: dict[str, dict[str, int]] = {}
         for file in self._session.scalars(chosen):
-            found.setdefault(file.upload_id, {})[file.name] = file.size_bytes
-        return found
+            sizes.setdefault(file.upload_id, {})[file.name] = file.size_bytes
+        return sizes
 
-    def leftovers(self, after_seconds: float, limit: int) -> Sequence[str]:
+    def deleted_jobs(self, after_seconds: float, limit: int) -> Sequence[str]:
         """Jobs that were deleted so long ago and whose objects may still lie in the store."""
-        chosen = select(Leftover.job_id).where(Leftover.created_at <= later(-after_seconds))
-        return self._session.scalars(chosen.order_by(Leftover.created_at).limit(limit)).all()
+        chosen = select(DeletedJob.job_id).where(DeletedJob.created_at <= later(-after_seconds))
+        return self._session.scalars(chosen.order_by(DeletedJob.created_at).limit(limit)).all()
 
-    def forget_leftover(self, job_id: str) -> None:
+    def forget_deleted_job(self, job_id: str) -> None:
         """Note that nothing of a deleted job is left."""
-        self._session.execute(delete(Leftover).where(Leftover.job_id == job_id))
+        self._session.execute(delete(DeletedJob).where(DeletedJob.job_id == job_id))
 
     def unswept(self, after_seconds: float, limit: int) -> Sequence[str]:
         """Jobs that ended so long ago and were not swept behind yet."""
