@@ -69,7 +69,7 @@ def estimate_statistics(layered: LayeredModel, removed: Sequence[int], batches: 
         return {f"{name}.{each}": getattr(norm, each).clone() for name, norm in kept.items() for each in STATISTICS}
 
 
-def _batch_norms(model: nn.Module) -> dict[str, Any]:
+def _batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     return {
         name: module
         for name, module in model.named_modules()

@@ -29,11 +29,11 @@ FOLD_TOLERANCE = 1e-2
 
 
 class Compensation:
-    """α = mean over positions of ‖y‖ / ‖x‖, with x the stream that enters the cut and y the target behind it."""
+    """α = mean over positions of ‖y‖ / ‖x‖, with x the stream that enters the cut and y the target after it."""
 
     def __init__(self, cut: Cut) -> None:
-        """Raises `CannotFold` where the writes of a layer behind the cut are not found."""
-        self._cut, self._behind = cut, cut.writes_behind()
+        """Raises `CannotFold` where the writes of a layer after the cut are not found."""
+        self._cut, self._after = cut, cut.writes_after()
         self._sum = 0.0
         self._count = 0
 
@@ -47,7 +47,7 @@ class Compensation:
 
     def build(self, _shrinkage: float) -> Candidate:
         cut, alpha = self._cut, self._sum / self._count
-        new = fold_growth(cut.model, alpha, self._before(), self._behind)
+        new = fold_growth(cut.model, alpha, self._before(), self._after)
         inputs = cut.finder.probe.inputs
         with bypassed(cut.layers, cut.removed):
             with swapped(cut.model, new):
@@ -58,7 +58,7 @@ class Compensation:
         if not error <= max(FOLD_TOLERANCE, TOLERANCES[folded.dtype]):
             raise CannotFold(f"what follows the cut does not undo a factor: logits differ by {error:.1e}")
         # A post-norm stream has its size from its norms alone, wherever a factor went.
-        return Candidate(new, alpha, 1.0 if any(writes.whole for writes in self._behind) else alpha)
+        return Candidate(new, alpha, 1.0 if any(writes.whole for writes in self._after) else alpha)
 
     def _before(self) -> LayerWrites | None:
         try:
@@ -71,23 +71,23 @@ COMPENSATE = CutRepair(Compensation, scales=True)
 
 
 def fold_growth(
-    model: Any, alpha: float, before: LayerWrites | None, behind: Sequence[LayerWrites]
+    model: Any, alpha: float, before: LayerWrites | None, after: Sequence[LayerWrites]
 ) -> dict[str, Tensor]:
     """New parameters that act like multiplying the stream by `alpha` at a cut.
 
-    `before` are the writes of the kept layer before the cut, `behind` those of each kept layer behind it. Raises
+    `before` are the writes of the kept layer before the cut, `after` those of each kept layer after it. Raises
     `CannotFold` where nothing can take the factor.
     """
     factor = torch.tensor(alpha)
-    if any(writes.whole for writes in behind):
+    if any(writes.whole for writes in after):
         if before is None or not before.whole:
             raise CannotFold("the norm before the cut is not the output of a layer")
         write = before.modules[0]
         return fold(model, write, factor, torch.zeros(()) if write.operation == "norm" else None)
-    if not behind:
+    if not after:
         raise CannotFold("no layer follows the cut, and the final norm undoes every factor")
     new: dict[str, Tensor] = {}
-    for writes in behind:
+    for writes in after:
         for write in writes.modules:
             new |= fold(model, write, 1 / factor)
     return new

@@ -15,7 +15,7 @@ from sglp_core.tasks import Batch
 @dataclass(frozen=True)
 class Candidate:
     """Weights that would repair a cut, by their names, the factor `alpha` folded into them if there is one, and how
-    many times smaller they make the residual stream behind the cut than it is in the dense model."""
+    many times smaller they make the residual stream after the cut than it is in the dense model."""
 
     changes: Changes
     alpha: float | None = None

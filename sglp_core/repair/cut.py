@@ -50,8 +50,8 @@ class Cut:
             raise CannotFold(str(self._before))
         return self._before
 
-    def writes_behind(self) -> list[LayerWrites]:
-        """The writes of every kept layer behind the cut. Raises `CannotFold`."""
+    def writes_after(self) -> list[LayerWrites]:
+        """The writes of every kept layer after the cut. Raises `CannotFold`."""
         kept = (i for i in range(self.run.stop, len(self.layers)) if i not in self.removed)
         return [self.finder.writes(i) for i in kept]
 

@@ -1,4 +1,4 @@
-"""The residual stream at a cut: that of the dense model behind it, and that of the pruned model."""
+"""The residual stream at a cut: that of the dense model after it, and that of the pruned model."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class _Reached(Exception):
 class CutStreams:
     """One batch at a cut, a row `[N, D]` for every position that is not padding.
 
-    `target` is the stream of the dense model behind the cut, and `pruned` the stream of the pruned model, which lacks
+    `target` is the stream of the dense model after the cut, and `pruned` the stream of the pruned model, which lacks
     what the removed layers added. `written` is what the last write before the cut added to it, computed from its input
     `entered` `[N, F]` (both None where no write was named). `first` marks the first position of each text.
     """
