@@ -10,7 +10,7 @@ from sglp_core.artifact.write import Artifact, write_artifact
 from sglp_core.checkpoints.fetch import Fetched
 from sglp_core.errors import OutOfMemory
 from sglp_core.evaluation.footprint import Footprint, measure_footprint, weigh
-from sglp_core.evaluation.quality import evaluate
+from sglp_core.evaluation.quality import Quality, evaluate
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.healing.heal import Healed, Training, heal, require_trainable
 from sglp_core.healing.training_state import kept_state
@@ -18,10 +18,11 @@ from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.options import Options, QualityTarget, Target
 from sglp_core.pipeline.run import Measured, choose_for_run, measure_for_run, open_for_run
-from sglp_core.planning.choose import control_plans
+from sglp_core.planning.choose import Choice, control_plans
+from sglp_core.planning.quality_budget import QualitySearch
 from sglp_core.removal.variant import Variant
-from sglp_core.repair.repair import repair
-from sglp_core.reporting.comparison import before_after, control_rows, stage_rows
+from sglp_core.repair.repair import Repaired, repair
+from sglp_core.reporting.comparison import SGLP, before_after, control_rows, stage_rows
 from sglp_core.reporting.inputs import analysis_section, calibration_section, evaluation_section, model_section
 from sglp_core.reporting.plan import plan_section, proposal_rows
 from sglp_core.reporting.quality_target import quality_target_section
@@ -46,56 +47,34 @@ def compress(
     loaded = open_for_run(model, output, options, context)
     _require_possible(loaded, options)
     measured = measure_for_run(loaded, options, context)
-
-    planning = context.phase("planning")
-    with planning.single_step():
-        choice, search = choose_for_run(measured, target, options, context.phase("planning"))
-        plan = choice.plan
-        plans = {"sglp": plan}
-        if options.evaluation.controls:
-            plans |= control_plans(measured.analysis, len(plan.removed_layers), options)
-        context.reporter.planned(plan.to_dict())
-
-    batches = measured.data.calibration(loaded)
-    repaired = choice.repaired or repair(
-        loaded, batches, plan.removed_layers, options.method.repair, context.phase("repairing")
+    planned = _plan(measured, target, options, context)
+    removed = planned.choice.plan.removed_layers
+    repaired = planned.choice.repaired or repair(
+        loaded, measured.data.calibration(loaded), removed, options.method.repair, context.phase("repairing")
     )
-    healed, forget_healing = _heal(measured, Variant(plan.removed_layers, repaired.changes), options, context)
-    stages = {"pruned": {}, "repaired": repaired.changes, "healed": healed.changes if healed.step else {}}
-    *earlier, last = [name for name, changes in stages.items() if changes or name == "pruned"]
-
-    variants = {name: Variant(each.removed_layers) for name, each in plans.items()}
-    variants |= {name: Variant(plan.removed_layers, stages[name]) for name in earlier}
-    variants["sglp"] = Variant(plan.removed_layers, stages[last])
+    healed, forget_healing = _heal(measured, Variant(removed, repaired.changes), options, context)
+    stages = _stages(removed, repaired, healed)
+    *earlier, last = stages
+    variants = {SGLP: stages[last], **planned.controls, **{name: stages[name] for name in earlier}}
     quality = evaluate(loaded, measured.data.evaluation(loaded), variants, context.phase("evaluating"))
-
+    quality[last] = quality[SGLP]
     output.mkdir(parents=True, exist_ok=True)
-    checked = _write_and_verify(measured, variants["sglp"], output, options, context)
-
-    report = CompressReport(
-        model=model_section(loaded),
-        method=options.method,
-        calibration=calibration_section(options.calibration, measured.analysis),
-        analysis=analysis_section(measured.analysis, measured.origin),
-        plan=plan_section(plan),
-        proposals=proposal_rows(choice.proposals),
-        table=before_after(
-            _remaining(loaded, checked.artifact), (quality["dense"], quality["sglp"]), checked.footprints
-        ),
-        stages=stage_rows({n: quality[n] for n in ("dense", *earlier)} | {last: quality["sglp"]}),
-        repair=repair_section(repaired),
-        healing=healing_section(options.healing, healed),
-        controls=control_rows(quality, {n: p.removed_layers for n, p in plans.items()}),
-        evaluation=evaluation_section(options.evaluation, measured.data),
-        verification=verification_section(checked.verification),
-        layer_map={str(old): new for old, new in checked.artifact.layer_map.items()},
-        quality_target=quality_target_section(search, quality["dense"], quality["sglp"]) if search else None,
-    )
+    checked = _write_and_verify(measured, stages[last], output, options, context)
+    report = _report(measured, Evidence(planned, repaired, healed, tuple(stages), quality, checked), options)
     with context.phase("publishing").single_step():
         write_report(output, report, measured.analysis)
     # Only now: an attempt that fails after its last step need not heal again.
     forget_healing()
     return report
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The plan that was chosen, the search for it where the target is a quality, and the controls beside it."""
+
+    choice: Choice
+    search: QualitySearch | None
+    controls: dict[str, Variant]
 
 
 @dataclass(frozen=True)
@@ -107,12 +86,41 @@ class CheckedArtifact:
     footprints: tuple[Footprint, Footprint]
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What the steps found; `stages` are the names of those that changed the model, in order."""
+
+    planned: Planned
+    repaired: Repaired
+    healed: Healed
+    stages: tuple[str, ...]
+    quality: dict[str, Quality]
+    checked: CheckedArtifact
+
+
 def _require_possible(loaded: LoadedModel, options: Options) -> None:
     """Refuse, before any work, what cannot be done with this model."""
     needs_memory = options.method.repair not in {"none", "auto"} or options.healing.steps
     if isinstance(loaded.model, StreamedModel) and needs_memory:
         raise OutOfMemory("the model does not fit in memory, and repair and healing need it there; leave them out")
     require_trainable(options.healing, loaded)
+
+
+def _plan(measured: Measured, target: Target | QualityTarget, options: Options, context: RunContext) -> Planned:
+    """Choose the plan, and as many layers by each control."""
+    with context.phase("planning").single_step():
+        choice, search = choose_for_run(measured, target, options, context.phase("planning"))
+        controls = {}
+        if options.evaluation.controls:
+            controls = control_plans(measured.analysis, len(choice.plan.removed_layers), options)
+        context.reporter.planned(choice.plan.to_dict())
+    return Planned(choice, search, {name: Variant(plan.removed_layers) for name, plan in controls.items()})
+
+
+def _stages(removed: tuple[int, ...], repaired: Repaired, healed: Healed) -> dict[str, Variant]:
+    """The model after each step that changed it, in order; the last is what is written."""
+    changes = {"pruned": {}, "repaired": repaired.changes, "healed": healed.changes if healed.step else {}}
+    return {name: Variant(removed, each) for name, each in changes.items() if each or name == "pruned"}
 
 
 def _heal(
@@ -160,3 +168,30 @@ def _remaining(loaded: LoadedModel, artifact: Artifact) -> dict[str, tuple[int, 
         "parameters": (stack.total_parameters, artifact.parameters),
         "flops": (stack.total_flops, stack.total_flops - removed),
     }
+
+
+def _report(measured: Measured, evidence: Evidence, options: Options) -> CompressReport:
+    planned, checked, quality = evidence.planned, evidence.checked, evidence.quality
+    plan = planned.choice.plan
+    removed = {SGLP: plan.removed_layers} | {name: tuple(each.removed) for name, each in planned.controls.items()}
+    return CompressReport(
+        model=model_section(measured.loaded),
+        method=options.method,
+        calibration=calibration_section(options.calibration, measured.analysis),
+        analysis=analysis_section(measured.analysis, measured.origin),
+        plan=plan_section(plan),
+        proposals=proposal_rows(planned.choice.proposals),
+        table=before_after(
+            _remaining(measured.loaded, checked.artifact), (quality["dense"], quality[SGLP]), checked.footprints
+        ),
+        stages=stage_rows({name: quality[name] for name in ("dense", *evidence.stages)}),
+        repair=repair_section(evidence.repaired),
+        healing=healing_section(options.healing, evidence.healed),
+        controls=control_rows(quality, removed),
+        evaluation=evaluation_section(options.evaluation, measured.data),
+        verification=verification_section(checked.verification),
+        layer_map={str(old): new for old, new in checked.artifact.layer_map.items()},
+        quality_target=quality_target_section(planned.search, quality["dense"], quality[SGLP])
+        if planned.search
+        else None,
+    )

@@ -17,6 +17,9 @@ UNITS = {
     "peak_memory_bytes": "bytes",
 }
 
+# The name of the plan beside its controls.
+SGLP = "sglp"
+
 
 @dataclass(frozen=True)
 class BeforeAfterRow:
@@ -95,7 +98,7 @@ def control_rows(quality: Mapping[str, Quality], removed: Mapping[str, tuple[int
             name,
             **quality[name].to_dict(),
             removed_layers=layers,
-            beats_plan=quality[name].perplexity < quality["sglp"].perplexity,
+            beats_plan=quality[name].perplexity < quality[SGLP].perplexity,
         )
         for name, layers in removed.items()
     )
