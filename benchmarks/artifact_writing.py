@@ -59,11 +59,11 @@ def main(
         if importlib.util.find_spec("mergekit") is None:
             ways.remove("mergekit")
             print("mergekit is not installed and takes no part: pip install mergekit", file=sys.stderr)
-        found: dict[str, list[tuple[float, int]]] = {each: [] for each in ways}
+        measured: dict[str, list[tuple[float, int]]] = {each: [] for each in ways}
         options = [f"--layers={layers}", f"--remove={remove}", f"--folder={work}"]
         for each in track([each for _ in range(repeats) for each in ways], "writing", console=Console(stderr=True)):
-            found[each].append(_timed(each, work, options))
-    Console(width=130).print(_table(found, size, layers, remove, repeats))
+            measured[each].append(_timed(each, work, options))
+    Console(width=130).print(_table(measured, size, layers, remove, repeats))
 
 
 def write_random_llama(directory: Path, layers: int, shard_size: str) -> None:
@@ -129,8 +129,8 @@ def _mergekit(work: Path, layers: int, removed: list[int]) -> Iterator[None]:
         {"sources": [{"model": str(work / "dense"), "layer_range": [start, end]}]}
         for start, end in zip(starts, ends, strict=True)
     ]
-    given = {"merge_method": "passthrough", "dtype": "bfloat16", "slices": slices}
-    configuration = MergeConfiguration.model_validate(given)
+    merge = {"merge_method": "passthrough", "dtype": "bfloat16", "slices": slices}
+    configuration = MergeConfiguration.model_validate(merge)
     yield
     options = MergeOptions(copy_tokenizer=False, lazy_unpickle=True, low_cpu_memory=True, write_model_card=False)
     run_merge(configuration, str(work / "out"), options)
@@ -168,7 +168,7 @@ def _settle(work: Path) -> None:
     os.sync()
 
 
-def _table(found: dict[str, list[tuple[float, int]]], size: int, layers: int, remove: int, repeats: int) -> Table:
+def _table(measured: dict[str, list[tuple[float, int]]], size: int, layers: int, remove: int, repeats: int) -> Table:
     table = Table(
         "way",
         "seconds (median)",
@@ -179,8 +179,8 @@ def _table(found: dict[str, list[tuple[float, int]]], size: int, layers: int, re
         title=f"{layers} layers to {layers - remove}, {size / 1e6:,.0f} MB written, {repeats} repeats",
         caption=f"goal: bytes copied at {GOAL:.0%} of cp or more; peaks include the interpreter and its imports",
     )
-    cp = statistics.median(seconds for seconds, _ in found["cp"])
-    for way, runs in found.items():
+    cp = statistics.median(seconds for seconds, _ in measured["cp"])
+    for way, runs in measured.items():
         times = [seconds for seconds, _ in runs]
         median = statistics.median(times)
         peak = max(peak for _, peak in runs)

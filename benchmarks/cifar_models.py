@@ -35,7 +35,7 @@ def write_model(weights: Path, directory: Path) -> Path:
     """Turn a checkpoint with the names of `CifarResNetForImageClassification` into a model directory."""
     tensors = load_file(weights)
     stages = [re.match(r"layer(\d+)\.(\d+)\.", name) for name in tensors]
-    blocks = {(int(found[1]), int(found[2])) for found in stages if found}
+    blocks = {(int(match[1]), int(match[2])) for match in stages if match}
     config = CifarResNetConfig(
         depths=[sum(stage == number for stage, _ in blocks) for number in (1, 2, 3)],
         id2label=dict(enumerate(CLASSES)),

@@ -64,22 +64,22 @@ def main(
             str(directory), Options(calibration=Calibration(sequence_length=1)), RunContext(cache=Path(name) / "cache")
         )
         calibration = Calibration(str(data / "cifar10/train.zip"), samples, batch_size=64, seed=seed)
-        given = prepare(loaded, calibration, None, RunContext(cache=Path(name) / "cache"))
-        analysis = measure(loaded, given, Options(method=Method(), calibration=calibration))
+        calibration_data = prepare(loaded, calibration, None, RunContext(cache=Path(name) / "cache"))
+        analysis = measure(loaded, calibration_data, Options(method=Method(), calibration=calibration))
         dense = accuracy(loaded.model, *test)
         segments = tuple(segment.first_and_last for segment in analysis.segmentation.segments)
         print(f"dense: {dense:.4f} on {len(test[1])} test images; segments {segments}")
         training = read_cifar(data / "cifar10/train.zip", steps * batch, seed) if steps else None
         for kept in blocks:
-            choices = _choices(loaded, given, analysis, calibration, BLOCKS - kept, subsets, progress)
-            found = []
+            choices = _choices(loaded, calibration_data, analysis, calibration, BLOCKS - kept, subsets, progress)
+            judged_rows = []
             for row, removed in choices.items():
                 if rows and row not in rows:
                     continue
-                found.append(_judged(row, removed, loaded, given, test))
+                judged_rows.append(_judged(row, removed, loaded, calibration_data, test))
                 if training and row not in _repeats():
-                    found[-1] = _healed(found[-1], loaded, training, test, steps, batch, seed, progress)
-            Console(width=150).print(_table(kept, found, loaded, steps, batch))
+                    judged_rows[-1] = _healed(judged_rows[-1], loaded, training, test, steps, batch, seed, progress)
+            Console(width=150).print(_table(kept, judged_rows, loaded, steps, batch))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,22 +95,22 @@ class Row:
 
 def _choices(
     loaded: LoadedModel,
-    given: CalibrationData,
+    calibration_data: CalibrationData,
     analysis: Analysis,
     calibration: Calibration,
     count: int,
     subsets: int,
     progress: Progress,
 ) -> dict[str, tuple[int, ...]]:
-    batches = given.calibration(loaded)
+    batches = calibration_data.calibration(loaded)
     target = Target("layers", count / len(loaded.stack))
-    found = {}
+    choices = {}
     for name, importance in ((SGLP, PROPOSALS), (PAPER, "grad_norm")):
         method = Method(importance=importance)
         plan = choose_plan(loaded, analysis, target, Options(method=method, calibration=calibration), batches).plan
-        found[name] = plan.removed_layers
+        choices[name] = plan.removed_layers
     task = progress.add_task(f"subsets for {count}", total=None)
-    found[PUBLISHED] = subset_grad_norm(
+    choices[PUBLISHED] = subset_grad_norm(
         loaded.model,
         loaded.stack.path,
         analysis.segmentation.segments,
@@ -120,20 +120,24 @@ def _choices(
         on_subset=lambda: progress.advance(task),
     )
     controls = control_plans(analysis, count, Options(method=Method()))
-    found |= {name: controls[name].removed_layers for name in ("block_influence", "last_layers")}
+    choices |= {name: controls[name].removed_layers for name in ("block_influence", "last_layers")}
     for number in range(RANDOM_SEEDS):
-        found[f"random {number}"] = control_plans(
+        choices[f"random {number}"] = control_plans(
             analysis, count, Options(method=Method(), calibration=Calibration(seed=number))
         )["random"].removed_layers
-    return found
+    return choices
 
 
 def _judged(
-    name: str, removed: tuple[int, ...], loaded: LoadedModel, given: CalibrationData, test: tuple[Tensor, Tensor]
+    name: str,
+    removed: tuple[int, ...],
+    loaded: LoadedModel,
+    calibration_data: CalibrationData,
+    test: tuple[Tensor, Tensor],
 ) -> Row:
     pruned = _pruned(loaded, removed)
     plain = accuracy(pruned, *test)
-    batches: list[Batch] = given.calibration(loaded)
+    batches: list[Batch] = calibration_data.calibration(loaded)
     apply(pruned, estimate_statistics(dataclasses.replace(loaded, model=pruned), (), batches))
     return Row(name, removed, plain, accuracy(pruned, *test))
 

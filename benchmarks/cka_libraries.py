@@ -114,7 +114,7 @@ def _direct(activations: Tensor, samples: int) -> np.ndarray:
 
 
 class _Replay(nn.Module):
-    """A model whose layers hand on what they are given: column l of its input is what layer l once handed on."""
+    """A model whose layers return their input: column l of the input is a recorded output of layer l."""
 
     def __init__(self, count: int) -> None:
         super().__init__()

@@ -83,9 +83,9 @@ def _perplexities(text: Path, count: int, windows: int, judged: int, with_optipf
         "plan", "perplexity", "agreement", "KL", "removed layers",
         title=f"SmolLM2-135M-Instruct, {count} of {len(loaded.stack)} layers removed, no repair; WikiText-2 test",
     )  # fmt: skip
-    for name, found in quality.items():
+    for name, each in quality.items():
         removed = ", ".join(map(str, chosen.get(name, ())))
-        table.add_row(name, f"{found.perplexity:.4g}", f"{found.agreement:.3f}", f"{found.kl:.3f}", removed)
+        table.add_row(name, f"{each.perplexity:.4g}", f"{each.agreement:.3f}", f"{each.kl:.3f}", removed)
     return table
 
 
@@ -131,10 +131,10 @@ def _round_trip(stock: Any, name: str, removed: tuple[int, int], remove: Remove)
         reloaded, info = stock.from_pretrained(directory, output_loading_info=True)
         if info["missing_keys"] or info["unexpected_keys"]:
             return "tensors missing or unexpected"
-        found = probe_logits(reloaded.eval(), probe)
+        logits = probe_logits(reloaded.eval(), probe)
     finally:
         shutil.rmtree(directory)
-    return "survives" if difference(found, expected) <= TOLERANCES[torch.float32] else "wrong logits, no error"
+    return "survives" if difference(logits, expected) <= TOLERANCES[torch.float32] else "wrong logits, no error"
 
 
 def _remove_with_sglp(model: Any, removed: Sequence[int]) -> Any:

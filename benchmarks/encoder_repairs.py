@@ -1,4 +1,4 @@
-"""What repairs give back on a trained post-norm encoder, for given sets of removed layers, on text it wrote itself.
+"""How much of the quality repairs restore on a trained post-norm encoder, for some sets of removed layers.
 
     python -m benchmarks.encoder_repairs
 
@@ -47,14 +47,15 @@ def main(
         data = prepare(loaded, calibration, Evaluation(samples=judged), RunContext(cache=cache))
         for each in removed:
             layers = tuple(int(number) for number in each.split(","))
-            found = {kind: repair(loaded, data.calibration(loaded), layers, kind).changes for kind in KINDS}
+            changes_by_kind = {kind: repair(loaded, data.calibration(loaded), layers, kind).changes for kind in KINDS}
             quality = evaluate(
                 loaded,
                 data.evaluation(loaded),
-                {"none": Variant(layers)} | {kind: Variant(layers, changes) for kind, changes in found.items()},
+                {"none": Variant(layers)}
+                | {kind: Variant(layers, changes) for kind, changes in changes_by_kind.items()},
             )
             for kind, figures in quality.items():
-                repaired = kind if kind in {"dense", "none"} or found[kind] else f"{kind} (nothing accepted)"
+                repaired = kind if kind in {"dense", "none"} or changes_by_kind[kind] else f"{kind} (nothing accepted)"
                 numbers = (f"{figures.perplexity:.3f}", f"{figures.agreement:.3f}", f"{figures.kl:.3f}")
                 table.add_row(each, repaired, *numbers)
     Console(width=100).print(table)

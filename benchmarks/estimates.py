@@ -1,4 +1,4 @@
-"""What an estimate foretells, beside what the job then takes: seconds and peak memory, through the embedded service.
+"""Estimates beside the measured seconds and peak memory of the jobs, through the embedded service.
 
     python -m benchmarks.estimates
 
@@ -41,27 +41,27 @@ def main(
     phases: Annotated[bool, typer.Option(help="Also a row for every phase.")] = False,
 ) -> None:
     """Print a row for every model."""
-    table = Table("model", "phase", *("seconds foretold", "taken", "ratio"), *("MB foretold", "peak", "ratio"))
+    table = Table("model", "phase", *("seconds estimated", "taken", "ratio"), *("MB estimated", "peak", "ratio"))
     for name in only or CASES:
         with tempfile.TemporaryDirectory() as folder:
             work = Path(folder)
             spec = CASES[name](work)
             with EmbeddedStack(work / "state", model_roots=[work, find_model().parent]) as stack:
-                foretold, job, taken, peak_bytes = _both(stack, spec)
+                estimate, job, taken, peak_bytes = _both(stack, spec)
         if phases:
-            for phase in {**foretold["seconds"], **taken}:
-                table.add_row(name, phase, *_beside(foretold["seconds"].get(phase, 0.0), taken.get(phase, 0.0)))
-        megabytes = _beside((foretold["peak_memory_bytes"] or 0) / 1e6, peak_bytes / 1e6)
-        table.add_row(name, "all", *_beside(foretold["total_seconds"], _seconds(job)), *megabytes)
+            for phase in {**estimate["seconds"], **taken}:
+                table.add_row(name, phase, *_beside(estimate["seconds"].get(phase, 0.0), taken.get(phase, 0.0)))
+        megabytes = _beside((estimate["peak_memory_bytes"] or 0) / 1e6, peak_bytes / 1e6)
+        table.add_row(name, "all", *_beside(estimate["total_seconds"], _seconds(job)), *megabytes)
     Console(width=120).print(table)
 
 
 def _both(stack: EmbeddedStack, spec: Spec) -> tuple[Spec, Spec, dict[str, float], int]:
     """The estimate, the job, its seconds by phase, and its peak memory."""
     with SGLP(stack.url) as service:
-        estimated = service.wait(service.submit({**spec, "mode": "estimate"})["id"])
-        assert estimated["status"] == "succeeded", estimated
-        foretold = service.report(estimated["id"])["estimate"]
+        estimating = service.wait(service.submit({**spec, "mode": "estimate"})["id"])
+        assert estimating["status"] == "succeeded", estimating
+        estimate = service.report(estimating["id"])["estimate"]
         with _watched_peak() as peak:
             job = service.wait(service.submit(spec)["id"])
         assert job["status"] == "succeeded", job
@@ -72,7 +72,7 @@ def _both(stack: EmbeddedStack, spec: Spec) -> tuple[Spec, Spec, dict[str, float
             taken[event["data"]["phase"]] += (
                 _time(following["created_at"]) - _time(event["created_at"])
             ).total_seconds()
-    return foretold, job, taken, peak()
+    return estimate, job, taken, peak()
 
 
 @contextmanager
@@ -159,9 +159,9 @@ CASES: dict[str, Callable[[Path], Spec]] = {
 }
 
 
-def _beside(foretold: float, taken: float) -> tuple[str, str, str]:
-    ratio = f"{taken / foretold:.2f}" if foretold and taken else ""
-    return f"{foretold:,.0f}", f"{taken:,.0f}", ratio
+def _beside(estimate: float, taken: float) -> tuple[str, str, str]:
+    ratio = f"{taken / estimate:.2f}" if estimate and taken else ""
+    return f"{estimate:,.0f}", f"{taken:,.0f}", ratio
 
 
 def _seconds(job: Spec) -> float:

@@ -56,13 +56,13 @@ def main(
     )
     if bfloat16:
         loaded.model.bfloat16()
-    given = text_windows(calibration.source, loaded.processor, windows, 256, seed)
+    calibration_windows = text_windows(calibration.source, loaded.processor, windows, 256, seed)
     test = text_windows(str(data / "wikitext-2/test.txt"), loaded.processor, judged, 256, 0)
-    healed_on = list(batches(given, loaded.task, loaded.processor, batch_size, seed))
+    healed_on = list(batches(calibration_windows, loaded.task, loaded.processor, batch_size, seed))
     judge = list(batches(test, loaded.task, loaded.processor, 4, 0))
 
     begun = time.monotonic()
-    plans = _plans(loaded, given, calibration, layers)
+    plans = _plans(loaded, calibration_windows, calibration, layers)
     console.print(f"plans, {time.monotonic() - begun:.0f} s: {plans}")
     quality = Table("", "perplexity", "agreement", "KL", title=f"{layers} layers removed, WikiText-2 test")
     curves = Table(
@@ -73,7 +73,7 @@ def main(
         repaired = repair(loaded, healed_on, removed, "auto").changes
         variants |= {f"{name}, pruned": (removed, {}), f"{name}, repaired": (removed, repaired)}
         for trained in get_args(Trained):
-            # What the controls are for is told by one loss.
+            # One loss is enough for the controls.
             for loss in get_args(HealingLoss) if name.startswith("sglp") else ("distil",):
                 healing = Healing(steps, loss=loss, trained=trained)
                 healed, seconds = _timed(loaded, healed_on, removed, repaired, healing, seed)
@@ -81,14 +81,16 @@ def main(
                 points = ", ".join(f"{point.step}: {point.kl:.3f} / {point.loss:.3f}" for point in healed.curve)
                 curves.add_row(f"{name}, {trained}, {loss}", f"{seconds:.1f}", str(healed.step), points)
                 console.print(f"{name}, {trained}, {loss}, {seconds:.1f} s a step: {points}")
-    for name, found in _judge(loaded, judge, variants).items():
-        quality.add_row(name, f"{found.perplexity:.4g}", f"{found.agreement:.3f}", f"{found.kl:.3f}")
+    for name, each in _judge(loaded, judge, variants).items():
+        quality.add_row(name, f"{each.perplexity:.4g}", f"{each.agreement:.3f}", f"{each.kl:.3f}")
     console.print(quality, curves, f"{time.monotonic() - begun:.0f} s in all")
 
 
-def _plans(loaded: LoadedModel, given: Any, calibration: Calibration, count: int) -> dict[str, tuple[int, ...]]:
+def _plans(
+    loaded: LoadedModel, calibration_windows: Any, calibration: Calibration, count: int
+) -> dict[str, tuple[int, ...]]:
     """The layers that SGLP and the controls remove, chosen on a few of the windows."""
-    measured, _ = given.split(PLANNING_WINDOWS)
+    measured, _ = calibration_windows.split(PLANNING_WINDOWS)
     few = CalibrationData(measured, None, calibration.batch_size, calibration.seed, "")
     method = Method(repair="none")
     analysis = measure(loaded, few, Options(method=method, calibration=calibration))

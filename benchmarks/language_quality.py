@@ -84,17 +84,17 @@ def main(
         loaded.model.bfloat16()
     measured = text_windows(calibration.source, loaded.processor, windows, 256, seed)
     test = text_windows(str(data / "wikitext-2/test.txt"), loaded.processor, judged, 256, 0)
-    given = CalibrationData(measured, None, calibration.batch_size, seed, "")
+    calibration_data = CalibrationData(measured, None, calibration.batch_size, seed, "")
     sentences = blimp.read_pairs(data / "blimp", pairs)
 
     with Progress(console=Console(stderr=True)) as progress:
-        choices = _choices(loaded, given, calibration, layers, slow, kinds, progress)
+        choices = _choices(loaded, calibration_data, calibration, layers, slow, kinds, progress)
         stack = layers_of(loaded.model, loaded.stack.path)
         judge = list(batches(test, loaded.task, loaded.processor, 4, 0))
         for count in layers:
             sets = {name: choice.removed for name, choice in choices[count].items()}
             weights = {name: choice.changes for name, choice in choices[count].items() if choice.changes}
-            _repair_each(loaded, given, kinds, sets, weights, progress)
+            _repair_each(loaded, calibration_data, kinds, sets, weights, progress)
             if heal_steps:
                 _heal_each(loaded, calibration, heal_steps, sets, weights, progress)
             quality = evaluate(
@@ -109,7 +109,7 @@ def main(
 
 def _repair_each(
     loaded: LoadedModel,
-    given: CalibrationData,
+    calibration_data: CalibrationData,
     kinds: list[str],
     sets: dict[str, tuple[int, ...]],
     weights: dict[str, Changes],
@@ -120,10 +120,10 @@ def _repair_each(
     task = progress.add_task("repairs", total=len(plans) * len(kinds))
     for name, removed in plans.items():
         for kind in kinds:
-            found = repair(loaded, given.calibration(loaded), removed, kind)
-            if found.changes:
+            repaired = repair(loaded, calibration_data.calibration(loaded), removed, kind)
+            if repaired.changes:
                 sets[f"{name} + {kind}"] = removed
-                weights[f"{name} + {kind}"] = found.changes
+                weights[f"{name} + {kind}"] = repaired.changes
             progress.advance(task)
     progress.remove_task(task)
 
@@ -155,7 +155,7 @@ def _heal_each(
 
 def _choices(
     loaded: LoadedModel,
-    given: CalibrationData,
+    calibration_data: CalibrationData,
     calibration: Calibration,
     counts: list[int],
     slow: bool,
@@ -163,10 +163,10 @@ def _choices(
     progress: Progress,
 ) -> dict[int, dict[str, Choice]]:
     stack = layers_of(loaded.model, loaded.stack.path)
-    batch_list = given.calibration(loaded)
+    batch_list = calibration_data.calibration(loaded)
     total = len(stack)
     method = Method()
-    analysis = measure(loaded, given, Options(method=method, calibration=calibration))
+    analysis = measure(loaded, calibration_data, Options(method=method, calibration=calibration))
     whole = dataclasses.replace(analysis, segmentation=Segmentation((Segment(0, total),), ()))
     blocks = rivals.angular_blocks(loaded.model, stack, batch_list, counts)
     order: tuple[int, ...] = ()
@@ -174,11 +174,11 @@ def _choices(
         task = progress.add_task("greedy", total=max(counts) * len(batch_list))
         order, single = rivals.greedy(loaded, batch_list, max(counts), lambda: progress.advance(task))
 
-    found: dict[int, dict[str, Choice]] = {}
+    choices: dict[int, dict[str, Choice]] = {}
     for count in counts:
         target = Target("layers", count / total)
 
-        def by(importance: str, given_analysis: Analysis, target: Target = target) -> tuple[Choice, list[Proposal]]:
+        def by(importance: str, measured_analysis: Analysis, target: Target = target) -> tuple[Choice, list[Proposal]]:
             trials = [0]
 
             class Trials(SilentReporter):
@@ -188,14 +188,14 @@ def _choices(
 
             chosen = choose_plan(
                 loaded,
-                given_analysis,
+                measured_analysis,
                 target,
                 Options(method=Method(importance=importance, repair="none"), calibration=calibration),
                 batch_list,
                 Phase(Trials(), "planning"),
             )
             # A trial is one window.
-            passes = ANALYSIS_PASSES + trials[-1] / len(given.measured)
+            passes = ANALYSIS_PASSES + trials[-1] / len(calibration_data.measured)
             return Choice(chosen.plan.removed_layers, passes), chosen.proposals
 
         searched, proposals = by(PROPOSALS, analysis)
@@ -221,8 +221,8 @@ def _choices(
                 "random"
             ]
             rows[f"random {number}"] = Choice(control.removed_layers, 0)
-        found[count] = rows
-    return found
+        choices[count] = rows
+    return choices
 
 
 def _table(
@@ -235,15 +235,15 @@ def _table(
     table = Table(
         "plan", "perplexity", "agreement", "KL", "BLiMP", "passes", "removed", title=f"{count} layers removed"
     )
-    for name, found in quality.items():
+    for name, each in quality.items():
         if name.startswith("random"):
             continue
         choice = choices.get(name.partition(" + ")[0], Choice((), 0))
         table.add_row(
             name,
-            f"{found.perplexity:.4g}",
-            f"{found.agreement:.3f}",
-            f"{found.kl:.3f}",
+            f"{each.perplexity:.4g}",
+            f"{each.agreement:.3f}",
+            f"{each.kl:.3f}",
             f"{grammar[name]:.3f}" if grammar else "",
             f"{choice.passes:.1f}",
             "" if " + " in name else ", ".join(map(str, sets.get(name, ()))),

@@ -1,4 +1,4 @@
-"""What repairs give back on a real language model, for given sets of removed layers, on held-out text.
+"""How much of the quality repairs restore on a real language model, for some sets of removed layers, on held-out text.
 
 python -m benchmarks.repairs --data ../shared/data
 """
@@ -42,7 +42,7 @@ def repaired_quality(
             loaded,
             judged,
             {"none": Variant(removed)}
-            | {kind: Variant(removed, found.changes) for kind, found in repairs[name].items()},
+            | {kind: Variant(removed, repaired.changes) for kind, repaired in repairs[name].items()},
         )
     return quality, repairs
 
@@ -70,9 +70,9 @@ def main(
     )
     if bfloat16:
         loaded.model.bfloat16()
-    given = text_windows(str(data / "wikitext-2/valid.txt"), loaded.processor, windows, 256, seed)
+    calibration_windows = text_windows(str(data / "wikitext-2/valid.txt"), loaded.processor, windows, 256, seed)
     test = text_windows(str(data / "wikitext-2/test.txt"), loaded.processor, judged, 256, 0)
-    calibration = list(batches(given, loaded.task, loaded.processor, 4, seed))
+    calibration = list(batches(calibration_windows, loaded.task, loaded.processor, 4, seed))
     judge = list(batches(test, loaded.task, loaded.processor, 4, 0))
     for text in removed:
         begun = time.monotonic()
@@ -87,8 +87,8 @@ def main(
             table.add_row(kind, f"{each.perplexity:.4g}", f"{each.agreement:.3f}", f"{each.kl:.3f}")
         console.print(table)
         attempts = Table("cut", "repair", "alpha", "held-out loss", "held-out KL", "")
-        for kind, found in repairs[text].items():
-            for a in found.attempts:
+        for kind, repaired in repairs[text].items():
+            for a in repaired.attempts:
                 figures = ["", "", ""]
                 if a.loss_before is not None and a.loss_after is not None:
                     figures = [

@@ -1,7 +1,7 @@
 """The rule of SGLP's published code for networks of convolutions: which layers of each segment stay.
 
-For every segment, each subset of the wanted size is put into a network of its own with the trained weights, and the
-subset whose network has the largest gradient norm stays. Layers of the other segments all stay meanwhile.
+For every segment, each subset of the size to remove is taken out of a copy of the trained network, whose other segments
+stay whole. The subset whose remaining network has the largest gradient norm is removed.
 """
 
 import copy

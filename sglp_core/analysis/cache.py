@@ -1,4 +1,4 @@
-"""A model is measured once on the same data: later jobs take the analysis from the cache, whatever their target."""
+"""Cache of analyses: later jobs on the same model and data take the analysis from it, whatever their target."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ SCORES = ("importance", "run_importance")
 
 @dataclass(frozen=True)
 class Origin:
-    """Which analysis a report stands on: `key` is the sha256 of all it depends on, `reused` whether it was found."""
+    """The origin of an analysis: `key` is the SHA-256 of all that it depends on, `reused` is whether it was cached."""
 
     key: str
     reused: bool
@@ -44,33 +44,33 @@ def find_or_measure(
         "criteria": {name: sha256(each.source().encode()).hexdigest() for name, each in CRITERIA.items()},
     }
     cache = Cache(folder / "analyses")
-    entry = cache.find(key)
-    if entry is not None:
-        return _analysis(entry, loaded, method), Origin(key_digest(key), True)
+    cached = cache.find(key)
+    if cached is not None:
+        return _from_cached(cached, loaded, method), Origin(key_digest(key), True)
     analysis = measure()
-    cache.keep(key, _entry(analysis))
+    cache.keep(key, _to_cached(analysis))
     return analysis, Origin(key_digest(key), False)
 
 
-def _entry(analysis: Analysis) -> CachedResult:
+def _to_cached(analysis: Analysis) -> CachedResult:
     arrays = {"similarity": analysis.similarity}
     for group in SCORES:
         arrays |= {f"{group}/{name}": scores for name, scores in getattr(analysis, group).items()}
     return CachedResult(arrays, {name: getattr(analysis, name) for name in FACTS})
 
 
-def _analysis(entry: CachedResult, loaded: LoadedModel, method: Method) -> Analysis:
+def _from_cached(cached: CachedResult, loaded: LoadedModel, method: Method) -> Analysis:
     scores: dict[str, dict[str, np.ndarray]] = {group: {} for group in SCORES}
-    for name, array in entry.arrays.items():
+    for name, array in cached.arrays.items():
         group, _, criterion = name.partition("/")
         if group in scores:
             scores[group][criterion] = array
-    matrix = entry.arrays["similarity"]
+    matrix = cached.arrays["similarity"]
     return Analysis(
         stack=loaded.stack,
         similarity=matrix,
         segmentation=segment(matrix, method.segments, method.feature, loaded.stack.stages),
         importance=scores["importance"],
         run_importance=scores["run_importance"],
-        **{name: entry.facts[name] for name in FACTS},
+        **{name: cached.facts[name] for name in FACTS},
     )

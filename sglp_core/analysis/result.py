@@ -1,4 +1,4 @@
-"""What is known of a model after the measuring pass, in a form that can be stored, shown and planned on."""
+"""The result of measuring a model: similarity, segments and importance of its layers."""
 
 from dataclasses import dataclass
 

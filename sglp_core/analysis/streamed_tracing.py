@@ -1,9 +1,8 @@
-"""What `tracing.trace` measures, layer by layer, for a model whose weights stay on disk.
+"""`trace` for a model whose weights stay on disk, layer by layer.
 
-Forwards every batch passes through a layer while that layer is loaded, and what it hands on is kept. Backwards each
-layer is loaded once more and computed again from what it was given, now for the gradients. So there is one layer's
-weights, one layer's gradients and one batch's activations of one layer in memory at a time; hidden states and their
-gradients lie on disk.
+In the forward pass every batch passes through a layer while that layer is loaded, and its outputs are kept on disk. In
+the backward pass each layer is loaded again and recomputed from its inputs, now with gradients. So memory holds the
+weights and gradients of one layer, and its activations for one batch; hidden states and their gradients are on disk.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from sglp_core.analysis.criteria import LayerTrace
 from sglp_core.analysis.tracing import (
     TracedRun,
-    alikeness,
+    cosine_and_angle,
     counted_positions,
     draw_positions,
     gradient_sums,
@@ -43,13 +42,13 @@ def trace_streamed_run(model: StreamedModel, run: TracedRun) -> LayerTrace:
     _require_space(model, inputs)
     counted = [counted_positions(batch, stack_input.hidden) for batch, stack_input in zip(batches, inputs, strict=True)]
 
-    # hidden[b][i] enters layer i; the last is what leaves the stack.
+    # hidden[b][i] is the input of layer i; the last is the output of the stack.
     hidden = [[stack_input.hidden] for stack_input in inputs]
     for index in range(len(layers)):
         with model.layer(index) as layer, torch.no_grad():
             for b, stack_input in enumerate(inputs):
                 hidden[b].append(model.keep(stack_input.calls[index].run(layer, hidden[b][index])))
-                cosine[b, index], angle[b, index] = alikeness(hidden[b][index], hidden[b][-1], counted[b])
+                cosine[b, index], angle[b, index] = cosine_and_angle(hidden[b][index], hidden[b][-1], counted[b])
     for b, (states, mask) in enumerate(zip(hidden, counted, strict=True)):
         chosen = draw_positions(mask, run.generator)
         sampled = [state.reshape(mask.numel(), -1)[chosen] for state in states]
@@ -57,7 +56,7 @@ def trace_streamed_run(model: StreamedModel, run: TracedRun) -> LayerTrace:
             turned[b, :end, end] = skip_angles(sampled[:end], sampled[end])
         run.similarity.add(sampled[1:])
 
-    # gradients[b][i] is of hidden[b][i]; that of the stack's entrance is not wanted.
+    # gradients[b][i] is of hidden[b][i]; that of the input of the stack is not needed.
     gradients = _gradients_at_the_exit(model, batches, [states[-1] for states in hidden], run.model.task)
     for index in reversed(range(len(layers))):
         with model.layer(index) as layer:
@@ -78,7 +77,7 @@ def trace_streamed_run(model: StreamedModel, run: TracedRun) -> LayerTrace:
 def _gradients_at_the_exit(
     model: StreamedModel, batches: Sequence[Batch], hidden: Sequence[Tensor], task: Task
 ) -> list[dict[int, Tensor]]:
-    """∂L/∂h of what leaves the stack, each batch's by the number of its hidden states."""
+    """∂L/∂h of the output of the stack, for each batch, by the index of these hidden states."""
     gradients = []
     last = len(model.layers)
     with model.outside():
@@ -93,14 +92,14 @@ def _gradients_at_the_exit(
 def _differentiate(
     layer: nn.Module, call: LayerCall, before: Tensor, gradient: Tensor
 ) -> tuple[Tensor, tuple[float, float]]:
-    """∂L/∂h of what enters a layer, and its parameters' Σ gradient² and Σ |θ · gradient|."""
+    """∂L/∂h of the input of a layer, and Σ gradient² and Σ |θ · gradient| of its parameters."""
     leaf = before.detach().requires_grad_()
     parameters = list(layer.parameters())
     after = call.run(layer, leaf)
-    found = torch.autograd.grad(after, [leaf, *parameters], gradient, allow_unused=True)
-    sums = [gradient_sums(g, p) for g, p in zip(found[1:], parameters, strict=True) if g is not None]
+    of_input, *of_parameters = torch.autograd.grad(after, [leaf, *parameters], gradient, allow_unused=True)
+    sums = [gradient_sums(g, p) for g, p in zip(of_parameters, parameters, strict=True) if g is not None]
     squared, product = (sum(column) for column in zip(*sums, strict=True))
-    return found[0], (squared, product)
+    return of_input, (squared, product)
 
 
 def _skip_losses_of_runs(hidden: Sequence[Tensor], gradients: Mapping[int, Tensor]) -> np.ndarray:

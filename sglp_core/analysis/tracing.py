@@ -1,7 +1,7 @@
-"""The one forward and backward pass over the calibration batches that feeds similarity and importance.
+"""One forward and backward pass over the calibration batches, from which similarity and importance are computed.
 
-Every parameter gradient is measured and freed the moment it is complete, and hidden states live only as long as their
-batch, so the peak is the weights plus the activations of one batch.
+Every parameter gradient is measured and freed as soon as it is complete, and hidden states are freed after their batch,
+so the peak memory is the weights plus the activations of one batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ def trace(
     stages: Sequence[Stage] = (),
     progress: Phase | None = None,
 ) -> LayerTrace:
-    """Measure every batch once; Gram matrices go to `similarity`, everything else is returned.
+    """Measure every batch once; adds the outputs of the layers to `similarity` and returns the other measurements.
 
     There is one stage for the whole stack by default. Raises `BadCalibration` where the loss is not finite.
     """
@@ -62,7 +62,7 @@ class TracedRun:
 
 @singledispatch
 def trace_run(model: Any, run: TracedRun) -> LayerTrace:
-    """What `trace` does, by the type of the model."""
+    """`trace` for one type of model."""
     layers = run.model.layers
     records = []
     with _only_layers_require_grad(model, layers):
@@ -75,8 +75,8 @@ def trace_run(model: Any, run: TracedRun) -> LayerTrace:
 def counted_positions(batch: Batch, hidden: Tensor) -> Tensor:
     """Which samples of hidden states `[B, T, D]` count, as a mask `[B, T]`: no padding, and not a text's first token.
 
-    The first position of many models carries a massive activation that says nothing of the text. For images every
-    image is one sample, and the mask is `[B]`.
+    In many models the first position has a massive activation that does not depend on the text. An image is one sample,
+    and the mask of images is `[B]`.
     """
     mask = batch.inputs.get("attention_mask")
     if mask is None:
@@ -87,18 +87,18 @@ def counted_positions(batch: Batch, hidden: Tensor) -> Tensor:
 
 
 def vectors(hidden: Tensor) -> Tensor:
-    """Hidden states `[B, T, D]` as they are, and maps `[B, C, H, W]` as one vector an image."""
+    """Hidden states `[B, T, D]` unchanged; feature maps `[B, C, H, W]` flattened to one vector an image."""
     return hidden.flatten(1) if hidden.ndim == 4 else hidden
 
 
 def draw_positions(counted: Tensor, generator: torch.Generator) -> Tensor:
-    """At most 256 of the samples that count, spread over the whole batch, in order."""
+    """Indices of at most 256 samples that count, drawn from the whole batch, rising."""
     candidates = counted.flatten().nonzero().flatten()
     order = torch.randperm(len(candidates), generator=generator)[:POSITIONS_PER_BATCH]
     return candidates[order.sort().values]
 
 
-def alikeness(before: Tensor, after: Tensor, counted: Tensor) -> tuple[float, float]:
+def cosine_and_angle(before: Tensor, after: Tensor, counted: Tensor) -> tuple[float, float]:
     """Cosine of a layer's input and output, and their angle over π, each the mean over the samples that count."""
     similar = nn.functional.cosine_similarity(vectors(before.detach()).float(), vectors(after.detach()).float(), dim=-1)
     similar = similar[counted.to(similar.device)].clamp(-1, 1)
@@ -132,7 +132,10 @@ def require_finite(loss: Tensor) -> None:
 
 
 def _across(skip: np.ndarray, stages: Sequence[Stage]) -> np.ndarray:
-    """Fill in the runs across borders, where no difference of hidden states exists: the sum of their parts."""
+    """Fill in the runs that cross a border of stages: the sum of their parts inside the stages.
+
+    Hidden states of different shapes cannot be compared.
+    """
     count = len(skip) - 1
     for i in range(count):
         for j in range(i + 1, count + 1):
@@ -142,7 +145,7 @@ def _across(skip: np.ndarray, stages: Sequence[Stage]) -> np.ndarray:
 
 
 class _BatchTrace:
-    """What hooks on the layers collect in one forward and backward pass over one batch."""
+    """The measurements of one forward and backward pass over one batch, collected by hooks on the layers."""
 
     def __init__(self, run: TracedRun, layers: nn.ModuleList, batch: Batch) -> None:
         count = len(layers)
@@ -204,7 +207,7 @@ class _BatchTrace:
         self.skip_angle[first : index + 1, index + 1] = skip_angles(
             self._sampled_inputs[first:], self._sampled_outputs[-1]
         )
-        self.cosine[index], self.angle[index] = alikeness(before, after, self._counted)
+        self.cosine[index], self.angle[index] = cosine_and_angle(before, after, self._counted)
         self._inputs.append(before.detach())
         self._outputs.append(after.detach())
         after.register_hook(partial(self._on_gradient, index))
@@ -226,13 +229,13 @@ class _BatchTrace:
 
 @contextmanager
 def _only_layers_require_grad(model: nn.Module, layers: nn.ModuleList) -> Iterator[None]:
-    """Embeddings and head are never removed, so their gradients are not computed; everything is put back afterwards."""
+    """Gradients of the layers alone: embeddings and head are never removed. `requires_grad` is restored afterwards."""
     before = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.requires_grad_(False)
     layers.requires_grad_(True)
     try:
         yield
     finally:
-        for parameter, wanted in before.items():
-            parameter.requires_grad_(wanted)
+        for parameter, required in before.items():
+            parameter.requires_grad_(required)
             parameter.grad = None
