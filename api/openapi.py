@@ -10,6 +10,9 @@ from pydantic.alias_generators import to_camel
 from api.protocol.problems import MEDIA_TYPE
 from jobs.errors import REASONS
 
+OpenAPIObject = dict[str, Any]
+"""A part of an OpenAPI document: JSON whose members depend on the part; FastAPI types it like this too."""
+
 PROBLEM = {
     "title": "Problem",
     "type": "object",
@@ -62,7 +65,7 @@ def operation_id(route: APIRoute) -> str:
     return to_camel(route.name)
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
+def describe(app: FastAPI) -> OpenAPIObject:
     """The document, made once."""
     if app.openapi_schema is None:
         document = get_openapi(

@@ -12,6 +12,7 @@ from api.analyses import similarity_formats
 from api.artifacts.download import deliver
 from api.dependencies import JobId, Sessions, Store, Tenant, expired, job_or_404
 from api.jobs.schemas import job_path
+from api.openapi import OpenAPIObject
 from api.protocol.negotiation import negotiate
 from api.protocol.problems import Problem
 from api.protocol.stored_json import DescribedAs
@@ -23,12 +24,12 @@ from jobs.states import TERMINAL
 from jobs.tables import Analysis, Artifact, Job, JsonObject
 
 SIMILARITY_TYPES = ("application/json", "text/csv", "application/x-npy", "image/png")
-SIMILARITY_RESPONSES: dict[int | str, dict[str, Any]] = {
+SIMILARITY_RESPONSES: dict[int | str, OpenAPIObject] = {
     200: {"model": Similarity, "content": {each: {} for each in SIMILARITY_TYPES[1:]}}
 }
 PICTURES = {"sweep.png": "quality against size and time", "similarity.png": "similarity of the layers"}
 REPORT_TYPES = ("application/json", "text/markdown", "text/html")
-REPORT_RESPONSES: dict[int | str, dict[str, Any]] = {200: {"content": {each: {} for each in REPORT_TYPES}}}
+REPORT_RESPONSES: dict[int | str, OpenAPIObject] = {200: {"content": {each: {} for each in REPORT_TYPES}}}
 STYLE = "body{font:16px sans-serif;max-width:60em;margin:2em auto}td,th{padding:.2em .8em}img{max-width:100%}"
 
 
@@ -53,7 +54,7 @@ def get_similarity(job_id: JobId, request: Request, sessions: Sessions, store: S
         return PlainTextResponse(similarity_formats.as_csv(analysis), headers=vary, media_type=media_type)
     if media_type == "application/x-npy":
         return Response(similarity_formats.as_npy(analysis), headers=vary, media_type=media_type)
-    return JSONResponse(similarity_formats.as_json(analysis), headers=vary)
+    return JSONResponse(similarity_formats.as_document(analysis).model_dump(), headers=vary)
 
 
 @router.get("/layers")

@@ -3,10 +3,10 @@
 import csv
 import io
 import math
-from typing import Any
 
 import numpy as np
 
+from jobs.results import Similarity
 from jobs.tables import Analysis
 
 
@@ -16,19 +16,19 @@ def similarity_matrix(analysis: Analysis) -> np.ndarray:
     return np.frombuffer(analysis.matrix, dtype="<f4").reshape(count, count)
 
 
-def as_json(analysis: Analysis) -> dict[str, Any]:
-    """Matrix, layer names, segments and how it was measured; a value that is not a number becomes null."""
+def as_document(analysis: Analysis) -> Similarity:
+    """Matrix, layer names, segments and how it was measured; a value that is not finite becomes null."""
     matrix: list[list[float]] = similarity_matrix(analysis).tolist()
-    return {
-        "layers": analysis.layer_names,
-        "matrix": [[value if math.isfinite(value) else None for value in row] for row in matrix],
-        "segments": analysis.segments,
-        "loss_curve": analysis.loss_curve,
-        "estimator": analysis.estimator,
-        "kernel": analysis.kernel,
-        "n_samples": analysis.n_samples,
-        "sample_unit": analysis.sample_unit,
-    }
+    return Similarity(
+        layers=analysis.layer_names,
+        matrix=[[value if math.isfinite(value) else None for value in row] for row in matrix],
+        segments=analysis.segments,
+        loss_curve=analysis.loss_curve,
+        estimator=analysis.estimator,
+        kernel=analysis.kernel,
+        n_samples=analysis.n_samples,
+        sample_unit=analysis.sample_unit,
+    )
 
 
 def as_csv(analysis: Analysis) -> str:

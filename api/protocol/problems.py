@@ -15,6 +15,7 @@ from jobs.database import DATABASE_DOWN
 from jobs.locations.uris import ForbiddenURI
 from jobs.repository import QuotaExceeded, UnusableUpload
 from jobs.security.signing_secrets import NoSecretKey
+from jobs.tables import JsonObject
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = "5"
@@ -48,7 +49,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def problem(status: int, detail: str, **members: Any) -> dict[str, Any]:
+def problem(status: int, detail: str, **members: Any) -> JsonObject:
     """The document; `title` is the status in words."""
     return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **members}
 

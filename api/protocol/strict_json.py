@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import JsonValue
 
 from api.protocol.problems import Problem
 
@@ -47,7 +48,7 @@ class StrictRoute(APIRoute):
         return handle_strictly
 
 
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _members(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     members = dict(pairs)
     if len(members) < len(pairs):
         raise ValueError("names a member twice")

@@ -2,7 +2,7 @@
 
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from anyio import CapacityLimiter, fail_after, to_thread
 from fastapi import APIRouter, Depends, Request, Response
@@ -11,13 +11,14 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import TimeoutError as DatabaseTimeout
 
 from api.dependencies import BEARER, Sessions
+from api.openapi import OpenAPIObject
 from jobs.database import transaction
 from jobs.repository import HealthRepository
 
 # Shorter than those who ask usually wait.
 READY_SECONDS = 3
 # Without a key.
-PUBLIC: dict[str, Any] = {"security": []}
+PUBLIC: OpenAPIObject = {"security": []}
 
 router = APIRouter(tags=["service"])
 

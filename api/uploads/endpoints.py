@@ -1,7 +1,7 @@
 """Uploads: declare files, send them, complete; list, get, delete. The sending itself is `api/uploads/receive.py`."""
 
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 from sqlalchemy.orm import Session, sessionmaker
@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.audit import Action
 from api.dependencies import ServiceSettings, Sessions, Store, Tenant
+from api.openapi import OpenAPIObject
 from api.protocol.pages import After, Limit
 from api.protocol.problems import Problem
 from api.protocol.strict_json import StrictRoute
@@ -22,7 +23,7 @@ from jobs.uploads import NewUpload, key_of
 
 # Stores take no more in one request.
 LARGEST_SIGNED_BYTES = 5 << 30
-BYTES: dict[str, Any] = {
+BYTES: OpenAPIObject = {
     "requestBody": {
         "required": True,
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
