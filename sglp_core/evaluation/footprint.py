@@ -7,11 +7,11 @@ import resource
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
 
+from sglp_core.checkpoints.strict_json import JsonObject
 from sglp_core.evaluation.latency import measure_latency
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.loading.processor import image_shape
@@ -59,7 +59,7 @@ def _weight_bytes(directory: Path) -> int:
 
 
 @torch.no_grad()
-def handle(request: dict[str, Any]) -> dict[str, Any]:
+def handle(request: JsonObject) -> JsonObject:
     """In the fresh process: load the model and time it."""
     directory = Path(request["directory"])
     begin = time.perf_counter()
