@@ -24,12 +24,21 @@ from jobs.states import TERMINAL
 from jobs.tables import Analysis, Artifact, Job, JsonObject
 
 SIMILARITY_TYPES = ("application/json", "text/csv", "application/x-npy", "image/png")
+TEXT: OpenAPIObject = {"type": "string"}
 SIMILARITY_RESPONSES: dict[int | str, OpenAPIObject] = {
     200: {"model": Similarity, "content": {each: {} for each in SIMILARITY_TYPES[1:]}}
 }
 PICTURES = {"sweep.png": "quality against size and time", "similarity.png": "similarity of the layers"}
 REPORT_TYPES = ("application/json", "text/markdown", "text/html")
-REPORT_RESPONSES: dict[int | str, OpenAPIObject] = {200: {"content": {each: {} for each in REPORT_TYPES}}}
+# Each mode has a report of its own, and another version may have written it: this document names the schema.
+REPORT: OpenAPIObject = {
+    "title": "Report",
+    "type": "object",
+    "description": "The artifact `report.json`. The JSON Schema `docs/report.schema.json` describes its fields.",
+}
+REPORT_RESPONSES: dict[int | str, OpenAPIObject] = {
+    200: {"content": {each: {"schema": REPORT if each == REPORT_TYPES[0] else TEXT} for each in REPORT_TYPES}}
+}
 STYLE = "body{font:16px sans-serif;max-width:60em;margin:2em auto}td,th{padding:.2em .8em}img{max-width:100%}"
 
 
