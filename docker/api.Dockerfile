@@ -1,7 +1,7 @@
 # The API: HTTP over the database and the artifact store. It carries no torch.
 FROM python:3.11-slim AS build
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY api api
 COPY client client
 COPY jobs jobs

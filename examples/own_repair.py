@@ -27,6 +27,7 @@ class LouderWrite:
 
     def add(self, _batch: Batch, streams: CutStreams, *, held_out: bool) -> None:
         assert not held_out  # only rows with `uses_held_out` get held-out batches
+        assert streams.written is not None
         added = streams.written.double()
         self.squares += float((added * added).sum())
         self.by_target += float((added * streams.target).sum())

@@ -22,7 +22,7 @@ def main() -> None:
         # The same key never makes a second job, so a pipeline may run this step again.
         job = service.submit(spec, idempotency_key=arguments.key)
         job = service.wait(job["id"], on_update=lambda each: print(each["status"], each["phase"] or ""))
-        if job["status"] != "succeeded":
+        if job["plan"] is None or job["status"] != "succeeded":
             sys.exit(f"{job['status']}: {job['error']}")
         print("removed layers:", job["plan"]["removed_layers"])
         print("files:", service.download(job["id"], arguments.output))

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.evaluation.quality import evaluate
+from sglp_core.healing.learning_rate import LearningRate
 from sglp_core.healing.lora import Adapters, linear_layers
 from sglp_core.healing.neighbouring_layers import Neighbours
 from sglp_core.healing.training_state import Judgement, KeptState, TrainingState
@@ -32,7 +32,6 @@ from sglp_core.tasks import Batch, aligned, logits_of, sample_count, split
 # How often the model is judged on held-out data, and after how many judgements without progress training ends.
 JUDGEMENTS = 8
 PATIENCE = 3
-WARM_UP = 0.1
 # The state is also kept between judgements that are further apart than this.
 KEPT_EVERY_SECONDS = 60.0
 
@@ -104,7 +103,7 @@ def heal(
         trainable = _trainable(model, pruned, training, trained_on[0])
         optimizer = torch.optim.AdamW(trainable.tensors.values(), lr=healing.highest_rate, weight_decay=0.0)
         resumed_from_step, best, curve = _resumed(trainable, optimizer, kept)
-        schedule = _schedule(optimizer, healing, resumed_from_step)
+        learning_rate = LearningRate(optimizer, healing.highest_rate, healing.steps, resumed_from_step)
         progress.start(healing.steps, "steps", resumed_from_step)
         if not curve:
             curve = [judge(0, pruned.changes)]
@@ -116,7 +115,7 @@ def heal(
             _loss(model, next(order).to(model.model.device), pruned.removed, trainable, healing.loss).backward()
             nn.utils.clip_grad_norm_(trainable.tensors.values(), 1.0)
             optimizer.step()
-            schedule.step()
+            learning_rate.advance()
             optimizer.zero_grad(set_to_none=True)
             progress.update(step)
             judging = step % max(1, healing.steps // JUDGEMENTS) == 0 or step == healing.steps
@@ -158,21 +157,6 @@ def _resumed(
     _fill(trainable, state.tensors)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state.optimizer})
     return state.step, state.best, list(state.curve)
-
-
-def _schedule(optimizer: torch.optim.Optimizer, healing: Healing, done: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """The learning rate after `done` steps: a short linear warm-up, then linear decay."""
-    for group in optimizer.param_groups:
-        group["initial_lr"] = healing.highest_rate
-    warm_up = max(1, round(WARM_UP * healing.steps))
-    schedule: torch.optim.lr_scheduler.LambdaLR = transformers.get_linear_schedule_with_warmup(
-        # Counted from 1 to one more than the number of steps, so that no step has a rate of 0.
-        optimizer,
-        warm_up,
-        healing.steps + 1,
-        last_epoch=done,
-    )
-    return schedule
 
 
 def _best(curve: Sequence[Judgement], healing: Healing) -> Judgement:

@@ -5,13 +5,15 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 import venv
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 
-CLIENT = Path(__file__).parents[2] / "client"
+ROOT = Path(__file__).parents[2]
+CLIENT = ROOT / "client"
 MEGABYTE = 1e6
 SERVICE_COMMANDS = ("up", "demo", "compress", "sweep", "estimate")
 
@@ -80,7 +82,7 @@ def test_a_command_of_the_service_says_what_to_install(environment: Path, comman
     refused = run(environment / "bin" / "sglp", command, "--help", status=1)
     assert refused.stderr == (
         f"failed: `sglp {command}` needs the package sglp, which is not installed; "
-        "install it with: pip install 'sglp[all]'\n"
+        "in a checkout of SGLP, run: pip install ./client '.[all]'\n"
     )
 
 
@@ -98,3 +100,11 @@ def test_a_package_that_cannot_be_imported_breaks_only_its_command(environment: 
         assert refused.stderr.count("\n") == 1
     finally:
         shutil.rmtree(broken)
+
+
+def test_the_service_asks_for_the_client_of_its_own_version() -> None:
+    client, service = (
+        tomllib.loads((ROOT / file).read_text())["project"] for file in ("client/pyproject.toml", "pyproject.toml")
+    )
+    assert client["version"] == service["version"]
+    assert f"{client['name']}=={client['version']}" in service["dependencies"]

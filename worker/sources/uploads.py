@@ -9,7 +9,7 @@ from jobs.repository import DeclaredFile, StoredUpload
 from jobs.spec import JobSpec
 from jobs.uploads import key_of
 from worker.background_transfer import BackgroundTransfer
-from worker.supervision.messages import LocalSpec
+from worker.sources.local_spec import LocalSpec
 
 COPIES = "uploads"
 

@@ -9,38 +9,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
 
-from jobs.spec import CalibrationSpec, EvaluationSpec, JobSpec, ModelSource
 from worker.sources.access import DownloadLimits
+from worker.sources.local_spec import LocalSpec
 
 
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LocalModel(ModelSource):
-    """As `ModelSource`, but `uri` may also be a path relative to the job's folder."""
-
-    uri: str
-
-
-class LocalCalibration(CalibrationSpec):
-    """As `CalibrationSpec`, but `source` may also be a path relative to the job's folder."""
-
-    source: str = "self"
-
-
-class LocalEvaluation(EvaluationSpec):
-    """As `EvaluationSpec`, but `source` may also be a path relative to the job's folder."""
-
-    source: str = "held_out"
-
-
-class LocalSpec(JobSpec):
-    """A job's specification in which the paths of their copies replace the URIs of uploads."""
-
-    model: LocalModel
-    calibration: LocalCalibration = LocalCalibration()
-    evaluation: LocalEvaluation = LocalEvaluation()
 
 
 class TraceTarget(_Message):

@@ -14,7 +14,7 @@ from sglp_client.errors import UserError
 
 GROUP = "sglp.commands"
 PANEL = "Commands of the package sglp"
-INSTALL = "pip install 'sglp[all]'"
+INSTALL = "in a checkout of SGLP, run: pip install ./client '.[all]'"
 SUMMARIES = {
     "up": "Run the whole service on this machine until Ctrl-C.",
     "demo": "Compress a real model through the service, from start to end, in the current folder.",
@@ -43,13 +43,11 @@ def service_commands() -> list[ServiceCommand]:
 def _load(name: str) -> TyperCommand:
     installed = [*entry_points(group=GROUP, name=name)]
     if not installed:
-        raise UserError(f"`sglp {name}` needs the package sglp, which is not installed; install it with: {INSTALL}")
+        raise UserError(f"`sglp {name}` needs the package sglp, which is not installed; {INSTALL}")
     try:
         function = installed[0].load()
     except Exception as error:
-        raise UserError(
-            f"`sglp {name}` cannot be imported ({type(error).__name__}: {error}); install all it needs with: {INSTALL}"
-        ) from error
+        raise UserError(f"`sglp {name}` cannot be imported ({type(error).__name__}: {error}); {INSTALL}") from error
     app = typer.Typer(add_completion=False)
     app.command(name)(function)
     command = typer.main.get_command(app)

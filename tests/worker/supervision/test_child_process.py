@@ -15,8 +15,9 @@ import pytest
 
 from tests.worker.tiny_model import tiny_spec, write_text, write_tiny_model
 from worker.sources.access import DownloadLimits
+from worker.sources.local_spec import LocalSpec
 from worker.supervision.child_process import ChildProcess
-from worker.supervision.messages import ChildRequest, LocalSpec, TraceTarget
+from worker.supervision.messages import ChildRequest, TraceTarget
 
 
 @pytest.fixture
