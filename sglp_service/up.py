@@ -32,7 +32,7 @@ def up(
     with EmbeddedStack(state, model_roots=models or [], port=port, require_keys=require_keys) as stack:
         console.print(f"SGLP is ready at {stack.url}", highlight=False)
         if stack.ignored:
-            console.print(f"`sglp up` decides itself, whatever they say: {', '.join(stack.ignored)}", highlight=False)
+            console.print(f"These variables have no effect on `sglp up`: {', '.join(stack.ignored)}", highlight=False)
         if not require_keys:
             console.print("[bold red]There is no authentication: every program on this machine can use it.[/]")
         while True:

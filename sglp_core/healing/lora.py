@@ -84,7 +84,7 @@ def linear_layers(layered: LayeredModel, removed: Sequence[int] = ()) -> dict[st
 
 
 def _adapted(targets: dict[str, nn.Module], seed: int) -> dict[str, Any]:
-    """An adapter around each linear layer; the model keeps the linear layers themselves."""
+    """An adapter of peft, whose layers come without types, around each linear layer; the model keeps those."""
     adapted = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

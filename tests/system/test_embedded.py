@@ -134,7 +134,7 @@ def test_keys_are_asked_for_where_the_environment_says_so(
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=25)[0].decode()
     assert "no authentication" not in said
-    assert "`sglp up` decides itself, whatever they say: SGLP_GPU_CLASS" in said
+    assert "These variables have no effect on `sglp up`: SGLP_GPU_CLASS" in said
 
 
 def test_what_cannot_be_served_is_told_at_the_start(tmp_path: Path, models: Path) -> None:

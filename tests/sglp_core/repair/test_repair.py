@@ -17,7 +17,7 @@ from sglp_core.repair.residual_stream import calls_of, cut_streams
 from sglp_core.repair.residual_writes import CannotFold, find_writes
 from sglp_core.structure.layer_stack import find_stack
 from sglp_core.structure.layered_model import LayeredModel
-from sglp_core.structure.runs import Run, runs_of
+from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch, split
 from tests.sglp_core.repair.repair_models import FAMILIES, GROUPED, POST_NORM, batches, build
 
@@ -164,10 +164,6 @@ def calls_of_hidden(hidden: Tensor) -> Any:
     from sglp_core.repair.residual_writes import LayerCall
 
     return LayerCall((hidden,), {})
-
-
-def test_runs_are_neighbours() -> None:
-    assert runs_of((7, 2, 3, 4, 9)) == [Run(2, 5), Run(7, 8), Run(9, 10)]
 
 
 @pytest.mark.parametrize("sizes", [[4], [1, 1], [8, 8, 3], [2] * 9])
