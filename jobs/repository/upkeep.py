@@ -24,7 +24,7 @@ class UpkeepRepository:
         self._session = session
 
     def take_hints(self, limit: int, interval_seconds: float) -> list[tuple[str, str]]:
-        """(id, gpu_class) of waiting jobs without a hint younger than the interval, noted as hinted.
+        """(id, gpu_class) of waiting jobs whose last hint is at least `interval_seconds` old; sets their `hinted_at`.
 
         Those never hinted come first, then those whose hint is oldest, so that no class of jobs starves another."""
         chosen = (

@@ -30,7 +30,7 @@ def document(settings: Settings) -> dict[str, Any]:
 
 
 def test_the_snapshot_is_up_to_date(document: dict[str, Any]) -> None:
-    """`UPDATE_SNAPSHOT=1 pytest tests/api/test_openapi.py` writes it anew."""
+    """`UPDATE_SNAPSHOT=1 pytest tests/api/test_openapi.py` renews it."""
     text = json.dumps(document, indent=1, sort_keys=True) + "\n"
     if os.environ.get("UPDATE_SNAPSHOT"):
         SNAPSHOT.write_text(text)

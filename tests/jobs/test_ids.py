@@ -24,9 +24,9 @@ def test_ids_of_one_process_sort_by_time() -> None:
 
 
 def test_those_of_one_millisecond_sort_too_and_lie_far_apart() -> None:
-    found = numbers(5000)
-    assert found == sorted(set(found))
-    leaps = [later - earlier for earlier, later in pairwise(found)]
+    ids = numbers(5000)
+    assert ids == sorted(set(ids))
+    leaps = [later - earlier for earlier, later in pairwise(ids)]
     # Of 64 random bits each; 40 of them zero in front happens to one in 10^12.
     assert min(leaps) > 2**24
     assert len(set(leaps)) == len(leaps)

@@ -81,8 +81,8 @@ def test_an_action_that_cannot_be_written_down_is_not_done(
     ]
     assert [answer.status_code // 100 for answer in refused] == [5] * len(refused)
     assert all(answer.headers["X-Request-Id"].startswith("req_") for answer in refused)
-    found = {job["id"]: job["status"] for job in client.get("/v1/jobs", headers=team).json()["data"]}
-    assert found == {waiting: "queued", over: "succeeded"}
+    states = {job["id"]: job["status"] for job in client.get("/v1/jobs", headers=team).json()["data"]}
+    assert states == {waiting: "queued", over: "succeeded"}
     assert client.get("/v1/webhook-endpoints", headers=team).json()["data"] == []
     with transaction(sessions) as session:
         session.execute(text("ALTER TABLE elsewhere RENAME TO audit_events"))
@@ -111,18 +111,18 @@ def test_every_route_that_changes_something_notes_it(settings: Settings) -> None
     }
 
 
-@pytest.mark.parametrize("given", ["deploy-17.3", "a" * 65, "two words", "", None])
+@pytest.mark.parametrize("sent_id", ["deploy-17.3", "a" * 65, "two words", "", None])
 def test_a_request_id_is_taken_over_or_made_and_noted(
-    client: httpx.Client, sessions: sessionmaker[Session], given: str | None
+    client: httpx.Client, sessions: sessionmaker[Session], sent_id: str | None
 ) -> None:
     header = make_key(sessions, "vision", Scope.JOBS_READ, Scope.JOBS_WRITE)
     admin = make_key(sessions, "operators", Scope.ADMIN)
-    header |= {} if given is None else {"X-Request-Id": given}
+    header |= {} if sent_id is None else {"X-Request-Id": sent_id}
     answer = client.post("/v1/jobs", json=SPEC, headers=header)
-    told = answer.headers["X-Request-Id"]
-    assert told == given if given == "deploy-17.3" else told.startswith("req_")
+    answered_id = answer.headers["X-Request-Id"]
+    assert answered_id == sent_id if sent_id == "deploy-17.3" else answered_id.startswith("req_")
     (event,) = client.get("/v1/admin/audit-events", params={"tenant": "vision"}, headers=admin).json()["data"]
-    assert event["request_id"] == told
+    assert event["request_id"] == answered_id
     refused = client.get("/v1/nowhere", headers=header)
     assert refused.status_code == 404
     assert "X-Request-Id" in refused.headers

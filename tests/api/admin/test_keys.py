@@ -100,8 +100,8 @@ def test_an_administrator_makes_a_tenant_and_a_key_that_works(client: httpx.Clie
     tenant = client.post("/v1/admin/tenants", json={"name": "vision"}, headers=admin)
     assert (tenant.status_code, tenant.json()["quotas"]["queued_jobs"]) == (201, None)
     assert client.get(tenant.headers["Location"], headers=admin).json() == tenant.json()
-    wanted = {"tenant": "vision", "name": "nightly", "scopes": ["jobs:read"], "expires_in_seconds": 60}
-    made = client.post("/v1/admin/keys", json=wanted, headers=admin)
+    new_key = {"tenant": "vision", "name": "nightly", "scopes": ["jobs:read"], "expires_in_seconds": 60}
+    made = client.post("/v1/admin/keys", json=new_key, headers=admin)
     key = made.json()
     assert (made.status_code, made.headers["Cache-Control"]) == (201, "no-store")
     assert re.fullmatch(r"sglp_[0-9a-z]{26}_[0-9a-f]{64}", key["key"])

@@ -29,10 +29,10 @@ def get(client: httpx.Client, path: str, **headers: str) -> httpx.Response:
 
 
 def test_the_matrix_as_json(client: httpx.Client, job: str) -> None:
-    found = get(client, f"{job}/similarity").json()
-    assert np.array_equal(np.array(found["matrix"], dtype="f4"), MATRIX)
-    assert (found["layers"], found["segments"]) == (["h.0", "h.1", "h.2"], [[0, 1], [2, 2]])
-    assert (found["estimator"], found["n_samples"]) == ("unbiased", 64)
+    similarity = get(client, f"{job}/similarity").json()
+    assert np.array_equal(np.array(similarity["matrix"], dtype="f4"), MATRIX)
+    assert (similarity["layers"], similarity["segments"]) == (["h.0", "h.1", "h.2"], [[0, 1], [2, 2]])
+    assert (similarity["estimator"], similarity["n_samples"]) == ("unbiased", 64)
 
 
 def test_the_matrix_as_csv(client: httpx.Client, job: str) -> None:
@@ -110,8 +110,12 @@ def test_artifacts_are_listed_with_size_and_hash(client: httpx.Client, job: str)
 
 
 def test_a_part_of_an_artifact(client: httpx.Client, job: str) -> None:
-    for wanted, part in (("bytes=0-9", slice(0, 10)), ("bytes=100-", slice(100, None)), ("bytes=-5", slice(-5, None))):
-        response = get(client, f"{job}/artifacts/{WEIGHTS}", Range=wanted)
+    for requested, part in (
+        ("bytes=0-9", slice(0, 10)),
+        ("bytes=100-", slice(100, None)),
+        ("bytes=-5", slice(-5, None)),
+    ):
+        response = get(client, f"{job}/artifacts/{WEIGHTS}", Range=requested)
         assert (response.status_code, response.content) == (206, FILES[WEIGHTS][part])
         assert response.headers["Content-Range"].endswith(f"/{len(FILES[WEIGHTS])}")
 
@@ -159,8 +163,8 @@ def test_the_tar_holds_the_model_and_is_as_long_as_announced(client: httpx.Clien
     response = get(client, f"{job}/artifacts.tar")
     assert int(response.headers["Content-Length"]) == len(response.content)
     with tarfile.open(fileobj=io.BytesIO(response.content)) as tar:
-        found = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
-    assert found == {name: content for name, content in FILES.items() if name.startswith("model/")}
+        contents = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    assert contents == {name: content for name, content in FILES.items() if name.startswith("model/")}
 
 
 def test_a_job_without_a_model_has_no_tar(client: httpx.Client, submit: Callable[[], str]) -> None:

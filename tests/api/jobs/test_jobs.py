@@ -142,8 +142,8 @@ def test_jobs_are_filtered_by_status(client: httpx.Client, submit: Submit) -> No
     job_id = submit()
     submit()
     client.post(f"/v1/jobs/{job_id}/cancel")
-    found = client.get("/v1/jobs", params={"status": "cancelled"}).json()["data"]
-    assert [job["id"] for job in found] == [job_id]
+    cancelled = client.get("/v1/jobs", params={"status": "cancelled"}).json()["data"]
+    assert [job["id"] for job in cancelled] == [job_id]
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ def test_events_come_in_order_page_by_page(client: httpx.Client, submit: Submit,
     finish(job_id)
     first = client.get(f"/v1/jobs/{job_id}/events", params={"limit": 2}).json()
     second = client.get(f"/v1/jobs/{job_id}/events", params={"after": 2}).json()
-    found = [(event["seq"], event["type"]) for event in first["data"] + second["data"]]
-    assert found == [(1, "queued"), (2, "running"), (3, "succeeded")]
+    events = [(event["seq"], event["type"]) for event in first["data"] + second["data"]]
+    assert events == [(1, "queued"), (2, "running"), (3, "succeeded")]
     assert (first["has_more"], second["has_more"]) == (True, False)
 
 

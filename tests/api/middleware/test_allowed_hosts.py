@@ -65,7 +65,7 @@ def test_with_keys_the_hosts_are_the_operators_choice(settings: Settings) -> Non
 
 
 @pytest.mark.parametrize(
-    ("given", "keys", "hosts"),
+    ("fields", "keys", "hosts"),
     [
         ({}, False, ("localhost", "127.0.0.1", "[::1]")),
         ({"host": "::1"}, False, ("localhost", "127.0.0.1", "[::1]")),
@@ -76,9 +76,9 @@ def test_with_keys_the_hosts_are_the_operators_choice(settings: Settings) -> Non
     ids=str,
 )
 def test_keys_are_required_unless_only_this_machine_reaches_the_service(
-    given: dict, keys: bool, hosts: tuple[str, ...]
+    fields: dict, keys: bool, hosts: tuple[str, ...]
 ) -> None:
-    settings = Settings(**given)
+    settings = Settings(**fields)
     assert (settings.require_keys, settings.allowed_hosts) == (keys, hosts)
 
 

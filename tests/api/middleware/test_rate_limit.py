@@ -1,4 +1,4 @@
-"""Rate limits: per key, else per address, told in every answer."""
+"""Rate limits: per key, else per address, shown in every answer."""
 
 import re
 from pathlib import Path
@@ -27,10 +27,10 @@ def settings(tmp_path: Path) -> Settings:
 
 def remaining(response: httpx.Response) -> int:
     assert response.headers["RateLimit-Policy"] == f'"default";q={PER_MINUTE};w=60'
-    found = re.fullmatch(r'"default";r=(\d+);t=(\d+)', response.headers["RateLimit"])
-    assert found is not None
-    assert 1 <= int(found[2]) <= 60
-    return int(found[1])
+    fields = re.fullmatch(r'"default";r=(\d+);t=(\d+)', response.headers["RateLimit"])
+    assert fields is not None
+    assert 1 <= int(fields[2]) <= 60
+    return int(fields[1])
 
 
 def assert_runs_out(client: httpx.Client, headers: dict[str, str], status: int) -> None:

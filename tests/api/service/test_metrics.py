@@ -1,4 +1,4 @@
-"""What Prometheus is told, and that dashboard and alerts ask for nothing else."""
+"""What `/metrics` shows, and that dashboard and alerts use only that."""
 
 import json
 import re
@@ -21,7 +21,7 @@ DOCKER = Path(__file__).parents[3] / "docker"
 NAME = re.compile(r"\bsglp_[a-z0-9_]+")
 
 
-def told(client: httpx.Client) -> dict[tuple[str, ...], float]:
+def metrics_of(client: httpx.Client) -> dict[tuple[str, ...], float]:
     """Value by the sample's name and label values."""
     families = text_string_to_metric_families(client.get("/metrics").text)
     return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
@@ -32,11 +32,11 @@ def test_requests_are_counted_by_route_and_never_by_what_was_made_up(client: htt
     for _ in range(3):
         client.get(f"/v1/jobs/{unknown}")
     client.request("NONSENSE", f"/{unknown}")
-    found = told(client)
-    assert found["sglp_http_requests_total", "GET", "/v1/jobs/{job_id}", "404"] == 3
-    assert found["sglp_http_requests_total", "other", "none", "404"] == 1
-    assert found["sglp_http_request_duration_seconds_count", "/v1/jobs/{job_id}"] == 3
-    assert 0 < found["sglp_http_request_duration_seconds_sum", "/v1/jobs/{job_id}"] < 60
+    values = metrics_of(client)
+    assert values["sglp_http_requests_total", "GET", "/v1/jobs/{job_id}", "404"] == 3
+    assert values["sglp_http_requests_total", "other", "none", "404"] == 1
+    assert values["sglp_http_request_duration_seconds_count", "/v1/jobs/{job_id}"] == 3
+    assert 0 < values["sglp_http_request_duration_seconds_sum", "/v1/jobs/{job_id}"] < 60
     assert unknown not in client.get("/metrics").text
 
 
@@ -49,34 +49,34 @@ def test_bytes_are_counted_where_they_are_stored_and_where_they_are_sent(
     # Only asked about, which is no download.
     client.head(f"/v1/jobs/{job_id}/artifacts/report.json")
     redirects = store.signed_url("anything") is not None
-    found = told(client)
+    values = metrics_of(client)
     stored = sum(map(len, FILES.values()))
-    assert found["sglp_artifact_stored_bytes_total",] == found["sglp_artifact_kept_bytes",] == stored
-    assert found["sglp_artifact_served_bytes_total",] == len(tar.content) + (
+    assert values["sglp_artifact_stored_bytes_total",] == values["sglp_artifact_kept_bytes",] == stored
+    assert values["sglp_artifact_served_bytes_total",] == len(tar.content) + (
         0 if redirects else len(FILES["report.json"])
     )
-    assert found["sglp_artifact_downloads_total", "redirect"] == redirects
-    assert found["sglp_artifact_downloads_total", "direct"] == 2 - redirects
+    assert values["sglp_artifact_downloads_total", "redirect"] == redirects
+    assert values["sglp_artifact_downloads_total", "direct"] == 2 - redirects
     client.delete(f"/v1/jobs/{job_id}")
-    found = told(client)
-    assert (found["sglp_artifact_stored_bytes_total",], found["sglp_artifact_kept_bytes",]) == (stored, 0)
+    values = metrics_of(client)
+    assert (values["sglp_artifact_stored_bytes_total",], values["sglp_artifact_kept_bytes",]) == (stored, 0)
 
 
 def test_parts_that_are_not_heard_of_are_not_healthy(client: httpx.Client, sessions: sessionmaker[Session]) -> None:
     with transaction(sessions) as session:
         HealthRepository(session).record(SCHEDULER, None)
-    found = told(client)
-    assert (found["sglp_part_healthy", "scheduler"], found["sglp_part_healthy", "broker"]) == (1, 0)
+    values = metrics_of(client)
+    assert (values["sglp_part_healthy", "scheduler"], values["sglp_part_healthy", "broker"]) == (1, 0)
 
 
 def test_a_phase_is_a_histogram(client: httpx.Client, sessions: sessionmaker[Session]) -> None:
     with transaction(sessions) as session:
         ClaimRepository(session).count_phases([("measuring", 0.5), ("measuring", 2), ("measuring", 1e6)])
-    found = told(client)
+    values = metrics_of(client)
     name = "sglp_phase_duration_seconds"
-    buckets = [value for key, value in found.items() if key[0] == f"{name}_bucket" and "measuring" in key]
+    buckets = [value for key, value in values.items() if key[0] == f"{name}_bucket" and "measuring" in key]
     assert buckets == [1, 2, 2, 2, 2, 2, 2, 2, 3]
-    assert (found[f"{name}_sum", "measuring"], found[f"{name}_count", "measuring"]) == (pytest.approx(1000002.5), 3)
+    assert (values[f"{name}_sum", "measuring"], values[f"{name}_count", "measuring"]) == (pytest.approx(1000002.5), 3)
 
 
 def expressions() -> list[str]:
@@ -108,10 +108,10 @@ def test_dashboard_and_alerts_ask_for_what_there_is(
         ClaimRepository(session).count_phases([("measuring", 1)])
     # Kinds of which a new service has none to show, so that there is no sample of them either.
     families = {f.name for f in text_string_to_metric_families(client.get("/metrics").text)}
-    exposed = {name for name, *_ in told(client)} | families
+    exposed = {name for name, *_ in metrics_of(client)} | families
     asked = {name for expression in expressions() for name in NAME.findall(expression)}
     assert len(asked) >= 15
     assert asked - exposed == set()
-    # And the other way round: what is told, somebody looks at.
+    # And the other way round: every metric is used.
     told_names = {name.removesuffix("_total") for name in families}
     assert told_names - {re.sub("_(total|bucket|sum|count)$", "", name) for name in asked} == set()

@@ -43,8 +43,8 @@ ARTIFACT = PublishedArtifact("model/config.json", "application/json", 2, "0" * 6
 
 def submit(sessions: Sessions, max_attempts: int = 3, **spec: Any) -> str:
     with transaction(sessions) as session:
-        wanted = SPEC.model_copy(update=spec)
-        return JobRepository(session).submit("default", wanted, max_attempts=max_attempts).id
+        job_spec = SPEC.model_copy(update=spec)
+        return JobRepository(session).submit("default", job_spec, max_attempts=max_attempts).id
 
 
 def claim(sessions: Sessions, job_id: str, gpu_class: str = "default") -> Claim | None:
@@ -53,9 +53,9 @@ def claim(sessions: Sessions, job_id: str, gpu_class: str = "default") -> Claim 
 
 
 def running(sessions: Sessions, **spec: Any) -> Claim:
-    found = claim(sessions, submit(sessions, **spec))
-    assert found is not None
-    return found
+    held = claim(sessions, submit(sessions, **spec))
+    assert held is not None
+    return held
 
 
 def beat(sessions: Sessions, held: Claim, **changed: Any) -> State | None:
@@ -94,8 +94,8 @@ def row(sessions: Sessions, job_id: str) -> Job:
 
 def events(sessions: Sessions, job_id: str) -> list[tuple[int, str, dict[str, Any]]]:
     with transaction(sessions) as session:
-        found = JobRepository(session).events("default", job_id, after=0, limit=100)
-        return [(event.seq, event.type, event.data) for event in found]
+        rows = JobRepository(session).events("default", job_id, after=0, limit=100)
+        return [(event.seq, event.type, event.data) for event in rows]
 
 
 def pass_time(sessions: Sessions, job_id: str, seconds: float) -> None:

@@ -47,17 +47,17 @@ def test_leases_that_run_out_and_ends_count(sessions: Sessions) -> None:
         pass_time(sessions, job_id, LEASE_SECONDS + 1)
         upkeep(sessions, lambda duties: duties.reap(10, backoff_seconds=0))
     cancel(sessions, submit(sessions))
-    found = counted(sessions)
-    assert found[names.LEASES_EXPIRED] == {"queued": 1, "failed": 1}
-    assert found[names.JOBS_ENDED] == {"failed": 1, "cancelled": 1}
+    values = counted(sessions)
+    assert values[names.LEASES_EXPIRED] == {"queued": 1, "failed": 1}
+    assert values[names.JOBS_ENDED] == {"failed": 1, "cancelled": 1}
 
 
 def test_phases_fall_between_the_bounds(sessions: Sessions) -> None:
     with transaction(sessions) as session:
         ClaimRepository(session).count_phases([("measuring", 0.5), ("measuring", 60), ("measuring", 1e9)])
-    found = counted(sessions)
-    assert found[names.PHASE_SECONDS] == {"measuring": pytest.approx(60.5 + 1e9)}
-    assert found[names.PHASE_BUCKETS] == {"measuring 1": 1, "measuring 60": 1, "measuring inf": 1}
+    values = counted(sessions)
+    assert values[names.PHASE_SECONDS] == {"measuring": pytest.approx(60.5 + 1e9)}
+    assert values[names.PHASE_BUCKETS] == {"measuring 1": 1, "measuring 60": 1, "measuring inf": 1}
 
 
 def test_tries_to_deliver_count_by_outcome(sessions: Sessions) -> None:

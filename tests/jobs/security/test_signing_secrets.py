@@ -73,11 +73,11 @@ def test_beside_a_sqlite_database_a_key_is_made_once_for_its_owner_alone(tmp_pat
 
 
 def test_a_key_that_is_set_later_seals_and_the_file_still_opens(tmp_path: Path) -> None:
-    url, given, secret = f"sqlite:///{tmp_path / 'sglp.db'}", key(), new_secret()
+    url, secret_key, secret = f"sqlite:///{tmp_path / 'sglp.db'}", key(), new_secret()
     sealed = make_sealer(Settings(database_url=url)).seal(secret)
-    later = make_sealer(Settings(database_url=url, secret_keys=(given,)))
+    later = make_sealer(Settings(database_url=url, secret_keys=(secret_key,)))
     assert later.open(sealed) == secret
-    assert Sealer([given]).open(later.renew(sealed)) == secret
+    assert Sealer([secret_key]).open(later.renew(sealed)) == secret
 
 
 def test_keys_are_taken_in_both_alphabets_and_nothing_else_is_a_key() -> None:
@@ -109,7 +109,7 @@ def test_migrating_leaves_what_it_cannot_open_and_says_so(database_url: str, ses
     with transaction(sessions) as session:
         for secret in (lost, plain):
             WebhookRepository(session).create("default", "https://example.com/", ["job.failed"], secret)
-    given = key()
-    assert "SGLP_SECRET_KEYS" in run_migration(database_url, given).stderr
+    secret_key = key()
+    assert "SGLP_SECRET_KEYS" in run_migration(database_url, secret_key).stderr
     assert stored(sessions)[0] == (lost, None)
-    assert Sealer([given]).open(stored(sessions)[1][0]) == plain
+    assert Sealer([secret_key]).open(stored(sessions)[1][0]) == plain

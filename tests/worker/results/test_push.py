@@ -41,11 +41,13 @@ def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Destination:
 
 
 def published(output: Path) -> list[PublishedArtifact]:
-    found = []
+    artifacts = []
     for file in sorted(path for path in output.rglob("*") if path.is_file()):
         name, content = file.relative_to(output).as_posix(), file.read_bytes()
-        found.append(PublishedArtifact(name, "text/plain", len(content), hashlib.sha256(content).hexdigest(), "key"))
-    return found
+        artifacts.append(
+            PublishedArtifact(name, "text/plain", len(content), hashlib.sha256(content).hexdigest(), "key")
+        )
+    return artifacts
 
 
 def pushed(uri: str, destination: Destination, output: Path, retry_seconds: float = 60) -> Push:
@@ -65,11 +67,11 @@ def test_everything_arrives_and_is_told(destination: Destination, output: Path) 
     result = push.result()
     require_exact(Pushed, result.model_dump(exclude_none=True))
     assert (result.uri, result.manifest) == (uri[:-1], "manifest.json")
-    found = content_of(open_place(uri, destination.options))
-    assert {name: found[name] for name in FILES} == FILES
+    contents = content_of(open_place(uri, destination.options))
+    assert {name: contents[name] for name in FILES} == FILES
     pushed_files = {file.name: (file.size_bytes, file.sha256) for file in result.files}
-    assert pushed_files == {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in found.items()}
-    assert push.done_bytes == push.total_bytes == sum(map(len, found.values()))
+    assert pushed_files == {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in contents.items()}
+    assert push.done_bytes == push.total_bytes == sum(map(len, contents.values()))
 
 
 def test_a_second_attempt_overwrites_what_the_first_left_and_nothing_else(
@@ -81,10 +83,10 @@ def test_a_second_attempt_overwrites_what_the_first_left_and_nothing_else(
     open_place(destination.prefix, destination.options).put("beside/other", tmp_path / "other", "text/plain")
     (output / "report.json").write_bytes(b"[1]")
     pushed(uri, destination, output).result()
-    found = content_of(open_place(destination.prefix, destination.options))
-    assert found["small/report.json"] == b"[1]"
-    assert found["beside/other"] == b"mine"
-    assert len(found) == len(FILES) + 2
+    contents = content_of(open_place(destination.prefix, destination.options))
+    assert contents["small/report.json"] == b"[1]"
+    assert contents["beside/other"] == b"mine"
+    assert len(contents) == len(FILES) + 2
 
 
 def test_the_manifest_is_there_only_while_all_is(

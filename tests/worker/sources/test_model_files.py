@@ -62,8 +62,8 @@ def test_a_model_and_text_from_a_bucket_become_a_smaller_model(
     assert said[-1] == {"finished": True}, child.log_tail()
     sources = {each["uri"]: each for each in next(m["resolved"]["sources"] for m in said if "resolved" in m)}
     weights = obstore.head(bucket, "models/tiny/model.safetensors")
-    found = sources[f"{uri}/model.safetensors"]
-    assert (found["size_bytes"], found["validator"]) == (weights["size"], weights["e_tag"])
+    source = sources[f"{uri}/model.safetensors"]
+    assert (source["size_bytes"], source["validator"]) == (weights["size"], weights["e_tag"])
     assert text in sources
     report = (child.output / "report.json").read_text()
     assert uri in report
@@ -128,12 +128,12 @@ def test_options_that_are_none_are_refused_without_being_told(open_sources: Open
 def test_an_object_changed_after_it_was_found_is_noticed(bucket: ObjectStore, model: Path, s3_server: S3) -> None:
     obstore.put(bucket, "changing/config.json", b"{}")
     place = Bucket(f"{s3_server.url}/changing", s3_server.options)
-    found = place.find("config.json")
-    assert found
-    assert b"".join(place.read(found, 0, 2)) == b"{}"
+    file = place.find("config.json")
+    assert file
+    assert b"".join(place.read(file, 0, 2)) == b"{}"
     obstore.put(bucket, "changing/config.json", b"[]")
     with pytest.raises(SourceError, match="changed"):
-        list(place.read(found, 0, 2))
+        list(place.read(file, 0, 2))
 
 
 def test_an_outline_of_a_bucket_has_headers_and_holes(open_sources: Open, model: Path, s3_server: S3) -> None:

@@ -95,9 +95,9 @@ def test_there_is_one_delivery_for_each_terminal_event_and_endpoint_that_wants_i
     with transaction(sessions) as session:
         WebhookRepository(session).change("default", off.id, None, enabled=False)
     jobs = {cancel_a_job(sessions) for _ in range(3)}
-    found = {(row.job_id, row.endpoint_id) for row in rows(sessions)}
-    assert found == {(job, endpoint.id) for job in jobs for endpoint in (first, second)}
-    assert len(rows(sessions)) == len(found)
+    targets = {(row.job_id, row.endpoint_id) for row in rows(sessions)}
+    assert targets == {(job, endpoint.id) for job in jobs for endpoint in (first, second)}
+    assert len(rows(sessions)) == len(targets)
 
 
 def test_a_delivery_is_not_written_where_its_event_is_not(sessions: sessionmaker[Session], hook: Receiver) -> None:
@@ -172,9 +172,9 @@ def test_an_endpoint_that_is_gone_is_told_nothing_more(
     sender.deliver_due()
     assert len(hook.received) == 1
     with transaction(sessions) as session:
-        found = WebhookRepository(session).get("default", endpoint.id)
-        assert found is not None
-        assert found.disabled_reason == "the endpoint answered 410 Gone"
+        disabled = WebhookRepository(session).get("default", endpoint.id)
+        assert disabled is not None
+        assert disabled.disabled_reason == "the endpoint answered 410 Gone"
     assert [row.next_at for row in rows(sessions)] == [None]
 
 
@@ -318,16 +318,16 @@ def test_one_tenants_slow_receivers_hold_up_nobody_elses(
         for _ in range(webhook_delivery.AT_ONCE):
             cancel_a_job(sessions, "slow")
         add(sessions, hook.url)
-        wanted = [cancel_a_job(sessions) for _ in range(10)]
+        cancelled = [cancel_a_job(sessions) for _ in range(10)]
         sending = threading.Thread(target=sender.deliver_due)
         begin = time.monotonic()
         sending.start()
-        while len(hook.received) < len(wanted) and time.monotonic() - begin < 30:
+        while len(hook.received) < len(cancelled) and time.monotonic() - begin < 30:
             time.sleep(0.05)
         waiting = [row for row in rows(sessions) if row.attempts == 0]
         monkeypatch.setattr(webhook_delivery, "TIMEOUT_SECONDS", 0.01)
         sending.join()
-    assert {json.loads(body)["data"]["id"] for _, body in hook.received} == set(wanted)
+    assert {json.loads(body)["data"]["id"] for _, body in hook.received} == set(cancelled)
     # Still about the first of the slow ones by then: nobody waited for more than one round of them.
     assert len(waiting) >= 4 * webhook_delivery.AT_ONCE - 3 * webhook_delivery.AT_ONCE_OF_A_TENANT
     assert {row.attempts for row in rows(sessions)} == {1}
