@@ -30,7 +30,7 @@ SIMILARITY_RESPONSES: dict[int | str, OpenAPIObject] = {
 }
 PICTURES = {"sweep.png": "quality against size and time", "similarity.png": "similarity of the layers"}
 REPORT_TYPES = ("application/json", "text/markdown", "text/html")
-# Each mode has a report of its own, and another version may have written it: this document names the schema.
+# The report differs by mode, and another version may have written it: this document names the schema.
 REPORT: OpenAPIObject = {
     "title": "Report",
     "type": "object",

@@ -62,13 +62,13 @@ class Requests:
             route = route_of(scope)
             self._metrics.count(scope["method"], route, status, seconds, sent_bytes)
             facts = {"http.request.method": scope["method"], "http.route": route, "http.response.status_code": status}
-            span.tell(facts, name=f"{scope['method']} {route}" if route else None, failed=status >= 500)
+            span.record(facts, name=f"{scope['method']} {route}" if route else None, failed=status >= 500)
             span.end()
             if scope["path"] not in UNTOLD:
-                _tell(Request(scope), status, seconds)
+                _log_request(Request(scope), status, seconds)
 
 
-def _tell(request: Request, status: int, seconds: float) -> None:
+def _log_request(request: Request, status: int, seconds: float) -> None:
     """The route and not the path: what a path holds was made up by whoever asked."""
     caller, subject = (getattr(request.state, name, None) for name in ("caller", "subject"))
     log.info(

@@ -113,7 +113,7 @@ class _JobsCollector(Collector):
 
 def make_registry(sessions: sessionmaker[Session]) -> CollectorRegistry:
     """A registry over this database."""
-    # Not asked at registration what it would tell: the database may not be there yet.
+    # Nothing is read at registration: the database may not be there yet.
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_JobsCollector(sessions))
     return registry

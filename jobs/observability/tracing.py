@@ -49,10 +49,10 @@ class Span:
         """What all spans of the trace share: 32 hexadecimal digits."""
         return self.traceparent[3:35] if self.traceparent else None
 
-    def tell(
+    def record(
         self, facts: Mapping[str, Fact] = MappingProxyType({}), *, name: str | None = None, failed: bool = False
     ) -> None:
-        """Give it facts, another name, or that it has failed."""
+        """Set attributes of the span, another name, or that it has failed."""
         if self._span:
             from opentelemetry.trace import StatusCode
 
@@ -76,7 +76,7 @@ def begin_span(name: str, parent: str | None, **facts: Fact) -> Span:
 
     context = TraceContextTextMapPropagator().extract({"traceparent": parent} if parent else {}, Context())
     span = Span(_tracer.start_span(name, context))
-    span.tell(facts)
+    span.record(facts)
     return span
 
 
@@ -87,7 +87,7 @@ def span_of(name: str, parent: str | None, **facts: Fact) -> Iterator[Span]:
     try:
         yield span
     except BaseException:
-        span.tell(failed=True)
+        span.record(failed=True)
         raise
     finally:
         span.end()
