@@ -22,13 +22,17 @@ def free_port() -> int:
 def server_process(
     command: Sequence[str | Path], port: int, log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that listens on `port`; it is killed at the end."""
+    """A process that listens on `port`; it is killed at the end, with those that it started."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
         wait_for_port(process, port, log)
         yield process
     finally:
+        # The `node` of a wheel is a Python script that starts the real one.
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
         process.kill()
         process.wait()
 
