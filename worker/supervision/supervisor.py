@@ -236,5 +236,5 @@ def _record(message: ChildMessage, lease: Lease) -> None:
 
 def _died(lease: Lease, status: int) -> Ending:
     if status == -9:
-        return failed(lease, "out_of_memory", "the job's process was killed, most likely for want of memory")
+        return failed(lease, "out_of_memory", "the job's process was killed, most likely because memory ran out")
     return failed(lease, "internal", f"the job's process ended unexpectedly with status {status}")

@@ -1,4 +1,4 @@
-"""What is foretold of a job without its weights, beside what the job then has."""
+"""Estimates of a job, made without its weights, beside the job itself."""
 
 import json
 from collections.abc import Callable
@@ -94,10 +94,10 @@ def test_what_the_backward_pass_keeps_is_what_it_keeps_with_weights(name: str, t
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = real(**example_inputs(real, TOKENS, outline.image_shape)).logits
-    foretold, logit_bytes = saved_for_backward(outline, batch_size=1)
+    estimated_bytes, logit_bytes = saved_for_backward(outline, batch_size=1)
     assert logit_bytes == logits.numel() * 4
-    assert foretold == sum(storage.nbytes() for storage in kept.values())
-    assert saved_for_backward(outline, batch_size=8)[0] == 8 * foretold
+    assert estimated_bytes == sum(storage.nbytes() for storage in kept.values())
+    assert saved_for_backward(outline, batch_size=8)[0] == 8 * estimated_bytes
 
 
 def test_images_are_held_and_counted(tmp_path: Path) -> None:

@@ -120,11 +120,11 @@ def test_where_batch_norms_may_be_estimated_anew_the_better_statistics_of_a_set_
     rise = torch.nn.functional.cross_entropy(after, batch.labels) - torch.nn.functional.cross_entropy(
         dense, batch.labels
     )
-    anew = float(divergence + rise)
+    re_estimated = float(divergence + rise)
     as_they_were = HarmMeter(LayeredModel(model, path, "image_classification"), [batch])([(1, 2)])[1, 2]
-    assert as_they_were != pytest.approx(anew, abs=1e-3)
-    assert (anew < as_they_were) == (loud > 1)
-    assert estimated == pytest.approx(min(anew, as_they_were), abs=1e-5)
+    assert as_they_were != pytest.approx(re_estimated, abs=1e-3)
+    assert (re_estimated < as_they_were) == (loud > 1)
+    assert estimated == pytest.approx(min(re_estimated, as_they_were), abs=1e-5)
 
 
 def test_images_are_judged_many_at_once_and_windows_one_at_a_time() -> None:

@@ -54,14 +54,14 @@ def batches(seed: int) -> list[Batch]:
 def test_what_is_left_over_of_the_images_is_dealt_out(model: Any) -> None:
     images = batches(1)[0]
     path = find_stack(model)
-    parted = estimate_statistics(
+    uneven = estimate_statistics(
         LayeredModel(model, path, "image_classification"), REMOVED, [images.rows(0, 8), images.rows(8, 9)]
     )
     halves = [
         estimate_statistics(LayeredModel(model, path, "image_classification"), REMOVED, [part])
         for part in (images.rows(0, 4), images.rows(4, 9))
     ]
-    for name, tensor in parted.items():
+    for name, tensor in uneven.items():
         torch.testing.assert_close(tensor, (halves[0][name] + halves[1][name]) / 2)
     # One image cannot say how images differ.
     assert estimate_statistics(LayeredModel(model, path, "image_classification"), REMOVED, [images.rows(0, 1)]) == {}

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from jobs.progress import SourceFile
-from tests.described import require_exact
 from tests.services.processes import free_port
 from tests.services.web import Handler, Web, break_after, drip, endless, redirect_to, web
 from worker.sources.access import DownloadLimits, SourceAccess
@@ -76,8 +74,6 @@ def test_a_model_is_the_files_of_known_names(server: Web, open_sources: Open) ->
     }
     total = sum(map(len, server.files.values()))
     assert reports[-1] == (total, total)
-    for fact in sources.facts:
-        require_exact(SourceFile, fact.model_dump())
     assert {fact.uri for fact in sources.facts} == {f"{server.url}{name}" for name in server.files}
 
 
