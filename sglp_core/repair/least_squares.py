@@ -34,7 +34,7 @@ class LeastSquares:
         if isinstance(self._fit, ElementwiseFit):
             return Candidate(fold(self._model, self._write, *self._fit.solve(alpha=shrinkage)))
         change, shift = self._fit.solve(alpha=shrinkage)
-        scale = torch.eye(len(change), dtype=change.dtype) + change
+        scale = torch.eye(len(change), dtype=change.dtype, device=change.device) + change
         return Candidate(fold(self._model, self._write, scale, shift))
 
 

@@ -1,4 +1,4 @@
-"""Linear maps by weighted ridge regression, from normal equations that are summed batch by batch.
+"""Linear maps by weighted ridge regression, from calibration data that comes batch by batch.
 
 Δ, c = argmin Σ w ‖M·Δ + c − (y − h)‖² + λ‖Δ‖², over the positions of the calibration data: h is the output of the layer
 before a cut, y the target there, and M are features of that layer's last write: what it adds to the residual stream
@@ -6,84 +6,94 @@ before a cut, y the target there, and M are features of that layer's last write:
 
 Weights w = 1/‖y‖² make the error relative, as every later norm sees it: the massive activation of a first position then
 counts like any other position, and is still carried. Leaving it out destroys models.
+
+With X the features times √w, Δ is (XᵀX + λI)⁻¹XᵀR (primal, one equation a feature) and also Xᵀ(XXᵀ + λI)⁻¹R (dual, one
+a position). The smaller system is solved. Both are float64, on the device of the features where that has float64.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from sglp_core.loading.available_memory import available_bytes
 from sglp_core.repair.residual_writes import CannotFold
 
 RIDGE = 0.1
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-# Normal equations of more channels than this take over a gigabyte each, and several are held.
-MOST_FEATURES = 12_288
+# The share of the free memory that one step of a fit may take.
+MEMORY_SHARE = 0.8
+# How many positions (primal) or features (dual) are converted to float64 at a time.
+CHUNK = 1024
+
+# Δ `[F, D]` and c `[D]`.
+LinearMap = tuple[Tensor, Tensor | None]
 
 
 class LinearFit:
-    """A full map `[F, D]`; the equations are float64, and nothing else is kept."""
+    """A full map of F features to D channels.
 
-    def __init__(self, features: int, size: int, shift: bool) -> None:
-        self._features, self._shift = features, shift
-        columns = features + shift
-        self._squares = torch.zeros(columns, columns, dtype=torch.float64)
-        # Products of the features with y and with h: two sums, because the scale of y may be known only at the end.
-        self._by_target, self._by_output = (torch.zeros(columns, size, dtype=torch.float64) for _ in range(2))
-
-    def add(self, features: Tensor, output: Tensor, target: Tensor) -> None:
-        """M `[N, F]`, h and y `[N, D]` of N positions."""
-        weight = _weights(target)
-        features = features.double()
-        if self._shift:
-            features = torch.cat([features, torch.ones_like(features[:, :1])], 1)
-        weighted = (features * weight[:, None]).T
-        self._squares += (weighted @ features).cpu()
-        self._by_target += (weighted @ target.double()).cpu()
-        self._by_output += (weighted @ output.double()).cpu()
-
-    def solve(self, ridge: float = RIDGE, alpha: float = 1.0) -> tuple[Tensor, Tensor | None]:
-        """Δ and c for y / `alpha`; `ridge` is λ relative to the mean square of M.
-
-        Raises `torch.linalg.LinAlgError`, a `RuntimeError`, where there is nothing to fit.
-        """
-        solved = self._solved(ridge, alpha)
-        return solved[: self._features], solved[self._features] if self._shift else None
-
-    def best_ridge(self, ridges: Sequence[float], held_out: "LinearFit", alpha: float = 1.0) -> float:
-        """The one whose map has the least weighted squared error on the positions of `held_out`."""
-        return min(ridges, key=lambda ridge: held_out._error(self._solved(ridge, alpha), alpha))
-
-    def _solved(self, ridge: float, alpha: float) -> Tensor:
-        penalty = torch.zeros(len(self._squares), dtype=torch.float64)
-        penalty[: self._features] = ridge * self._squares.diagonal()[: self._features].mean()
-        solved: Tensor = torch.linalg.solve(self._squares + penalty.diag(), self._by_target / alpha - self._by_output)
-        return solved
-
-    def _error(self, solved: Tensor, alpha: float) -> float:
-        """The squared error, less a constant that no map can change."""
-        return float((solved * (self._squares @ solved - 2 * (self._by_target / alpha - self._by_output))).sum())
-
-
-class TunedLinearFit:
-    """A full map whose ridge is the one that errs least on positions that were not fitted on.
-
-    Raises `CannotFold` where more than `MOST_FEATURES` channels enter.
+    Positions are kept as they come, and summed up from when there are more of them than features. So no more is held
+    than F² sums or F rows. `solve` takes as much again.
     """
 
     def __init__(self, features: int, size: int, shift: bool) -> None:
-        if features > MOST_FEATURES:
-            raise CannotFold(f"{features} channels enter, and weights of at most {MOST_FEATURES} are refitted")
+        self._features, self._size, self._shift = features, size, shift
+        self._data: _Rows | _Sums = _Rows(shift)
+        self._refused: CannotFold | None = None
+
+    def add(self, features: Tensor, output: Tensor, target: Tensor) -> None:
+        """M `[N, F]`, h and y `[N, D]` of N positions, kept without a copy. What does not fit in memory is refused
+        by `solve`."""
+        if self._refused is not None:
+            return
+        try:
+            if isinstance(self._data, _Rows) and self._data.count + len(features) > self._features + self._shift:
+                self._data = self._summed(self._data, _exact_device(features.device))
+            self._data.add(features, output, target)
+        except CannotFold as reason:
+            self._data, self._refused = _Rows(self._shift), reason
+
+    def solve(self, ridge: float = RIDGE, alpha: float = 1.0) -> LinearMap:
+        """Δ and c for y / `alpha`; `ridge` is λ relative to the mean square of M.
+
+        Raises `CannotFold` where there is nothing to fit, or not enough memory.
+        """
+        return self._fitted().solve(ridge, alpha)
+
+    def error(self, fitted: LinearMap, alpha: float = 1.0) -> float:
+        """The weighted squared error of a map on these positions, less a constant that is the same for every map.
+
+        Raises `CannotFold` where the positions did not fit in memory.
+        """
+        return self._fitted().error(fitted, alpha)
+
+    def _summed(self, rows: "_Rows", device: torch.device) -> "_Sums":
+        sums = _Sums(self._features, self._size, self._shift, device)
+        for batch in rows.batches:
+            sums.add(*batch)
+        return sums
+
+    def _fitted(self) -> "_Rows | _Sums":
+        if self._refused is not None:
+            raise CannotFold(str(self._refused))
+        return self._data
+
+
+class TunedLinearFit:
+    """A full map whose ridge is the one that errs least on positions that were not fitted on."""
+
+    def __init__(self, features: int, size: int, shift: bool) -> None:
         self._fitted, self._held_out = (LinearFit(features, size, shift) for _ in range(2))
 
     def add(self, features: Tensor, output: Tensor, target: Tensor, *, held_out: bool) -> None:
         """As for `LinearFit`; `held_out` positions settle the ridge."""
         (self._held_out if held_out else self._fitted).add(features, output, target)
 
-    def solve(self, alpha: float = 1.0) -> tuple[Tensor, Tensor | None]:
-        """Δ `[F, D]` and c `[D]` for y / `alpha`. Raises `torch.linalg.LinAlgError`."""
-        ridge = self._fitted.best_ridge(RIDGES, self._held_out, alpha)
-        return self._fitted.solve(ridge, alpha)
+    def solve(self, alpha: float = 1.0) -> LinearMap:
+        """Δ `[F, D]` and c `[D]` for y / `alpha`. Raises `CannotFold`."""
+        maps = (self._fitted.solve(ridge, alpha) for ridge in RIDGES)
+        return min(((self._held_out.error(each, alpha), each) for each in maps), key=lambda pair: pair[0])[1]
 
 
 class ElementwiseFit:
@@ -96,13 +106,13 @@ class ElementwiseFit:
 
     def add(self, written: Tensor, output: Tensor, target: Tensor) -> None:
         """M, h and y of N positions, `[N, D]` each."""
-        weight = _weights(target)
-        features = torch.stack([written.double(), torch.ones_like(written, dtype=torch.float64)], -1)
-        self._squares += torch.einsum("n,nda,ndb->dab", weight, features, features).cpu()
-        self._by_target += torch.einsum("n,nda,nd->da", weight, features, target.double()).cpu()
-        self._by_output += torch.einsum("n,nda,nd->da", weight, features, output.double()).cpu()
+        root, output, target = _weighted(output, target)
+        features = torch.stack([_exact(written), torch.ones_like(output)], -1) * root[..., None]
+        self._squares = self._squares.to(root.device) + torch.einsum("nda,ndb->dab", features, features)
+        self._by_target = self._by_target.to(root.device) + torch.einsum("nda,nd->da", features, target)
+        self._by_output = self._by_output.to(root.device) + torch.einsum("nda,nd->da", features, output)
 
-    def solve(self, ridge: float = RIDGE, alpha: float = 1.0) -> tuple[Tensor, Tensor | None]:
+    def solve(self, ridge: float = RIDGE, alpha: float = 1.0) -> LinearMap:
         """Factors and c for y / `alpha`; `ridge` is λ relative to the mean square of each channel."""
         products = self._by_target / alpha - self._by_output
         squares = self._squares.clone()
@@ -113,5 +123,159 @@ class ElementwiseFit:
         return 1 + solved[:, 0], solved[:, 1]
 
 
-def _weights(target: Tensor) -> Tensor:
-    return 1 / target.double().square().sum(-1).clamp_min(1e-30)
+class _Rows:
+    """All positions, and the dual system, for fewer positions than features.
+
+    c has no penalty, so it is eliminated by taking the weighted mean off features and residuals.
+    """
+
+    def __init__(self, shift: bool) -> None:
+        self._shift = shift
+        self.batches: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._products: tuple[Tensor, float] | None = None
+        self.count = 0
+
+    def add(self, features: Tensor, output: Tensor, target: Tensor) -> None:
+        # There must be room for another batch like this one.
+        _check_memory(sum(each.nbytes for each in (features, output, target)), features.device, "more positions")
+        self.batches.append((features, output, target))
+        self._products = None
+        self.count += len(features)
+
+    def solve(self, ridge: float, alpha: float) -> LinearMap:
+        if not self.batches:
+            raise CannotFold("there are no positions to fit")
+        root, residual, mean = self._residual(alpha)
+        products, squares = self._products = self._products or self._multiplied(root, residual.shape[1])
+        system = products.clone()
+        system.diagonal().add_(ridge * squares)
+        dual = torch.cholesky_solve(residual, _cholesky(system))
+        parts = []
+        for columns, its_mean in self._columns(root):
+            parts.append(columns.T @ dual)
+            mean -= its_mean @ parts[-1]
+        return torch.cat(parts), mean if self._shift else None
+
+    def error(self, fitted: LinearMap, alpha: float) -> float:
+        change, shift = fitted
+        total = torch.zeros((), dtype=torch.float64, device=change.device)
+        for features, output, target in _chunks(self.batches):
+            root, weighted_output, weighted_target = _weighted(output, target)
+            predicted = (_exact(features) * root) @ change + (0 if shift is None else root * shift)
+            total += (predicted - weighted_target / alpha + weighted_output).square().sum()
+        return float(total)
+
+    def _multiplied(self, root: Tensor, size: int) -> tuple[Tensor, float]:
+        """X·Xᵀ `[N, N]`, and the mean square of the features, weighted and summed over positions."""
+        features = self.batches[0][0].shape[1]
+        # These products and their factor, a chunk of columns with its copies, residual and solution, two maps.
+        doubles = 2 * self.count**2 + self.count * 4 * (min(CHUNK, features) + size) + 2 * features * size
+        _check_memory(doubles * 8, root.device, f"{self.count} positions of {features} channels")
+        products = torch.zeros(self.count, self.count, dtype=torch.float64, device=root.device)
+        squares = torch.zeros((), dtype=torch.float64, device=root.device)
+        weight = root.square().sum()
+        for columns, mean in self._columns(root):
+            products.addmm_(columns, columns.T)
+            squares += columns.square().sum() + weight * mean.square().sum()
+        return products, float(squares) / features
+
+    def _residual(self, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+        """√w `[N, 1]`, y / `alpha` − h times √w `[N, D]`, and the mean `[D]` taken off it before (0 without c)."""
+        weighted = [_weighted(output, target) for _, output, target in self.batches]
+        root, output, target = (torch.cat(parts) for parts in zip(*weighted, strict=True))
+        residual = target / alpha - output
+        mean = self._mean(root, residual)
+        return root, residual - root * mean, mean
+
+    def _columns(self, root: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """X `[N, k]` for k features at a time, and the mean `[k]` taken off it before (0 without c)."""
+        for start in range(0, self.batches[0][0].shape[1], CHUNK):
+            columns = _exact(torch.cat([features[:, start : start + CHUNK] for features, _, _ in self.batches])) * root
+            mean = self._mean(root, columns)
+            yield columns - root * mean, mean
+
+    def _mean(self, root: Tensor, weighted: Tensor) -> Tensor:
+        if not self._shift:
+            return torch.zeros_like(weighted[0])
+        return root[:, 0] @ weighted / root.square().sum()
+
+
+class _Sums:
+    """The normal equations of the primal system, one for each feature and one for c."""
+
+    def __init__(self, features: int, size: int, shift: bool, device: torch.device) -> None:
+        self._features, self._size, self._shift = features, size, shift
+        columns = features + shift
+        _check_memory(columns * (columns + 2 * size) * 8, device, f"{features} channels")
+        self._squares = torch.zeros(columns, columns, dtype=torch.float64, device=device)
+        # Products of the features with y and with h: two sums, because the scale of y may be known only at the end.
+        self._by_target, self._by_output = (
+            torch.zeros(columns, size, dtype=torch.float64, device=device) for _ in range(2)
+        )
+
+    def add(self, features: Tensor, output: Tensor, target: Tensor) -> None:
+        for some_features, some_output, some_target in _chunks([(features, output, target)]):
+            root, weighted_output, weighted_target = _weighted(some_output, some_target)
+            rows = _exact(some_features) * root
+            rows = torch.cat([rows, root], 1) if self._shift else rows
+            self._squares.addmm_(rows.T, rows)
+            self._by_target.addmm_(rows.T, weighted_target)
+            self._by_output.addmm_(rows.T, weighted_output)
+
+    def solve(self, ridge: float, alpha: float) -> LinearMap:
+        columns = len(self._squares)
+        # The factor, the right-hand side, and two maps.
+        doubles = columns * (columns + 3 * self._size)
+        _check_memory(doubles * 8, self._squares.device, f"{self._features} channels")
+        system = self._squares.clone()
+        penalised = system.diagonal()[: self._features]
+        penalised.add_(ridge * penalised.mean())
+        solved = torch.cholesky_solve(self._by_target / alpha - self._by_output, _cholesky(system))
+        return solved[: self._features], solved[self._features] if self._shift else None
+
+    def error(self, fitted: LinearMap, alpha: float) -> float:
+        change, shift = fitted
+        solved = change if shift is None else torch.cat([change, shift[None]])
+        return float((solved * (self._squares @ solved - 2 * (self._by_target / alpha - self._by_output))).sum())
+
+
+def _cholesky(system: Tensor) -> Tensor:
+    """The lower factor, in the place of the matrix. Raises `CannotFold` where that is not positive definite."""
+    info = torch.zeros((), dtype=torch.int32, device=system.device)
+    torch.linalg.cholesky_ex(system, out=(system, info))
+    if int(info):
+        raise CannotFold("the normal equations are not positive definite: the features are zero or not finite")
+    return system
+
+
+def _check_memory(needed: int, device: torch.device, equations: str) -> None:
+    free = available_bytes()
+    if device.type != "cpu":
+        # What the allocator keeps for later is as good as free.
+        kept = torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
+        free = torch.accelerator.get_memory_info(device)[0] + kept
+    if needed > MEMORY_SHARE * free:
+        raise CannotFold(
+            f"normal equations of {equations} take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
+        )
+
+
+def _weighted(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """√w `[N, 1]`, and h and y times it."""
+    target = _exact(target)
+    root = target.square().sum(-1, keepdim=True).clamp_min(1e-30).rsqrt()
+    return root, _exact(output) * root, target * root
+
+
+def _chunks(batches: list[tuple[Tensor, Tensor, Tensor]]) -> Iterator[tuple[Tensor, ...]]:
+    for batch in batches:
+        yield from zip(*(each.split(CHUNK) for each in batch), strict=True)
+
+
+def _exact(values: Tensor) -> Tensor:
+    return values.to(_exact_device(values.device), torch.float64)
+
+
+def _exact_device(device: torch.device) -> torch.device:
+    # Apple's GPUs have no float64.
+    return torch.device("cpu") if device.type == "mps" else device

@@ -23,7 +23,6 @@ class RefitThroughNorm:
     """Normal equations for the `projection` whose output the norm of `write` takes."""
 
     def __init__(self, model: Any, write: Write, projection: Write) -> None:
-        """Raises `CannotFold` where too many channels enter the projection."""
         self.projection = projection
         self._model, self._write = model, write
         self._norm = model.get_submodule(write.module)
@@ -43,7 +42,7 @@ class RefitThroughNorm:
             self._count += len(length)
 
     def changes(self) -> dict[str, Tensor]:
-        """New weights of the projection, and of the norm where it has no bias. Raises as `TunedLinearFit.solve`."""
+        """New weights of the projection, and of the norm where it has no bias. Raises `CannotFold`."""
         new = fold_change(self._model, self.projection, *self._fit.solve())
         if not has_shift(self._model, self._write):
             new |= fold(self._model, self._write, torch.tensor(self._lengths / self._count))

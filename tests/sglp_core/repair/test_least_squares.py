@@ -6,11 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from sglp_core.removal.variant import Variant
 from sglp_core.removal.weight_changes import swapped
-from sglp_core.repair.normal_equations import MOST_FEATURES, RIDGES, ElementwiseFit, LinearFit, TunedLinearFit
+from sglp_core.repair import normal_equations
+from sglp_core.repair.normal_equations import RIDGES, ElementwiseFit, LinearFit, TunedLinearFit
 from sglp_core.repair.refit_through_norm import RefitThroughNorm
+from sglp_core.repair.repair import repair
 from sglp_core.repair.residual_stream import cut_streams
 from sglp_core.repair.residual_writes import CannotFold
 from sglp_core.repair.write_finder import WriteFinder
@@ -18,24 +22,27 @@ from sglp_core.structure.layer_stack import find_stack
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch
-from tests.sglp_core.repair.repair_models import POST_NORM, batches, build
+from tests.sglp_core.repair.repair_models import GROUPED, POST_NORM, batches, build
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.7])
 @pytest.mark.parametrize("shift", [False, True])
-def test_least_squares_equals_weighted_ridge_regression_on_all_rows_at_once(shift: bool, alpha: float) -> None:
+@pytest.mark.parametrize("positions", [300, 5])
+def test_least_squares_equals_weighted_ridge_regression_on_all_rows_at_once(
+    positions: int, shift: bool, alpha: float
+) -> None:
     generator = np.random.default_rng(0)
-    written, output, target = (generator.normal(size=(300, 8)) for _ in range(3))
+    written, output, target = (generator.normal(size=(positions, 8)) for _ in range(3))
     target[0] *= 1e4
     fit = LinearFit(8, 8, shift)
-    for rows in np.array_split(np.arange(300), 7):
+    for rows in np.array_split(np.arange(positions), min(positions, 7)):
         fit.add(*(torch.from_numpy(each[rows]) for each in (written, output, target)))
     change, constant = fit.solve(0.1, alpha)
     found = np.eye(8) + change.numpy()
 
     root = 1 / np.linalg.norm(target, axis=1, keepdims=True)
     penalty = 0.1 * np.mean(np.sum((root * written) ** 2, 0))
-    features = np.hstack([written, np.ones((300, 1))]) if shift else written
+    features = np.hstack([written, np.ones((positions, 1))]) if shift else written
     regular = np.sqrt(penalty) * np.eye(8, features.shape[1])
     # T is drawn to the identity: its rows are those of a regression whose last equations say so.
     left = np.vstack([root * features, regular])
@@ -77,9 +84,75 @@ def test_the_ridge_of_a_refit_is_the_one_that_errs_least_on_what_was_not_fitted(
     np.testing.assert_allclose(found, fitted(best), rtol=1e-7, atol=1e-9)
 
 
-def test_a_write_of_too_many_channels_is_not_fitted_anew() -> None:
-    with pytest.raises(CannotFold, match="channels enter"):
-        TunedLinearFit(MOST_FEATURES + 1, 8, shift=False)
+@pytest.mark.parametrize("shift", [False, True])
+def test_fewer_positions_than_features_are_solved_by_the_dual_system(shift: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, output, target = (torch.randn(60, size, generator=generator).double() for size in (200, 8, 8))
+    dual, primal = LinearFit(200, 8, shift), LinearFit(200, 8, shift)
+    dual.add(features, output, target)
+    # Positions that count for nothing are enough to make it the primal system.
+    primal.add(*(torch.cat([each, torch.zeros(200, each.shape[1])]) for each in (features, output)), padded(target))
+    for ridge in RIDGES:
+        maps = [fit.solve(ridge, 1.3) for fit in (dual, primal)]
+        for mine, other in zip(*maps, strict=True):
+            assert (mine is None) == (other is None)
+            if mine is not None:
+                torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-8)
+        # Their errors differ by a constant: that of no map at all.
+        nothing = (torch.zeros(200, 8).double(), torch.zeros(8).double() if shift else None)
+        errors = [fit.error(maps[0], 1.3) - fit.error(nothing, 1.3) for fit in (dual, primal)]
+        assert errors[0] == pytest.approx(errors[1], rel=1e-8)
+
+
+def padded(target: Tensor) -> Tensor:
+    return torch.cat([target, torch.full((200, target.shape[1]), 1e12)])
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_as_many_features_as_enter_the_mlp_of_a_large_model_are_fitted(shift: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, output, target = (torch.randn(96, size, generator=generator) for size in (18_944, 8, 8))
+    fit = LinearFit(18_944, 8, shift)
+    for part in zip(features.split(32), output.split(32), target.split(32), strict=True):
+        fit.add(*part)
+    change, constant = fit.solve(0.1)
+
+    # The objective is strictly convex, so the one map at which its gradient is zero is the answer.
+    weight = 1 / target.double().square().sum(1, keepdim=True)
+    rest = features.double() @ change - (target.double() - output.double())
+    if constant is not None:
+        rest += constant
+        torch.testing.assert_close((weight * rest).sum(0), torch.zeros(8).double(), rtol=0, atol=1e-10)
+    penalty = 0.1 * (weight * features.double().square()).sum() / 18_944
+    torch.testing.assert_close(features.double().T @ (weight * rest), -penalty * change, rtol=1e-8, atol=1e-10)
+
+
+def test_a_model_with_as_many_is_refitted() -> None:
+    sizes = {**GROUPED, "intermediate_size": 18_944, "hidden_size": 8, "num_hidden_layers": 3}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**sizes)).eval()
+    (attempt,) = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(4), (2,), "refit").attempts
+    assert attempt.loss_after is not None
+
+
+@pytest.mark.parametrize("positions", [10, 50])
+def test_equations_that_do_not_fit_in_memory_are_refused(positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = TunedLinearFit(32, 8, shift=False)
+    monkeypatch.setattr(normal_equations, "available_bytes", lambda: 14 * 1024)
+    for held_out in (False, True):
+        for _ in range(2):
+            part = (torch.randn(positions, size) for size in (32, 8, 8))
+            fit.add(*part, held_out=held_out)
+    with pytest.raises(CannotFold, match="GiB are free"):
+        fit.solve()
+
+
+def test_features_that_are_all_zero_are_refused() -> None:
+    for positions in (4, 40):
+        fit = LinearFit(8, 8, shift=False)
+        fit.add(torch.zeros(positions, 8), torch.ones(positions, 8), torch.ones(positions, 8))
+        with pytest.raises(CannotFold, match="not positive definite"):
+            fit.solve()
 
 
 @pytest.mark.parametrize("name", [*POST_NORM, "gemma2", "gemma3"])
