@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import psutil
+import torch
 
 from sglp_core.checkpoints.safetensors_header import weight_files
 from sglp_core.options import Memory
@@ -28,6 +29,15 @@ def must_stream(memory: Memory, directory: Path) -> bool:
 def available_bytes() -> int:
     """The free memory of the machine in bytes, or less where a control group or a resource limit is lower."""
     return min([int(psutil.virtual_memory().available), *_cgroup_limits(), *_resource_limits()])
+
+
+def free_bytes(device: torch.device) -> int:
+    """The memory in bytes that this process may still use on a device."""
+    if device.type == "cpu":
+        return available_bytes()
+    # What the allocator keeps for later is as good as free.
+    kept: int = torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
+    return kept + int(torch.accelerator.get_memory_info(device)[0])
 
 
 def _cgroup_limits() -> list[int]:

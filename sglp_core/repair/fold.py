@@ -5,17 +5,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sglp_core.removal.weight_changes import in_type_of, owners
-from sglp_core.repair.residual_writes import CannotFold, Write
+from sglp_core.removal.weight_changes import in_type_of, owners, tensor_named
+from sglp_core.repair.mixtures import along
+from sglp_core.repair.normal_equations import exact
+from sglp_core.repair.residual_writes import CannotFold, OutputParameter, Write
 
 
 def has_shift(model: Any, write: Write) -> bool:
     """Whether the module has a bias for a constant to go into."""
+    if write.mixture is not None:
+        return write.mixture.bias is not None
     return getattr(model.get_submodule(write.module), "bias", None) is not None
 
 
+def channels(model: Any, write: Write) -> int:
+    """How many channels leave the module."""
+    if write.operation == "norm":
+        return len(model.get_submodule(write.module).weight)
+    parameter = _output_parameters(model, write)[0]
+    return int(tensor_named(model, parameter.name).shape[parameter.axis])
+
+
 def weight_shape(model: Any, write: Write) -> tuple[int, int]:
-    """How many channels enter the module and how many leave it; of a norm both are the same."""
+    """How many channels enter a projection and how many leave it."""
+    assert write.operation in {"linear", "conv1d"}
     weight = model.get_submodule(write.module).weight
     entering, leaving = weight.shape[-1], len(weight)
     return (leaving, entering) if write.operation == "conv1d" else (entering, leaving)
@@ -28,26 +41,18 @@ def fold(model: Any, write: Write, scale: Tensor, shift: Tensor | None = None) -
     `scale` is a number, one a channel `[D]`, or, where the write is not a norm, a matrix `[D, D]`; `shift` is `[D]` and
     needs a bias. Computed in float64. Raises `CannotFold` where other modules use the same parameters.
     """
-    module = _owned(model, write)
-    weight, bias = module.weight.detach().double(), getattr(module, "bias", None)
-    scale = scale.to(weight.device, torch.float64)
-    matrix = scale.ndim == 2
+    _check_owned(model, write)
+    assert shift is None or has_shift(model, write)
+    bias, reach = _bias(write)
+    new: dict[str, Tensor] = {}
+    for each in _output_parameters(model, write):
+        added = shift / (write.gain * reach) if shift is not None and each.name == bias else None
+        new[each.name] = _mapped(tensor_named(model, each.name), each.axis, scale, added)
     if write.operation == "norm":
-        assert not matrix
-        weight = scale * (weight + write.offset) - write.offset
-    elif write.operation == "conv1d":
-        weight = weight @ scale if matrix else weight * scale
-    else:
-        weight = scale.T @ weight if matrix else scale.reshape(-1, 1) * weight
-    new = {f"{write.module}.weight": in_type_of(module.weight, weight)}
-    if bias is not None:
-        old = bias.detach().double()
-        moved = old @ scale if matrix else old * scale
-        if shift is not None:
-            moved = moved + shift.to(moved) / write.gain
-        new[f"{write.module}.bias"] = in_type_of(bias, moved)
-    else:
-        assert shift is None
+        assert scale.ndim < 2
+        weight = model.get_submodule(write.module).weight
+        moved = _beside(weight, scale) * (exact(weight) + write.offset) - write.offset
+        new[f"{write.module}.weight"] = in_type_of(weight, moved)
     return new
 
 
@@ -58,25 +63,61 @@ def fold_change(model: Any, write: Write, change: Tensor, shift: Tensor | None =
     `change` is `[F, D]` and `shift` `[D]`. Computed in float64. Raises `CannotFold` where other modules use the same
     parameters, and for a norm, which does not mix what enters.
     """
-    module = _owned(model, write)
     if write.operation == "norm":
         raise CannotFold(f"{write.module} is a norm, and mixes no channels")
+    assert write.mixture is None
+    _check_owned(model, write)
+    module = model.get_submodule(write.module)
     moved = (change if write.operation == "conv1d" else change.T) / write.gain
-    new = {
-        f"{write.module}.weight": in_type_of(
-            module.weight, module.weight.detach().double() + moved.to(module.weight.device)
-        )
-    }
+    new = {f"{write.module}.weight": in_type_of(module.weight, exact(module.weight) + _beside(module.weight, moved))}
     if shift is not None:
-        new[f"{write.module}.bias"] = in_type_of(
-            module.bias, module.bias.detach().double() + shift.to(module.bias.device) / write.gain
-        )
+        moved = exact(module.bias) + _beside(module.bias, shift) / write.gain
+        new[f"{write.module}.bias"] = in_type_of(module.bias, moved)
     return new
 
 
-def _owned(model: Any, write: Write) -> Any:
-    module = model.get_submodule(write.module)
-    for name, parameter in module.named_parameters():
-        if owners(model, parameter) > 1:
-            raise CannotFold(f"{write.module}.{name} is shared with another module")
-    return module
+def _output_parameters(model: Any, write: Write) -> tuple[OutputParameter, ...]:
+    """All parameters that a map of the output maps along their channels."""
+    if write.mixture is not None:
+        return write.mixture.parameters
+    bias = (OutputParameter(_bias(write)[0], 0),) if has_shift(model, write) else ()
+    if write.operation == "norm":
+        return bias
+    return (OutputParameter(f"{write.module}.weight", 1 if write.operation == "conv1d" else 0), *bias)
+
+
+def _bias(write: Write) -> tuple[str, float]:
+    """The name that a bias has, and how much of it the output has."""
+    if write.mixture is not None and write.mixture.bias is not None:
+        return write.mixture.bias.name, write.mixture.bias_reach
+    return f"{write.module}.bias", 1.0
+
+
+def _mapped(parameter: Tensor, axis: int, scale: Tensor, added: Tensor | None) -> Tensor:
+    """The parameter times `scale` plus `added` along an axis, in its own type."""
+    if parameter.ndim > 2 and axis > 0:
+        # One expert at a time, so that only one is in float64.
+        return torch.stack([_mapped(each, axis - 1, scale, added) for each in parameter])
+    value, scale = exact(parameter), _beside(parameter, scale)
+    if scale.ndim == 2:
+        value = (value.movedim(axis, -1) @ scale).movedim(-1, axis)
+    else:
+        value = value * along(scale, value, axis)
+    if added is not None:
+        value = value + along(_beside(parameter, added), value, axis)
+    return in_type_of(parameter, value)
+
+
+def _beside(parameter: Tensor, values: Tensor) -> Tensor:
+    """The values in float64 where the parameter is in float64."""
+    return exact(values).to(exact(parameter).device)
+
+
+def _check_owned(model: Any, write: Write) -> None:
+    if write.mixture is not None:
+        names = [each.name for each in write.mixture.parameters]
+    else:
+        names = [f"{write.module}.{name}" for name, _ in model.get_submodule(write.module).named_parameters()]
+    for name in names:
+        if owners(model, tensor_named(model, name)) > 1:
+            raise CannotFold(f"{name} is shared with another module")

@@ -8,7 +8,7 @@ import torch
 
 from sglp_core.repair.contract import Candidate, CutRepair
 from sglp_core.repair.cut import Cut
-from sglp_core.repair.fold import fold, has_shift, weight_shape
+from sglp_core.repair.fold import channels, fold, has_shift
 from sglp_core.repair.normal_equations import ElementwiseFit, LinearFit
 from sglp_core.repair.residual_stream import CutStreams
 from sglp_core.tasks import Batch
@@ -20,8 +20,7 @@ class LeastSquares:
     def __init__(self, cut: Cut) -> None:
         """Raises `CannotFold` where no write is found before the cut."""
         self._model, self._write = cut.model, cut.writes_before().modules[0]
-        _, size = weight_shape(self._model, self._write)
-        shift = has_shift(self._model, self._write)
+        size, shift = channels(self._model, self._write), has_shift(self._model, self._write)
         self._fit: ElementwiseFit | LinearFit
         self._fit = ElementwiseFit(size, shift) if self._write.operation == "norm" else LinearFit(size, size, shift)
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sglp_core.loading.available_memory import available_bytes
+from sglp_core.loading.available_memory import free_bytes
 from sglp_core.repair.residual_writes import CannotFold
 
 RIDGE = 0.1
@@ -49,7 +49,7 @@ class LinearFit:
             return
         try:
             if isinstance(self._data, _Rows) and self._data.count + len(features) > self._features + self._shift:
-                self._data = self._summed(self._data, _exact_device(features.device))
+                self._data = self._summed(self._data, exact_device(features.device))
             self._data.add(features, output, target)
         except CannotFold as reason:
             self._data, self._refused = _Rows(self._shift), reason
@@ -107,7 +107,7 @@ class ElementwiseFit:
     def add(self, written: Tensor, output: Tensor, target: Tensor) -> None:
         """M, h and y of N positions, `[N, D]` each."""
         root, output, target = _weighted(output, target)
-        features = torch.stack([_exact(written), torch.ones_like(output)], -1) * root[..., None]
+        features = torch.stack([exact(written), torch.ones_like(output)], -1) * root[..., None]
         self._squares = self._squares.to(root.device) + torch.einsum("nda,ndb->dab", features, features)
         self._by_target = self._by_target.to(root.device) + torch.einsum("nda,nd->da", features, target)
         self._by_output = self._by_output.to(root.device) + torch.einsum("nda,nd->da", features, output)
@@ -121,6 +121,17 @@ class ElementwiseFit:
             return 1 + products[:, 0] / squares[:, 0, 0].clamp_min(1e-30), None
         solved = torch.linalg.solve(squares, products)
         return 1 + solved[:, 0], solved[:, 1]
+
+
+def exact(values: Tensor) -> Tensor:
+    """The values in float64, on their device if that has float64."""
+    return values.to(exact_device(values.device), torch.float64)
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """The device, or the CPU in place of one without float64."""
+    # Apple's GPUs have no float64.
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 class _Rows:
@@ -161,7 +172,7 @@ class _Rows:
         total = torch.zeros((), dtype=torch.float64, device=change.device)
         for features, output, target in _chunks(self.batches):
             root, weighted_output, weighted_target = _weighted(output, target)
-            predicted = (_exact(features) * root) @ change + (0 if shift is None else root * shift)
+            predicted = (exact(features) * root) @ change + (0 if shift is None else root * shift)
             total += (predicted - weighted_target / alpha + weighted_output).square().sum()
         return float(total)
 
@@ -190,7 +201,7 @@ class _Rows:
     def _columns(self, root: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """X `[N, k]` for k features at a time, and the mean `[k]` taken off it before (0 without c)."""
         for start in range(0, self.batches[0][0].shape[1], CHUNK):
-            columns = _exact(torch.cat([features[:, start : start + CHUNK] for features, _, _ in self.batches])) * root
+            columns = exact(torch.cat([features[:, start : start + CHUNK] for features, _, _ in self.batches])) * root
             mean = self._mean(root, columns)
             yield columns - root * mean, mean
 
@@ -216,7 +227,7 @@ class _Sums:
     def add(self, features: Tensor, output: Tensor, target: Tensor) -> None:
         for some_features, some_output, some_target in _chunks([(features, output, target)]):
             root, weighted_output, weighted_target = _weighted(some_output, some_target)
-            rows = _exact(some_features) * root
+            rows = exact(some_features) * root
             rows = torch.cat([rows, root], 1) if self._shift else rows
             self._squares.addmm_(rows.T, rows)
             self._by_target.addmm_(rows.T, weighted_target)
@@ -249,11 +260,7 @@ def _cholesky(system: Tensor) -> Tensor:
 
 
 def _check_memory(needed: int, device: torch.device, equations: str) -> None:
-    free = available_bytes()
-    if device.type != "cpu":
-        # What the allocator keeps for later is as good as free.
-        kept = torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
-        free = torch.accelerator.get_memory_info(device)[0] + kept
+    free = free_bytes(exact_device(device))
     if needed > MEMORY_SHARE * free:
         raise CannotFold(
             f"normal equations of {equations} take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
@@ -262,20 +269,11 @@ def _check_memory(needed: int, device: torch.device, equations: str) -> None:
 
 def _weighted(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """√w `[N, 1]`, and h and y times it."""
-    target = _exact(target)
+    target = exact(target)
     root = target.square().sum(-1, keepdim=True).clamp_min(1e-30).rsqrt()
-    return root, _exact(output) * root, target * root
+    return root, exact(output) * root, target * root
 
 
 def _chunks(batches: list[tuple[Tensor, Tensor, Tensor]]) -> Iterator[tuple[Tensor, ...]]:
     for batch in batches:
         yield from zip(*(each.split(CHUNK) for each in batch), strict=True)
-
-
-def _exact(values: Tensor) -> Tensor:
-    return values.to(_exact_device(values.device), torch.float64)
-
-
-def _exact_device(device: torch.device) -> torch.device:
-    # Apple's GPUs have no float64.
-    return torch.device("cpu") if device.type == "mps" else device

@@ -56,8 +56,8 @@ def cut_streams(layered: LayeredModel, batch: Batch, variant: Variant, run: Run,
         if not same:
             raise _Reached
 
-    def keep_write(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        kept["entered"], kept["written"] = args[0], output
+    def keep_write(_module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
+        kept["entered"], kept["written"] = args[0], layer_output(output)
 
     def at_the_start() -> list[Any]:
         handles = [layers[run.start].register_forward_pre_hook(keep_pruned, with_kwargs=True)]

@@ -66,19 +66,40 @@ POST_NORM = {
         "final_layer_norm",
     ),
 }
+ROUTED = {**GROUPED, "rms_norm_eps": 1e-12, "moe_intermediate_size": 24, "num_experts_per_tok": 2}
+# Layers with a mixture of experts, some of them in one stack with dense layers.
+MIXTURES = {
+    "mixtral": ("MixtralForCausalLM", {**ROUTED, "num_local_experts": 4}),
+    "qwen3-moe": ("Qwen3MoeForCausalLM", {**ROUTED, "num_experts": 4, "decoder_sparse_step": 2}),
+    "qwen2-moe": ("Qwen2MoeForCausalLM", {**ROUTED, "num_experts": 4, "shared_expert_intermediate_size": 24}),
+    "deepseek-v3": (
+        "DeepseekV3ForCausalLM",
+        {
+            **ROUTED,
+            **{"n_routed_experts": 4, "n_shared_experts": 1, "n_group": 2, "topk_group": 2, "first_k_dense_replace": 1},
+            **{"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8},
+            "num_key_value_heads": 4,
+        },
+    ),
+    "gpt-oss": ("GptOssForCausalLM", {**ROUTED, "num_local_experts": 4}),
+}
 FAMILIES = {name: case[:2] for name, case in (PRE_NORM | POST_NORM).items()}
 
 
 def build(name: str) -> Any:
     """A random model in float64, its layers far from idle and with norms and biases that are not trivial."""
     torch.manual_seed(0)
-    class_name, config = FAMILIES[name]
+    class_name, config = (FAMILIES | MIXTURES)[name]
     stock = getattr(transformers, class_name)
     model = stock(stock.config_class(**config)).double().eval()
+    if name in MIXTURES:
+        # The other kernels of experts know no float64.
+        model.set_experts_implementation("eager")
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, dtype=torch.float64)
-            parameter.add_(noise * (0.3 if parameter.ndim == 1 else 3 * parameter.std()))
+            small = parameter.ndim == 1 or not parameter.any()
+            parameter.add_(noise * (0.3 if small else 3 * parameter.std()))
     return model
 
 

@@ -14,7 +14,8 @@ from sglp_core.removal.variant import Variant
 from sglp_core.repair.named_repairs import combination_name, combinations
 from sglp_core.repair.repair import repair
 from sglp_core.repair.residual_stream import calls_of, cut_streams
-from sglp_core.repair.residual_writes import CannotFold, find_writes
+from sglp_core.repair.residual_writes import CannotFold, LayerCall
+from sglp_core.repair.write_finder import find_writes
 from sglp_core.structure.layer_stack import find_stack
 from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run
@@ -161,8 +162,6 @@ def test_a_layer_that_does_more_than_add_is_refused() -> None:
 
 
 def calls_of_hidden(hidden: Tensor) -> Any:
-    from sglp_core.repair.residual_writes import LayerCall
-
     return LayerCall((hidden,), {})
 
 
@@ -186,8 +185,6 @@ def test_one_window_cannot_be_fitted_and_judged_on() -> None:
 @pytest.mark.parametrize(
     ("class_name", "changes", "reason"),
     [
-        # Experts: their mixture is no module's output, and their kernels know no float64.
-        ("MixtralForCausalLM", {"num_local_experts": 4}, "cannot be probed"),
         # Reads the stream without a norm, so a factor is not undone.
         ("Olmo2ForCausalLM", {}, "does not undo a factor"),
     ],

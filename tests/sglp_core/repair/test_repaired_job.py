@@ -1,11 +1,13 @@
 """A whole job with repairs or healing: what is written is the changed model, and the report has every step."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from sglp_core import Calibration, Evaluation, Healing, Method, Target, compress
 from sglp_core.options import Options
@@ -44,6 +46,47 @@ def test_a_job_writes_the_repaired_model_and_reports_both(repair: str, tmp_path:
             assert same == (name not in changed)
     page = (tmp_path / "out/report.md").read_text()
     assert ("| repaired |" in page) == (repair == "auto")
+
+
+def test_a_job_folds_a_repair_into_experts_which_are_stored_one_by_one(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "dense")
+    vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4}
+    config = MixtralConfig(vocab_size=vocabulary, num_key_value_heads=2, num_local_experts=4, pad_token_id=2, **sizes)
+    mixtral = MixtralForCausalLM(config)
+    with torch.no_grad():
+        for parameter in mixtral.model.layers.parameters():
+            parameter.mul_(4 if parameter.ndim > 1 else 1)
+    mixtral.save_pretrained(model)
+    report = compress(
+        model.as_uri(),
+        Target("layers", 0.34),
+        tmp_path / "out",
+        options=Options(
+            method=Method(protected=(0, 5)),
+            calibration=Calibration(
+                str(write_text(tmp_path / "text.txt")), samples=64, sequence_length=32, batch_size=8
+            ),
+            evaluation=Evaluation(samples=4, controls=False),
+        ),
+        context=RunContext(cache=tmp_path / "cache"),
+    )
+    assert report.verification.passed
+    tried = {attempt.repair for attempt in report.repair.attempts if attempt.loss_after is not None}
+    assert {"compensate", "least_squares"} <= tried
+    changed = set(report.repair.changed_tensors)
+    assert changed
+    assert bool(changed) == any(attempt.accepted for attempt in report.repair.attempts)
+    dense, written = (load_file(d / "model.safetensors") for d in (model, tmp_path / "out/model"))
+    layers = {str(new): old for old, new in report.layer_map.items()}
+    for name, tensor in written.items():
+        parts = name.split(".")
+        if parts[1] == "layers":
+            parts[2] = layers[parts[2]]
+            same = torch.equal(tensor, dense[".".join(parts)])
+            kind = "experts.down_proj" if parts[-2] == "w2" else parts[-2]
+            assert same == (not any(each.startswith(f"model.layers.{parts[2]}.") and kind in each for each in changed))
 
 
 @pytest.mark.parametrize("trained", ["neighbours", "lora"])
