@@ -1,150 +1,175 @@
-"""A whole job on a model that is larger than the memory it may use: analysis, plan, artifact, verification.
+"""Whole jobs on models that are larger than the memory they may use, from submission to the verified artifact.
 
-    python -m benchmarks.larger_than_memory
+    python -m benchmarks.larger_than_memory --data ../shared/data
 
-The job runs in a child process under RLIMIT_DATA: what it allocates for itself (heap and private mappings) cannot
-exceed the limit. Pages of shared file mappings are not counted: the kernel can drop them at any time and read them
-again. The limit is lifted for the process that verifies, because torch maps weight files privately, which counts in
-full although nothing is allocated; what that process really holds is in the table all the same. Linux only.
+The demo's SmolLM2-135M and a random Llama are compressed through the embedded service. Each process of a job may
+allocate what it has allocated once its libraries are imported, and 40 % of the model's weights; `limited_job.py` says
+what that counts. Linux only.
 """
 
-import json
-import os
-import random
-import resource
-import subprocess
-import sys
 import tempfile
-import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import psutil
 import torch
 import transformers
 import typer
-from rich.console import Console
-from rich.table import Table
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-import sglp_core
-from sglp_core import Calibration, Evaluation, Method, Progress, Target
-from sglp_core.evaluation.footprint import peak_resident_bytes
-from sglp_core.options import Options
-from sglp_core.progress import SilentReporter
+from benchmarks.markdown_table import print_table
+from benchmarks.timed_job import figures_of
+from benchmarks.worktree_process import Answer, Worktree, worktrees
+from sglp_core.loading.loaded_model import load_model
+from sglp_core.options import Calibration, Options
 from sglp_core.run_context import RunContext
+from sglp_service.demo import find_model
 
+CACHE = Path("~/.cache/sglp").expanduser()
 WORDS = [f"word{number}" for number in range(2000)]
+SEQUENCE_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model folder and the texts its job reads, below the folder `root`."""
+
+    name: str
+    root: Path
+    calibration: Path
+    test: Path
+
+    @property
+    def weight_bytes(self) -> int:
+        """The size of its weight files."""
+        return sum(file.stat().st_size for file in (self.root / "model").glob("*.safetensors"))
 
 
 def main(
-    layers: Annotated[int, typer.Option(min=4, help="Layers of the random Llama; each is 51 MB in float32.")] = 24,
-    limit_mb: Annotated[int, typer.Option(help="What a process of the job may allocate.")] = 900,
-    folder: Annotated[Path | None, typer.Option(help="Where to work; a temporary folder by default.")] = None,
-    memory: Annotated[str | None, typer.Option(hidden=True)] = None,
+    data: Annotated[Path, typer.Option(help="Folder with wikitext-2/.", exists=True, resolve_path=True)],
+    layers: Annotated[int, typer.Option(min=4, help="Layers of the random Llama; each is 103 MB in bfloat16.")] = 30,
+    width: Annotated[int, typer.Option(min=64, help="Width of the random Llama.")] = 2048,
+    share: Annotated[float, typer.Option(help="What a process may allocate, as a share of the weights.")] = 0.4,
+    windows: Annotated[int, typer.Option(min=4, help="Calibration windows of 128 tokens.")] = 8,
+    old: Annotated[Path | None, typer.Option(help="A worktree of another commit, measured too.", exists=True)] = None,
+    limit: Annotated[float, typer.Option(help="Seconds after which a job is stopped.")] = 1800,
 ) -> None:
-    """Print the peak memory of the job, and what happens without streaming."""
-    if memory:
-        assert folder is not None
-        _run_limited(folder, memory, limit_mb * 10**6)
-        return
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        work = Path(name)
-        weights = write_model(work / "model", layers)
-        generator = random.Random(0)
-        lines = (" ".join(generator.choices(WORDS, k=60)) for _ in range(60))
-        (work / "text.txt").write_text("\n\n".join(lines))
-        table = Table("memory", "outcome", "seconds", "peak anonymous MB", "peak resident MB")
-        for mode in ("in_memory", "auto"):
-            table.add_row(mode, *_watched(work, mode, limit_mb))
-        table.title = f"weights {weights / 1e6:,.0f} MB, {layers} layers; limit {limit_mb} MB for each process"
-        table.caption = (
-            "resident counts mapped files too, and the job's main process alone; anonymous any process of it"
-        )
-    Console(width=120).print(table)
+    """Print a table for each of the two models."""
+    with tempfile.TemporaryDirectory() as folder, worktrees(old) as codes:
+        for write in (_smollm2, lambda root, data: _random_llama(root, data, layers, width)):
+            with tempfile.TemporaryDirectory(dir=folder) as root:
+                subject = write(Path(root), data)
+                print_table(
+                    f"{subject.name}, {subject.weight_bytes / 1e6:,.0f} MB of weights",
+                    (_row(code, _run(code, subject, share, windows, limit)) for code in codes),
+                )
+    print("\nLimited (RLIMIT_DATA): heap and private mappings of each process, its imports + the share of the weights.")
+    print("Peaks are those of the process of the job that holds most of the kind; mapped files can be dropped.")
 
 
-def write_model(directory: Path, layers: int) -> int:
+def _run(code: Worktree, subject: Subject, share: float, windows: int, limit_seconds: float) -> Answer:
+    spec = {
+        "mode": "compress",
+        "model": {"uri": (subject.root / "model").as_uri()},
+        "target": {"kind": "layers", "ratio": 0.25},
+        "calibration": {
+            "source": subject.calibration.as_uri(),
+            "samples": windows,
+            "sequence_length": SEQUENCE_LENGTH,
+            "batch_size": 1,
+        },
+        "evaluation": {"source": subject.test.as_uri(), "samples": 4},
+    }
+    with tempfile.TemporaryDirectory(dir=subject.root) as folder:
+        request = {
+            "state": str(Path(folder) / "state"),
+            "root": str(subject.root),
+            "spec": spec,
+            "share": share,
+            "weight_bytes": subject.weight_bytes,
+        }
+        return code.call("limited_job", request, limit_seconds)
+
+
+def _row(code: Worktree, answer: Answer) -> dict[str, str]:
+    content = answer.content
+    if not content:
+        raise RuntimeError(answer.stopped)
+    peaks: Mapping[str, int] = content["peaks"]
+    return {
+        "code": code.name,
+        "limit MB": f"{content['limit_bytes'] / 1e6:,.0f} ({content['imported_bytes'] / 1e6:,.0f} imported)",
+        "allocated MB": _megabytes(peaks, "allocated"),
+        "anonymous MB": _megabytes(peaks, "anonymous"),
+        "mapped files MB": _megabytes(peaks, "files"),
+        "shared MB": _megabytes(peaks, "shared"),
+        "seconds": f"{content['seconds']:.0f}" if "seconds" in content else "",
+        **_result(content, answer.stopped),
+    }
+
+
+def _result(content: dict[str, Any], stopped: str) -> dict[str, str]:
+    if not content.get("report"):
+        outcome = stopped or f"{content['error']['code']} while {content['phase']}: {content['error']['message'][:300]}"
+        return {"outcome": outcome, "weights read": "", "repairs": "", "perplexity": "", "agreement": ""}
+    figures = figures_of(content["report"])
+    before, after = figures["perplexity"]
+    read = figures["weights_read"]
+    return {
+        "outcome": f"{len(figures['removed'])} layers removed, {'' if figures['verified'] else 'not '}verified",
+        "weights read": "not counted" if read is None else f"{read:.1f} ×",
+        "repairs": f"{figures['repairs_accepted']} of {figures['repairs_tried']} accepted",
+        "perplexity": f"{before:.4g} → {after:.4g}",
+        "agreement": f"{figures['agreement']:.3f}",
+    }
+
+
+def _megabytes(peaks: Mapping[str, int], kind: str) -> str:
+    return f"{peaks.get(kind, 0) / 1e6:,.0f}"
+
+
+def _smollm2(root: Path, data: Path) -> Subject:
+    """The demo's model, converted: a GGUF file is converted in memory, which is not what is measured here."""
+    options = Options(calibration=Calibration(sequence_length=SEQUENCE_LENGTH))
+    loaded = load_model(find_model().as_uri(), options, RunContext(cache=CACHE, memory="in_memory"))
+    loaded.model.save_pretrained(root / "model")
+    loaded.processor.save_pretrained(root / "model")
+    for name in ("valid", "test"):
+        (root / f"{name}.txt").write_text((data / f"wikitext-2/{name}.txt").read_text())
+    return Subject("SmolLM2-135M", root, root / "valid.txt", root / "test.txt")
+
+
+def _random_llama(root: Path, _data: Path, layers: int, width: int) -> Subject:
     vocabulary = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
-    ).save_pretrained(directory)
+    ).save_pretrained(root / "model")
     config = transformers.LlamaConfig(
         vocab_size=len(vocabulary),
-        hidden_size=1024,
-        intermediate_size=2816,
+        hidden_size=width,
+        intermediate_size=width * 11 // 4,
         num_hidden_layers=layers,
-        num_attention_heads=16,
+        num_attention_heads=width // 64,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=2,
+        dtype=torch.bfloat16,
     )
     torch.manual_seed(0)
-    transformers.LlamaForCausalLM(config).save_pretrained(directory, max_shard_size="300MB")
-    return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+    model = transformers.LlamaForCausalLM._from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(root / "model", max_shard_size="300MB")
+    for name in ("valid", "test"):
+        _write_text(root / f"{name}.txt")
+    return Subject(f"random Llama, {layers} layers, bfloat16", root, root / "valid.txt", root / "test.txt")
 
 
-class _LiftedForVerification(SilentReporter):
-    def progress(self, progress: Progress) -> None:
-        if progress.phase == "verifying":
-            resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-
-
-def _run_limited(work: Path, memory: Any, limit: int) -> None:
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
-    report = sglp_core.compress(
-        str(work / "model"),
-        Target("layers", 0.25),
-        work / f"out-{memory}",
-        options=Options(
-            method=Method(),
-            calibration=Calibration(str(work / "text.txt"), samples=4, sequence_length=64, batch_size=2),
-            evaluation=Evaluation(samples=4),
-        ),
-        context=RunContext(cache=work / f"cache-{memory}", memory=memory, reporter=_LiftedForVerification()),
-    )
-    removed = len(report.plan.removed_layers)
-    outcome = f"{removed} layers removed, verified" if report.verification.passed else "not verified"
-    print(json.dumps([outcome, peak_resident_bytes()]))
-
-
-def _watched(work: Path, memory: str, limit_mb: int) -> tuple[str, ...]:
-    """Run the job and sample what it and the processes it starts hold in anonymous memory."""
-    command = [sys.executable, "-m", "benchmarks.larger_than_memory", f"--memory={memory}", f"--folder={work}"]
-    # Otherwise glibc's heap keeps address space that holds nothing, and the limit counts it.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
-    begin = time.perf_counter()
-    with (
-        (work / f"log-{memory}").open("w+") as log,
-        subprocess.Popen(
-            [*command, f"--limit-mb={limit_mb}"], stdout=subprocess.PIPE, stderr=log, text=True, env=environment
-        ) as job,
-    ):
-        peak = 0
-        while job.poll() is None:
-            peak = max([peak, *_anonymous_bytes(job.pid)])
-            time.sleep(0.02)
-        seconds = time.perf_counter() - begin
-        assert job.stdout is not None
-        lines = job.stdout.read().splitlines()
-        log.seek(0)
-        outcome, resident = json.loads(lines[-1]) if job.returncode == 0 else (" ".join(log.read().split()[-9:]), 0)
-    return outcome, f"{seconds:.0f}", f"{peak / 1e6:,.0f}", f"{resident / 1e6:,.0f}" if resident else ""
-
-
-def _anonymous_bytes(pid: int) -> list[int]:
-    try:
-        job = psutil.Process(pid)
-        return [_rss_anon(process.pid) for process in (job, *job.children(recursive=True))]
-    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-        return []
-
-
-def _rss_anon(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
+def _write_text(file: Path) -> None:
+    """200 lines of 60 words, each drawn like all others."""
+    draws = torch.randint(len(WORDS), (200, 60)).tolist()
+    file.write_text("\n\n".join(" ".join(WORDS[number] for number in line) for line in draws))
 
 
 if __name__ == "__main__":
