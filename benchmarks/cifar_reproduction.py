@@ -25,11 +25,11 @@ from benchmarks.subset_grad_norm import subset_grad_norm
 from sglp_core.analysis.measure import measure
 from sglp_core.analysis.result import Analysis
 from sglp_core.data.calibration_data import CalibrationData, prepare
+from sglp_core.execution.weight_changes import apply
 from sglp_core.loading.loaded_model import LoadedModel, load_model
 from sglp_core.options import PROPOSALS, Calibration, Method, Options, Target
 from sglp_core.planning.choose import choose_plan, control_plans
 from sglp_core.removal.remove_layers import remove_layers
-from sglp_core.removal.weight_changes import apply
 from sglp_core.repair.batch_norm import estimate_statistics
 from sglp_core.run_context import RunContext
 from sglp_core.tasks import Batch

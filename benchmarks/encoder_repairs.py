@@ -18,9 +18,9 @@ from rich.table import Table
 
 from sglp_core.data.calibration_data import prepare
 from sglp_core.evaluation.quality import evaluate
+from sglp_core.execution.variant import Variant
 from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Calibration, Evaluation, Options
-from sglp_core.removal.variant import Variant
 from sglp_core.repair.repair import repair
 from sglp_core.run_context import RunContext
 

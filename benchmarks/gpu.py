@@ -25,7 +25,7 @@ from sglp_core.analysis.criteria import CRITERIA
 from sglp_core.analysis.segmentation import segment
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.analysis.tracing import trace
-from sglp_core.structure.layered_model import LayeredModel
+from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.tasks import Batch, logits_of, loss_of
 
 VOCABULARY = 32_000

@@ -19,13 +19,13 @@ from sglp_core.analysis.measure import measure
 from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.data.token_windows import batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.weight_changes import Changes
 from sglp_core.healing.heal import Healed, Training, heal
 from sglp_core.loading.loaded_model import LoadedModel, load_model
 from sglp_core.options import Calibration, Healing, HealingLoss, Method, Options, Target, Trained
 from sglp_core.planning.choose import choose_plan, control_plans
 from sglp_core.progress import Phase, Progress, SilentReporter
-from sglp_core.removal.variant import Variant
-from sglp_core.removal.weight_changes import Changes
 from sglp_core.repair.repair import repair
 from sglp_core.run_context import RunContext
 from sglp_core.tasks import Batch

@@ -24,6 +24,9 @@ from sglp_core.analysis.segmentation import Segmentation
 from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.data.token_windows import batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
+from sglp_core.execution.bypass import bypassed
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.weight_changes import Changes, swapped
 from sglp_core.healing.heal import Training, heal
 from sglp_core.loading.loaded_model import LoadedModel, load_model
 from sglp_core.options import PROPOSALS, Calibration, Healing, Method, Options, Target
@@ -32,9 +35,6 @@ from sglp_core.planning.choose_after_repair import choose_repaired
 from sglp_core.planning.proposals import Proposal
 from sglp_core.progress import Phase, SilentReporter
 from sglp_core.progress import Progress as ReportedProgress
-from sglp_core.removal.bypass import bypassed
-from sglp_core.removal.variant import Variant
-from sglp_core.removal.weight_changes import Changes, swapped
 from sglp_core.repair.repair import repair
 from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_stack import layers_of

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from sglp_core.data.token_windows import batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
+from sglp_core.execution.variant import Variant
 from sglp_core.healing.heal import Training, heal
 from sglp_core.loading.loaded_model import LoadedModel, load_model
 from sglp_core.options import Calibration, Healing, Options
-from sglp_core.removal.variant import Variant
 from sglp_core.repair.repair import Repaired, repair
 from sglp_core.run_context import RunContext
 from sglp_core.tasks import Batch

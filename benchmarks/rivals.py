@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from sglp_core.evaluation.quality import evaluate
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
 from sglp_core.progress import Phase, Progress, SilentReporter
-from sglp_core.removal.variant import Variant
 from sglp_core.structure.layer_calls import layer_input, layer_output
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch, logits_of
 
 

@@ -38,6 +38,11 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         return Batch({name: tensor.to(device) for name, tensor in self.inputs.items()}, self.labels.to(device))
 
+    def repeated(self, copies: int) -> "Batch":
+        """All samples several times after each other."""
+        inputs = {name: torch.cat([tensor] * copies) for name, tensor in self.inputs.items()}
+        return Batch(inputs, torch.cat([self.labels] * copies))
+
     def rows(self, first: int, end: int) -> "Batch":
         """The samples from `first` to before `end`."""
         return Batch({name: tensor[first:end] for name, tensor in self.inputs.items()}, self.labels[first:end])
@@ -98,12 +103,19 @@ def require_classes(config: transformers.PretrainedConfig, task: Task) -> None:
         )
 
 
-def logits_of(model: nn.Module, batch: Batch, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+def logits_of(
+    model: nn.Module, batch: Batch, weights: Mapping[str, Tensor] | None = None, positions: Tensor | None = None
+) -> Tensor:
     """Logits `[B, T, V]` or `[B, classes]`, computed without the KV cache.
 
-    `weights` replace the model's parameters of the same names, and gradients flow to them.
+    `weights` replace the model's parameters of the same names, and gradients flow to them. `positions` are the only
+    ones to compute logits of, for classes whose `forward` takes `logits_to_keep`.
     """
-    extra = {"use_cache": False} if hasattr(model.config, "use_cache") and "input_ids" in batch.inputs else {}
+    extra: dict[str, object] = {}
+    if hasattr(model.config, "use_cache") and "input_ids" in batch.inputs:
+        extra["use_cache"] = False
+    if positions is not None:
+        extra["logits_to_keep"] = positions
     inputs = {**batch.inputs, **extra}
     output = model(**inputs) if weights is None else torch.func.functional_call(model, dict(weights), (), inputs)
     logits: Tensor = output.logits

@@ -53,7 +53,7 @@ class SimilarityAccumulator:
     estimator: Estimator = "unbiased"
     kernel: Kernel = "linear"
     n_samples: int = 0
-    _hsic: np.ndarray | None = field(default=None, repr=False)
+    _hsic: Tensor | None = field(default=None, repr=False)
 
     def add(self, features: list[Tensor]) -> None:
         """Add one batch: L matrices `[n, d_l]` whose rows are the same n samples; n must be at least 4."""
@@ -64,7 +64,8 @@ class SimilarityAccumulator:
         grams = [centre(gram(x.float() - x.float().mean(0), self.kernel), self.estimator).flatten() for x in features]
         stacked = torch.stack(grams)
         scale = n * (n - 3) if self.estimator == "unbiased" else (n - 1) ** 2
-        hsic = (stacked @ stacked.T).double().cpu().numpy() / scale
+        # On the device: only `matrix` waits for it.
+        hsic = (stacked @ stacked.T).double() / scale
         self._hsic = hsic if self._hsic is None else self._hsic + hsic
         self.n_samples += n
 
@@ -72,12 +73,13 @@ class SimilarityAccumulator:
         """CKA, float64 `[L, L]`; raises `BadCalibration` where a layer's output does not vary over the samples."""
         if self._hsic is None:
             raise BadCalibration("no calibration batch was measured")
-        own = np.diag(self._hsic)
+        hsic = self._hsic.cpu().numpy()
+        own = np.diag(hsic)
         bad = [int(i) for i in np.flatnonzero(~(own > 0))]
         if bad:
             raise BadCalibration(
                 f"the outputs of layers {bad} do not vary over the {self.n_samples} calibration samples "
                 "(or are not finite), so their similarity is undefined; use more varied calibration data"
             )
-        cka: np.ndarray = self._hsic / np.sqrt(np.outer(own, own))
+        cka: np.ndarray = hsic / np.sqrt(np.outer(own, own))
         return cka

@@ -1,6 +1,5 @@
 """Write the model without the removed layers, from memory or shard by shard, with the logits that it must reproduce."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +11,17 @@ from sglp_core.artifact.shards import copy_kept_layers
 from sglp_core.artifact.verify import Written
 from sglp_core.errors import as_unsupported
 from sglp_core.evaluation.logits import probe_logits
-from sglp_core.evaluation.streamed import leaving_states
+from sglp_core.execution.bypass import bypassed
+from sglp_core.execution.disk_home import DiskHome, empty_model
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.logits import logits_of_variants
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.weight_changes import apply, swapped
+from sglp_core.execution.weights import OnloadedWeights
 from sglp_core.loading.loaded_model import LoadedModel
-from sglp_core.loading.streamed_model import StreamedModel
-from sglp_core.removal.bypass import bypassed
+from sglp_core.progress import silent_phase
 from sglp_core.removal.remove_layers import remove_layers
-from sglp_core.removal.variant import Variant
-from sglp_core.removal.weight_changes import apply, swapped
-from sglp_core.structure.layer_stack import LayerStack
+from sglp_core.structure.layer_stack import LayerStack, layers_of
 from sglp_core.tasks import Batch
 
 
@@ -37,7 +39,7 @@ def write_artifact(loaded: LoadedModel, variant: Variant, probe: dict[str, Tenso
 
     Raises `UnsupportedArchitecture` where the model cannot run without the removed layers, and `InsufficientStorage`.
     """
-    write = _from_shards if isinstance(loaded.model, StreamedModel) else _in_memory
+    write = _in_memory if loaded.weights.in_memory else _from_shards
     artifact = write(loaded, variant, probe, directory)
     loaded.release()
     return artifact
@@ -62,11 +64,15 @@ def _in_memory(loaded: LoadedModel, variant: Variant, probe: dict[str, Tensor], 
 def _from_shards(loaded: LoadedModel, variant: Variant, probe: dict[str, Tensor], directory: Path) -> Artifact:
     assert not variant.changes
     removed = variant.removed
-    dense: StreamedModel = loaded.model
-    expected = _streamed_logits(dense, probe, removed)
-    layer_map = copy_kept_layers(loaded.source.directory, dense.path, len(loaded.stack), removed, directory)
+    expected = _probe_logits(loaded, probe, variant)
+    assert isinstance(loaded.path, str)
+    layer_map = copy_kept_layers(loaded.source.directory, loaded.path, len(loaded.stack), removed, directory)
     files.copy_processor_files(loaded.source, directory)
-    pruned = _streamed_logits(StreamedModel(directory, dense.scratch), probe, ())
+    model, path = empty_model(directory)
+    weights = OnloadedWeights(model, layers_of(model, path), DiskHome(directory, model, path), loaded.device)
+    pruned = _probe_logits(
+        LayeredModel(model, path, loaded.task, home=weights, scratch=loaded.scratch), probe, Variant()
+    )
     parameters = loaded.stack.total_parameters - sum(loaded.stack.layers[i].parameters for i in removed)
     path, signatures = _expected_layers(loaded.stack, layer_map)
     written = Written(directory, loaded.task, probe, pruned, expected, offloaded=True, path=path, signatures=signatures)
@@ -79,9 +85,9 @@ def _expected_layers(stack: LayerStack, layer_map: dict[int, int]) -> tuple[str,
     return (stack.path, signatures) if isinstance(stack.path, str) and all(signatures) else ("", ())
 
 
-@torch.no_grad()
-def _streamed_logits(model: StreamedModel, probe: dict[str, Tensor], removed: Sequence[int]) -> Tensor:
-    batch = Batch(probe, torch.empty(0))
-    ((hidden,),) = leaving_states(model, [batch], [removed])
-    with model.outside():
-        return model.logits(batch, hidden)
+def _probe_logits(model: LayeredModel, probe: dict[str, Tensor], variant: Variant) -> Tensor:
+    """Logits of the probe on the CPU, computed in the type that the weights are stored in."""
+    stored = LayeredModel(model.model, model.path, model.task, home=model.weights.as_stored(), scratch=model.scratch)
+    batch = Batch(probe, torch.zeros(len(next(iter(probe.values()))), dtype=torch.long))
+    _, logits = next(logits_of_variants(stored, [batch], [variant], silent_phase()))
+    return next(logits).cpu()

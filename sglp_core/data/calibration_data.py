@@ -15,7 +15,6 @@ from sglp_core.data.token_windows import text_windows
 from sglp_core.data.window_cache import find_or_generate
 from sglp_core.errors import BadCalibration
 from sglp_core.loading.loaded_model import LoadedModel
-from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.options import Calibration, Evaluation
 from sglp_core.run_context import RunContext
 from sglp_core.tasks import Batch, Task
@@ -132,16 +131,15 @@ def _samples(loaded: LoadedModel, calibration: Calibration, source: str, count: 
                 "an image model cannot generate calibration data; give a folder of class folders, a .zip of one, or a "
                 ".parquet file with images"
             )
-        samples = read_images(source, loaded.model, loaded.processor, count, seed, roots)
+        samples = read_images(source, loaded, loaded.processor, count, seed, roots)
     elif loaded.task == "text_classification":
-        if source == "self" or isinstance(loaded.model, StreamedModel):
+        if source == "self":
             raise BadCalibration(
-                "a text classifier cannot generate calibration data, and labels it only where the model fits in "
-                "memory; give texts as a .txt, .jsonl or .parquet file"
+                "a text classifier cannot generate calibration data; give texts as a .txt, .jsonl or .parquet file"
             )
-        samples = read_labelled_texts(local_path(source, roots), loaded.model, loaded.processor, count, length, seed)
+        samples = read_labelled_texts(local_path(source, roots), loaded, loaded.processor, count, length, seed)
     elif source == "self":
-        if isinstance(loaded.model, StreamedModel):
+        if not loaded.weights.in_memory:
             raise BadCalibration(
                 "the model does not fit in memory, and generating text would read all its weights from disk for each "
                 "token; give calibration text as a .txt, .jsonl or .parquet file"

@@ -14,6 +14,8 @@ from torch import Tensor
 from sglp_core.checkpoints.model_folder import local_path
 from sglp_core.data.image_files import ImageFile, read_image_files
 from sglp_core.errors import BadCalibration
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.logits import dense_logits
 from sglp_core.tasks import Batch, Task
 
 # More than photographs have; a small file can claim far more.
@@ -57,7 +59,7 @@ class Images:
 
 
 def read_images(
-    source: str, model: Any, processor: Any, count: int, seed: int, roots: Sequence[Path] | None = None
+    source: str, layered: LayeredModel, processor: Any, count: int, seed: int, roots: Sequence[Path] | None = None
 ) -> Images:
     """Up to `count` images of a user's folder, zip or Parquet file, in an order drawn at random with the seed.
 
@@ -65,12 +67,13 @@ def read_images(
     same, they are numbered in sorted order. Images without a label get the dense model's prediction as label, so that
     accuracy on them is agreement with the dense model. Raises `BadCalibration`.
     """
+    model = layered.model
     files = read_image_files(local_path(source, roots), count, seed, roots)
     if not files.chosen:
         raise BadCalibration(f"{Path(source).name} holds no images")
     pixel_values = torch.cat([_pixels(file, processor).to(model.dtype) for file in files.chosen])
     if files.chosen[0].label is None:
-        return Images(pixel_values, _predicted(model, pixel_values), "images labelled by the dense model itself")
+        return Images(pixel_values, _predicted(layered, pixel_values), "images labelled by the dense model itself")
     numbers, noun = _numbers(files.class_names, model.config)
     labels = [file.label if isinstance(file.label, int) else numbers[str(file.label)] for file in files.chosen]
     wrong = sorted({label for label in labels if not 0 <= label < model.config.num_labels})
@@ -114,6 +117,6 @@ def _folded(name: str) -> str:
 
 
 @torch.no_grad()
-def _predicted(model: Any, pixel_values: Tensor) -> Tensor:
-    parts = [model(pixel_values=part.to(model.device)).logits for part in pixel_values.split(LABELLED_AT_ONCE)]
-    return torch.cat(parts).argmax(-1).cpu()
+def _predicted(model: LayeredModel, pixel_values: Tensor) -> Tensor:
+    batches = Batch({"pixel_values": pixel_values}, torch.zeros(len(pixel_values))).split(LABELLED_AT_ONCE)
+    return torch.cat([logits.argmax(-1).cpu() for logits in dense_logits(model, list(batches))])

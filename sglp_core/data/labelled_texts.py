@@ -16,7 +16,9 @@ from torch import Tensor
 from sglp_core.data.text_files import draw_texts
 from sglp_core.data.token_windows import LEAST_TEXT_CHARACTERS, PROBE_ROWS, PROBE_TOKENS, TEXT_CHARACTERS_A_TOKEN
 from sglp_core.errors import BadCalibration, as_unsupported
-from sglp_core.tasks import Batch, Task, logits_of
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.logits import dense_logits
+from sglp_core.tasks import Batch, Task
 
 LABELLED_AT_ONCE = 16
 
@@ -56,7 +58,9 @@ class LabelledTexts:
         )
 
 
-def read_labelled_texts(file: Path, model: Any, tokenizer: Any, count: int, length: int, seed: int) -> LabelledTexts:
+def read_labelled_texts(
+    file: Path, model: LayeredModel, tokenizer: Any, count: int, length: int, seed: int
+) -> LabelledTexts:
     """Up to `count` documents of a user's file, each cut at `length` tokens, in an order drawn at random with the seed.
 
     Raises `BadCalibration`, and `UnsupportedArchitecture` where the model cannot read them.
@@ -74,7 +78,7 @@ def read_labelled_texts(file: Path, model: Any, tokenizer: Any, count: int, leng
 
 
 @torch.no_grad()
-def _predicted(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+def _predicted(model: LayeredModel, inputs: dict[str, Tensor]) -> Tensor:
     batches = Batch(inputs, torch.zeros(len(inputs["input_ids"]))).split(LABELLED_AT_ONCE)
     with as_unsupported("the model cannot read a batch of texts"):
-        return torch.cat([logits_of(model, batch.to(model.device)).argmax(-1).cpu() for batch in batches])
+        return torch.cat([logits.argmax(-1).cpu() for logits in dense_logits(model, list(batches))])

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from sglp_core.data.token_windows import Windows, special_tokens
 from sglp_core.errors import BadCalibration
+from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.options import Calibration
 from sglp_core.progress import Phase, silent_phase
-from sglp_core.structure.layered_model import LayeredModel
 
 UNMASKING_STEPS = 16
 # Generation keeps a KV cache but no activations for a backward pass, so more windows fit than in the analysis.

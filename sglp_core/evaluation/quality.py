@@ -7,18 +7,15 @@ model serves all variants. Verification proves that the written artifact equals 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import singledispatch
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.logits import logits_of_variants
+from sglp_core.execution.variant import Variant
 from sglp_core.progress import Phase, silent_phase
-from sglp_core.removal.bypass import Skipper
-from sglp_core.removal.variant import Variant
-from sglp_core.removal.weight_changes import swapped
-from sglp_core.structure.layered_model import LayeredModel
-from sglp_core.tasks import Batch, Task, aligned, logits_of
+from sglp_core.tasks import Batch, Task, aligned
 
 
 @dataclass(frozen=True)
@@ -44,31 +41,18 @@ class Quality:
 def evaluate(
     model: LayeredModel, batches: Sequence[Batch], variants: Mapping[str, Variant], progress: Phase | None = None
 ) -> dict[str, Quality]:
-    """Quality of the dense model, under the name `dense`, and of each variant."""
+    """Quality of the dense model, under the name `dense`, and of each variant; no weights change."""
     progress = progress or silent_phase()
-    progress.start(len(batches), "batches")
-    return run_variants(model.model, model, batches, variants, progress)
-
-
-@singledispatch
-def run_variants(
-    model: Any, layered: LayeredModel, batches: Sequence[Batch], variants: Mapping[str, Variant], progress: Phase
-) -> dict[str, Quality]:
-    """`evaluate` for one type of model."""
-    sums = {name: torch.zeros(4, dtype=torch.float64) for name in ("dense", *variants)}
+    all_variants = {"dense": Variant(), **variants}
+    sums = {name: torch.zeros(4, dtype=torch.float64, device=model.device) for name in all_variants}
     positions = 0
-    skipper = Skipper(model, layered.layers)
-    for batch in batches:
-        moved = batch.to(model.device)
-        with skipper.watched():
-            dense, labels = log_probabilities(logits_of(model, moved), moved.labels, layered.task)
-        positions += len(labels)
-        sums["dense"] += compared(dense, dense, labels)
-        for name, variant in variants.items():
-            with skipper.without(variant.removed, variant.changes), swapped(model, variant.changes):
-                rows, _ = log_probabilities(logits_of(model, moved), moved.labels, layered.task)
-            sums[name] += compared(dense, rows, labels)
-        progress.advance()
+    for labels, logits in logits_of_variants(model, batches, list(all_variants.values()), progress):
+        dense: Tensor | None = None
+        for name, each in zip(all_variants, logits, strict=True):
+            rows, targets = log_probabilities(each, labels, model.task)
+            dense = rows if dense is None else dense
+            sums[name] += compared(dense, rows, targets)
+        positions += len(targets)
     return {name: quality_of(total, positions) for name, total in sums.items()}
 
 
@@ -85,11 +69,11 @@ def compared(dense: Tensor, variant: Tensor, labels: Tensor) -> Tensor:
     correct = (top == labels).double().sum()
     agree = (dense.argmax(-1) == top).double().sum()
     divergence = nn.functional.kl_div(variant, dense, log_target=True, reduction="sum").double()
-    return torch.stack([nats, correct, agree, divergence]).cpu()
+    return torch.stack([nats, correct, agree, divergence])
 
 
 def quality_of(total: Tensor, positions: int) -> Quality:
     """Quality from the sums of `compared` over a number of positions."""
-    nats, correct, agree, divergence = (float(x) / positions for x in total)
+    nats, correct, agree, divergence = (float(x) / positions for x in total.tolist())
     # exp overflows float64 above 709; so large a figure only says that the model is destroyed.
     return Quality(math.exp(min(nats, 700)), correct, agree, max(divergence, 0.0))

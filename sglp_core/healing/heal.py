@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.evaluation.quality import evaluate
+from sglp_core.execution.bypass import bypassed
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.weight_changes import Changes, frozen
 from sglp_core.healing.learning_rate import LearningRate
 from sglp_core.healing.lora import Adapters, linear_layers
 from sglp_core.healing.neighbouring_layers import Neighbours
 from sglp_core.healing.training_state import Judgement, KeptState, TrainingState
 from sglp_core.options import Healing, HealingLoss
 from sglp_core.progress import Phase, silent_phase
-from sglp_core.removal.bypass import bypassed
-from sglp_core.removal.variant import Variant
-from sglp_core.removal.weight_changes import Changes, frozen
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch, aligned, logits_of, sample_count, split
 
 # How often the model is judged on held-out data, and after how many judgements without progress training ends.

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sglp_core.removal.variant import Variant
-from sglp_core.removal.weight_changes import owners
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.weight_changes import owners
 from sglp_core.structure.layer_stack import layer_names
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch, logits_of
 
 RANK = 16

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sglp_core.removal.variant import Variant
-from sglp_core.removal.weight_changes import frozen, owners
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.weight_changes import frozen, owners
 from sglp_core.structure.layer_calls import layer_output
 from sglp_core.structure.layer_stack import layer_names
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import runs_of
 from sglp_core.tasks import Batch, logits_of
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from sglp_core.data.calibration_data import CalibrationData
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.weight_changes import Changes
 from sglp_core.loading.cache_key import common_key
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Healing
-from sglp_core.removal.variant import Variant
-from sglp_core.removal.weight_changes import Changes
 from sglp_core.result_cache import Cache, CachedResult, Key
 
 # A state has four float32 values for each trained parameter; this is enough for half a billion parameters.

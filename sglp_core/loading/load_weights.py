@@ -1,14 +1,12 @@
 """Load the weights of a model and check that none is missing, has another shape, or is infinite or NaN."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from torch import Tensor, nn
 
 from sglp_core.errors import UnsafeFormat, as_unsupported
+from sglp_core.execution.finite_weights import require_finite, require_loaded
 
 
 def load_in_memory(
@@ -32,23 +30,3 @@ def load_in_memory(
     require_loaded(info["missing_keys"])
     require_finite(model.named_parameters())
     return model
-
-
-def require_loaded(missing: Iterable[str]) -> None:
-    """Raise `UnsafeFormat` where any parameter names are `missing` from the weights."""
-    names = sorted(missing)
-    if names:
-        raise UnsafeFormat(f"the weights hold no {', '.join(names[:5])}, which the model of config.json needs")
-
-
-def require_finite(parameters: Iterable[tuple[str, Tensor | nn.Parameter]]) -> None:
-    """Raise `UnsafeFormat` for the first tensor that has an infinite or NaN value.
-
-    All measurements on such a model would be infinite or NaN too, and so would the smaller model.
-    """
-    for name, parameter in parameters:
-        if parameter.numel() and parameter.is_floating_point():
-            # PyTorch has no `aminmax` for floats of one byte.
-            values = parameter.detach() if parameter.element_size() > 1 else parameter.detach().float()
-            if not torch.stack(values.aminmax()).isfinite().all():
-                raise UnsafeFormat(f"{name} holds values that are infinite or NaN")

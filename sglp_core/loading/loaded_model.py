@@ -1,5 +1,6 @@
 """Load a model: fetch its files, check them, find its layers, and load its weights or leave them on disk."""
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,18 @@ import transformers
 
 from sglp_core.checkpoints.fetch import Fetched, fetch
 from sglp_core.checkpoints.stored_tensors import stored_tensors
-from sglp_core.loading.available_memory import must_stream
+from sglp_core.execution.available_memory import must_stream
+from sglp_core.execution.disk_home import DiskHome, empty_model
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.placement import fits
+from sglp_core.execution.weights import MemoryHome, OnloadedWeights, Weights
 from sglp_core.loading.load_weights import load_in_memory
 from sglp_core.loading.processor import image_shape, processor_of
 from sglp_core.loading.source import Source, open_source
-from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.options import Options
 from sglp_core.run_context import RunContext
 from sglp_core.structure.config import read_config
-from sglp_core.structure.layer_stack import LayerStack, measure_stack
-from sglp_core.structure.layered_model import LayeredModel
+from sglp_core.structure.layer_stack import LayerStack, StackPath, layers_of, measure_stack
 from sglp_core.structure.max_positions import require_length
 from sglp_core.structure.model_class import model_class
 from sglp_core.tasks import require_classes, task_of
@@ -28,7 +31,7 @@ from sglp_core.tasks import require_classes, task_of
 class LoadedModel(LayeredModel):
     """A loaded model with its files, its layers, and its tokenizer or image processor.
 
-    `model` is the only copy of the weights, or a `StreamedModel` whose weights stay on disk.
+    `model` is the only copy of the weights, or its modules are empty and `home` has the weights on disk.
     """
 
     fetched: Fetched
@@ -40,13 +43,20 @@ class LoadedModel(LayeredModel):
     def release(self) -> None:
         """Free the weights, after which the model cannot run."""
         # Changed in place, because other holders of this object would keep the weights in memory.
-        object.__setattr__(self, "model", None)
+        for name in ("model", "home"):
+            object.__setattr__(self, name, None)
+        for name in ("weights", "layerwise", "intermediates"):
+            vars(self).pop(name, None)
+        gc.collect()
+        if torch.accelerator.is_available():
+            # A fresh process needs the memory that the allocator would keep for this one.
+            torch.accelerator.empty_cache()
 
 
 def load_model(model: str | Fetched, options: Options, context: RunContext) -> LoadedModel:
     """Fetch a model, check it, and load its weights or leave them on disk.
 
-    Raises the errors of `fetch`, `open_source`, `measure_stack`, `load_in_memory` and `StreamedModel`.
+    Raises the errors of `fetch`, `open_source`, `measure_stack`, `load_in_memory` and `DiskHome`.
     """
     if isinstance(model, Fetched):
         fetched = model
@@ -66,14 +76,38 @@ def load_model(model: str | Fetched, options: Options, context: RunContext) -> L
         if task != "image_classification":
             require_length(config, length)
         stack = measure_stack(config, length, shape, stored_bits)
-        weights = _load_weights(stock, source.directory, context)
-    return LoadedModel(weights, stack.path, task, fetched, source, stack, stock.__name__, processor)
+        weights = _load_weights(stock, source.directory, context, stack.path)
+    return LoadedModel(
+        weights.model,
+        stack.path,
+        task,
+        fetched,
+        source,
+        stack,
+        stock.__name__,
+        processor,
+        home=weights.home,
+        scratch=context.cache,
+    )
 
 
-def _load_weights(stock: type[transformers.PreTrainedModel], directory: Path, context: RunContext) -> Any:
+@dataclass(frozen=True)
+class _Loaded:
+    model: Any
+    home: Weights | None
+
+
+def _load_weights(
+    stock: type[transformers.PreTrainedModel], directory: Path, context: RunContext, path: StackPath
+) -> _Loaded:
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    context.cache.mkdir(parents=True, exist_ok=True)
     if must_stream(context.memory, directory):
-        context.cache.mkdir(parents=True, exist_ok=True)
-        return StreamedModel(directory, context.cache)
+        model, stack = empty_model(directory)
+        home = DiskHome(directory, model, stack)
+        return _Loaded(model, OnloadedWeights(model, layers_of(model, stack), home, device))
     # Read again, because measuring the stack has set its configuration to eager attention, which counts FLOPs.
     model = load_in_memory(stock, directory, read_config(directory)).eval()
-    return model.cuda() if torch.cuda.is_available() else model
+    if fits(model, device):
+        return _Loaded(model.to(device), None)
+    return _Loaded(model, OnloadedWeights(model, layers_of(model, path), MemoryHome(model, device), device))

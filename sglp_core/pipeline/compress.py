@@ -11,16 +11,15 @@ from sglp_core.checkpoints.fetch import Fetched
 from sglp_core.errors import OutOfMemory
 from sglp_core.evaluation.footprint import Footprint, measure_footprint, weigh
 from sglp_core.evaluation.quality import Quality, evaluate
+from sglp_core.execution.variant import Variant
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.healing.heal import Healed, Training, heal, require_trainable
 from sglp_core.healing.training_state import kept_state
 from sglp_core.loading.loaded_model import LoadedModel
-from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.options import Options, QualityTarget, Target
 from sglp_core.pipeline.run import Measured, choose_for_run, measure_for_run, open_for_run
 from sglp_core.planning.choose import Choice, control_plans
 from sglp_core.planning.quality_budget import QualitySearch
-from sglp_core.removal.variant import Variant
 from sglp_core.repair.repair import Repaired, repair
 from sglp_core.reporting.comparison import SGLP, before_after, control_rows, stage_rows
 from sglp_core.reporting.inputs import analysis_section, calibration_section, evaluation_section, model_section
@@ -101,7 +100,7 @@ class Evidence:
 def _require_possible(loaded: LoadedModel, options: Options) -> None:
     """Refuse, before any work, what cannot be done with this model."""
     needs_memory = options.method.repair not in {"none", "auto"} or options.healing.steps
-    if isinstance(loaded.model, StreamedModel) and needs_memory:
+    if not loaded.weights.resident and needs_memory:
         raise OutOfMemory("the model does not fit in memory, and repair and healing need it there; leave them out")
     require_trainable(options.healing, loaded)
 

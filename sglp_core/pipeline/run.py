@@ -3,14 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-# Imported for what they add to `trace` and `evaluate`: how either is done on a streamed model.
-from sglp_core.analysis import streamed_tracing  # noqa: F401
 from sglp_core.analysis.cache import Origin, find_or_measure
 from sglp_core.analysis.measure import measure
 from sglp_core.analysis.result import Analysis
 from sglp_core.checkpoints.fetch import Fetched
 from sglp_core.data.calibration_data import CalibrationData, prepare
-from sglp_core.evaluation import streamed  # noqa: F401
 from sglp_core.loading.loaded_model import LoadedModel, load_model
 from sglp_core.options import Options, QualityTarget, Target
 from sglp_core.planning import quality_budget

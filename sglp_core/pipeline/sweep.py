@@ -4,7 +4,6 @@ from pathlib import Path
 
 from sglp_core.checkpoints.fetch import Fetched
 from sglp_core.errors import OutOfMemory
-from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.options import Options, SweepTarget
 from sglp_core.pipeline.run import choose_for_run, measure_for_run, open_for_run
 from sglp_core.planning.sweep import knee_of, measure_points, plans_of
@@ -28,7 +27,7 @@ def sweep(
     Ratios that cannot be reached are named in the report. Raises `TargetUnreachable` where none can.
     """
     loaded = open_for_run(model, output, options, context)
-    if isinstance(loaded.model, StreamedModel):
+    if not loaded.weights.resident:
         raise OutOfMemory("the model does not fit in memory, and a sweep times it there; compress it at single ratios")
     measured = measure_for_run(loaded, options, context)
     plans, unreachable = plans_of(

@@ -15,15 +15,15 @@ from dataclasses import replace
 from statistics import fmean
 
 from sglp_core.evaluation.quality import evaluate
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
 from sglp_core.planning.harm import harm_of
 from sglp_core.planning.proposals import Proposal
 from sglp_core.progress import Phase, silent_phase
-from sglp_core.removal.variant import Variant
 from sglp_core.repair.candidates import HeldOutQuality
 from sglp_core.repair.named_repairs import folds
 from sglp_core.repair.repair import Repaired, repair
 from sglp_core.repair.write_finder import WriteFinder
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Removed, runs_of
 from sglp_core.tasks import IGNORED, JUDGED_SHARE, Batch, rebatch, sample_count, split
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from itertools import count
 
 from sglp_core.evaluation.quality import Quality, evaluate
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
 from sglp_core.progress import Phase, silent_phase
-from sglp_core.removal.variant import Variant
 from sglp_core.repair.batch_norm import estimate_statistics
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Removed
 from sglp_core.tasks import CLASSIFICATIONS, Batch, Task, rebatch
 

@@ -13,13 +13,13 @@ from sglp_core.analysis.result import Analysis
 from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.errors import BadCalibration, TargetUnreachable
 from sglp_core.evaluation.quality import evaluate
+from sglp_core.execution.variant import Variant
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Options, QualityTarget, Target
 from sglp_core.planning.choose import Choice, choose_plan
 from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import Proposal
 from sglp_core.progress import Phase, silent_phase
-from sglp_core.removal.variant import Variant
 from sglp_core.repair.repair import repair
 from sglp_core.tasks import Batch
 

@@ -15,17 +15,17 @@ from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.errors import TargetUnreachable
 from sglp_core.evaluation.latency import Latency, measure_latency
 from sglp_core.evaluation.quality import Quality, evaluate
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.loading.processor import image_shape
 from sglp_core.options import Options, SweepTarget, Target
 from sglp_core.planning.plan import Plan
 from sglp_core.progress import Phase
 from sglp_core.removal.remove_layers import remove_layers
-from sglp_core.removal.variant import Variant
 from sglp_core.repair.repair import repair
 from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_stack import LayerStack, example_inputs
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Removed
 
 

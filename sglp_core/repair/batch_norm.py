@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.removal.bypass import bypassed
-from sglp_core.removal.variant import Variant
-from sglp_core.removal.weight_changes import Changes
+from sglp_core.execution.bypass import bypassed
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.weight_changes import Changes
 from sglp_core.repair.contract import Attempt, ModelRepair
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch, logits_of, rebatch_evenly
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from sglp_core.evaluation.quality import Quality, evaluate
-from sglp_core.removal.variant import Variant
-from sglp_core.removal.weight_changes import swapped
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.weight_changes import swapped
 from sglp_core.repair.contract import Attempt, Candidate, CutFit, CutRepair
 from sglp_core.repair.cut import Cut
 from sglp_core.repair.named_repairs import Combination, combination_name, cut_repairs

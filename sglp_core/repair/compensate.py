@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from sglp_core.evaluation.logits import TOLERANCES, difference, probe_logits
-from sglp_core.removal.bypass import bypassed
-from sglp_core.removal.weight_changes import swapped
+from sglp_core.execution.bypass import bypassed
+from sglp_core.execution.weight_changes import swapped
 from sglp_core.repair.contract import Candidate, CutRepair
 from sglp_core.repair.cut import Cut
 from sglp_core.repair.fold import fold

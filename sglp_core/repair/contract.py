@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sglp_core.removal.weight_changes import Changes
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.weight_changes import Changes
 from sglp_core.repair.cut import Cut
 from sglp_core.repair.residual_stream import CutStreams
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch
 

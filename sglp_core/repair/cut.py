@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from sglp_core.removal.variant import Variant
-from sglp_core.removal.weight_changes import Changes
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.weight_changes import Changes
 from sglp_core.repair.residual_stream import CutStreams, cut_streams
 from sglp_core.repair.residual_writes import CannotFold, LayerWrites, Write
 from sglp_core.repair.write_finder import WriteFinder

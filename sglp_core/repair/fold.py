@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sglp_core.removal.weight_changes import in_type_of, owners, tensor_named
+from sglp_core.execution.weight_changes import in_type_of, owners, tensor_named
 from sglp_core.repair.mixtures import along
 from sglp_core.repair.normal_equations import exact
 from sglp_core.repair.residual_writes import CannotFold, OutputParameter, Write

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from sglp_core.removal.weight_changes import swapped
+from sglp_core.execution.weight_changes import swapped
 from sglp_core.repair.residual_writes import CannotFold, LayerCall, Mixture, OutputParameter
 from sglp_core.structure.layer_calls import layer_output
 

@@ -1,9 +1,8 @@
 """Which repairs a name stands for: one row of the table, or with `auto` all rows and what can be combined of them."""
 
-from sglp_core.loading.streamed_model import StreamedModel
+from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.repair import REPAIRS
 from sglp_core.repair.contract import CutRepair, ModelRepair
-from sglp_core.structure.layered_model import LayeredModel
 
 # Names of repairs, each built on top of those before it.
 Combination = tuple[str, ...]
@@ -33,7 +32,7 @@ def combination_name(combination: Combination) -> str:
 
 def repair_at_once(model: LayeredModel, name: str) -> str | None:
     """The name of the repair that is done for all cuts of this model at once, or None."""
-    if isinstance(model.model, StreamedModel):
+    if not model.weights.resident:
         return None
     for each in REPAIRS if name == "auto" else [name]:
         row = REPAIRS.get(each)
@@ -44,7 +43,7 @@ def repair_at_once(model: LayeredModel, name: str) -> str | None:
 
 def folds(model: LayeredModel, name: str) -> bool:
     """Whether this repair of this model goes cut by cut into weights that stay."""
-    possible = name != "none" and not isinstance(model.model, StreamedModel) and repair_at_once(model, name) is None
+    possible = name != "none" and model.weights.resident and repair_at_once(model, name) is None
     return possible and reason_against(model, name) is None
 
 

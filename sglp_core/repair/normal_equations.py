@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sglp_core.loading.available_memory import free_bytes
+from sglp_core.execution.available_memory import free_bytes
 from sglp_core.repair.residual_writes import CannotFold
 
 RIDGE = 0.1

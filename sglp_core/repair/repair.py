@@ -10,16 +10,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sglp_core.loading.streamed_model import StreamedModel
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.weight_changes import Changes
 from sglp_core.progress import Phase, silent_phase
-from sglp_core.removal.weight_changes import Changes
 from sglp_core.repair import REPAIRS
 from sglp_core.repair.candidates import HeldOutQuality, build_candidates, judge
 from sglp_core.repair.contract import Attempt, ModelRepair
 from sglp_core.repair.cut import Cut
 from sglp_core.repair.named_repairs import combination_name, combinations, reason_against, repair_at_once
 from sglp_core.repair.write_finder import WriteFinder
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run, runs_of
 from sglp_core.tasks import Batch, sample_count, split
 
@@ -55,7 +54,7 @@ def repair(
     if name == "none":
         return Repaired({}, (), 0, 0)
     runs = runs_of(removed)
-    if isinstance(model.model, StreamedModel):
+    if not model.weights.resident:
         return _refused(runs, name, "the model does not fit in memory")
     fitted, judged = split(batches)
     if not fitted:

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sglp_core.removal.bypass import Skipper
-from sglp_core.removal.variant import Variant
-from sglp_core.removal.weight_changes import swapped
+from sglp_core.execution.bypass import bypassed
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.weight_changes import swapped
 from sglp_core.repair.residual_writes import CannotFold, LayerCall, Write
 from sglp_core.structure.layer_calls import KeywordArguments, layer_input, layer_output
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch, logits_of
 
@@ -63,13 +63,9 @@ def cut_streams(layered: LayeredModel, batch: Batch, variant: Variant, run: Run,
         handles = [layers[run.start].register_forward_pre_hook(keep_pruned, with_kwargs=True)]
         return handles + ([model.get_submodule(write.module).register_forward_hook(keep_write)] if write else [])
 
-    skipper = Skipper(model, layers)
-    with skipper.watched():
-        _until(
-            model, moved, [layers[run.stop - 1].register_forward_hook(keep_target), *(at_the_start() if same else [])]
-        )
+    _until(model, moved, [layers[run.stop - 1].register_forward_hook(keep_target), *(at_the_start() if same else [])])
     if not same:
-        with skipper.without(before, changes), swapped(model, changes):
+        with bypassed(layers, before), swapped(model, changes):
             _until(model, moved, at_the_start())
 
     pruned = kept["pruned"]

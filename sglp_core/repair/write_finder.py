@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from transformers.pytorch_utils import Conv1D
 
-from sglp_core.loading.available_memory import free_bytes
+from sglp_core.execution.available_memory import free_bytes
+from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.repair.mixtures import find_mixture
 from sglp_core.repair.residual_stream import calls_of
 from sglp_core.repair.residual_writes import CannotFold, LayerCall, LayerWrites, Write
 from sglp_core.structure.layer_calls import KeywordArguments, layer_input, layer_output
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch
 
 PROBE_ROWS, PROBE_TOKENS = 2, 16

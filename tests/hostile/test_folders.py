@@ -7,7 +7,6 @@ import pytest
 from sglp_core.errors import SGLPError
 from sglp_core.estimation.estimate import estimate
 from sglp_core.loading.loaded_model import load_model
-from sglp_core.loading.streamed_model import StreamedModel
 from sglp_core.options import Calibration, Memory, Options
 from sglp_core.run_context import RunContext
 from tests.hostile.bounded import bounded
@@ -46,12 +45,9 @@ def _open_and_read(model: Path, cache: Path, memory: Memory) -> None:
         Options(calibration=Calibration(sequence_length=16)),
         RunContext(cache=cache, roots=[model.parent], memory=memory),
     )
-    if isinstance(loaded.model, StreamedModel):
-        with loaded.model.outside():
+    for group in (None, *range(len(loaded.layers))):
+        with loaded.weights.onloaded(group):
             pass
-        for index in range(len(loaded.model.layers)):
-            with loaded.model.layer(index):
-                pass
 
 
 @pytest.mark.parametrize("name", sorted(FOLDERS.keys() - OF_WEIGHTS - NOT_ESTIMATED))

@@ -11,10 +11,10 @@ from torch import nn
 
 from sglp_core.artifact.verify import Written, verify
 from sglp_core.evaluation.logits import difference, probe_logits
+from sglp_core.execution.bypass import bypassed
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.loading.loaded_model import LoadedModel, load_model
 from sglp_core.options import Calibration, Options
-from sglp_core.removal.bypass import bypassed
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.run_context import RunContext
 from sglp_core.structure.config import read_config

@@ -11,8 +11,8 @@ from sglp_core.analysis.criteria.grad_norm import grad_norm
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.analysis.tracing import trace
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
+from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.structure.layer_stack import layers_of, measure_stack
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Stage
 from sglp_core.tasks import Batch
 

@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(loaded: LoadedModel, source: Path, count: int = ALL, roots: Any = None) -> Images:
-    return read_images(str(source), loaded.model, loaded.processor, count, 0, roots)
+    return read_images(str(source), loaded, loaded.processor, count, 0, roots)
 
 
 def write_parquet(folder: Path, file: Path, labels: list[Any], names: tuple[str, ...] = ()) -> Path:

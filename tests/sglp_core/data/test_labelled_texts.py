@@ -72,7 +72,7 @@ def test_each_document_is_one_sample_with_the_models_own_answer(tmp_path: Path) 
     documents = [" ".join(WORDS[i:] + WORDS[:i]) for i in range(len(WORDS))] + ["the cat"]
     text = tmp_path / "text.jsonl"
     text.write_text("\n".join(json.dumps({"text": each}) for each in documents))
-    found = read_labelled_texts(text, loaded.model, loaded.processor, 100, 16, 3)
+    found = read_labelled_texts(text, loaded, loaded.processor, 100, 16, 3)
     assert found.input_ids.shape == (len(documents), 16)
     # The only short one is padded, and the padding not read.
     (short,) = (found.attention_mask.sum(1) < 16).nonzero().flatten().tolist()
@@ -83,8 +83,8 @@ def test_each_document_is_one_sample_with_the_models_own_answer(tmp_path: Path) 
     assert len(set(found.labels.tolist())) > 1
     first, second = found.split(5)
     assert torch.cat([first.labels, second.labels]).equal(found.labels)
-    assert read_labelled_texts(text, loaded.model, loaded.processor, 100, 16, 3).digest == found.digest
-    assert read_labelled_texts(text, loaded.model, loaded.processor, 100, 16, 4).digest != found.digest
+    assert read_labelled_texts(text, loaded, loaded.processor, 100, 16, 3).digest == found.digest
+    assert read_labelled_texts(text, loaded, loaded.processor, 100, 16, 4).digest != found.digest
 
 
 @pytest.mark.parametrize("more", [{"num_labels": 1}, {"problem_type": "multi_label_classification"}])

@@ -20,9 +20,9 @@ from transformers import (
 from sglp_core.data.self_generated import self_generated_windows
 from sglp_core.data.token_windows import Windows, batches, special_tokens, text_windows
 from sglp_core.errors import BadCalibration, SourceForbidden
+from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.options import Calibration
 from sglp_core.structure.layer_stack import find_stack
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import IGNORED
 
 WORDS = [f"w{i}" for i in range(40)]

@@ -8,8 +8,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sglp_core.evaluation.quality import Quality, evaluate
-from sglp_core.removal.variant import Variant
-from sglp_core.structure.layered_model import LayeredModel
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
 from sglp_core.tasks import Batch
 
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from sglp_core.evaluation.quality import evaluate
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.weight_changes import swapped
 from sglp_core.healing.heal import Training, heal
 from sglp_core.healing.neighbouring_layers import trained_names
 from sglp_core.options import Healing
 from sglp_core.removal.remove_layers import remove_layers
-from sglp_core.removal.variant import Variant
-from sglp_core.removal.weight_changes import swapped
 from sglp_core.structure.layer_stack import find_stack
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import logits_of, loss_of, split
 from tests.sglp_core.recorded_progress import Recorder
 from tests.sglp_core.small_models import batches, build

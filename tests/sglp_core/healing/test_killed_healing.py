@@ -11,11 +11,11 @@ import torch
 
 from sglp_core import Calibration, Healing
 from sglp_core.data.calibration_data import prepare
+from sglp_core.execution.variant import Variant
 from sglp_core.healing.heal import Healed, Training, heal
 from sglp_core.healing.training_state import kept_state
 from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Options
-from sglp_core.removal.variant import Variant
 from sglp_core.run_context import RunContext
 from tests.sglp_core.recorded_progress import Recorder
 from tests.worker.tiny_model import write_text, write_tiny_model

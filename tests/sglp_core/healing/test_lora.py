@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from sglp_core.errors import UnsupportedArchitecture
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.weight_changes import frozen
 from sglp_core.healing.heal import Training, heal, require_trainable
 from sglp_core.healing.lora import RANK, Adapters, linear_layers
 from sglp_core.options import Healing
 from sglp_core.removal.remove_layers import remove_layers
-from sglp_core.removal.variant import Variant
-from sglp_core.removal.weight_changes import frozen
 from sglp_core.structure.layer_stack import find_stack
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch, logits_of, loss_of, split
 from tests.sglp_core.small_models import batches, build
 

@@ -12,16 +12,16 @@ import torch
 
 from sglp_core import Calibration
 from sglp_core.data.calibration_data import CalibrationData, prepare
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
 from sglp_core.healing import heal as healing_module
 from sglp_core.healing.heal import Healed, Training, heal
 from sglp_core.healing.training_state import Judgement, KeptState, TrainingState, kept_state
 from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Healing, Options
 from sglp_core.progress import Progress
-from sglp_core.removal.variant import Variant
 from sglp_core.result_cache import Cache, CachedResult, key_digest
 from sglp_core.run_context import RunContext
-from sglp_core.structure.layered_model import LayeredModel
 from tests.sglp_core.recorded_progress import Recorder
 from tests.sglp_core.small_models import batches, build
 from tests.worker.tiny_model import write_text, write_tiny_model

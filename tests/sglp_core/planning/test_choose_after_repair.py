@@ -11,6 +11,7 @@ from sglp_core import Calibration, Evaluation, Method, Target, compress
 from sglp_core.analysis.measure import measure
 from sglp_core.data.calibration_data import CalibrationData, prepare
 from sglp_core.evaluation.quality import evaluate
+from sglp_core.execution.variant import Variant
 from sglp_core.loading.loaded_model import LoadedModel, load_model
 from sglp_core.options import Options
 from sglp_core.planning.choose import Choice, choose_plan
@@ -18,7 +19,6 @@ from sglp_core.planning.choose_after_repair import finalists
 from sglp_core.planning.harm import harm_of
 from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import Proposal
-from sglp_core.removal.variant import Variant
 from sglp_core.repair.repair import repair
 from sglp_core.run_context import RunContext
 from sglp_core.tasks import Batch

@@ -9,18 +9,18 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
 from sglp_core.evaluation.quality import evaluate
+from sglp_core.execution.bypass import bypassed
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.weight_changes import apply
 from sglp_core.options import Target
 from sglp_core.planning.harm import SAMPLES_AT_ONCE, HarmMeter, harm_of
 from sglp_core.planning.local_search import refine
 from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import select
-from sglp_core.removal.bypass import bypassed
 from sglp_core.removal.remove_layers import remove_layers
-from sglp_core.removal.variant import Variant
-from sglp_core.removal.weight_changes import apply
 from sglp_core.repair.batch_norm import estimate_statistics
 from sglp_core.structure.layer_stack import find_stack, layers_of
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch
 
 LAYERS = 8

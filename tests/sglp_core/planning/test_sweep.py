@@ -13,12 +13,12 @@ from sglp_core import Calibration, Evaluation, SweepTarget, compress, sweep
 from sglp_core.errors import TargetUnreachable
 from sglp_core.evaluation.latency import Latency
 from sglp_core.evaluation.quality import Quality
+from sglp_core.execution.bypass import bypassed
+from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.options import Options, Target
 from sglp_core.planning.sweep import Point, cut_copy, knee_of
-from sglp_core.removal.bypass import bypassed
 from sglp_core.reporting.report import SweepReport
 from sglp_core.run_context import RunContext
-from sglp_core.structure.layered_model import LayeredModel
 from tests.sglp_core.data.tiny_images import write_images, write_tiny_vit
 from tests.worker.tiny_model import LAYERS, write_text, write_tiny_model
 

@@ -14,6 +14,7 @@ from transformers import AutoImageProcessor, ViTForImageClassification
 
 from sglp_core import Calibration, Evaluation, Method, QualityTarget, Target, compress
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
+from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.options import Options
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.repair.batch_norm import estimate_statistics, repair_batch_norms
@@ -21,7 +22,6 @@ from sglp_core.repair.repair import repair
 from sglp_core.reporting.report import CompressReport
 from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_stack import find_stack
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.tasks import Batch
 from tests.sglp_core.data.tiny_images import CLASSES, write_images, write_tiny_vit
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sglp_core.removal.bypass import bypassed
-from sglp_core.removal.weight_changes import swapped
+from sglp_core.execution.bypass import bypassed
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.weight_changes import swapped
 from sglp_core.repair.compensate import fold_growth, scaled
 from sglp_core.repair.fold import fold, fold_change
 from sglp_core.repair.residual_writes import CannotFold
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.layer_stack import find_stack, layers_of
-from sglp_core.structure.layered_model import LayeredModel
 from tests.sglp_core.repair.repair_models import FAMILIES, POST_NORM, PRE_NORM, apart, batches, build, logits
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sglp_core.removal.variant import Variant
-from sglp_core.removal.weight_changes import swapped
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.weight_changes import swapped
 from sglp_core.repair import normal_equations
 from sglp_core.repair.normal_equations import RIDGES, ElementwiseFit, LinearFit, TunedLinearFit
 from sglp_core.repair.refit import RefitThroughNorm
@@ -19,7 +20,6 @@ from sglp_core.repair.residual_stream import cut_streams
 from sglp_core.repair.residual_writes import CannotFold
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.layer_stack import find_stack
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch
 from tests.sglp_core.repair.repair_models import GROUPED, POST_NORM, batches, build

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sglp_core.removal.bypass import bypassed
-from sglp_core.removal.weight_changes import swapped
+from sglp_core.execution.bypass import bypassed
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.weight_changes import swapped
 from sglp_core.repair import write_finder
 from sglp_core.repair.compensate import fold_growth, scaled
 from sglp_core.repair.fold import fold, has_shift
@@ -16,7 +17,6 @@ from sglp_core.repair.repair import repair
 from sglp_core.repair.residual_writes import CannotFold, LayerCall, Write
 from sglp_core.repair.write_finder import WriteFinder, find_writes
 from sglp_core.structure.layer_calls import layer_output
-from sglp_core.structure.layered_model import LayeredModel
 from tests.sglp_core.repair.repair_models import MIXTURES, apart, batches, build, logits
 
 DOWN = "mlp.experts.down_proj"

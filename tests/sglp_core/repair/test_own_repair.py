@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from sglp_core import Method
+from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.repair import REPAIRS, Attempt, Candidate, CannotFold, Cut, CutRepair, CutStreams, ModelRepair
 from sglp_core.repair.fold import fold
 from sglp_core.repair.named_repairs import combinations
 from sglp_core.repair.repair import repair
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch
 from tests.sglp_core.repair.repair_models import batches, build

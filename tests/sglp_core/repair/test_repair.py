@@ -9,15 +9,15 @@ import transformers
 from torch import Tensor, nn
 
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.removal.bypass import bypassed
-from sglp_core.removal.variant import Variant
+from sglp_core.execution.bypass import bypassed
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
 from sglp_core.repair.named_repairs import combination_name, combinations
 from sglp_core.repair.repair import repair
 from sglp_core.repair.residual_stream import calls_of, cut_streams
 from sglp_core.repair.residual_writes import CannotFold, LayerCall
 from sglp_core.repair.write_finder import find_writes
 from sglp_core.structure.layer_stack import find_stack
-from sglp_core.structure.layered_model import LayeredModel
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch, split
 from tests.sglp_core.repair.repair_models import FAMILIES, GROUPED, POST_NORM, batches, build

@@ -12,7 +12,7 @@ from safetensors import safe_open
 import sglp_core
 from sglp_core import Calibration, Evaluation, Method, Target
 from sglp_core.errors import BadCalibration, OutOfMemory
-from sglp_core.loading.available_memory import available_bytes, must_stream
+from sglp_core.execution.available_memory import available_bytes, must_stream
 from sglp_core.options import Options
 from sglp_core.reporting.report import CompressReport
 from sglp_core.run_context import RunContext
@@ -95,7 +95,7 @@ def test_auto_streams_what_would_fill_the_memory(tmp_path: Path) -> None:
 def test_a_resource_limit_is_less_memory() -> None:
     limited = (
         "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30)); "
-        "from sglp_core.loading.available_memory import available_bytes; print(available_bytes())"
+        "from sglp_core.execution.available_memory import available_bytes; print(available_bytes())"
     )
     run = subprocess.run([sys.executable, "-c", limited], check=True, capture_output=True, text=True)
     assert int(run.stdout) <= 2**30

@@ -34,7 +34,10 @@ def available_bytes() -> int:
 def free_bytes(device: torch.device) -> int:
     """The memory in bytes that this process may still use on a device."""
     if device.type == "cpu":
-        return available_bytes()
+        # A limit includes what this process has already taken.
+        used = int(psutil.Process().memory_info().rss)
+        limits = [max(0, limit - used) for limit in [*_cgroup_limits(), *_resource_limits()]]
+        return min([int(psutil.virtual_memory().available), *limits])
     # What the allocator keeps for later is as good as free.
     kept: int = torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
     return kept + int(torch.accelerator.get_memory_info(device)[0])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sglp_core.removal.weight_changes import Changes
+from sglp_core.execution.weight_changes import Changes
 
 
 @dataclass(frozen=True)

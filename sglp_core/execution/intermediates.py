@@ -1,0 +1,55 @@
+"""Hidden states between layers: on the device while they have room there, then in CPU memory, then in mapped files."""
+
+import weakref
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import torch
+from torch import Tensor
+
+from sglp_core.execution.available_memory import free_bytes
+
+# Shares of the memory that is free when the store is made.
+DEVICE_SHARE = 0.3
+MEMORY_SHARE = 0.4
+
+
+class Intermediates:
+    """Keeps tensors within a budget; files are in `scratch`, and each goes when its tensor is freed.
+
+    With `in_files` no CPU memory is used, for models whose weights do not fit there.
+    """
+
+    def __init__(self, device: torch.device, scratch: Path, *, in_files: bool = False) -> None:
+        self._device, self._scratch = device, scratch
+        self._left = {"cpu": 0 if in_files else int(MEMORY_SHARE * free_bytes(torch.device("cpu")))}
+        if device.type != "cpu":
+            self._left[device.type] = int(DEVICE_SHARE * free_bytes(device))
+
+    @property
+    def room(self) -> int:
+        """The bytes that may still be kept in memory."""
+        return sum(self._left.values())
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """The tensor itself, or a copy of it where there is room for it; on the CPU or the device."""
+        tensor = tensor.detach()
+        for place in dict.fromkeys([tensor.device.type, "cpu"]):
+            size = tensor.numel() * tensor.element_size()
+            if size <= self._left.get(place, 0):
+                # A slice of something larger would keep all of that.
+                kept = tensor.to(place)
+                if kept.untyped_storage().nbytes() > size:
+                    kept = kept.clone()
+                self._left[place] -= size
+                weakref.finalize(kept.untyped_storage(), self._give_back, place, size)
+                return kept
+        return self._in_file(tensor)
+
+    def _give_back(self, place: str, size: int) -> None:
+        self._left[place] += size
+
+    def _in_file(self, tensor: Tensor) -> Tensor:
+        with NamedTemporaryFile(dir=self._scratch) as file:
+            copy = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype).view(tensor.shape)
+        return copy.copy_(tensor)

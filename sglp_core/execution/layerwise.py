@@ -1,0 +1,164 @@
+"""Run a model in three parts: entry (what comes before its layers), its layers one by one, and exit (what follows).
+
+The field calls this the sequential pipeline. What a layer is called with is recorded in one pass of the model in which
+the layers do not compute, so there is no code for single model families here.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sglp_core.execution.layer_call import LayerCall, NotLayerwise, plain_leaves, sample_dimensions
+from sglp_core.execution.weights import Weights
+from sglp_core.structure.layer_calls import KeywordArguments, layer_input
+from sglp_core.tasks import Batch, logits_of
+
+
+@dataclass(frozen=True)
+class Entered:
+    """One batch as it enters the first layer: hidden states `[B, T, D]`, and the call of every layer."""
+
+    batch: Batch
+    hidden: Tensor
+    calls: tuple[LayerCall, ...]
+
+
+class Layerwise:
+    """A model that is run layer by layer. The methods raise `NotLayerwise` where that is not possible."""
+
+    def __init__(self, model: Any, layers: nn.ModuleList, weights: Weights) -> None:
+        self._model, self.layers, self.weights = model, layers, weights
+        # What a layer returns after the hidden states, None where it returns a tensor; known once a layer has run.
+        self._other_outputs: tuple[Any, ...] | None = None
+        self._output_known = False
+
+    @contextmanager
+    def layer(self, index: int) -> Iterator[nn.Module]:
+        """One layer, with its weights on the device inside the `with` statement, and the next on their way."""
+        with self.weights.onloaded(index):
+            self.weights.prefetch(index + 1)
+            yield self.layers[index]
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """Everything outside of the layers has its weights on the device inside the `with` statement."""
+        with self.weights.onloaded(None):
+            yield
+
+    @torch.no_grad()
+    def enter(self, batch: Batch) -> Entered:
+        """The hidden states and layer arguments of a batch where it enters the first layer; call inside `outside()`."""
+        batch = self._on_device(batch)
+        hidden, calls = self._entered(batch)
+        _, with_one_more = self._entered(_with_one_more(batch))
+        leaves = [plain_leaves(call.rest, call.kwargs) for call in calls]
+        found = [
+            LayerCall(
+                call.rest,
+                call.kwargs,
+                call.named,
+                sample_dimensions(own, plain_leaves(larger.rest, larger.kwargs), len(batch.labels)),
+            )
+            for call, own, larger in zip(calls, leaves, with_one_more, strict=True)
+        ]
+        return Entered(batch, hidden, tuple(found))
+
+    def exit(self, batch: Batch, hidden: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Logits from the output `[B, T, D]` of the last layer; call inside `outside()`.
+
+        `positions` are the only ones that logits are needed of; they may come with the others where the model's class
+        has no way to leave them out. Returns `[B, T, V]`, `[B, len(positions), V]`, or `[B, classes]`.
+        """
+        last = len(self.layers) - 1
+        batch = self._on_device(batch)
+
+        def pass_on(index: int, args: tuple[Any, ...], kwargs: KeywordArguments) -> Any:
+            return self._as_returned(hidden if index == last else layer_input(args, kwargs))
+
+        with self._replaced_layers(pass_on):
+            if positions is None:
+                return logits_of(self._model, batch)
+            if "logits_to_keep" in inspect.signature(self._model.forward).parameters:
+                return logits_of(self._model, batch, positions=positions)
+            return logits_of(self._model, batch)[:, positions]
+
+    def _on_device(self, batch: Batch) -> Batch:
+        """Floating inputs in the type that is computed in."""
+        moved = batch.to(self.weights.device)
+        typed = {n: t.to(self.weights.dtype) if t.is_floating_point() else t for n, t in moved.inputs.items()}
+        return Batch(typed, moved.labels)
+
+    def _entered(self, batch: Batch) -> tuple[Tensor, list[LayerCall]]:
+        calls: list[LayerCall] = []
+        entered: list[Tensor] = []
+
+        def record(index: int, args: tuple[Any, ...], kwargs: KeywordArguments) -> Any:
+            hidden = layer_input(args, kwargs)
+            if entered and not (hidden is entered[0] or torch.equal(hidden, entered[0])):
+                raise NotLayerwise(f"changes the hidden states between the layers {index - 1} and {index}")
+            if index != len(calls):
+                raise NotLayerwise("does not run its layers once each and in order")
+            entered.append(hidden)
+            others = {name: value for name, value in kwargs.items() if value is not hidden}
+            calls.append(LayerCall(args[1:], others, named=not args, samples=None))
+            if not self._output_known:
+                self._run_first_layer(calls[0], hidden)
+            if index == len(self.layers) - 1:
+                raise _EndOfStack
+            return self._as_returned(hidden)
+
+        with self._replaced_layers(record):
+            try:
+                logits_of(self._model, batch)
+            except _EndOfStack:
+                return entered[0], calls
+        raise NotLayerwise("does not run all of its layers")
+
+    def _run_first_layer(self, call: LayerCall, hidden: Tensor) -> None:
+        """Run the first layer once to learn whether layers return a tensor or a tuple."""
+        plain_leaves(call.rest, call.kwargs)
+        with self.weights.onloaded(0):
+            layer = self.layers[0]
+            forward = vars(layer).pop("forward")
+            try:
+                named = {"hidden_states": hidden} if call.named else {}
+                output = layer(*(() if call.named else (hidden, *call.rest)), **named, **call.kwargs)
+            finally:
+                layer.forward = forward
+        if isinstance(output, tuple):
+            if any(isinstance(value, Tensor) for value in output[1:]):
+                raise NotLayerwise("has layers that return other tensors beside their hidden states")
+            self._other_outputs = output[1:]
+        self._output_known = True
+
+    def _as_returned(self, hidden: Tensor) -> Any:
+        """The hidden states as this family's layers return them: alone, or first in a tuple."""
+        return hidden if self._other_outputs is None else (hidden, *self._other_outputs)
+
+    @contextmanager
+    def _replaced_layers(self, forward: Callable[[int, tuple[Any, ...], KeywordArguments], Any]) -> Iterator[None]:
+        """Replace the computation of every layer; models still read other attributes of the modules."""
+        for index, layer in enumerate(self.layers):
+            layer.forward = lambda *args, i=index, **kwargs: forward(i, args, kwargs)
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                del layer.forward
+
+
+class _EndOfStack(Exception):
+    """Ends a forward pass after the last layer has been called."""
+
+
+def _with_one_more(batch: Batch) -> Batch:
+    """The batch with its last sample twice, which pads no other sample further."""
+    return Batch(
+        {name: torch.cat([tensor, tensor[-1:]]) for name, tensor in batch.inputs.items()},
+        torch.cat([batch.labels, batch.labels[-1:]]),
+    )

@@ -1,0 +1,38 @@
+"""Which floating-point types this hardware computes in without emulating them."""
+
+import time
+from functools import cache
+
+import torch
+
+# A product of this size takes milliseconds. An emulated type is 4 to 20 times slower than float32, and a native one is
+# faster, so the limit is far from both.
+SIZE = 384
+REPEATS = 5
+SLOWEST = 2.5
+HALF_TYPES = (torch.bfloat16, torch.float16)
+
+
+def computing_type(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """The type to compute in with weights of a type: float32 in place of a half type that the device would emulate."""
+    return torch.float32 if stored in HALF_TYPES and not _is_native(stored, device.type) else stored
+
+
+@cache
+def _is_native(dtype: torch.dtype, device: str) -> bool:
+    """Timed and not asked: what a processor offers says little of what its libraries use."""
+    return _seconds(dtype, device) <= SLOWEST * _seconds(torch.float32, device)
+
+
+def _seconds(dtype: torch.dtype, device: str) -> float:
+    """The shortest of some products of two square matrices."""
+    left, right = (torch.ones(SIZE, SIZE, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(1 + REPEATS):
+        begin = time.perf_counter()
+        product = left @ right
+        if device != "cpu":
+            torch.accelerator.synchronize()
+        best = min(best, time.perf_counter() - begin)
+    del product
+    return best

@@ -1,0 +1,173 @@
+"""Several variants of a model in one walk over its layers.
+
+Variants share their hidden states until they differ. Those that keep a layer with the same weights go through it
+together, as one batch.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from sglp_core.execution.intermediates import Intermediates
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.layerwise import Entered, Layerwise
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.weight_changes import Changes, tensor_named
+from sglp_core.tasks import Batch
+
+# Numbers in the hidden states of one call of a layer: enough rows to keep a device busy, few enough for its memory.
+NUMBERS_AT_ONCE = {"cpu": 2**22}
+NUMBERS_ON_DEVICE = 2**26
+
+# The hidden states of each batch, by its number.
+States = dict[int, Tensor]
+
+
+@dataclass(eq=False)
+class Track:
+    """A variant on its way through the layers: what is removed and changed, and its hidden states where it is.
+
+    Tracks with the same object as `states` have not differed so far.
+    """
+
+    removed: frozenset[int]
+    changes: dict[str, Tensor]
+    states: States = field(default_factory=dict)
+
+    def fork(self, changes: Changes) -> "Track":
+        """Another track from here on, with more changes."""
+        return Track(self.removed, {**self.changes, **changes}, self.states)
+
+
+class Walk:
+    """One walk over the layers with some batches; call its methods in the order of the layers."""
+
+    def __init__(self, model: LayeredModel, layerwise: Layerwise, batches: Sequence[Batch]) -> None:
+        self.model, self._layerwise = model, layerwise
+        self._path = model.path
+        self._intermediates: Intermediates = model.intermediates
+        with layerwise.outside():
+            self.entered: list[Entered] = [layerwise.enter(batch) for batch in batches]
+        self._entry: States = {number: self.keep(each.hidden) for number, each in enumerate(self.entered)}
+
+    def track(self, variant: Variant) -> Track:
+        """A variant at the entry."""
+        states, outside = self._entry, self._outside(variant.changes)
+        if outside:
+            with self.outside(), changed(self.model, outside):
+                entered = [self._layerwise.enter(each.batch) for each in self.entered]
+            if any(not torch.equal(new.hidden, old.hidden) for new, old in zip(entered, self.entered, strict=True)):
+                states = {number: self.keep(each.hidden) for number, each in enumerate(entered)}
+        return Track(frozenset(variant.removed), dict(variant.changes), states)
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """The tensor, or a copy of it where there is room."""
+        return self._intermediates.keep(tensor)
+
+    @contextmanager
+    def layer(self, index: int) -> Iterator[nn.Module]:
+        """The layer with its weights on the device."""
+        with self._layerwise.layer(index) as layer:
+            yield layer
+
+    @torch.no_grad()
+    def advance(self, index: int, tracks: Iterable[Track]) -> None:
+        """Take all tracks through one layer; those without it stay as they are."""
+        together: dict[tuple[object, ...], dict[int, list[Track]]] = {}
+        for track in tracks:
+            if index not in track.removed:
+                own = self._of_layer(index, track.changes)
+                key = tuple((name, id(value)) for name, value in sorted(own.items()))
+                together.setdefault(key, {}).setdefault(id(track.states), []).append(track)
+        if not together:
+            return
+        with self.layer(index) as layer:
+            for sharing in together.values():
+                groups = list(sharing.values())
+                with changed(self.model, self._of_layer(index, groups[0][0].changes)):
+                    after = self._through(index, layer, [group[0].states for group in groups])
+                for group, states in zip(groups, after, strict=True):
+                    for track in group:
+                        track.states = states
+
+    @torch.no_grad()
+    def logits(self, tracks: Sequence[Track], number: int, positions: Tensor | None = None) -> Iterator[Tensor]:
+        """Logits of one batch for each track, in order; call inside `outside()`.
+
+        `positions` are as in `Layerwise.exit`.
+        """
+        entered = self.entered[number]
+        rows = entered.hidden.shape[0] * (entered.hidden.shape[1] if positions is None else len(positions))
+        at_once = max(1, self._numbers_at_once() // max(1, rows * self._classes()))
+        waiting: list[Track] = []
+        for track in tracks:
+            if waiting and (len(waiting) == at_once or not _same_outside(self, waiting[0], track)):
+                yield from self._exit(waiting, entered, number, positions)
+                waiting = []
+            waiting.append(track)
+        if waiting:
+            yield from self._exit(waiting, entered, number, positions)
+
+    def _exit(
+        self, tracks: Sequence[Track], entered: Entered, number: int, positions: Tensor | None
+    ) -> Iterator[Tensor]:
+        hidden = torch.cat([track.states[number].to(self.model.device) for track in tracks])
+        with changed(self.model, self._outside(tracks[0].changes)):
+            logits = self._layerwise.exit(entered.batch.repeated(len(tracks)), hidden, positions)
+        yield from logits.chunk(len(tracks))
+
+    def _classes(self) -> int:
+        config = self.model.model.config
+        return int(getattr(config.get_text_config(), "vocab_size", 0) or getattr(config, "num_labels", 1))
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """What is outside of the layers has its weights on the device."""
+        with self._layerwise.outside():
+            yield
+
+    def _through(self, index: int, layer: nn.Module, before: Sequence[States]) -> list[States]:
+        after: list[States] = [{} for _ in before]
+        for number, entered in enumerate(self.entered):
+            call = entered.calls[index]
+            having = [(own, states[number]) for own, states in zip(after, before, strict=True) if number in states]
+            at_once = max(1, self._numbers_at_once() // max(1, entered.hidden.numel())) if call.samples else 1
+            for first in range(0, len(having), at_once):
+                part = having[first : first + at_once]
+                hidden = torch.cat([state.to(self.model.device) for _, state in part])
+                output = (call.repeated(len(part)) if len(part) > 1 else call).run(layer, hidden)
+                for (own, _), piece in zip(part, output.chunk(len(part)), strict=True):
+                    own[number] = self.keep(piece)
+        return after
+
+    def _numbers_at_once(self) -> int:
+        return NUMBERS_AT_ONCE.get(self.model.device.type, NUMBERS_ON_DEVICE)
+
+    def _of_layer(self, index: int, changes: Changes) -> dict[str, Tensor]:
+        prefix = f"{self._path}.{index}."
+        return {name: value for name, value in changes.items() if name.startswith(prefix)}
+
+    def _outside(self, changes: Changes) -> dict[str, Tensor]:
+        return {name: value for name, value in changes.items() if not name.startswith(f"{self._path}.")}
+
+
+def _same_outside(walk: Walk, one: Track, other: Track) -> bool:
+    first, second = walk._outside(one.changes), walk._outside(other.changes)
+    return first.keys() == second.keys() and all(first[name] is second[name] for name in first)
+
+
+@contextmanager
+def changed(model: LayeredModel, changes: Mapping[str, Tensor]) -> Iterator[None]:
+    """The model with other values for some tensors that are on the device, in the type that is computed in."""
+    before = {name: tensor_named(model.model, name).data for name in changes}
+    for name, value in changes.items():
+        tensor = tensor_named(model.model, name)
+        tensor.data = value.to(tensor.device, tensor.dtype)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            tensor_named(model.model, name).data = value
