@@ -89,5 +89,6 @@ def _probe_logits(model: LayeredModel, probe: dict[str, Tensor], variant: Varian
     """Logits of the probe on the CPU, computed in the type that the weights are stored in."""
     stored = LayeredModel(model.model, model.path, model.task, home=model.weights.as_stored(), scratch=model.scratch)
     batch = Batch(probe, torch.zeros(len(next(iter(probe.values()))), dtype=torch.long))
-    _, logits = next(logits_of_variants(stored, [batch], [variant], silent_phase()))
-    return next(logits).cpu()
+    for _, logits in logits_of_variants(stored, [batch], [variant], silent_phase()):
+        return next(logits).cpu()
+    raise AssertionError("there was a batch")
