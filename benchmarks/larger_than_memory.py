@@ -10,6 +10,7 @@ what that counts. Linux only.
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,14 @@ from sglp_service.demo import find_model
 CACHE = Path("~/.cache/sglp").expanduser()
 WORDS = [f"word{number}" for number in range(2000)]
 SEQUENCE_LENGTH = 128
+CHARACTERS = 100_000
+
+
+class Model(StrEnum):
+    """The models that are compressed."""
+
+    SMOLLM2 = "smollm2"
+    RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -52,14 +61,16 @@ def main(
     width: Annotated[int, typer.Option(min=64, help="Width of the random Llama.")] = 2048,
     share: Annotated[float, typer.Option(help="What a process may allocate, as a share of the weights.")] = 0.4,
     windows: Annotated[int, typer.Option(min=4, help="Calibration windows of 128 tokens.")] = 8,
+    chosen: Annotated[list[Model], typer.Option("--model", help="Models; may be repeated.")] = list(Model),  # noqa: B006
     old: Annotated[Path | None, typer.Option(help="A worktree of another commit, measured too.", exists=True)] = None,
     limit: Annotated[float, typer.Option(help="Seconds after which a job is stopped.")] = 1800,
 ) -> None:
-    """Print a table for each of the two models."""
+    """Print a table for each model."""
     with tempfile.TemporaryDirectory() as folder, worktrees(old) as codes:
-        for write in (_smollm2, lambda root, data: _random_llama(root, data, layers, width)):
+        for model in chosen:
             with tempfile.TemporaryDirectory(dir=folder) as root:
-                subject = write(Path(root), data)
+                smollm2 = model is Model.SMOLLM2
+                subject = _smollm2(Path(root), data) if smollm2 else _random_llama(Path(root), layers, width)
                 print_table(
                     f"{subject.name}, {subject.weight_bytes / 1e6:,.0f} MB of weights",
                     (_row(code, _run(code, subject, share, windows, limit)) for code in codes),
@@ -136,11 +147,12 @@ def _smollm2(root: Path, data: Path) -> Subject:
     loaded.model.save_pretrained(root / "model")
     loaded.processor.save_pretrained(root / "model")
     for name in ("valid", "test"):
-        (root / f"{name}.txt").write_text((data / f"wikitext-2/{name}.txt").read_text())
+        # Far more than the windows need; what tokenizing a whole file takes would show, not what the model takes.
+        (root / f"{name}.txt").write_text((data / f"wikitext-2/{name}.txt").read_text()[:CHARACTERS])
     return Subject("SmolLM2-135M", root, root / "valid.txt", root / "test.txt")
 
 
-def _random_llama(root: Path, _data: Path, layers: int, width: int) -> Subject:
+def _random_llama(root: Path, layers: int, width: int) -> Subject:
     vocabulary = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
