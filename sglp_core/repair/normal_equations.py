@@ -160,7 +160,7 @@ class _Rows:
         products, squares = self._products = self._products or self._multiplied(root, residual.shape[1])
         system = products.clone()
         system.diagonal().add_(ridge * squares)
-        dual = torch.cholesky_solve(residual, _cholesky(system))
+        dual = _solved(system, residual)
         parts = []
         for columns, its_mean in self._columns(root):
             parts.append(columns.T @ dual)
@@ -235,13 +235,13 @@ class _Sums:
 
     def solve(self, ridge: float, alpha: float) -> LinearMap:
         columns = len(self._squares)
-        # The factor, the right-hand side, and two maps.
-        doubles = columns * (columns + 3 * self._size)
+        # The factor, the right-hand side, the solution on its way, and two maps.
+        doubles = columns * (columns + 4 * self._size)
         _check_memory(doubles * 8, self._squares.device, f"{self._features} channels")
         system = self._squares.clone()
         penalised = system.diagonal()[: self._features]
         penalised.add_(ridge * penalised.mean())
-        solved = torch.cholesky_solve(self._by_target / alpha - self._by_output, _cholesky(system))
+        solved = _solved(system, self._by_target / alpha - self._by_output)
         return solved[: self._features], solved[self._features] if self._shift else None
 
     def error(self, fitted: LinearMap, alpha: float) -> float:
@@ -250,13 +250,20 @@ class _Sums:
         return float((solved * (self._squares @ solved - 2 * (self._by_target / alpha - self._by_output))).sum())
 
 
-def _cholesky(system: Tensor) -> Tensor:
-    """The lower factor, in the place of the matrix. Raises `CannotFold` where that is not positive definite."""
+def _solved(system: Tensor, right: Tensor) -> Tensor:
+    """The solution for a symmetric matrix, whose place its factor takes.
+
+    Raises `CannotFold` where the matrix is not positive definite.
+    """
+    # Column by column, as LAPACK stores it: any other order makes copies of the whole matrix.
+    factor = system.mT
     info = torch.zeros((), dtype=torch.int32, device=system.device)
-    torch.linalg.cholesky_ex(system, out=(system, info))
+    torch.linalg.cholesky_ex(factor, out=(factor, info))
     if int(info):
         raise CannotFold("the normal equations are not positive definite: the features are zero or not finite")
-    return system
+    forward = torch.linalg.solve_triangular(factor, right, upper=False)
+    solution: Tensor = torch.linalg.solve_triangular(factor.mT, forward, upper=True)
+    return solution
 
 
 def _check_memory(needed: int, device: torch.device, equations: str) -> None:

@@ -42,13 +42,19 @@ class WriteFinder:
         short = {n: t[:, :PROBE_TOKENS] if t.ndim == 2 else t for n, t in probe.inputs.items()}
         self.probe = replace(probe, inputs=short)
         self._calls = calls_of(model, self.probe)
-        self._writes: dict[int, LayerWrites] = {}
+        self._writes: dict[int, LayerWrites | CannotFold] = {}
 
     def writes(self, index: int) -> LayerWrites:
         """Raises `CannotFold`."""
         if index not in self._writes:
-            self._writes[index] = find_writes(self.layers[index], f"{self.path}.{index}", self._calls[index])
-        return self._writes[index]
+            try:
+                self._writes[index] = find_writes(self.layers[index], f"{self.path}.{index}", self._calls[index])
+            except CannotFold as reason:
+                self._writes[index] = reason
+        writes = self._writes[index]
+        if isinstance(writes, CannotFold):
+            raise CannotFold(str(writes))
+        return writes
 
     def projection_before(self, index: int, norm: Write) -> Write:
         """The projection whose output that norm of the layer takes. Raises `CannotFold`."""

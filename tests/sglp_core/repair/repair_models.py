@@ -105,13 +105,13 @@ def build(name: str) -> Any:
 
 def batches(count: int, name: str = "") -> list[Batch]:
     generator = torch.Generator().manual_seed(1)
-    found = []
+    drawn = []
     for _ in range(count):
         ids = torch.randint(5, 99, (4, 24), generator=generator)
         mask = torch.ones_like(ids)
         mask[0, 18:] = 0
-        found.append(Batch({"input_ids": ids, "attention_mask": mask}, ids.masked_fill(mask == 0, -100)))
-    return found
+        drawn.append(Batch({"input_ids": ids, "attention_mask": mask}, ids.masked_fill(mask == 0, -100)))
+    return drawn
 
 
 def logits(model: Any, batch: Batch) -> Tensor:
@@ -119,5 +119,5 @@ def logits(model: Any, batch: Batch) -> Tensor:
         return model(**batch.inputs).logits
 
 
-def apart(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max())
+def apart(measured: Tensor, expected: Tensor) -> float:
+    return float((measured - expected).abs().max() / expected.abs().max())

@@ -49,9 +49,9 @@ def test_a_folded_growth_equals_the_same_factor_at_the_cut(name: str, alpha: flo
         with scaled(layers[3], alpha):
             expected = logits(model, batch)
         with swapped(model, new):
-            found = logits(model, batch)
+            folded = logits(model, batch)
     assert apart(without, expected) > 1e-3
-    assert apart(found, expected) < 1e-5
+    assert apart(folded, expected) < 1e-5
     assert not any("embed" in changed or "head" in changed for changed in new)
 
 
@@ -84,10 +84,10 @@ def test_a_folded_map_equals_the_same_map_of_what_the_module_writes(name: str) -
     handle.remove()
     before = logits(model, batch)
     with swapped(model, fold(model, write, scale, shift)):
-        found = logits(model, batch)
+        folded = logits(model, batch)
     assert apart(before, expected) > 1e-3
     # Norms that compute in float32, whatever they are given, leave 1e-7.
-    assert apart(found, expected) < 1e-6
+    assert apart(folded, expected) < 1e-6
     assert torch.equal(logits(model, batch), before)
 
 
@@ -114,6 +114,6 @@ def test_a_changed_weight_adds_what_was_fitted(name: str) -> None:
     expected = logits(model, batch)
     handle.remove()
     with swapped(model, fold_change(model, write, change, shift)):
-        found = logits(model, batch)
+        folded = logits(model, batch)
     assert apart(logits(model, batch), expected) > 1e-3
-    assert apart(found, expected) < 1e-6
+    assert apart(folded, expected) < 1e-6

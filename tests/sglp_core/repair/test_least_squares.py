@@ -38,7 +38,7 @@ def test_least_squares_equals_weighted_ridge_regression_on_all_rows_at_once(
     for rows in np.array_split(np.arange(positions), min(positions, 7)):
         fit.add(*(torch.from_numpy(each[rows]) for each in (written, output, target)))
     change, constant = fit.solve(0.1, alpha)
-    found = np.eye(8) + change.numpy()
+    mapped = np.eye(8) + change.numpy()
 
     root = 1 / np.linalg.norm(target, axis=1, keepdims=True)
     penalty = 0.1 * np.mean(np.sum((root * written) ** 2, 0))
@@ -48,7 +48,7 @@ def test_least_squares_equals_weighted_ridge_regression_on_all_rows_at_once(
     left = np.vstack([root * features, regular])
     right = np.vstack([root * (target / alpha - output + written), np.sqrt(penalty) * np.eye(8)])
     expected = np.linalg.lstsq(left, right, rcond=None)[0]
-    np.testing.assert_allclose(found, expected[:8], rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(mapped, expected[:8], rtol=1e-8, atol=1e-10)
     assert (constant is None) == (not shift)
     if shift:
         np.testing.assert_allclose(constant, expected[8], rtol=1e-8, atol=1e-10)
@@ -65,7 +65,7 @@ def test_the_ridge_of_a_refit_is_the_one_that_errs_least_on_what_was_not_fitted(
     refit = TunedLinearFit(12, 5, shift=False)
     for part, held_out in zip(parts, (False, True), strict=True):
         refit.add(*(torch.from_numpy(each) for each in part), held_out=held_out)
-    found, _ = refit.solve()
+    mapped, _ = refit.solve()
 
     def fitted(ridge: float) -> np.ndarray:
         entered, output, target = parts[0]
@@ -81,7 +81,7 @@ def test_the_ridge_of_a_refit_is_the_one_that_errs_least_on_what_was_not_fitted(
 
     best = min(RIDGES, key=lambda ridge: error(fitted(ridge)))
     assert best == (RIDGES[0] if noise < 1 else RIDGES[-1])
-    np.testing.assert_allclose(found, fitted(best), rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(mapped, fitted(best), rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("shift", [False, True])
@@ -195,7 +195,7 @@ def test_elementwise_least_squares_equals_a_regression_of_each_channel(shift: bo
     fit = ElementwiseFit(8, shift)
     for rows in np.array_split(np.arange(300), 7):
         fit.add(*(torch.from_numpy(each[rows]) for each in (written, output, target)))
-    found, constant = fit.solve(0.1, alpha)
+    mapped, constant = fit.solve(0.1, alpha)
 
     root = 1 / np.linalg.norm(target, axis=1)
     for channel in range(8):
@@ -204,7 +204,7 @@ def test_elementwise_least_squares_equals_a_regression_of_each_channel(shift: bo
         left = np.stack([column, root if shift else np.zeros(300)], 1)
         right = root * (target / alpha - output + written)[:, channel]
         solution = np.linalg.lstsq(np.vstack([left, [regular, 0]]), np.append(right, regular), rcond=None)[0]
-        assert found[channel] == pytest.approx(solution[0], rel=1e-8)
+        assert mapped[channel] == pytest.approx(solution[0], rel=1e-8)
         if shift:
             assert constant is not None
             assert constant[channel] == pytest.approx(solution[1], rel=1e-8)

@@ -74,10 +74,10 @@ def test_a_map_folded_into_experts_equals_the_same_map_of_what_they_write(name: 
     handle.remove()
     before = logits(model, batch)
     with swapped(model, fold(model, write, scale, shift)):
-        found = logits(model, batch)
+        folded = logits(model, batch)
     assert apart(before, expected) > 1e-3
     # Routers that compute in float32, whatever they are given, leave 1e-7.
-    assert apart(found, expected) < 1e-6
+    assert apart(folded, expected) < 1e-6
     assert torch.equal(logits(model, batch), before)
 
 
@@ -92,23 +92,23 @@ def test_a_growth_folded_into_experts_equals_the_same_factor_at_the_cut(name: st
         with scaled(layers[3], alpha):
             expected = logits(model, batch)
         with swapped(model, new):
-            found = logits(model, batch)
+            folded = logits(model, batch)
     assert apart(without, expected) > 1e-3
-    assert apart(found, expected) < 1e-5
+    assert apart(folded, expected) < 1e-5
 
 
 @pytest.mark.parametrize("name", MIXTURES)
 def test_all_repairs_of_a_mixture_are_tried_and_refit_only_with_a_shared_expert(name: str) -> None:
     model = build(name)
-    found = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(8), (4,), "auto")
-    assert {each.repair for each in found.attempts} == {combination_name(each) for each in combinations("auto")}
-    refused = {each.repair: each.reason for each in found.attempts if each.loss_after is None}
+    repaired = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(8), (4,), "auto")
+    assert {each.repair for each in repaired.attempts} == {combination_name(each) for each in combinations("auto")}
+    refused = {each.repair: each.reason for each in repaired.attempts if each.loss_after is None}
     if FORMS[name][2]:
         assert not refused
     else:
         assert refused.keys() == {"refit", "compensate + refit"}
         assert all("differs from expert to expert" in str(reason) for reason in refused.values())
-    for each in found.attempts:
+    for each in repaired.attempts:
         if each.accepted:
             assert each.kl_after is not None
             assert each.kl_before is not None

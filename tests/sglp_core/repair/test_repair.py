@@ -58,30 +58,31 @@ def test_every_accepted_repair_lowers_held_out_divergence_and_raises_no_loss(nam
     path = find_stack(model)
     task = "masked_lm" if "Masked" in FAMILIES[name][0] else "causal_lm"
     before = {n: p.clone() for n, p in model.named_parameters()}
-    found = repair(LayeredModel(model, path, task), batches(8), (2, 4), "auto")
+    repaired = repair(LayeredModel(model, path, task), batches(8), (2, 4), "auto")
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
-    assert {(a.cut, a.repair) for a in found.attempts} == {
+    assert {(a.cut, a.repair) for a in repaired.attempts} == {
         (cut, combination_name(each)) for cut in (Run(2, 3), Run(4, 5)) for each in combinations("auto")
     }
-    assert (found.fitted_windows, found.judged_windows) == (24, 8)
+    assert (repaired.fitted_windows, repaired.judged_windows) == (24, 8)
     judged = batches(8)[6:]
-    variants = {"pruned": Variant((2, 4)), "repaired": Variant((2, 4), found.changes)}
+    variants = {"pruned": Variant((2, 4)), "repaired": Variant((2, 4), repaired.changes)}
     quality = evaluate(LayeredModel(model, path, task), judged, variants)
-    for attempt in found.attempts:
+    for attempt in repaired.attempts:
         if attempt.accepted:
             assert attempt.reason is None
             assert attempt.loss_after <= max(attempt.loss_before, np.log(quality["dense"].perplexity))
             assert attempt.kl_after < attempt.kl_before
         else:
             assert attempt.reason
-    accepted = [attempt for attempt in found.attempts if attempt.accepted]
-    assert bool(accepted) == bool(found.changes)
+    accepted = [attempt for attempt in repaired.attempts if attempt.accepted]
+    assert bool(accepted) == bool(repaired.changes)
     if accepted:
         assert quality["repaired"].kl == pytest.approx(accepted[-1].kl_after)
         assert quality["repaired"].kl < quality["pruned"].kl
-    first = next(attempt for attempt in found.attempts if attempt.loss_before is not None)
+    first = next(attempt for attempt in repaired.attempts if attempt.loss_before is not None)
     assert np.log(quality["pruned"].perplexity) == pytest.approx(first.loss_before)
-    refused = {(a.repair, (a.reason or "").split(" is a norm, ")[-1]) for a in found.attempts if a.loss_before is None}
+    not_built = [attempt for attempt in repaired.attempts if attempt.loss_before is None]
+    refused = {(attempt.repair, (attempt.reason or "").split(" is a norm, ")[-1]) for attempt in not_built}
     same = "factor and map would go into the same norm"
     if name in POST_NORM:
         assert refused == {("compensate + least_squares", same), ("compensate + refit", same)}
@@ -102,9 +103,9 @@ def test_least_squares_undoes_a_removal_that_is_linear_in_what_the_layer_before_
             layer.self_attn.o_proj.weight.zero_()
         removed.mlp.down_proj.weight.zero_()
         removed.mlp.down_proj.bias.copy_(torch.randn(32, generator=generator))
-    found = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(8), (3,), "least_squares")
-    assert found.attempts[0].accepted
-    assert found.attempts[0].kl_after < 1e-3 * found.attempts[0].kl_before
+    repaired = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(8), (3,), "least_squares")
+    assert repaired.attempts[0].accepted
+    assert repaired.attempts[0].kl_after < 1e-3 * repaired.attempts[0].kl_before
 
 
 def test_a_refit_undoes_a_removal_that_is_linear_in_what_enters_the_write_and_not_in_what_it_writes() -> None:
@@ -121,9 +122,9 @@ def test_a_refit_undoes_a_removal_that_is_linear_in_what_enters_the_write_and_no
         removed.post_attention_layernorm.weight.copy_(before.post_attention_layernorm.weight)
     mapped = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(32), (3,), "least_squares")
     assert not mapped.attempts[0].accepted
-    found = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(32), (3,), "refit")
-    assert found.attempts[0].accepted
-    assert found.attempts[0].kl_after < 0.01 * found.attempts[0].kl_before
+    repaired = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(32), (3,), "refit")
+    assert repaired.attempts[0].accepted
+    assert repaired.attempts[0].kl_after < 0.01 * repaired.attempts[0].kl_before
 
 
 def test_a_repair_that_harms_is_refused() -> None:
@@ -132,10 +133,10 @@ def test_a_repair_that_harms_is_refused() -> None:
         # Removed: a layer that only makes the stream longer. Its neighbour cannot know where, but the size is undone.
         model.model.layers[3].self_attn.o_proj.weight.zero_()
         model.model.layers[3].mlp.down_proj.weight.zero_()
-    found = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(8), (3,), "auto")
+    repaired = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(8), (3,), "auto")
     # Nothing was lost, so nothing can be better.
-    assert [attempt.accepted for attempt in found.attempts] == [False] * 5
-    assert found.changes == {}
+    assert [attempt.accepted for attempt in repaired.attempts] == [False] * 5
+    assert repaired.changes == {}
 
 
 def test_a_layer_that_does_more_than_add_is_refused() -> None:
@@ -177,9 +178,9 @@ def test_a_quarter_of_the_windows_judges_and_none_is_lost(sizes: list[int]) -> N
 
 def test_one_window_cannot_be_fitted_and_judged_on() -> None:
     model = build("llama")
-    found = repair(LayeredModel(model, "model.layers", "causal_lm"), [batches(1)[0].rows(0, 1)], (2,), "auto")
-    assert found.changes == {}
-    assert all("cannot be both" in attempt.reason for attempt in found.attempts)
+    repaired = repair(LayeredModel(model, "model.layers", "causal_lm"), [batches(1)[0].rows(0, 1)], (2,), "auto")
+    assert repaired.changes == {}
+    assert all("cannot be both" in attempt.reason for attempt in repaired.attempts)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +196,6 @@ def test_a_family_without_a_form_is_refused_with_the_reason(
     torch.manual_seed(0)
     stock = getattr(transformers, class_name)
     model = stock(stock.config_class(**{**GROUPED, **changes})).eval()
-    found = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(8), (2, 3), "compensate")
-    assert found.changes == {}
-    assert [reason in attempt.reason for attempt in found.attempts] == [True]
+    repaired = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(8), (2, 3), "compensate")
+    assert repaired.changes == {}
+    assert [reason in attempt.reason for attempt in repaired.attempts] == [True]
