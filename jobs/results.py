@@ -145,7 +145,8 @@ class CompressResult(_Result):
 class SweepPoint(Quality):
     """One plan of a sweep, or the dense model where `requested` is 0; sizes are those of the model that remains.
 
-    Seconds are medians at batch 1; `decode_seconds` is one token, null for models that do not generate.
+    Seconds are medians at batch 1, null where not all weights were on the device; `decode_seconds` is one token, null
+    for models that do not generate too.
     """
 
     requested: Ratio
@@ -155,7 +156,7 @@ class SweepPoint(Quality):
     parameters: int
     flops: int
     weight_bytes: int
-    prefill_seconds: float
+    prefill_seconds: float | None
     decode_seconds: float | None
 
 

@@ -101,6 +101,8 @@ def empty_model(directory: Path) -> tuple[Any, str]:
     dtype = config.dtype or next(dtype for dtype in dtypes if dtype and dtype.is_floating_point)
     with init_empty_weights(include_buffers=False):
         model = model_class(config)._from_config(config, dtype=dtype).eval()
+    # Emptying the weights has given tied ones a tensor each.
+    model.tie_weights()
     model.requires_grad_(False)
     path = find_stack(model)
     if not isinstance(path, str):

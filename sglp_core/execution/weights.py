@@ -151,12 +151,12 @@ class OnloadedWeights:
             if coming is not None:
                 # Its memory must not be used again on the other stream before this one is through with it.
                 near.record_stream(torch.accelerator.current_stream())
-            moved[id(tensor)] = near.to(self._type(tensor))
+            copy = near.to(self._type(tensor))
+            moved[id(tensor)] = nn.Parameter(copy, False) if isinstance(tensor, nn.Parameter) else copy
             self.bytes_onloaded += tensor.numel() * tensor.element_size()
         for module, name, tensor in tensors:
             self._stored[f"{paths[id(module)]}.{name}"] = tensor.dtype
-            copy = moved[id(tensor)]
-            _put(module, name, nn.Parameter(copy, False) if isinstance(tensor, nn.Parameter) else copy)
+            _put(module, name, moved[id(tensor)])
 
     def _type(self, tensor: Tensor) -> torch.dtype:
         return (

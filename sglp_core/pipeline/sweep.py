@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from sglp_core.checkpoints.fetch import Fetched
-from sglp_core.errors import OutOfMemory
 from sglp_core.options import Options, SweepTarget
 from sglp_core.pipeline.run import choose_for_run, measure_for_run, open_for_run
 from sglp_core.planning.sweep import knee_of, measure_points, plans_of
@@ -27,8 +26,6 @@ def sweep(
     Ratios that cannot be reached are named in the report. Raises `TargetUnreachable` where none can.
     """
     loaded = open_for_run(model, output, options, context)
-    if not loaded.weights.resident:
-        raise OutOfMemory("the model does not fit in memory, and a sweep times it there; compress it at single ratios")
     measured = measure_for_run(loaded, options, context)
     plans, unreachable = plans_of(
         target, lambda each: choose_for_run(measured, each, options)[0].plan, context.phase("planning")

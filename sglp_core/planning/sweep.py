@@ -1,7 +1,8 @@
 """Measure plans for several ratios from one analysis: quality, size and time of each, and the knee.
 
 No model is written. Quality is that of the dense model with the layers bypassed; time is that of a copy without the
-layers that shares all other weights with the dense model.
+layers that shares all other weights with the dense model. Where weights are brought to the device layer by layer, time
+is not measured: it would be that of bringing them.
 """
 
 import copy
@@ -33,7 +34,8 @@ from sglp_core.structure.runs import Removed
 class Point:
     """One plan of a sweep, or the dense model where `requested` is 0; layers, parameters and FLOPs are what is left.
 
-    `weight_bytes` counts shared weights once; `requested` and `achieved` are fractions removed.
+    `weight_bytes` counts shared weights once; `requested` and `achieved` are fractions removed; `latency` is None where
+    it was not measured.
     """
 
     requested: float
@@ -44,7 +46,7 @@ class Point:
     flops: int
     weight_bytes: int
     quality: Quality
-    latency: Latency
+    latency: Latency | None
 
 
 def plans_of(
@@ -71,7 +73,10 @@ def plans_of(
 def measure_points(
     loaded: LoadedModel, plans: Mapping[float, Plan], data: CalibrationData, options: Options, context: RunContext
 ) -> list[Point]:
-    """Quality on the held-out data, and latency, of the dense model and of every plan after the method's repair."""
+    """Quality on the held-out data, and latency, of the dense model and of every plan after the method's repair.
+
+    Latency is measured where all weights are on the device.
+    """
     named = {str(ratio): plan for ratio, plan in plans.items()}
     variants = {}
     repairing = context.phase("repairing")
@@ -82,13 +87,11 @@ def measure_points(
         repairing.advance()
     evaluating = context.phase("evaluating")
     quality = evaluate(loaded, data.evaluation(loaded), variants, evaluating)
-    shape = image_shape(loaded.processor) if loaded.task == "image_classification" else None
-    inputs = example_inputs(loaded.model, options.calibration.sequence_length, shape)
     evaluating.start(len(named) + 1, "latencies")
     points = []
     for name, each in [("dense", None), *named.items()]:
         cut = cut_copy(loaded, each.removed_layers if each else ())
-        latency = measure_latency(cut, inputs, loaded.task == "causal_lm")
+        latency = _latency(loaded, cut, options.calibration.sequence_length) if loaded.weights.resident else None
         points.append(_point(loaded.stack, cut, each, quality[name], latency))
         evaluating.advance()
     return points
@@ -117,9 +120,15 @@ def knee_of(points: Sequence[Point]) -> Point | None:
     return None if number is None else curve[number]
 
 
-def _point(stack: LayerStack, cut: Any, plan: Plan | None, quality: Quality, latency: Latency) -> Point:
+def _latency(loaded: LoadedModel, cut: Any, sequence_length: int) -> Latency:
+    shape = image_shape(loaded.processor) if loaded.task == "image_classification" else None
+    return measure_latency(cut, example_inputs(loaded.model, sequence_length, shape), loaded.task == "causal_lm")
+
+
+def _point(stack: LayerStack, cut: Any, plan: Plan | None, quality: Quality, latency: Latency | None) -> Point:
     removed = plan.removed_layers if plan else ()
-    weights = {tensor.data_ptr(): tensor for tensor in cut.parameters()}.values()
+    # Weights on disk are tensors without data, and so without an address.
+    weights = {tensor.data_ptr() or id(tensor): tensor for tensor in cut.parameters()}.values()
     return Point(
         requested=plan.requested if plan else 0.0,
         achieved=plan.achieved if plan else 0.0,

@@ -11,7 +11,8 @@ from sglp_core.planning.sweep import Point, knee_of
 class SweepPoint:
     """The model at one ratio, with the layers really removed; the first point is the dense model.
 
-    Quality is that on the held-out data. Times are medians of five runs at batch 1.
+    Quality is that on the held-out data. Times are medians of five runs at batch 1; they are measured where all weights
+    are on the device.
     """
 
     requested: float
@@ -36,10 +37,10 @@ class SweepPoint:
     """Share of positions whose most likely answer is the dense model's."""
     kl: float | None
     """Mean KL(dense ‖ this) in nats a position; null where it is not finite."""
-    prefill_seconds: float
-    """Seconds of one forward pass over one sample."""
+    prefill_seconds: float | None
+    """Seconds of one forward pass over one sample; null where it was not measured."""
     decode_seconds: float | None
-    """Seconds of one more token; null for models that do not generate."""
+    """Seconds of one more token; null where it was not measured, and for models that do not generate."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,6 @@ def _point(point: Point) -> SweepPoint:
         flops=point.flops,
         weight_bytes=point.weight_bytes,
         **point.quality.to_dict(),
-        prefill_seconds=point.latency.prefill_seconds,
-        decode_seconds=point.latency.decode_seconds,
+        prefill_seconds=point.latency.prefill_seconds if point.latency else None,
+        decode_seconds=point.latency.decode_seconds if point.latency else None,
     )

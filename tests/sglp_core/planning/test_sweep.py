@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,10 @@ from sglp_core.evaluation.latency import Latency
 from sglp_core.evaluation.quality import Quality
 from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.options import Options, Target
+from sglp_core.options import Method, Options, Target
 from sglp_core.planning.sweep import Point, cut_copy, knee_of
 from sglp_core.reporting.report import SweepReport
+from sglp_core.reporting.sweep import SweepPoint
 from sglp_core.run_context import RunContext
 from tests.sglp_core.data.tiny_images import write_images, write_tiny_vit
 from tests.worker.tiny_model import LAYERS, write_text, write_tiny_model
@@ -100,6 +102,23 @@ def test_a_cut_copy_is_the_bypassed_model_around_the_same_tensors(folder: Path) 
     assert (len(model.model.layers), model.config.num_hidden_layers) == (LAYERS, LAYERS)
     own = {p.data_ptr() for p in model.parameters()}
     assert all(p.data_ptr() in own for p in cut.parameters())
+
+
+def test_the_points_are_the_same_in_every_placement(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def swept(name: str, **placed: Any) -> tuple[SweepPoint, ...]:
+        options, context = settings(folder)
+        options, context = replace(options, method=Method(repair="none")), replace(context, **placed)
+        target = SweepTarget("layers", (0.17, 0.34))
+        return sweep(str(folder / "model"), target, folder / name, options, context).sweep.points
+
+    expected = swept("resident")
+    on_disk = swept("on disk", memory="streaming")
+    monkeypatch.setattr("sglp_core.loading.loaded_model.fits", lambda *_: False)
+    for points in (on_disk, swept("in memory")):
+        for left, right in zip(points, expected, strict=True):
+            assert left.prefill_seconds is left.decode_seconds is None
+            assert replace(left, prefill_seconds=right.prefill_seconds, decode_seconds=right.decode_seconds) == right
+    assert "prefill" not in (folder / "on disk" / "report.md").read_text()
 
 
 @pytest.mark.parametrize("ratios", [(), (0.0,), (0.5, 1.0), (float("nan"),)])
