@@ -155,7 +155,7 @@ def _greedy(
                     "windows": str(windows),
                     **_cost(answer, dense["seconds"]),
                     "greedy s": f"{greedy:.0f}",
-                    "share of greedy": f"{_planning(answer) / greedy:.3f}",
+                    "share of greedy": f"{_at_least(answer)}{_planning(answer) / greedy:.3f}",
                     **_quality(answer),
                 }
 
@@ -176,7 +176,7 @@ def _bfloat16(jobs: Jobs, codes: list[Worktree], windows: int, target: tuple[str
                     "weights": dtype,
                     "one product ms": f"{dense['product_milliseconds']:.2f}",
                     **_cost(answer, dense["seconds"]),
-                    "job / float32": f"{'> ' if answer.stopped else ''}{seconds / float32:.2f}",
+                    "job / float32": f"{_at_least(answer)}{seconds / float32:.2f}" if float32 else "",
                     "peak MB": f"{answer.content.get('peak_bytes', 0) / 1e6:,.0f}",
                     **_quality(answer),
                 }
@@ -193,9 +193,14 @@ def _planning(answer: Answer) -> float:
     return sum(answer.content.get("phases", {}).get(phase, 0.0) for phase in PLANNING)
 
 
+def _at_least(answer: Answer) -> str:
+    """Before figures of a job that was stopped, which would have been higher."""
+    return "> " if answer.stopped else ""
+
+
 def _cost(answer: Answer, dense: float) -> dict[str, str]:
     planning, job = _planning(answer), sum(answer.content.get("phases", {}).values())
-    more = "> " if answer.stopped else ""
+    more = _at_least(answer)
     return {
         "dense pass s": f"{dense:.1f}",
         "planning + repairs s": f"{more}{planning:.1f}",
