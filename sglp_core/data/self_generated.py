@@ -1,58 +1,89 @@
 """Generate calibration text with the model itself."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
+from transformers.generation.utils import ALL_CACHE_NAMES
 
 from sglp_core.data.token_windows import Windows, special_tokens
 from sglp_core.errors import BadCalibration
+from sglp_core.execution.available_memory import free_bytes
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.options import Calibration
 from sglp_core.progress import Phase, silent_phase
 
 UNMASKING_STEPS = 16
-# Generation keeps a KV cache but no activations for a backward pass, so more windows fit than in the analysis.
-BATCHES_AT_ONCE = 4
+# Of the free memory. The rest is for activations, and for the copy of a layer's cache that is made to let it grow.
+CACHE_SHARE = 0.5
+# A token that may be drawn has a logit, a probability and a cumulative probability, the last in double precision.
+SAMPLING_BYTES = 16
 
 
 @dataclass(frozen=True)
-class WindowShape:
-    """A window: the tokenizer's special tokens before and after a text of `body` tokens drawn from `allowed`."""
+class EmptyWindows:
+    """N windows that are to have the tokenizer's special tokens before and after a text of tokens from `allowed`.
+
+    `uniforms` `[N, body]` has a random number in [0, 1) for every token of the text.
+    """
 
     prefix: list[int]
     suffix: list[int]
-    body: int
     allowed: Tensor
+    uniforms: Tensor
+
+    def batches(self, rows: int) -> Iterator["EmptyWindows"]:
+        """The windows, `rows` at a time."""
+        return (replace(self, uniforms=part) for part in self.uniforms.split(rows))
+
+    def filled(self, text: Tensor) -> Tensor:
+        """The tokens of the windows `[N, T]` with this text `[N, body]`."""
+        return torch.cat([_repeated(self.prefix, len(text)), text, _repeated(self.suffix, len(text))], 1)
+
+    def start(self) -> Tensor:
+        """The tokens before the text and its first one, which is drawn without the model."""
+        first = (self.uniforms[:, :1] * len(self.allowed)).long()
+        return torch.cat([_repeated(self.prefix, len(first)), self.allowed[first]], 1)
+
+    def draw(self, logits: Tensor, uniforms: Tensor) -> Tensor:
+        """Tokens `[N]` out of `allowed` with the probabilities that logits `[N, V]` give them.
+
+        Each is where the sum of the probabilities reaches its random number in `uniforms` `[N]`. So the same numbers
+        give the same text on every device and in batches of any size, except where rounding decides.
+        """
+        sums = logits[:, self.allowed.to(logits.device)].float().softmax(-1).cumsum(-1, dtype=torch.float64)
+        reached = torch.searchsorted(sums, uniforms.to(logits.device)[:, None] * sums[:, -1:])
+        return self.allowed[reached[:, 0].cpu()]
 
 
+@torch.no_grad()
 def self_generated_windows(
     layered: LayeredModel, tokenizer: Any, calibration: Calibration, count: int, progress: Phase | None = None
 ) -> Windows:
     """`count` windows of `calibration.sequence_length` tokens that the model generates.
 
-    A causal model samples from its own distribution after one random start token; a masked model fills in fully masked
-    windows, a sixteenth of the positions at a time. The same seed gives the same text on the same type of device.
-    Raises `BadCalibration` where no text can be generated.
+    A causal model samples from its own distribution after one random start token, whatever its generation settings say;
+    a masked model fills in fully masked windows, a sixteenth of the positions at a time. The same seed gives the same
+    text. Raises `BadCalibration` where no text can be generated.
     """
-    model = layered.model
     prefix, suffix = special_tokens(tokenizer)
     body = calibration.sequence_length - len(prefix) - len(suffix)
     if body < 2:
         raise BadCalibration("sequence_length leaves no room beside the tokenizer's special tokens")
-    shape = WindowShape(prefix, suffix, body, _plain_tokens(model, tokenizer))
-    generate = _generate_causal if layered.task == "causal_lm" else _generate_masked
-    rows: list[Tensor] = []
+    if layered.task == "masked_lm" and tokenizer.mask_token_id is None:
+        raise BadCalibration("the tokenizer has no mask token, so the model cannot generate text; give a text file")
+    generator = torch.Generator().manual_seed(calibration.seed)
+    uniforms = torch.rand(count, body, generator=generator, dtype=torch.float64)
+    empty = EmptyWindows(prefix, suffix, _plain_tokens(layered.model, tokenizer), uniforms)
     progress = progress or silent_phase()
     progress.start(count, "windows")
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        torch.manual_seed(calibration.seed)
-        for size in _batch_sizes(count, BATCHES_AT_ONCE * calibration.batch_size):
-            rows.append(generate(model, tokenizer, shape, size))
-            progress.advance(size)
-    ids = torch.cat(rows)
+    if layered.task == "causal_lm":
+        ids = _continue_starts(layered, empty, calibration.batch_size, progress)
+    else:
+        order = torch.randperm(body, generator=generator)
+        ids = _fill_masks(layered, empty, tokenizer.mask_token_id, order, calibration.batch_size, progress)
     return Windows(ids, torch.ones_like(ids))
 
 
@@ -63,39 +94,71 @@ def _plain_tokens(model: Any, tokenizer: Any) -> Tensor:
     return ids[~torch.isin(ids, torch.tensor(tokenizer.all_special_ids, dtype=torch.long))]
 
 
-def _batch_sizes(count: int, batch_size: int) -> list[int]:
-    return [min(batch_size, count - done) for done in range(0, count, batch_size)]
+def _repeated(tokens: list[int], rows: int) -> Tensor:
+    return torch.tensor(tokens, dtype=torch.long).expand(rows, -1)
 
 
-def _generate_causal(model: Any, tokenizer: Any, shape: WindowShape, size: int) -> Tensor:
-    allowed = shape.allowed
-    start = allowed[torch.randint(len(allowed), (size, 1))]
-    begin = torch.cat([torch.tensor(shape.prefix, dtype=torch.long).expand(size, -1), start], 1).to(model.device)
-    forbidden = sorted(set(range(model.config.get_text_config().vocab_size)) - set(allowed.tolist()))
-    generated = model.generate(
-        input_ids=begin,
-        attention_mask=torch.ones_like(begin),
-        generation_config=transformers.GenerationConfig(
-            do_sample=True,
-            top_k=0,
-            min_new_tokens=shape.body - 1,
-            max_new_tokens=shape.body - 1,
-            suppress_tokens=forbidden or None,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
-        ),
-    ).cpu()
-    return torch.cat([generated, torch.tensor(shape.suffix, dtype=torch.long).expand(size, -1)], 1)
+def _continue_starts(layered: LayeredModel, empty: EmptyWindows, batch_size: int, progress: Phase) -> Tensor:
+    body = empty.uniforms.shape[1]
+    rows = _rows_at_once(layered, empty, batch_size)
+    written: list[Tensor] = []
+    for batch in empty.batches(rows):
+        ids = batch.start()
+        cache: dict[str, Any] = {}
+        for number in range(1, body):
+            # Without a cache, every token is computed again for the next one.
+            new = ids[:, -1:] if cache else ids
+            outputs = _call(layered, new, **cache)
+            cache = _cache_of(outputs)
+            ids = torch.cat([ids, batch.draw(outputs.logits[:, -1], batch.uniforms[:, number])[:, None]], 1)
+            progress.update((len(written) * rows * body + len(ids) * (number + 1)) // body)
+        written.append(batch.filled(ids[:, len(empty.prefix) :]))
+    return torch.cat(written)
 
 
-@torch.no_grad()
-def _generate_masked(model: Any, tokenizer: Any, shape: WindowShape, size: int) -> Tensor:
-    if tokenizer.mask_token_id is None:
-        raise BadCalibration("the tokenizer has no mask token, so the model cannot generate text; give a text file")
-    before, after = (torch.tensor(part, dtype=torch.long).expand(size, -1) for part in (shape.prefix, shape.suffix))
-    text = torch.full((size, shape.body), tokenizer.mask_token_id, dtype=torch.long)
-    for positions in torch.randperm(shape.body).chunk(min(UNMASKING_STEPS, shape.body)):
-        window = torch.cat([before, text, after], 1).to(model.device)
-        logits = model(input_ids=window, attention_mask=torch.ones_like(window)).logits
-        probabilities = logits[:, len(shape.prefix) + positions].float().cpu()[..., shape.allowed].softmax(-1)
-        text[:, positions] = shape.allowed[torch.multinomial(probabilities.flatten(0, 1), 1).view(size, -1)]
-    return torch.cat([before, text, after], 1)
+def _rows_at_once(layered: LayeredModel, empty: EmptyWindows, batch_size: int) -> int:
+    """As many windows as have room for their caches: every step reads all weights, however many windows it is for."""
+    window = empty.filled(empty.allowed[:1].expand(1, empty.uniforms.shape[1]))
+    cache = _cache_of(_call(layered, window))
+    if not cache:
+        return batch_size
+    row = _bytes_of(cache) + SAMPLING_BYTES * len(empty.allowed)
+    return max(1, int(CACHE_SHARE * free_bytes(layered.device) / row))
+
+
+def _call(layered: LayeredModel, ids: Tensor, **cache: Any) -> Any:
+    with layered.whole() as model:
+        return model(input_ids=ids.to(layered.device), use_cache=True, **cache)
+
+
+def _cache_of(outputs: Any) -> dict[str, Any]:
+    """The argument that gives the model its cache for the next step; empty where it returns none."""
+    return {name: outputs[name] for name in ALL_CACHE_NAMES if outputs.get(name) is not None}
+
+
+def _bytes_of(cache: Any) -> int:
+    """The bytes of all tensors in a cache of whatever class a model has for it."""
+    if isinstance(cache, Tensor):
+        return cache.nbytes
+    if isinstance(cache, dict):
+        return sum(map(_bytes_of, cache.values()))
+    if isinstance(cache, list | tuple):
+        return sum(map(_bytes_of, cache))
+    return _bytes_of(vars(cache)) if hasattr(cache, "__dict__") and not isinstance(cache, type) else 0
+
+
+def _fill_masks(
+    layered: LayeredModel, empty: EmptyWindows, mask_token: int, order: Tensor, batch_size: int, progress: Phase
+) -> Tensor:
+    written = []
+    for batch in empty.batches(batch_size):
+        text = torch.full(batch.uniforms.shape, mask_token, dtype=torch.long)
+        for positions in order.chunk(min(UNMASKING_STEPS, len(order))):
+            window = batch.filled(text).to(layered.device)
+            with layered.whole() as model:
+                logits = model(input_ids=window, attention_mask=torch.ones_like(window)).logits
+            chosen = logits[:, len(empty.prefix) + positions].flatten(0, 1)
+            text[:, positions] = batch.draw(chosen, batch.uniforms[:, positions].flatten()).view(len(text), -1)
+        written.append(batch.filled(text))
+        progress.advance(len(text))
+    return torch.cat(written)

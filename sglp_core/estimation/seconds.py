@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from sglp_core.analysis.criteria import CRITERIA
-from sglp_core.data.self_generated import BATCHES_AT_ONCE, UNMASKING_STEPS
+from sglp_core.data.self_generated import CACHE_SHARE, UNMASKING_STEPS
 from sglp_core.data.token_windows import MASKED_SHARE
 from sglp_core.estimation.model_outline import Outline
+from sglp_core.execution.available_memory import available_bytes
 from sglp_core.options import PROPOSALS, Calibration, Evaluation, Method, Options
 from sglp_core.planning.choose import ANALYSIS_PASSES, COMPARED, search_budget
 from sglp_core.planning.choose_after_repair import BEST, JUDGED_WINDOWS, MOST_PREDICTIONS
@@ -85,9 +86,15 @@ def _writing(outline: Outline, calibration: Calibration, evaluation: Evaluation,
     written = calibration.samples + (evaluation.samples if evaluation.source == "held_out" else 0)
     if outline.task == "masked_lm":
         return UNMASKING_STEPS * written * window
-    batches = -(-written // (BATCHES_AT_ONCE * calibration.batch_size))
+    config, length = outline.config.get_text_config(), calibration.sequence_length
+    # The attention of every layer keeps a key and a value for every token; states of other layers are smaller.
+    value_bytes = outline.weight_bytes / outline.stack.total_parameters
+    kept: float = 2 * len(outline.stack) * config.hidden_size * value_bytes
+    rows = max(1, int(CACHE_SHARE * (available_bytes() - outline.weight_bytes) / (length * kept)))
     step = outline.weight_bytes / speed.bytes_per_second
-    return written * window + batches * calibration.sequence_length * step
+    # Every step reads the weights once for a batch, and the keys and values of the tokens before.
+    reading = -(-written // rows) * length * step + written * length**2 / 2 * kept / speed.bytes_per_second
+    return written * window + reading
 
 
 def _repaired_windows(outline: Outline, removed: int, method: Method, calibration: Calibration) -> float:
