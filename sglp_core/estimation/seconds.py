@@ -1,6 +1,6 @@
 """The expected seconds of a job: its FLOPs and bytes, divided by the measured speed of a matrix product and of a copy.
 
-The plan is not known yet; it is assumed to have one cut for every two removed layers.
+The plan is not known yet; its first cut is assumed to be in the middle.
 """
 
 import time
@@ -17,7 +17,7 @@ from sglp_core.estimation.model_outline import Outline
 from sglp_core.execution.available_memory import available_bytes
 from sglp_core.options import PROPOSALS, Calibration, Evaluation, Method, Options
 from sglp_core.planning.choose import ANALYSIS_PASSES, COMPARED, search_budget
-from sglp_core.planning.choose_after_repair import BEST, JUDGED_WINDOWS, MOST_PREDICTIONS
+from sglp_core.planning.choose_after_repair import BEST, FEWEST_WINDOWS, FOLDS, MOST_PREDICTIONS
 from sglp_core.planning.harm import SAMPLES_AT_ONCE, WINDOWS_AT_ONCE
 from sglp_core.planning.proposals import CUTS_PER_MEASURE
 from sglp_core.repair.named_repairs import combinations
@@ -30,8 +30,9 @@ COPIED_BYTES = 2**27
 IMPORT_SECONDS = 6.0
 # Share of the plans with a single cut that no other measure of runs proposes too.
 DIFFERENT_CUTS_SHARE = 2 / 3
-# Passes over a window at every cut: the dense model and the pruned one, each about half of the way.
-STREAM_PASSES = 1.0
+# The share of the layers that follow the first removed one, and that of the folds that a plan is judged on.
+STARTS = 0.5
+SECOND_HALF = 0.75
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def expected_seconds(outline: Outline, removed: int, options: Options, speed: Sp
     searches = method.importance == PROPOSALS
     trials = search_budget(len(stack), removed, parts) if searches else 0
     part = window * calibration.samples / parts
-    repairing = window * _repaired_windows(outline, removed, method, calibration)
+    repairing = window * _repaired_windows(outline, method, calibration)
     variants = 3 + (len(COMPARED) if evaluation.controls else 0)
     loading = outline.weight_bytes / speed.bytes_per_second
     return {
@@ -97,27 +98,25 @@ def _writing(outline: Outline, calibration: Calibration, evaluation: Evaluation,
     return written * window + reading
 
 
-def _repaired_windows(outline: Outline, removed: int, method: Method, calibration: Calibration) -> float:
+def _repaired_windows(outline: Outline, method: Method, calibration: Calibration) -> float:
     """Forward passes over one window that repairs take, all candidates together."""
     tried = len(combinations(method.repair))
     if not (tried and isinstance(outline.stack.path, str)):
         return 0.0
-    cuts = -(-removed // 2)
-    # The dense model is judged at every cut as well.
-    a_cut = STREAM_PASSES + (1 + tried) / JUDGED_SHARE
-    chosen = calibration.samples * cuts * a_cut
+    # The dense model and the pruned one, and at the exit the judged windows.
+    chosen = calibration.samples * (2 + 1 / JUDGED_SHARE)
     if method.importance != PROPOSALS:
         return chosen
     shares = {"causal_lm": 1.0, "masked_lm": MASKED_SHARE}
     predictions = shares.get(outline.task, 1 / calibration.sequence_length) * calibration.sequence_length
-    few = min(calibration.samples, max(JUDGED_WINDOWS, int(MOST_PREDICTIONS / predictions)))
-    turns = min(JUDGED_SHARE, -(-JUDGED_WINDOWS // max(1, few // JUDGED_SHARE)))
+    few = min(calibration.samples, max(FEWEST_WINDOWS, int(MOST_PREDICTIONS / predictions)))
     # Similarity is one measure of runs, and some criteria are others.
     measures = 1 + sum(criterion.run_scores is not None for criterion in CRITERIA.values())
     single_cuts = DIFFERENT_CUTS_SHARE * CUTS_PER_MEASURE * measures
-    # Half of the candidates are in the second turn, a quarter in the third.
-    tournament = few * (BEST * cuts + single_cuts) * a_cut * (2 - 2.0 ** (1 - turns))
-    return tournament + (chosen if few < calibration.samples else 0.0)
+    # Half of the plans are in the second half of the folds. A plan with several cuts goes on with all windows after the
+    # first, for each fold; one with a single cut only with those of the fold. Both start where they differ.
+    compared = 2 + STARTS * SECOND_HALF * (BEST * FOLDS + single_cuts)
+    return chosen + few * compared
 
 
 def _seconds_each(work: Callable[[], Any]) -> float:

@@ -46,7 +46,7 @@ class Walk:
     """One walk over the layers with some batches; call its methods in the order of the layers."""
 
     def __init__(self, model: LayeredModel, layerwise: Layerwise, batches: Sequence[Batch]) -> None:
-        self.model, self._layerwise = model, layerwise
+        self.model, self.batches, self._layerwise = model, batches, layerwise
         self._path = model.path
         self._intermediates: Intermediates = model.intermediates
         with layerwise.outside():
@@ -92,6 +92,13 @@ class Walk:
                 for group, states in zip(groups, after, strict=True):
                     for track in group:
                         track.states = states
+
+    @torch.no_grad()
+    def rerun(self, index: int, number: int, before: Tensor, changes: Changes) -> Tensor:
+        """The output of a layer for one batch that enters it as `before`, with these changes of its weights."""
+        hidden = before.to(self.model.device)
+        with self.layer(index) as layer, changed(self.model, self._of_layer(index, changes)):
+            return self.entered[number].calls[index].run(layer, hidden)
 
     @torch.no_grad()
     def logits(self, tracks: Sequence[Track], number: int, positions: Tensor | None = None) -> Iterator[Tensor]:

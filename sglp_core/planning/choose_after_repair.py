@@ -4,34 +4,32 @@ Repair can change their order. One long cut is repaired better than several shor
 it, and its error does not enter another map. So all plans with a single cut are candidates too, however much they harm
 before repair (docs/method/method.md has the figures).
 
-A repair is judged on samples that it was not fitted on, a quarter of them. A quarter of few windows ranks plans badly,
-so the better half of the plans is then repaired and judged again with another quarter held out, and so on. With much
-calibration data a part is enough to rank plans; the chosen plan is then repaired with all of it.
+A repair is judged on samples that it was not fitted on. The windows are divided into `FOLDS`; for each of them the
+repair is fitted on the others and judged on it. Plans are compared on the first half of the folds, and the better half
+of them on the others, too. All plans and folds of a half are one walk over the layers. With much calibration data a
+part is enough to rank plans; the chosen plan is then repaired with all of it.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from sglp_core.evaluation.quality import evaluate
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.variant import Variant
 from sglp_core.planning.harm import harm_of
 from sglp_core.planning.proposals import Proposal
 from sglp_core.progress import Phase, silent_phase
-from sglp_core.repair.candidates import HeldOutQuality
-from sglp_core.repair.named_repairs import folds
 from sglp_core.repair.repair import Repaired, repair
+from sglp_core.repair.walk import RepairWalk, Request
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.runs import Removed, runs_of
-from sglp_core.tasks import IGNORED, JUDGED_SHARE, Batch, rebatch, sample_count, split
+from sglp_core.tasks import IGNORED, Batch, rebatch_evenly, sample_count
 
 BEST = 3
-# The last two candidates are judged on at least this many windows, if there are as many.
-JUDGED_WINDOWS = 8
-# Plans are compared on at most this many predictions, fitting included: 8 windows of 256 tokens.
+FOLDS = 4
+# Plans are compared on at most this many predictions, fitting included: 8 windows of 256 tokens. But there are at least
+# so many windows, if there are as many.
 MOST_PREDICTIONS = 2048
+FEWEST_WINDOWS = 8
 
 
 def finalists(proposals: Sequence[Proposal]) -> list[Proposal]:
@@ -49,66 +47,36 @@ def choose_repaired(
 ) -> tuple[list[Proposal], Repaired]:
     """The proposals, first the one that harms least after its repair, and its repair, fitted on all batches.
 
-    `repaired_harm` of those that were repaired is the mean over the quarters of the batches that were held out.
+    `repaired_harm` of those that were repaired is the mean over the folds that were held out.
     """
     candidates = {each.plan.removed_layers: each for each in finalists(proposals)}
     harms: dict[Removed, list[float]] = {removed: [] for removed in candidates}
     order = list(candidates)
-    few = _first(batches, MOST_PREDICTIONS)
-    # One finder, so that the writes of a layer are searched for once and not for each candidate.
-    finder = WriteFinder(model, few[0]) if folds(model, repair_name) else None
-    counts = _candidates_by_turn(len(candidates), sample_count(split(few)[1]))
-    # Only the best repair of the first turn is kept: each has copies of many weights.
-    kept, kept_for, least = Repaired({}, (), 0, 0), order[0], math.inf
+    folds = _folds(batches)
+    finder = WriteFinder(model, folds[0])
     progress = progress or silent_phase()
-    progress.start(sum(counts), "repairs")
-    for turn, count in enumerate(counts):
-        rotated = _rotated(few, turn)
-        _, judged = split(rotated)
-        for removed in order[:count]:
-            repaired = repair(model, rotated, removed, repair_name, finder=finder)
-            quality_after = repaired.quality
-            if quality_after is None:
-                quality = evaluate(model, judged, {"repaired": Variant(removed, repaired.changes)})
-                quality_after = HeldOutQuality(quality["dense"], quality["repaired"])
-            harm = harm_of(quality_after.dense, quality_after.pruned)
-            harms[removed].append(harm)
-            if turn == 0 and harm <= least:
-                kept, kept_for, least = repaired, removed, harm
-            progress.advance()
-        order.sort(key=lambda each: (-len(harms[each]), fmean(harms[each])))
-    if kept_for != order[0] or sample_count(few) < sample_count(batches):
-        kept = repair(model, batches, order[0], repair_name, finder=finder)
+    for half in (range(0, len(folds) // 2), range(len(folds) // 2, len(folds))):
+        requests = [Request(removed, frozenset({fold})) for removed in order for fold in half]
+        results = RepairWalk(finder, folds, requests, repair_name).run(progress, judges_unrepaired=False)
+        for request, (_, _, quality) in zip(requests, results, strict=True):
+            harms[request.removed].append(harm_of(quality.dense, quality.after))
+        order.sort(key=lambda each: fmean(harms[each]))
+        order = order[: -(-len(order) // 2)]
+    ranked = sorted(candidates, key=lambda each: (-len(harms[each]), fmean(harms[each])))
+    kept = repair(model, batches, ranked[0], repair_name, progress, finder)
     repaired_proposals = [
-        replace(candidates[each], repaired_harm=fmean(harms[each]), repaired_trials=len(harms[each])) for each in order
+        replace(candidates[each], repaired_harm=fmean(harms[each]), repaired_trials=len(harms[each])) for each in ranked
     ]
     return [*repaired_proposals, *(each for each in proposals if each.plan.removed_layers not in candidates)], kept
 
 
-def _candidates_by_turn(candidates: int, judged: int) -> list[int]:
-    """How many candidates are repaired in each turn, where each turn judges on `judged` windows."""
-    rounds = [candidates]
-    while rounds[-1] > 1 and len(rounds) < JUDGED_SHARE and len(rounds) * judged < JUDGED_WINDOWS:
-        rounds.append(max(2, -(-rounds[-1] // 2)))
-    return rounds
-
-
-def _first(batches: Sequence[Batch], most: int) -> list[Batch]:
-    """The first windows with at least `most` predictions in all, and at least `JUDGED_WINDOWS` of them."""
+def _folds(batches: Sequence[Batch]) -> list[Batch]:
+    """The first windows, with at least `MOST_PREDICTIONS` and at least `FEWEST_WINDOWS`, in at most `FOLDS` batches."""
     few: list[Batch] = []
-    rows = (row for batch in batches for row in batch.split(1))
     predictions = 0
-    for row in rows:
-        if predictions >= most and len(few) >= JUDGED_WINDOWS:
+    for row in (row for batch in batches for row in batch.split(1)):
+        if predictions >= MOST_PREDICTIONS and len(few) >= FEWEST_WINDOWS:
             break
         few.append(row)
         predictions += int((row.labels != IGNORED).sum())
-    return list(rebatch(few, len(batches[0].labels)))
-
-
-def _rotated(batches: Sequence[Batch], turn: int) -> Sequence[Batch]:
-    """The same windows in an order in which `split` holds out another quarter each turn."""
-    for _ in range(turn):
-        fitted, judged = split(batches)
-        batches = [*judged, *fitted]
-    return batches
+    return list(rebatch_evenly(few, -(-sample_count(few) // FOLDS)))

@@ -3,7 +3,6 @@
 No weight is trained; one forward pass over calibration images gives every layer's statistics.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +16,7 @@ from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import Changes
-from sglp_core.repair.contract import Attempt, ModelRepair
+from sglp_core.repair.contract import Attempt, HeldOutQuality, ModelRepair, RepairedAtOnce
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch, logits_of, rebatch_evenly
 
@@ -31,22 +30,15 @@ def has_no_batch_norms(model: LayeredModel) -> str | None:
 
 def repair_batch_norms(
     model: LayeredModel, removed: Sequence[int], fitted: Sequence[Batch], judged: Sequence[Batch]
-) -> tuple[Changes, Attempt]:
+) -> RepairedAtOnce:
     """The new statistics, and how they do on the judged batches; accepted if there both loss and divergence fall."""
     changes = estimate_statistics(model, removed, fitted)
     quality = evaluate(model, judged, {"before": Variant(removed), "after": Variant(removed, changes)})
     before, after = quality["before"], quality["after"]
     better = after.kl < before.kl and after.perplexity < before.perplexity
-    return changes, Attempt(
-        Run(min(removed), max(removed) + 1),
-        "batch_norm",
-        better,
-        None if better else "held-out loss or divergence does not fall",
-        loss_before=math.log(before.perplexity),
-        loss_after=math.log(after.perplexity),
-        kl_before=before.kl,
-        kl_after=after.kl,
-    )
+    reason = None if better else "held-out loss or divergence does not fall"
+    attempt = Attempt(Run(min(removed), max(removed) + 1), "batch_norm", better, reason)
+    return changes, attempt, HeldOutQuality(quality["dense"], before, after)
 
 
 BATCH_NORM = ModelRepair(has_no_batch_norms, repair_batch_norms)

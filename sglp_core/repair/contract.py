@@ -1,9 +1,10 @@
 """What a repair is: a row of the table that says how new weights are fitted, and what its fit gives back."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from sglp_core.evaluation.quality import Quality
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.weight_changes import Changes
 from sglp_core.repair.cut import Cut
@@ -14,8 +15,11 @@ from sglp_core.tasks import Batch
 
 @dataclass(frozen=True)
 class Candidate:
-    """Weights that would repair a cut, by their names, the factor `alpha` folded into them if there is one, and how
-    many times smaller they make the residual stream after the cut than it is in the dense model."""
+    """Weights of the layer before a cut that would repair it, by their names, and the factor `alpha` if there is one.
+
+    `shrinkage` is how many times smaller the residual stream is meant to be after the cut than in the dense model; the
+    walk then makes every later write smaller by as much.
+    """
 
     changes: Changes
     alpha: float | None = None
@@ -59,15 +63,16 @@ class ModelRepair:
     """
 
     cannot: Callable[[LayeredModel], str | None]
-    repair: Callable[[LayeredModel, Sequence[int], Sequence[Batch], Sequence[Batch]], tuple[Changes, "Attempt"]]
+    repair: Callable[[LayeredModel, Sequence[int], Sequence[Batch], Sequence[Batch]], "RepairedAtOnce"]
 
 
 @dataclass(frozen=True)
 class Attempt:
     """One repair, or several on top of each other, tried at one cut.
 
-    Loss (nats a position) and KL from the dense model are means over windows not fitted on, without and with the
-    repair; None where it could not be built, for the `reason` given. `alpha` is the factor that was folded.
+    The errors are those of the residual stream after the cut, ‖pruned − dense‖² / ‖dense‖², mean over positions of
+    windows not fitted on, without and with the repair; None where it could not be built, for the `reason` given.
+    `alpha` is the factor that was folded.
     """
 
     cut: Run
@@ -75,7 +80,25 @@ class Attempt:
     accepted: bool
     reason: str | None
     alpha: float | None = None
-    loss_before: float | None = None
-    loss_after: float | None = None
-    kl_before: float | None = None
-    kl_after: float | None = None
+    error_before: float | None = None
+    error_after: float | None = None
+
+    def dropped(self, reason: str) -> "Attempt":
+        """The attempt, not accepted after all."""
+        return replace(self, accepted=False, reason=reason)
+
+
+@dataclass(frozen=True)
+class HeldOutQuality:
+    """The quality on the same windows of the dense model, and of the pruned one before and after its repairs.
+
+    `before` is None where it was not measured.
+    """
+
+    dense: Quality
+    before: Quality | None
+    after: Quality
+
+
+# New weights, how they did, and the quality before and after.
+RepairedAtOnce = tuple[Changes, Attempt, HeldOutQuality]

@@ -6,9 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from sglp_core.execution.variant import Variant
-from sglp_core.execution.weight_changes import Changes
-from sglp_core.repair.residual_stream import CutStreams, cut_streams
+from sglp_core.repair.residual_stream import CutInWalk, CutStreams
 from sglp_core.repair.residual_writes import CannotFold, LayerWrites, Write
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.runs import Removed, Run
@@ -17,32 +15,30 @@ from sglp_core.tasks import Batch
 
 @dataclass(frozen=True)
 class Cut:
-    """One `run` of the `removed` layers.
+    """One cut of the `removed` layers, where a walk has come to.
 
-    The repairs of the cuts before it are in `changes`, and make the residual stream `shrinkage` times smaller than it
-    is in the dense model.
+    The repairs of the cuts before it make the residual stream `shrinkage` times smaller than it is in the dense model.
     """
 
     finder: WriteFinder
     removed: Removed
-    run: Run
-    changes: Changes
+    here: CutInWalk
     shrinkage: float
 
     @property
+    def run(self) -> Run:
+        """The removed layers of this cut."""
+        return self.here.run
+
+    @property
     def model(self) -> Any:
-        """The dense model."""
+        """The dense model; the layer before the cut has its weights, and they are as earlier repairs left them."""
         return self.finder.model
 
     @property
     def layers(self) -> nn.ModuleList:
         """The layers of the dense model."""
         return self.finder.layers
-
-    @property
-    def pruned(self) -> Variant:
-        """The model without the removed layers, the cuts before this one repaired."""
-        return Variant(self.removed, self.changes)
 
     def writes_before(self) -> LayerWrites:
         """The writes of the kept layer before the cut. Raises `CannotFold`."""
@@ -51,9 +47,15 @@ class Cut:
         return self._before
 
     def writes_after(self) -> list[LayerWrites]:
-        """The writes of every kept layer after the cut. Raises `CannotFold`."""
-        kept = (i for i in range(self.run.stop, len(self.layers)) if i not in self.removed)
-        return [self.finder.writes(i) for i in kept]
+        """The writes of every kept layer after the cut, all of which undo a factor of the stream.
+
+        Raises `CannotFold` where one does not.
+        """
+        kept = [i for i in range(self.run.stop, len(self.layers)) if i not in self.removed]
+        writes = [self.finder.writes(i) for i in kept]
+        if not any(each.whole for each in writes):
+            self.finder.require_undone([*kept, len(self.layers)])
+        return writes
 
     def projection_before(self, norm: Write) -> Write:
         """The projection whose output that norm of the layer before the cut takes. Raises `CannotFold`."""
@@ -64,7 +66,10 @@ class Cut:
         by default the last one before the cut, if there is one."""
         if write is None and isinstance(self._before, LayerWrites):
             write = self._before.modules[0]
-        streams = cut_streams(self.finder.layered, batch, self.pruned, self.run, write)
+        return self.scaled(self.here.streams(self.here.number(batch), write))
+
+    def scaled(self, streams: CutStreams) -> CutStreams:
+        """The streams with the target as small as earlier repairs make it."""
         return replace(streams, target=streams.target.double() / self.shrinkage)
 
     @cached_property

@@ -8,7 +8,7 @@ from torch import Tensor
 from sglp_core.execution.weight_changes import in_type_of, owners, tensor_named
 from sglp_core.repair.mixtures import along
 from sglp_core.repair.normal_equations import exact
-from sglp_core.repair.residual_writes import CannotFold, OutputParameter, Write
+from sglp_core.repair.residual_writes import CannotFold, LayerWrites, OutputParameter, Write
 
 
 def has_shift(model: Any, write: Write) -> bool:
@@ -53,6 +53,14 @@ def fold(model: Any, write: Write, scale: Tensor, shift: Tensor | None = None) -
         weight = model.get_submodule(write.module).weight
         moved = _beside(weight, scale) * (exact(weight) + write.offset) - write.offset
         new[f"{write.module}.weight"] = in_type_of(weight, moved)
+    return new
+
+
+def shrink(model: Any, writes: LayerWrites, factor: float) -> dict[str, Tensor]:
+    """New parameters with which a layer adds `factor` times less to the residual stream."""
+    new: dict[str, Tensor] = {}
+    for write in writes.modules:
+        new |= fold(model, write, 1 / torch.tensor(factor))
     return new
 
 

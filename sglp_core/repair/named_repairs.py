@@ -43,8 +43,7 @@ def repair_at_once(model: LayeredModel, name: str) -> str | None:
 
 def folds(model: LayeredModel, name: str) -> bool:
     """Whether this repair of this model goes cut by cut into weights that stay."""
-    possible = name != "none" and model.weights.resident and repair_at_once(model, name) is None
-    return possible and reason_against(model, name) is None
+    return name != "none" and repair_at_once(model, name) is None and reason_against(model, name) is None
 
 
 def reason_against(model: LayeredModel, name: str) -> str | None:
@@ -54,4 +53,6 @@ def reason_against(model: LayeredModel, name: str) -> str | None:
         return row.cannot(model)
     if not isinstance(model.path, str):
         return "layers that stand in stages do not write to one residual stream"
+    if model.layerwise is None:
+        return "its layers cannot be run one by one"
     return None

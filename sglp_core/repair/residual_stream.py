@@ -1,24 +1,19 @@
-"""The residual stream at a cut: that of the dense model after it, and that of the pruned model."""
+"""The residual stream at a cut: that of the dense model after it, and that of the pruned model before it."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sglp_core.execution.bypass import bypassed
-from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.variant import Variant
-from sglp_core.execution.weight_changes import swapped
-from sglp_core.repair.residual_writes import CannotFold, LayerCall, Write
-from sglp_core.structure.layer_calls import KeywordArguments, layer_input, layer_output
+from sglp_core.execution.variants import States, Track, Walk
+from sglp_core.execution.weight_changes import Changes
+from sglp_core.repair.residual_writes import CannotFold, Write
+from sglp_core.structure.layer_calls import layer_output
 from sglp_core.structure.runs import Run
-from sglp_core.tasks import Batch, logits_of
-
-
-class _Reached(Exception):
-    """The forward pass has come as far as it is needed."""
+from sglp_core.tasks import Batch
 
 
 @dataclass(frozen=True)
@@ -37,74 +32,74 @@ class CutStreams:
     first: Tensor
 
 
-@torch.no_grad()
-def cut_streams(layered: LayeredModel, batch: Batch, variant: Variant, run: Run, write: Write | None) -> CutStreams:
-    """Run the dense model up to the end of a removed run, and the variant up to its start."""
-    model, layers, changes = layered.model, layered.layers, variant.changes
-    moved = batch.to(model.device)
-    kept: dict[str, Tensor] = {}
-    before = [i for i in variant.removed if i < run.start]
-    # Up to the first cut the pruned model is the dense one.
-    same = not before and not changes
+class CutInWalk:
+    """A cut that a walk has come to the end of: its batches, and the states on both sides.
 
-    def keep_target(_module: nn.Module, _args: Any, output: Any) -> None:
-        kept["target"] = layer_output(output)
-        raise _Reached
+    `before` enters the last layer before the cut, None where there is none.
+    """
 
-    def keep_pruned(_module: nn.Module, args: tuple[Any, ...], kwargs: KeywordArguments) -> None:
-        kept["pruned"] = layer_input(args, kwargs)
-        if not same:
-            raise _Reached
+    def __init__(self, walk: Walk, run: Run, pruned: Track, before: States | None, target: States) -> None:
+        self._walk, self.run = walk, run
+        self._pruned, self._before, self._target = pruned, before, target
 
-    def keep_write(_module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
-        kept["entered"], kept["written"] = args[0], layer_output(output)
+    @contextmanager
+    def layer_before(self) -> Iterator[None]:
+        """The layer before the cut has its weights on the device; call the other methods inside."""
+        if self._before is None:
+            yield
+        else:
+            with self._walk.layer(self.run.start - 1):
+                yield
 
-    def at_the_start() -> list[Any]:
-        handles = [layers[run.start].register_forward_pre_hook(keep_pruned, with_kwargs=True)]
-        return handles + ([model.get_submodule(write.module).register_forward_hook(keep_write)] if write else [])
+    def number(self, batch: Batch) -> int:
+        """The number of a batch of the walk."""
+        return next(number for number, each in enumerate(self._walk.batches) if each is batch)
 
-    _until(model, moved, [layers[run.stop - 1].register_forward_hook(keep_target), *(at_the_start() if same else [])])
-    if not same:
-        with bypassed(layers, before), swapped(model, changes):
-            _until(model, moved, at_the_start())
+    def after(self, number: int, changes: Changes) -> Tensor:
+        """The pruned stream that enters the cut in one batch, `[B, T, D]`, with changes of the layer before it."""
+        if self._before is None:
+            return self._pruned.states[number].to(self._walk.model.device)
+        return self._walk.rerun(self.run.start - 1, number, self._before[number], changes)
 
-    pruned = kept["pruned"]
-    if pruned.ndim != 3:
-        raise CannotFold(
-            f"the stream between layers has {pruned.ndim} dimensions; it must be [batch, position, channel]"
-        )
-    mask = moved.inputs.get("attention_mask")
-    counted = torch.ones(pruned.shape[:2], dtype=torch.bool, device=pruned.device) if mask is None else mask.bool()
-    first = torch.zeros_like(counted)
-    first[:, 0] = mask is not None
-    return CutStreams(
-        target=kept["target"][counted],
-        pruned=pruned[counted],
-        written=kept["written"].reshape(pruned.shape)[counted] * write.gain if write else None,
-        entered=kept["entered"].reshape(*pruned.shape[:2], -1)[counted] if write else None,
-        first=first[counted],
-    )
+    def streams(self, number: int, write: Write | None) -> CutStreams:
+        """The streams of one batch. Raises `CannotFold` where they are not `[batch, position, channel]`."""
+        kept: dict[str, Tensor] = {}
 
+        def keep_write(_module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
+            kept["entered"], kept["written"] = args[0], layer_output(output)
 
-@torch.no_grad()
-def calls_of(layered: LayeredModel, batch: Batch) -> list[LayerCall]:
-    """The arguments of every layer's call on this batch."""
-    calls: list[LayerCall] = []
-    with ExitStack() as stack:
-        for layer in layered.layers:
-            handle = layer.register_forward_pre_hook(
-                lambda _m, args, kwargs: calls.append(LayerCall(args, kwargs)), with_kwargs=True
+        model = self._walk.model.model
+        handles = [model.get_submodule(write.module).register_forward_hook(keep_write)] if write else []
+        try:
+            pruned = self.after(number, self._pruned.changes)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if pruned.ndim != 3:
+            raise CannotFold(
+                f"the stream between layers has {pruned.ndim} dimensions; it must be [batch, position, channel]"
             )
-            stack.callback(handle.remove)
-        logits_of(layered.model, batch.to(layered.model.device))
-    return calls
+        counted, first = self._counted(number, pruned)
+        return CutStreams(
+            target=self._target[number].to(pruned.device)[counted],
+            pruned=pruned[counted],
+            written=kept["written"].reshape(pruned.shape)[counted] * write.gain if write else None,
+            entered=kept["entered"].reshape(*pruned.shape[:2], -1)[counted] if write else None,
+            first=first[counted],
+        )
 
+    def distance(self, number: int, changes: Changes, scale: float) -> tuple[Tensor, int]:
+        """Σ over positions of ‖pruned − target / `scale`‖² / ‖target / `scale`‖² in one batch, and their number."""
+        pruned = self.after(number, changes)
+        counted, _ = self._counted(number, pruned)
+        target = self._target[number].to(pruned.device)[counted].float() / scale
+        error = (pruned[counted].float() - target).square().sum(-1)
+        return (error / target.square().sum(-1).clamp_min(1e-30)).double().sum(), len(target)
 
-def _until(model: Any, batch: Batch, handles: list[Any]) -> None:
-    try:
-        logits_of(model, batch)
-    except _Reached:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
+    def _counted(self, number: int, pruned: Tensor) -> tuple[Tensor, Tensor]:
+        """Masks `[B, T]` of the positions that are not padding, and of the first position of each text."""
+        mask = self._walk.entered[number].batch.inputs.get("attention_mask")
+        counted = torch.ones(pruned.shape[:2], dtype=torch.bool, device=pruned.device) if mask is None else mask.bool()
+        first = torch.zeros_like(counted)
+        first[:, 0] = mask is not None
+        return counted, first

@@ -7,9 +7,11 @@ outputs nothing. Where single projections and norms do not explain a layer so, b
 """
 
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -19,8 +21,9 @@ from transformers.pytorch_utils import Conv1D
 
 from sglp_core.execution.available_memory import free_bytes
 from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variants import changed
+from sglp_core.repair.fold import shrink
 from sglp_core.repair.mixtures import find_mixture
-from sglp_core.repair.residual_stream import calls_of
 from sglp_core.repair.residual_writes import CannotFold, LayerCall, LayerWrites, Write
 from sglp_core.structure.layer_calls import KeywordArguments, layer_input, layer_output
 from sglp_core.tasks import Batch
@@ -28,6 +31,9 @@ from sglp_core.tasks import Batch
 PROBE_ROWS, PROBE_TOKENS = 2, 16
 # Layers are probed in float64, but many norms and routers compute in float32 whatever the type of their input.
 TOLERANCE = 1e-5
+# A stream smaller by this factor may make a difference of this size, relative, because of the epsilon of the norms.
+FACTOR = 1.25
+FOLD_TOLERANCE = 1e-2
 # The share of the free memory that the float64 copy of a layer may take.
 PROBE_SHARE = 0.8
 
@@ -37,29 +43,81 @@ class WriteFinder:
     first needed, and kept."""
 
     def __init__(self, model: LayeredModel, batch: Batch) -> None:
+        assert model.layerwise is not None
         self.layered, self.model, self.path, self.layers = model, model.model, model.path, model.layers
+        self._layerwise = model.layerwise
         probe = batch.rows(0, PROBE_ROWS)
         short = {n: t[:, :PROBE_TOKENS] if t.ndim == 2 else t for n, t in probe.inputs.items()}
-        self.probe = replace(probe, inputs=short)
-        self._calls = calls_of(model, self.probe)
-        self._writes: dict[int, LayerWrites | CannotFold] = {}
+        labels = probe.labels[:, :PROBE_TOKENS] if probe.labels.ndim == 2 else probe.labels
+        self._probe = Batch(short, labels)
 
     def writes(self, index: int) -> LayerWrites:
         """Raises `CannotFold`."""
-        if index not in self._writes:
-            try:
-                self._writes[index] = find_writes(self.layers[index], f"{self.path}.{index}", self._calls[index])
-            except CannotFold as reason:
-                self._writes[index] = reason
-        writes = self._writes[index]
+        writes = self._survey.writes[index]
         if isinstance(writes, CannotFold):
             raise CannotFold(str(writes))
         return writes
 
+    def require_undone(self, layers: Iterable[int]) -> None:
+        """Raise `CannotFold` where one of the layers, or what follows them (numbered as one more layer), gives
+        something else on a stream that is multiplied by a factor, when its writes are too."""
+        error = max(self._survey.errors[index] for index in layers)
+        if not error <= FOLD_TOLERANCE:
+            raise CannotFold(f"what follows the cut does not undo a factor: outputs differ by {error:.1e}")
+
     def projection_before(self, index: int, norm: Write) -> Write:
         """The projection whose output that norm of the layer takes. Raises `CannotFold`."""
         name = f"{self.path}.{index}"
-        return find_projection(self.layers[index], name, self._calls[index], norm.module.removeprefix(f"{name}."))
+        with self._layerwise.layer(index) as layer:
+            call = self._survey.calls[index]
+            return find_projection(layer, name, call, norm.module.removeprefix(f"{name}."))
+
+    @cached_property
+    def _survey(self) -> "_Survey":
+        """One pass of the probe over the layers."""
+        with self._layerwise.outside():
+            entered = self._layerwise.enter(self._probe)
+        survey, hidden = _Survey(), entered.hidden
+        for index, call in enumerate(entered.calls):
+            args = () if call.named else (hidden, *call.rest)
+            kwargs = {**call.kwargs, "hidden_states": hidden} if call.named else call.kwargs
+            survey.calls.append(LayerCall(args, kwargs))
+            with self._layerwise.layer(index) as layer, torch.no_grad():
+                after = call.run(layer, hidden)
+                try:
+                    writes = find_writes(layer, f"{self.path}.{index}", survey.calls[index])
+                    survey.writes.append(writes)
+                    survey.errors.append(self._error(writes, partial(call.run, layer), hidden, after))
+                except CannotFold as reason:
+                    survey.writes.append(reason)
+                    survey.errors.append(math.inf)
+            hidden = after
+        with self._layerwise.outside(), torch.no_grad():
+            logits, of_smaller = (self._layerwise.exit(entered.batch, each) for each in (hidden, hidden / FACTOR))
+        survey.errors.append(_relative(of_smaller, logits))
+        return survey
+
+    def _error(self, writes: LayerWrites, run: Callable[[Tensor], Tensor], hidden: Tensor, after: Tensor) -> float:
+        """How far the layer with smaller writes on a smaller stream is from its smaller output."""
+        if writes.whole:
+            return 0.0
+        with changed(self.layered, shrink(self.model, writes, FACTOR)):
+            return _relative(FACTOR * run(hidden / FACTOR), after)
+
+
+@dataclass
+class _Survey:
+    """By layer: its call on the probe, its writes, and how far it is from undoing a factor, relative; the last error is
+    that of what follows the layers."""
+
+    calls: list[LayerCall] = field(default_factory=list)
+    writes: list[LayerWrites | CannotFold] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+
+
+def _relative(measured: Tensor, expected: Tensor) -> float:
+    scale = expected.float().abs().max().clamp_min(1e-30)
+    return float((measured.float() - expected.float()).abs().max() / scale)
 
 
 @torch.no_grad()

@@ -1,17 +1,22 @@
 """What changed the weights that stay: repair and healing, with every attempt and step."""
 
+import math
 from dataclasses import dataclass
 
 from sglp_core.healing.heal import Healed
 from sglp_core.options import Healing, HealingLoss, Trained
-from sglp_core.repair.contract import Attempt
+from sglp_core.repair.contract import Attempt, HeldOutQuality
 from sglp_core.repair.repair import Repaired
 from sglp_core.reporting.json_form import finite
 
 
 @dataclass(frozen=True)
 class RepairAttempt:
-    """One repair at one cut. Loss and KL from the dense model are means over windows that it was not fitted on."""
+    """One repair at one cut.
+
+    Errors are ‖pruned − dense‖² / ‖dense‖² of the residual stream after the cut, means over positions that were not
+    fitted on.
+    """
 
     cut: tuple[int, int]
     """First and last removed layer of the cut, both included."""
@@ -23,16 +28,23 @@ class RepairAttempt:
     """Why it was not kept, or could not be built."""
     alpha: float | None
     """The factor folded into the weights, for the repairs that fold one."""
-    loss_before: float | None
-    """Loss without the repair, in nats a position; null where it was not built or is not finite."""
-    loss_after: float | None
-    """Loss with the repair, in nats a position; null where it was not built or is not finite."""
-    kl_before: float | None
-    """KL without the repair, in nats a position; null where it was not built or is not finite."""
-    kl_after: float | None
-    """KL with the repair, in nats a position; null where it was not built or is not finite."""
+    error_before: float | None
+    """Error without the repair; null where it was not built or is not finite."""
+    error_after: float | None
+    """Error with the repair; null where it was not built or is not finite."""
     built: bool
     """Whether it could be built."""
+
+
+@dataclass(frozen=True)
+class RepairQuality:
+    """Loss, and KL from the dense model, in nats a position, means over samples not fitted on; null if not finite."""
+
+    loss_dense: float | None
+    loss_before: float | None
+    loss_after: float | None
+    kl_before: float | None
+    kl_after: float | None
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,8 @@ class RepairSection:
     """The number of calibration samples that repairs were fitted on."""
     judged_windows: int
     """The number of calibration samples that they were judged on."""
+    quality: RepairQuality | None
+    """What the judged samples say of the plan without and with its repairs; null where nothing was repaired."""
     changed_tensors: tuple[str, ...]
     """Names, in the dense model, of the tensors that accepted repairs changed."""
     attempts: tuple[RepairAttempt, ...]
@@ -91,6 +105,7 @@ def repair_section(repaired: Repaired) -> RepairSection:
     return RepairSection(
         fitted_windows=repaired.fitted_windows,
         judged_windows=repaired.judged_windows,
+        quality=_quality(repaired.quality),
         changed_tensors=tuple(sorted(repaired.changes)),
         attempts=tuple(_attempt(each) for each in repaired.attempts),
     )
@@ -103,11 +118,22 @@ def _attempt(attempt: Attempt) -> RepairAttempt:
         accepted=attempt.accepted,
         reason=attempt.reason,
         alpha=finite(attempt.alpha),
-        loss_before=finite(attempt.loss_before),
-        loss_after=finite(attempt.loss_after),
-        kl_before=finite(attempt.kl_before),
-        kl_after=finite(attempt.kl_after),
-        built=attempt.loss_before is not None,
+        error_before=finite(attempt.error_before),
+        error_after=finite(attempt.error_after),
+        built=attempt.error_before is not None or attempt.accepted,
+    )
+
+
+def _quality(quality: HeldOutQuality | None) -> RepairQuality | None:
+    if quality is None:
+        return None
+    before = quality.before
+    return RepairQuality(
+        loss_dense=finite(math.log(quality.dense.perplexity)),
+        loss_before=finite(math.log(before.perplexity)) if before else None,
+        loss_after=finite(math.log(quality.after.perplexity)),
+        kl_before=finite(before.kl) if before else None,
+        kl_after=finite(quality.after.kl),
     )
 
 

@@ -1,0 +1,293 @@
+"""One walk over the layers in which the cuts of several plans are repaired."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sglp_core.evaluation.quality import compared, log_probabilities, quality_of
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.variants import States, Track, Walk, changed
+from sglp_core.execution.weight_changes import Changes
+from sglp_core.progress import Phase
+from sglp_core.repair.contract import Attempt, Candidate, CutFit, CutRepair, HeldOutQuality
+from sglp_core.repair.cut import Cut
+from sglp_core.repair.fold import shrink
+from sglp_core.repair.named_repairs import Combination, combination_name, combinations, cut_repairs
+from sglp_core.repair.residual_stream import CutInWalk
+from sglp_core.repair.residual_writes import CannotFold
+from sglp_core.repair.write_finder import WriteFinder
+from sglp_core.structure.runs import Removed, Run, runs_of
+from sglp_core.tasks import Batch
+
+
+@dataclass(frozen=True)
+class Request:
+    """A plan to repair: its removed layers, and the numbers of the batches that judge and are not fitted on."""
+
+    removed: Removed
+    held_out: frozenset[int]
+
+
+@dataclass(eq=False)
+class _Plan:
+    """A request on its way: its track, the cuts that are still to come, and what happened at the others.
+
+    `before` are the states that entered the layer before the next cut.
+    """
+
+    request: Request
+    track: Track
+    cuts: list[Run]
+    before: States | None = None
+    shrinkage: float = 1.0
+    attempts: list[Attempt] = field(default_factory=list)
+    changes: dict[str, Tensor] = field(default_factory=dict)
+
+
+class RepairWalk:
+    """Repairs each request by the repairs of a name."""
+
+    def __init__(self, finder: WriteFinder, batches: Sequence[Batch], requests: Sequence[Request], name: str) -> None:
+        layerwise = finder.layered.layerwise
+        assert layerwise is not None
+        self._finder, self._requests = finder, requests
+        self._combinations = combinations(name)
+        names = {each for combination in self._combinations for each in combination}
+        self._rows = {each: row for each, row in cut_repairs().items() if each in names}
+        self._walk = Walk(finder.layered, layerwise, batches)
+        self._dense = self._walk.track(Variant())
+        self._plans = [_Plan(each, self._walk.track(Variant(each.removed)), runs_of(each.removed)) for each in requests]
+
+    @torch.no_grad()
+    def run(self, progress: Phase, *, judges_unrepaired: bool) -> list[tuple[Changes, list[Attempt], HeldOutQuality]]:
+        """For each request the new weights, the attempts at each cut, and the quality on its held-out batches."""
+        count = len(self._finder.layers)
+        judged = frozenset[int]().union(*(each.held_out for each in self._requests))
+        unrepaired: dict[Removed, Track] = {}
+        if judges_unrepaired:
+            unrepaired = {each.removed: self._walk.track(Variant(each.removed)) for each in self._requests}
+        progress.start(count + len(judged), "steps")
+        for index in range(count):
+            with self._walk.layer(index):
+                for plan in self._plans:
+                    self._enter(index, plan)
+                self._walk.advance(index, [self._dense, *unrepaired.values(), *(plan.track for plan in self._plans)])
+            for track in unrepaired.values():
+                if index in track.removed:
+                    track.states = _only(track.states, judged)
+            self._end_cuts(index + 1)
+            if not any(plan.cuts for plan in self._plans):
+                self._dense.states = _only(self._dense.states, judged)
+            progress.advance()
+        qualities = self._judge(unrepaired, judged, progress)
+        return [(plan.changes, plan.attempts, quality) for plan, quality in zip(self._plans, qualities, strict=True)]
+
+    def _enter(self, index: int, plan: _Plan) -> None:
+        """Before a layer: make its writes as small as the stream is by now, and keep what enters it before a cut."""
+        if index in plan.request.removed:
+            return
+        if plan.shrinkage != 1.0:
+            self._change(plan, shrink(self._finder.model, self._finder.writes(index), plan.shrinkage))
+        if plan.cuts and plan.cuts[0].start == index + 1:
+            plan.before = plan.track.states
+
+    def _end_cuts(self, stop: int) -> None:
+        """Repair the cuts that end before this layer; plans that have not differed are measured together."""
+        together: dict[tuple[object, ...], list[_Plan]] = {}
+        for plan in self._plans:
+            if plan.cuts and plan.cuts[0].stop == stop:
+                changes = tuple((name, id(value)) for name, value in sorted(plan.track.changes.items()))
+                key = (plan.cuts[0], id(plan.track.states), changes)
+                together.setdefault(key, []).append(plan)
+        for plans in together.values():
+            self._repair(plans)
+
+    def _repair(self, plans: Sequence[_Plan]) -> None:
+        run, first = plans[0].cuts[0], plans[0]
+        here = CutInWalk(self._walk, run, first.track, first.before, self._dense.states)
+        model = self._finder.layered
+        with here.layer_before():
+            cuts = {plan: Cut(self._finder, plan.request.removed, here, plan.shrinkage) for plan in plans}
+            fits: dict[_Plan, dict[str, CutFit | CannotFold]]
+            with changed(model, self._of_layer_before(run, first.track.changes)):
+                fits = {plan: {name: _fit(row, cuts[plan]) for name, row in self._rows.items()} for plan in plans}
+                try:
+                    self._measure(cuts, fits)
+                except CannotFold as reason:
+                    for plan in plans:
+                        self._refuse(plan, run, str(reason))
+                    return
+            for plan in plans:
+                self._choose(plan, cuts[plan], fits[plan])
+        for plan in plans:
+            plan.cuts.pop(0)
+            plan.before = None
+            if not plan.cuts:
+                # From here on the plan is only judged.
+                plan.track.states = _only(plan.track.states, plan.request.held_out)
+
+    def _refuse(self, plan: _Plan, run: Run, reason: str) -> None:
+        plan.attempts += [Attempt(run, combination_name(each), False, reason) for each in self._combinations]
+        plan.cuts.pop(0)
+
+    def _measure(self, cuts: Mapping[_Plan, Cut], fits: Mapping[_Plan, Mapping[str, CutFit | CannotFold]]) -> None:
+        anyone = next(iter(cuts.values()))
+        for number, batch in enumerate(self._walk.batches):
+            # Also where nothing is fitted: streams that cannot be read at all are the first reason to report.
+            streams = anyone.streams(batch)
+            for plan in cuts:
+                held_out = number in plan.request.held_out
+                taking = [
+                    fit
+                    for name, fit in fits[plan].items()
+                    if not isinstance(fit, CannotFold) and (self._rows[name].uses_held_out or not held_out)
+                ]
+                for fit in taking:
+                    fit.add(batch, streams, held_out=held_out)
+
+    def _choose(self, plan: _Plan, cut: Cut, fits: Mapping[str, CutFit | CannotFold]) -> None:
+        """Take the candidate whose stream is nearest to the dense model's on the held-out batches."""
+        candidates: dict[Combination, Candidate] = {}
+        own = self._of_layer_before(cut.run, plan.track.changes)
+        for combination in self._combinations:
+            try:
+                with changed(self._finder.layered, own):
+                    candidates[combination] = self._build(cut, fits, combination, candidates)
+            except (CannotFold, OverflowError, torch.linalg.LinAlgError) as reason:  # type: ignore[attr-defined]
+                plan.attempts.append(Attempt(cut.run, combination_name(combination), False, str(reason)))
+        before = self._error(plan, cut, Candidate({}))
+        errors = {each: self._error(plan, cut, candidate) for each, candidate in candidates.items()}
+        best = _best({each: error for each, error in errors.items() if error < before})
+        for each, candidate in candidates.items():
+            why = None
+            if errors[each] >= before:
+                why = "the held-out error of the stream does not fall"
+            elif each != best:
+                why = f"{combination_name(best or ())} is preferred"
+            plan.attempts.append(
+                Attempt(cut.run, combination_name(each), each == best, why, candidate.alpha, before, errors[each])
+            )
+        if best is not None:
+            self._take(plan, cut, candidates[best])
+
+    def _build(
+        self,
+        cut: Cut,
+        fits: Mapping[str, CutFit | CannotFold],
+        combination: Combination,
+        built: Mapping[Combination, Candidate],
+    ) -> Candidate:
+        """The last repair of the combination, on top of the candidate that the others made."""
+        *below, name = combination
+        fit = fits[name]
+        if isinstance(fit, CannotFold):
+            raise CannotFold(str(fit))
+        base = built.get(tuple(below)) if below else Candidate({})
+        if base is None:
+            raise CannotFold(f"{combination_name(tuple(below))} cannot be folded here")
+        if base.changes and cut.writes_before().whole:
+            raise CannotFold("factor and map would go into the same norm")
+        with changed(self._finder.layered, base.changes):
+            added = fit.build(base.shrinkage)
+        return Candidate(
+            {**base.changes, **self._as_stored(added.changes)},
+            base.alpha if added.alpha is None else added.alpha,
+            base.shrinkage * added.shrinkage,
+        )
+
+    def _error(self, plan: _Plan, cut: Cut, candidate: Candidate) -> float:
+        total, count = 0.0, 0
+        for number in sorted(plan.request.held_out):
+            error, positions = cut.here.distance(
+                number, {**plan.track.changes, **candidate.changes}, cut.shrinkage * candidate.shrinkage
+            )
+            total, count = total + float(error), count + positions
+        return total / count
+
+    def _take(self, plan: _Plan, cut: Cut, candidate: Candidate) -> None:
+        self._change(plan, candidate.changes)
+        plan.shrinkage *= candidate.shrinkage
+        if candidate.changes:
+            needed = range(len(self._walk.batches)) if len(plan.cuts) > 1 else plan.request.held_out
+            plan.track.states = {
+                number: self._walk.keep(cut.here.after(number, plan.track.changes)) for number in sorted(needed)
+            }
+
+    def _change(self, plan: _Plan, changes: Changes) -> None:
+        plan.changes |= self._as_stored(changes)
+        plan.track.changes = {**plan.track.changes, **plan.changes}
+
+    def _as_stored(self, changes: Changes) -> dict[str, Tensor]:
+        """Rounded to the types that the weights are stored in. Raises `OverflowError`."""
+        stored = {n: value.to(self._finder.layered.weights.stored_type(n)) for n, value in changes.items()}
+        if not all(bool(torch.isfinite(value).all()) for value in stored.values()):
+            raise OverflowError("a repaired weight is not finite in the type that it is stored in")
+        return stored
+
+    def _of_layer_before(self, run: Run, changes: Changes) -> dict[str, Tensor]:
+        prefix = f"{self._finder.path}.{run.start - 1}."
+        return {name: value for name, value in changes.items() if name.startswith(prefix)}
+
+    def _judge(
+        self, unrepaired: Mapping[Removed, Track], judged: frozenset[int], progress: Phase
+    ) -> list[HeldOutQuality]:
+        walk, device = self._walk, self._finder.layered.device
+        sums: dict[tuple[int, str], Tensor] = {}
+        positions = [0] * len(self._plans)
+        with walk.outside():
+            for number in sorted(judged):
+                labels = walk.entered[number].batch.labels
+                numbered = [
+                    (p, kind, track)
+                    for p, plan in enumerate(self._plans)
+                    if number in plan.request.held_out
+                    for kind, track in (("before", unrepaired.get(plan.request.removed)), ("after", plan.track))
+                    if track is not None
+                ]
+                tracks = [self._dense, *(track for _, _, track in numbered)]
+                dense: Tensor | None = None
+                for entry, logits in zip([None, *numbered], walk.logits(tracks, number), strict=True):
+                    rows, targets = log_probabilities(logits, labels, self._finder.layered.task)
+                    dense = rows if dense is None else dense
+                    concerned = (
+                        [(entry[0], entry[1])]
+                        if entry is not None
+                        else [(p, "dense") for p, plan in enumerate(self._plans) if number in plan.request.held_out]
+                    )
+                    figures = compared(dense, rows, targets)
+                    for key in concerned:
+                        sums[key] = sums.get(key, torch.zeros(4, dtype=torch.float64, device=device)) + figures
+                        if key[1] == "dense":
+                            positions[key[0]] += len(targets)
+                progress.advance()
+        return [
+            HeldOutQuality(
+                quality_of(sums[p, "dense"], positions[p]),
+                quality_of(sums[p, "before"], positions[p]) if (p, "before") in sums else None,
+                quality_of(sums[p, "after"], positions[p]),
+            )
+            for p in range(len(self._plans))
+        ]
+
+
+def _best(errors: Mapping[Combination, float]) -> Combination | None:
+    """The one with the least error, of the longest there are.
+
+    These keep the length of the stream beside its direction. The error of the stream alone would take a map without a
+    factor, which does worse at the exit (docs/method/repair.md).
+    """
+    longest = max((len(each) for each in errors), default=0)
+    return min((each for each in errors if len(each) == longest), key=lambda each: errors[each], default=None)
+
+
+def _fit(repair: CutRepair, cut: Cut) -> CutFit | CannotFold:
+    try:
+        return repair.fit(cut)
+    except CannotFold as reason:
+        return reason
+
+
+def _only(states: States, numbers: frozenset[int]) -> States:
+    return states if len(states) == len(numbers) else {n: state for n, state in states.items() if n in numbers}
