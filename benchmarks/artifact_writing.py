@@ -31,6 +31,7 @@ from rich.table import Table
 from sglp_core.artifact.shards import copy_kept_layers
 from sglp_core.checkpoints.model_folder import sha256_of
 from sglp_core.evaluation.footprint import peak_resident_bytes
+from sglp_core.execution.loaded_tensors import read_loaded_tensors
 from sglp_core.removal.remove_layers import remove_layers
 
 GOAL = 0.70
@@ -53,7 +54,7 @@ def main(
     with tempfile.TemporaryDirectory(dir=folder) as name:
         work = Path(name)
         write_random_llama(work / "dense", layers, shard_size="400MB")
-        copy_kept_layers(work / "dense", STACK, layers, _removed(layers, remove), work / "pruned")
+        copy_kept_layers(read_loaded_tensors(work / "dense"), STACK, layers, _removed(layers, remove), work / "pruned")
         size = sum(file.stat().st_size for file in (work / "pruned").iterdir())
         ways = list(WAYS)
         if importlib.util.find_spec("mergekit") is None:
@@ -99,13 +100,15 @@ def _cp(work: Path, _layers: int, _removed: list[int]) -> Iterator[None]:
 
 
 def _copy(work: Path, layers: int, removed: list[int]) -> Iterator[None]:
+    tensors = read_loaded_tensors(work / "dense")
     yield
-    copy_kept_layers(work / "dense", STACK, layers, removed, work / "out")
+    copy_kept_layers(tensors, STACK, layers, removed, work / "out")
 
 
 def _copy_and_hash(work: Path, layers: int, removed: list[int]) -> Iterator[None]:
+    tensors = read_loaded_tensors(work / "dense")
     yield
-    copy_kept_layers(work / "dense", STACK, layers, removed, work / "out")
+    copy_kept_layers(tensors, STACK, layers, removed, work / "out")
     for file in sorted((work / "out").iterdir()):
         sha256_of(file)
 

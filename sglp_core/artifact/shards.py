@@ -13,7 +13,8 @@ from pathlib import Path
 
 from sglp_core.checkpoints.limits import require_space
 from sglp_core.checkpoints.safetensors_header import SAFETENSORS_BITS
-from sglp_core.checkpoints.stored_tensors import StoredTensor, layer_number, stack_prefix, stored_tensors
+from sglp_core.checkpoints.stored_tensors import StoredTensor, layer_number, stack_prefix
+from sglp_core.execution.loaded_tensors import LoadedTensors
 from sglp_core.structure.config import read_config
 from sglp_core.structure.config_renumbering import renumber_config
 from sglp_core.structure.model_class import model_class
@@ -28,27 +29,33 @@ Named = tuple[str, StoredTensor]
 
 
 def copy_kept_layers(
-    source: Path, path: str, count: int, removed: Sequence[int], directory: Path, shard_bytes: int = SHARD_BYTES
+    loaded: LoadedTensors,
+    path: str,
+    count: int,
+    removed: Sequence[int],
+    directory: Path,
+    shard_bytes: int = SHARD_BYTES,
 ) -> dict[int, int]:
-    """Write weights and configuration of the model in `source`, which has `count` layers at `path`, without `removed`.
+    """Write the loaded tensors and the configuration of a model with `count` layers at `path`, without `removed`.
 
     Returns the map from old to new numbers of the layers that stay. A shard holds at most `shard_bytes`, or one larger
     tensor. Raises `UnsupportedArchitecture` where tensor names do not show their layers, and `InsufficientStorage`
     before anything is written where the disk is too full.
     """
     kept = {old: new for new, old in enumerate(i for i in range(count) if i not in set(removed))}
-    tensors = stored_tensors(source)
-    prefix = stack_prefix((tensor.name for tensor in tensors), path, count)
-    named = list(_renumbered(tensors, prefix, kept))
+    prefix = stack_prefix((tensor.name for tensor in loaded.tensors), path, count)
+    named = list(_renumbered(loaded.tensors, prefix, kept))
     directory.mkdir(parents=True, exist_ok=True)
     require_space(directory, int(sum(tensor.size_bytes for _, tensor in named) * 1.02), "the compressed model")
     _write_shards(named, directory, shard_bytes)
-    config = read_config(source)
+    config = read_config(loaded.directory)
+    # Where it is not stated, readers take it from the tensor that comes first, and another one may now.
+    config.dtype = loaded.dtype
     renumber_config(config.get_text_config(), count, kept)
     config.architectures = [model_class(config).__name__]
     config.save_pretrained(directory)
-    if (source / GENERATION).is_file():
-        shutil.copyfile(source / GENERATION, directory / GENERATION)
+    if (loaded.directory / GENERATION).is_file():
+        shutil.copyfile(loaded.directory / GENERATION, directory / GENERATION)
     return kept
 
 

@@ -1,5 +1,6 @@
 """Write the model without the removed layers, from memory or shard by shard, with the logits that it must reproduce."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from sglp_core.artifact import files
 from sglp_core.artifact.shards import copy_kept_layers
+from sglp_core.artifact.stored_changes import with_changes
 from sglp_core.artifact.verify import Written
 from sglp_core.errors import as_unsupported
 from sglp_core.evaluation.logits import probe_logits
@@ -62,11 +64,13 @@ def _in_memory(loaded: LoadedModel, variant: Variant, probe: dict[str, Tensor], 
 
 
 def _from_shards(loaded: LoadedModel, variant: Variant, probe: dict[str, Tensor], directory: Path) -> Artifact:
-    assert not variant.changes
     removed = variant.removed
     expected = _probe_logits(loaded, probe, variant)
     assert isinstance(loaded.path, str)
-    layer_map = copy_kept_layers(loaded.source.directory, loaded.path, len(loaded.stack), removed, directory)
+    assert loaded.tensors is not None
+    with tempfile.TemporaryDirectory(dir=loaded.scratch, prefix="changed-") as folder:
+        tensors = with_changes(loaded, loaded.tensors, variant.changes, Path(folder))
+        layer_map = copy_kept_layers(tensors, loaded.path, len(loaded.stack), removed, directory)
     files.copy_processor_files(loaded.source, directory)
     model, path = empty_model(directory)
     weights = OnloadedWeights(model, layers_of(model, path), DiskHome(directory, model, path), loaded.device)

@@ -1,6 +1,6 @@
-"""Checks of weights that were loaded: none is missing, infinite or NaN."""
+"""Checks of weights: none is missing, has another shape than the model needs, or is infinite or NaN."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,14 @@ def require_loaded(missing: Iterable[str]) -> None:
     names = sorted(missing)
     if names:
         raise UnsafeFormat(f"the weights hold no {', '.join(names[:5])}, which the model of config.json needs")
+
+
+def require_shapes(mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> None:
+    """Raise `UnsafeFormat` for the first of some tensors, each with its stored shape and the one the model needs."""
+    for name, stored, expected in sorted(mismatched):
+        raise UnsafeFormat(
+            f"{name} has the shape {list(stored)}, but by config.json it should have the shape {list(expected)}"
+        )
 
 
 def require_finite(parameters: Iterable[tuple[str, Tensor | nn.Parameter]]) -> None:

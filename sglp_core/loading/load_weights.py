@@ -1,32 +1,32 @@
-"""Load the weights of a model and check that none is missing, has another shape, or is infinite or NaN."""
+"""Load all weights of a model into memory and check that none is missing, has another shape, or is infinite or NaN."""
 
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
-from sglp_core.errors import UnsafeFormat, as_unsupported
-from sglp_core.execution.finite_weights import require_finite, require_loaded
+from sglp_core.errors import as_unsupported
+from sglp_core.execution.finite_weights import require_finite, require_loaded, require_shapes
 
 
 def load_in_memory(
-    stock: type[transformers.PreTrainedModel], directory: Path, config: transformers.PretrainedConfig
+    stock: type[transformers.PreTrainedModel],
+    directory: Path,
+    config: transformers.PretrainedConfig,
+    dtype: torch.dtype | None,
 ) -> Any:
-    """The model of a checked directory, in the dtype of its files.
+    """The model of a checked directory, in a type; None is for quantised models, which state their own.
 
     Raises `UnsafeFormat` where a weight is missing, has another shape or is not finite, and `UnsupportedArchitecture`
     where transformers cannot load it.
     """
     with as_unsupported("transformers cannot load the weights"):
         model, info = stock.from_pretrained(
-            directory, config=config, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+            directory, config=config, dtype=dtype or "auto", output_loading_info=True, ignore_mismatched_sizes=True
         )
     # transformers fills both mismatched and missing weights with random numbers.
-    if info["mismatched_keys"]:
-        name, stored, expected = min(info["mismatched_keys"])
-        raise UnsafeFormat(
-            f"{name} has the shape {list(stored)}, but by config.json it should have the shape {list(expected)}"
-        )
+    require_shapes(info["mismatched_keys"])
     require_loaded(info["missing_keys"])
     require_finite(model.named_parameters())
     return model

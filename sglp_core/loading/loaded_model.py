@@ -1,7 +1,7 @@
 """Load a model: fetch its files, check them, find its layers, and load its weights or leave them on disk."""
 
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from sglp_core.checkpoints.stored_tensors import stored_tensors
 from sglp_core.execution.available_memory import must_stream
 from sglp_core.execution.disk_home import DiskHome, empty_model
 from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.loaded_tensors import LoadedTensors, read_loaded_tensors
 from sglp_core.execution.placement import fits
 from sglp_core.execution.weights import MemoryHome, OnloadedWeights, Weights
 from sglp_core.loading.load_weights import load_in_memory
@@ -31,7 +32,8 @@ from sglp_core.tasks import require_classes, task_of
 class LoadedModel(LayeredModel):
     """A loaded model with its files, its layers, and its tokenizer or image processor.
 
-    `model` is the only copy of the weights, or its modules are empty and `home` has the weights on disk.
+    `model` is the only copy of the weights, or its modules are empty and `home` has the weights on disk. `tensors` are
+    those of the checkpoint that are loaded, None for quantised models.
     """
 
     fetched: Fetched
@@ -39,6 +41,7 @@ class LoadedModel(LayeredModel):
     stack: LayerStack
     class_name: str
     processor: Any
+    tensors: LoadedTensors | None
 
     def release(self) -> None:
         """Free the weights, after which the model cannot run."""
@@ -77,6 +80,9 @@ def load_model(model: str | Fetched, options: Options, context: RunContext) -> L
             require_length(config, length)
         stack = measure_stack(config, length, shape, stored_bits)
         weights = _load_weights(stock, source.directory, context, stack.path)
+        if weights.tensors:
+            untied = sum(weights.model.get_parameter(name).numel() for name in weights.tensors.untied)
+            stack = replace(stack, total_parameters=stack.total_parameters + untied)
     return LoadedModel(
         weights.model,
         stack.path,
@@ -86,6 +92,7 @@ def load_model(model: str | Fetched, options: Options, context: RunContext) -> L
         stack,
         stock.__name__,
         processor,
+        weights.tensors,
         home=weights.home,
         scratch=context.cache,
     )
@@ -95,6 +102,7 @@ def load_model(model: str | Fetched, options: Options, context: RunContext) -> L
 class _Loaded:
     model: Any
     home: Weights | None
+    tensors: LoadedTensors | None
 
 
 def _load_weights(
@@ -105,9 +113,13 @@ def _load_weights(
     if must_stream(context.memory, directory):
         model, stack = empty_model(directory)
         home = DiskHome(directory, model, stack)
-        return _Loaded(model, OnloadedWeights(model, layers_of(model, stack), home, device))
-    # Read again, because measuring the stack has set its configuration to eager attention, which counts FLOPs.
-    model = load_in_memory(stock, directory, read_config(directory)).eval()
+        return _Loaded(model, OnloadedWeights(model, layers_of(model, stack), home, device), home.loaded)
+    config = read_config(directory)
+    quantised = getattr(config, "quantization_config", None) is not None
+    tensors = None if quantised else read_loaded_tensors(directory)
+    # Not with the configuration that the stack was measured with: measuring sets eager attention, which counts FLOPs.
+    model = load_in_memory(stock, directory, config, tensors.dtype if tensors else None).eval()
     if fits(model, device):
-        return _Loaded(model.to(device), None)
-    return _Loaded(model, OnloadedWeights(model, layers_of(model, path), MemoryHome(model, device), device))
+        return _Loaded(model.to(device), None, tensors)
+    home_in_memory = MemoryHome(model, device)
+    return _Loaded(model, OnloadedWeights(model, layers_of(model, path), home_in_memory, device), tensors)

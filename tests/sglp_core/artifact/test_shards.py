@@ -13,6 +13,7 @@ from sglp_core.artifact.shards import copy_kept_layers
 from sglp_core.checkpoints.safetensors_header import check_safetensors
 from sglp_core.checkpoints.stored_tensors import stack_prefix, stored_tensors
 from sglp_core.errors import UnsupportedArchitecture
+from sglp_core.execution.loaded_tensors import read_loaded_tensors
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.structure.layer_stack import find_stack
 
@@ -65,7 +66,9 @@ def test_copied_bytes_are_the_model_pruned_in_memory(name: str, shard_size: str,
     model = make(name)
     model.save_pretrained(tmp_path / "dense", max_shard_size=shard_size)
     path = find_stack(model)
-    kept = copy_kept_layers(tmp_path / "dense", path, 6, REMOVED, tmp_path / "copied", shard_bytes=50_000)
+    kept = copy_kept_layers(
+        read_loaded_tensors(tmp_path / "dense"), path, 6, REMOVED, tmp_path / "copied", shard_bytes=50_000
+    )
     assert kept == {1: 0, 2: 1, 5: 2} == remove_layers(model, path, REMOVED)
     model.save_pretrained(tmp_path / "saved")
 
@@ -90,7 +93,7 @@ def test_a_checkpoint_saved_without_its_head_keeps_its_own_names(name: str, tmp_
     config = json.loads((tmp_path / "dense/config.json").read_text())
     (tmp_path / "dense/config.json").write_text(json.dumps(config | {"architectures": [name]}))
     path = find_stack(model)
-    copy_kept_layers(tmp_path / "dense", path, 6, REMOVED, tmp_path / "copied")
+    copy_kept_layers(read_loaded_tensors(tmp_path / "dense"), path, 6, REMOVED, tmp_path / "copied")
     remove_layers(model, path, REMOVED)
     require_same_model(reload(tmp_path / "copied"), model)
     assert not any(tensor.name.startswith(path) for tensor in stored_tensors(tmp_path / "copied"))
@@ -100,7 +103,7 @@ def test_tensors_of_every_type_stay_as_they_are_and_aligned(tmp_path: Path) -> N
     model = make("LlamaForCausalLM").to(torch.bfloat16)
     model.model.norm.float()
     model.save_pretrained(tmp_path / "dense")
-    copy_kept_layers(tmp_path / "dense", "model.layers", 6, REMOVED, tmp_path / "copied")
+    copy_kept_layers(read_loaded_tensors(tmp_path / "dense"), "model.layers", 6, REMOVED, tmp_path / "copied")
     with (
         safe_open(tmp_path / "dense/model.safetensors", "pt") as dense,
         safe_open(tmp_path / "copied/model.safetensors", "pt") as copied,
