@@ -1,5 +1,6 @@
 """A model with changed weights is written from disk byte by byte as it is written from memory."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sglp_core.artifact.stored_changes import with_changes
 from sglp_core.artifact.write import Artifact, write_artifact
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.evaluation.logits import difference
@@ -94,3 +96,19 @@ def test_the_artifact_from_disk_is_that_from_memory(name: str, dtype: torch.dtyp
     for artifact in (from_memory, from_disk):
         assert difference(artifact.written.pruned_logits, artifact.written.bypassed_logits) < 1e-5
     assert difference(from_disk.written.pruned_logits, from_memory.written.pruned_logits) < 1e-5
+
+
+def test_changed_weights_that_cannot_be_turned_back_are_refused(tmp_path: Path) -> None:
+    model = write_dense("MixtralForCausalLM", torch.float32, tmp_path / "dense")
+    loaded = load_model((tmp_path / "dense").as_uri(), OPTIONS, RunContext(cache=tmp_path, memory="streaming"))
+    assert loaded.tensors is not None
+    # As if a checkpoint had one more tensor merged into the experts, which the reverse operation does not give.
+    conversions = [
+        replace(each, stored=(*each.stored, "unknown")) if each.converted else each
+        for each in loaded.tensors.conversions
+    ]
+    tensors = replace(loaded.tensors, conversions=tuple(conversions))
+    name = "model.layers.1.mlp.experts.down_proj"
+    changes = {name: model.get_parameter(name).detach() * 2}
+    with pytest.raises(UnsupportedArchitecture, match="does not give unknown back"):
+        with_changes(loaded, tensors, changes, tmp_path / "changed")
