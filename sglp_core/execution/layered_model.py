@@ -1,7 +1,8 @@
 """A model with the path of its layers, its task, and where its weights lie."""
 
+import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sglp_core.errors import OutOfMemory
+from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.intermediates import Intermediates
 from sglp_core.execution.layer_call import NotLayerwise
 from sglp_core.execution.layerwise import Layerwise
-from sglp_core.execution.weights import ResidentWeights, Weights
-from sglp_core.structure.layer_stack import StackPath, example_inputs, layers_of
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.weight_changes import Changes, replaced, tensor_named
+from sglp_core.execution.weights import Group, ResidentWeights, Weights
+from sglp_core.structure.layer_calls import layer_input
+from sglp_core.structure.layer_stack import StackPath, example_inputs, layer_names, layers_of
 from sglp_core.tasks import Batch, Task, logits_of
 
 # A probe of this many tokens shows whether running layer by layer is the same as running the whole model.
@@ -85,14 +91,71 @@ class LayeredModel:
         return Intermediates(self.device, self.scratch, in_files=not self.weights.in_memory)
 
     @contextmanager
-    def whole(self) -> Iterator[Any]:
-        """The model, to be called as a whole inside the `with` statement; its weights come when they are needed."""
+    def whole(self, variant: Variant = Variant()) -> Iterator[Any]:
+        """A variant of the model, to be called as a whole inside the `with` statement; its weights come when needed.
+
+        Gradients flow to the changes of the variant. Go backwards inside the statement too: only there are layers
+        brought to the device once more.
+        """
+        names = layer_names(self.model, self.path)
         with ExitStack() as stack:
-            if not self.weights.resident:
+            stack.enter_context(bypassed(self.layers, variant.removed))
+            if self.weights.resident:
+                stack.enter_context(replaced(self.model, self.model, variant.changes))
+            else:
                 stack.enter_context(self.weights.onloaded(None))
-                for index, layer in enumerate(self.layers):
-                    stack.enter_context(_onloading(self.weights, index, layer))
+                inside = tuple(f"{name}." for name in names)
+                outside = {name: value for name, value in variant.changes.items() if not name.startswith(inside)}
+                stack.enter_context(replaced(self.model, self.model, outside))
+                for index in range(len(names)):
+                    if index not in variant.removed or self.layerwise is None:
+                        stack.enter_context(self._onloading(index, variant.changes))
+                    else:
+                        stack.enter_context(_not_computed(self.layers[index], self.layerwise))
             yield self.model
+
+    def stored(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Parameters and buffers by name, in the types in which they are stored; not to be changed.
+
+        Each is on the device, and can be freed before the next is read.
+        """
+        weights = self.weights.as_stored()
+        layers = layer_names(self.model, self.path)
+
+        def layer_of(name: str) -> Group:
+            return next((index for index, layer in enumerate(layers) if name.startswith(f"{layer}.")), None)
+
+        for group, own in itertools.groupby(names, layer_of):
+            with weights.onloaded(group):
+                for name in own:
+                    yield name, tensor_named(self.model, name).detach()
+
+    @contextmanager
+    def _onloading(self, index: int, changes: Changes) -> Iterator[None]:
+        """Bring a layer's weights to the device before each of its calls, and free them after it.
+
+        Nothing of a call is kept for the backward pass but its input; the layer is called again there.
+        """
+        layer, weights = self.layers[index], self.weights
+        prefix = f"{layer_names(self.model, self.path)[index]}."
+        own_changes = {name: value for name, value in changes.items() if name.startswith(prefix)}
+        own_forward = layer.forward
+
+        def onloaded(*args: Any, **kwargs: Any) -> Any:
+            with weights.onloaded(index), replaced(self.model, layer, own_changes):
+                weights.prefetch(index + 1)
+                return own_forward(*args, **kwargs)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if not torch.is_grad_enabled():
+                return onloaded(*args, **kwargs)
+            return checkpoint(onloaded, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+        layer.forward = forward
+        try:
+            yield
+        finally:
+            del layer.forward
 
     def _try(self, layerwise: Layerwise) -> None:
         """Raise `NotLayerwise` where a probe shows that running layer by layer is not the same."""
@@ -127,16 +190,9 @@ class LayeredModel:
 
 
 @contextmanager
-def _onloading(weights: Weights, index: int, layer: nn.Module) -> Iterator[None]:
-    """Bring a layer's weights to the device before each of its calls, and free them after it."""
-    own = layer.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        with weights.onloaded(index):
-            weights.prefetch(index + 1)
-            return own(*args, **kwargs)
-
-    layer.forward = forward
+def _not_computed(layer: nn.Module, layerwise: Layerwise) -> Iterator[None]:
+    """A removed layer, which returns its input, needs no weights."""
+    layer.forward = lambda *args, **kwargs: layerwise.as_returned(layer_input(args, kwargs))
     try:
         yield
     finally:

@@ -78,7 +78,7 @@ class Layerwise:
         batch = self._on_device(batch)
 
         def pass_on(index: int, args: tuple[Any, ...], kwargs: KeywordArguments) -> Any:
-            return self._as_returned(hidden if index == last else layer_input(args, kwargs))
+            return self.as_returned(hidden if index == last else layer_input(args, kwargs))
 
         with self._replaced_layers(pass_on):
             if positions is None:
@@ -86,6 +86,10 @@ class Layerwise:
             if "logits_to_keep" in inspect.signature(self._model.forward).parameters:
                 return logits_of(self._model, batch, positions=positions)
             return logits_of(self._model, batch)[:, positions]
+
+    def as_returned(self, hidden: Tensor) -> Any:
+        """The hidden states as this family's layers return them: alone, or first in a tuple."""
+        return hidden if self._other_outputs is None else (hidden, *self._other_outputs)
 
     def _on_device(self, batch: Batch) -> Batch:
         """Floating inputs in the type that is computed in."""
@@ -110,7 +114,7 @@ class Layerwise:
                 self._run_first_layer(calls[0], hidden)
             if index == len(self.layers) - 1:
                 raise _EndOfStack
-            return self._as_returned(hidden)
+            return self.as_returned(hidden)
 
         with self._replaced_layers(record):
             try:
@@ -135,10 +139,6 @@ class Layerwise:
                 raise NotLayerwise("has layers that return other tensors beside their hidden states")
             self._other_outputs = output[1:]
         self._output_known = True
-
-    def _as_returned(self, hidden: Tensor) -> Any:
-        """The hidden states as this family's layers return them: alone, or first in a tuple."""
-        return hidden if self._other_outputs is None else (hidden, *self._other_outputs)
 
     @contextmanager
     def _replaced_layers(self, forward: Callable[[int, tuple[Any, ...], KeywordArguments], Any]) -> Iterator[None]:

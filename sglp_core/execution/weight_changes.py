@@ -22,6 +22,32 @@ def swapped(model: Any, changes: Changes) -> Iterator[None]:
         apply(model, before)
 
 
+@contextmanager
+def replaced(model: Any, part: nn.Module, changes: Changes) -> Iterator[None]:
+    """A part of the model with other tensors in place of some of its own; gradients flow to them.
+
+    They are used on the device and in the type of those that they replace. Tied parameters change together.
+    """
+    new = {}
+    for name, value in changes.items():
+        own = tensor_named(model, name)
+        new[id(own)] = value.to(own.device, own.dtype)
+    places = [
+        (held, name, tensor)
+        for module in (part.modules() if new else ())
+        for held in (module._parameters, module._buffers)
+        for name, tensor in held.items()
+        if id(tensor) in new
+    ]
+    for held, name, tensor in places:
+        held[name] = new[id(tensor)]  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for held, name, tensor in places:
+            held[name] = tensor  # type: ignore[assignment]
+
+
 def apply(model: Any, changes: Changes) -> None:
     """Give parameters and buffers new values for good. Tied parameters change together."""
     for name, value in changes.items():

@@ -9,15 +9,15 @@ import math
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import Changes, frozen
@@ -42,7 +42,7 @@ class Trainable(Protocol):
     names: tuple[str, ...]
     tensors: dict[str, Tensor]
 
-    def logits(self, batch: Batch) -> Tensor: ...
+    def student(self) -> AbstractContextManager[Any]: ...
     def changes(self) -> dict[str, Tensor]: ...
 
 
@@ -112,7 +112,7 @@ def heal(
         for step in range(resumed_from_step + 1, healing.steps + 1):
             if _is_over(curve, healing):
                 break
-            _loss(model, next(order).to(model.model.device), pruned.removed, trainable, healing.loss).backward()
+            _find_gradients(model, model.on_device(next(order)), trainable, healing.loss)
             nn.utils.clip_grad_norm_(trainable.tensors.values(), 1.0)
             optimizer.step()
             learning_rate.advance()
@@ -185,16 +185,20 @@ def _fill(trainable: Trainable, values: Mapping[str, Tensor]) -> None:
         tensor.data.copy_(values[name])
 
 
-def _loss(model: LayeredModel, batch: Batch, removed: Sequence[int], trainable: Trainable, kind: HealingLoss) -> Tensor:
-    with bypassed(model.layers, removed):
-        rows, labels = aligned(trainable.logits(batch), batch.labels, model.task)
-    if kind == "plain":
-        return nn.functional.cross_entropy(rows.float(), labels)
-    with torch.no_grad():
-        dense, _ = aligned(logits_of(model.model, batch), batch.labels, model.task)
-    return nn.functional.kl_div(
-        rows.float().log_softmax(-1), dense.float().log_softmax(-1), log_target=True, reduction="batchmean"
-    )
+def _find_gradients(model: LayeredModel, batch: Batch, trainable: Trainable, kind: HealingLoss) -> None:
+    """Give the trained tensors the gradients of the loss on one batch."""
+    if kind == "distil":
+        with torch.no_grad(), model.whole() as teacher:
+            dense, _ = aligned(logits_of(teacher, batch), batch.labels, model.task)
+    with trainable.student() as student:
+        rows, labels = aligned(logits_of(student, batch), batch.labels, model.task)
+        if kind == "plain":
+            loss = nn.functional.cross_entropy(rows.float(), labels)
+        else:
+            loss = nn.functional.kl_div(
+                rows.float().log_softmax(-1), dense.float().log_softmax(-1), log_target=True, reduction="batchmean"
+            )
+        loss.backward()
 
 
 def _shuffled(batches: Sequence[Batch], seed: int) -> Iterator[Batch]:

@@ -1,6 +1,7 @@
 """Healing trains by default the kept layers next to a cut, and the modules that follow the stack."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,20 +22,22 @@ class Neighbours:
     def __init__(self, model: LayeredModel, pruned: Variant, batch: Batch) -> None:
         """Start from the variant `pruned`; a forward pass of any `batch` shows which modules follow the stack."""
         self.names = trained_names(model, pruned.removed, batch)
-        self._model, self._start = model.model, pruned.changes
+        self._model, self._pruned = model, pruned
         self.tensors = {
-            name: self._start.get(name, self._model.get_parameter(name).data).detach().float().clone().requires_grad_()
-            for name in self.names
+            name: pruned.changes.get(name, stored).detach().float().clone().requires_grad_()
+            for name, stored in model.stored(self.names)
         }
 
-    def logits(self, batch: Batch) -> Tensor:
-        """Logits of the model with the trained tensors, with gradients."""
-        return logits_of(self._model, batch, self.changes())
+    @contextmanager
+    def student(self) -> Iterator[Any]:
+        """The pruned model with the trained tensors inside the `with` statement; gradients flow to them."""
+        with self._model.whole(Variant(self._pruned.removed, self.changes())) as student:
+            yield student
 
     def changes(self) -> dict[str, Tensor]:
         """The trained weights, and the changes of the variant that training started from."""
-        trained = {name: tensor.to(self._model.get_parameter(name).dtype) for name, tensor in self.tensors.items()}
-        return {**self._start, **trained}
+        trained = {name: tensor.to(self._model.weights.stored_type(name)) for name, tensor in self.tensors.items()}
+        return {**self._pruned.changes, **trained}
 
 
 def trained_names(layered: LayeredModel, removed: Sequence[int], batch: Batch) -> tuple[str, ...]:
@@ -61,15 +64,14 @@ def _after_the_stack(layered: LayeredModel, batch: Batch) -> set[str]:
         hidden = layer_output(output).detach()
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-    model, layers = layered.model, layered.layers
-    inside = tuple(f"{name}." for name in layer_names(model, layered.path))
-    outside = {n: p for n, p in model.named_parameters() if not n.startswith(inside)}
-    handle = layers[-1].register_forward_hook(detach_output)
+    inside = tuple(f"{name}." for name in layer_names(layered.model, layered.path))
+    handle = layered.layers[-1].register_forward_hook(detach_output)
     try:
-        with frozen(model):
+        with layered.whole() as model, frozen(model):
+            outside = {n: p for n, p in model.named_parameters() if not n.startswith(inside)}
             for parameter in outside.values():
                 parameter.requires_grad_(True)
-            logits = logits_of(model, batch.rows(0, 1).to(model.device))
+            logits = logits_of(model, layered.on_device(batch.rows(0, 1)))
             gradients = torch.autograd.grad(logits.float().sum(), list(outside.values()), allow_unused=True)
     finally:
         handle.remove()

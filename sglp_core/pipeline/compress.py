@@ -14,6 +14,7 @@ from sglp_core.evaluation.quality import Quality, evaluate
 from sglp_core.execution.variant import Variant
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.healing.heal import Healed, Training, heal, require_trainable
+from sglp_core.healing.required_memory import require_room
 from sglp_core.healing.training_state import kept_state
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Options, QualityTarget, Target
@@ -44,7 +45,7 @@ def compress(
     Raises a subclass of `SGLPError` for everything that can go wrong with the input, the target or the result.
     """
     loaded = open_for_run(model, output, options, context)
-    _require_possible(loaded, options)
+    _require_possible(loaded, target, options)
     measured = measure_for_run(loaded, options, context)
     planned = _plan(measured, target, options, context)
     removed = planned.choice.plan.removed_layers
@@ -97,12 +98,14 @@ class Evidence:
     checked: CheckedArtifact
 
 
-def _require_possible(loaded: LoadedModel, options: Options) -> None:
+def _require_possible(loaded: LoadedModel, target: Target | QualityTarget, options: Options) -> None:
     """Refuse, before any work, what cannot be done with this model."""
-    needs_memory = options.method.repair not in {"none", "auto"} or options.healing.steps
-    if not loaded.weights.resident and needs_memory:
-        raise OutOfMemory("the model does not fit in memory, and repair and healing need it there; leave them out")
+    if not loaded.weights.resident and options.method.repair not in {"none", "auto"}:
+        raise OutOfMemory(
+            "the model does not fit in memory, and this repair needs it there; leave it out, or take auto"
+        )
     require_trainable(options.healing, loaded)
+    require_room(loaded, options.healing, target)
 
 
 def _plan(measured: Measured, target: Target | QualityTarget, options: Options, context: RunContext) -> Planned:

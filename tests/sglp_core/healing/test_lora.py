@@ -1,6 +1,7 @@
 """LoRA healing trains what peft would on the model with its layers really removed, and leaves no trace of itself."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import peft
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from sglp_core.errors import UnsupportedArchitecture
+from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import frozen
@@ -17,7 +19,7 @@ from sglp_core.healing.heal import Training, heal, require_trainable
 from sglp_core.healing.lora import RANK, Adapters, linear_layers
 from sglp_core.options import Healing
 from sglp_core.removal.remove_layers import remove_layers
-from sglp_core.structure.layer_stack import find_stack
+from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_core.tasks import Batch, logits_of, loss_of, split
 from tests.sglp_core.small_models import batches, build
 
@@ -64,15 +66,20 @@ def test_the_student_is_the_model_with_the_merged_weights(name: str, changes: di
     target = next(iter(linear_layers(LayeredModel(model, path, "causal_lm"))))
     norm = next(n for n, _ in model.named_parameters() if "norm" in n or "ln_1" in n)
     given = {n: torch.randn_like(model.get_parameter(n)) for n in (f"{target}.weight", norm)}
+
+    def pruned_logits(weights: Mapping[str, Tensor]) -> Tensor:
+        with bypassed(layers_of(model, path), (2, 3)):
+            return logits_of(model, batch, weights)
+
     with frozen(model), torch.no_grad():
         adapters = Adapters(LayeredModel(model, path, "causal_lm"), Variant((2, 3), given), 0)
-        assert torch.equal(adapters.logits(batch), logits_of(model, batch, given))
+        assert torch.equal(logits_with(adapters, batch), pruned_logits(given))
         assert all(torch.equal(adapters.changes()[n], tensor) for n, tensor in given.items())
         for tensor in adapters.tensors.values():
             tensor.normal_(0, 0.1)
-        found = adapters.logits(batch)
-        assert not torch.allclose(found, logits_of(model, batch, given), atol=1e-2)
-        torch.testing.assert_close(found, logits_of(model, batch, adapters.changes()), atol=1e-3, rtol=1e-4)
+        found = logits_with(adapters, batch)
+        assert not torch.allclose(found, pruned_logits(given), atol=1e-2)
+        torch.testing.assert_close(found, pruned_logits(adapters.changes()), atol=1e-3, rtol=1e-4)
         assert torch.equal(adapters.changes()[norm], given[norm])
 
 
@@ -128,10 +135,10 @@ def test_a_step_that_fails_leaves_the_dense_model_as_it_was() -> None:
     model = build()
     before = everything_about(model)
     unknown = torch.full((1, 8), 60)
-    with frozen(model), pytest.raises(IndexError):
-        Adapters(LayeredModel(model, "model.layers", "causal_lm"), Variant((2, 3), {}), 0).logits(
-            Batch({"input_ids": unknown}, unknown)
-        )
+    with frozen(model):
+        adapters = Adapters(LayeredModel(model, "model.layers", "causal_lm"), Variant((2, 3), {}), 0)
+        with pytest.raises(IndexError):
+            logits_with(adapters, Batch({"input_ids": unknown}, unknown))
     assert everything_about(model) == before
 
 
@@ -151,6 +158,11 @@ def test_a_model_without_linear_layers_is_refused_by_name() -> None:
     require_trainable(Healing(0, trained="lora"), LayeredModel(model, path, "causal_lm"))
     with pytest.raises(UnsupportedArchitecture, match="ResNetForImageClassification have no linear layers"):
         require_trainable(Healing(5, trained="lora"), LayeredModel(model, path, "causal_lm"))
+
+
+def logits_with(adapters: Adapters, batch: Batch) -> Tensor:
+    with adapters.student() as student:
+        return logits_of(student, batch)
 
 
 def _one_step_of_peft(pruned: nn.Module, linear: list[str], batch: Batch) -> dict[str, Tensor]:
