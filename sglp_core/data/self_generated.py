@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
 from transformers.generation.utils import ALL_CACHE_NAMES
 
 from sglp_core.data.token_windows import Windows, special_tokens
@@ -16,7 +18,7 @@ from sglp_core.options import Calibration
 from sglp_core.progress import Phase, silent_phase
 
 UNMASKING_STEPS = 16
-# Of the free memory. The rest is for activations, and for the copy of a layer's cache that is made to let it grow.
+# Of the free memory. The rest is for activations, and for copies of caches that grow by being copied.
 CACHE_SHARE = 0.5
 # A token that may be drawn has a logit, a probability and a cumulative probability, the last in double precision.
 SAMPLING_BYTES = 16
@@ -110,6 +112,8 @@ def _continue_starts(layered: LayeredModel, empty: EmptyWindows, batch_size: int
             new = ids[:, -1:] if cache else ids
             outputs = _call(layered, new, **cache)
             cache = _cache_of(outputs)
+            if number == 1:
+                _make_room(cache, len(empty.prefix) + body)
             ids = torch.cat([ids, batch.draw(outputs.logits[:, -1], batch.uniforms[:, number])[:, None]], 1)
             progress.update((len(written) * rows * body + len(ids) * (number + 1)) // body)
         written.append(batch.filled(ids[:, len(empty.prefix) :]))
@@ -134,6 +138,35 @@ def _call(layered: LayeredModel, ids: Tensor, **cache: Any) -> Any:
 def _cache_of(outputs: Any) -> dict[str, Any]:
     """The argument that gives the model its cache for the next step; empty where it returns none."""
     return {name: outputs[name] for name in ALL_CACHE_NAMES if outputs.get(name) is not None}
+
+
+class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """The keys and values of a layer, which grow without being copied up to `length` tokens."""
+
+    def __init__(self, started: DynamicLayer, length: int) -> None:
+        super().__init__()
+        self.lazy_initialization(started.keys, started.values)
+        self._rooms = [x.new_empty((*x.shape[:-2], length, x.shape[-1])) for x in (started.keys, started.values)]
+        self.keys, self.values = (room[..., :0, :] for room in self._rooms)
+        self.update(started.keys, started.values)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        old = self.keys.shape[-2]
+        new = old + key_states.shape[-2]
+        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
+            room[..., old:new, :] = states
+        self.keys, self.values = (room[..., :new, :] for room in self._rooms)
+        return self.keys, self.values
+
+
+def _make_room(cache: dict[str, Any], length: int) -> None:
+    """Replace the layers of a cache that would be copied for every token; those of other classes stay as they are."""
+    for held in cache.values():
+        if isinstance(held, Cache):
+            held.layers = [
+                _RoomyLayer(layer, length) if type(layer) is DynamicLayer and layer.is_initialized else layer
+                for layer in held.layers
+            ]
 
 
 def _bytes_of(cache: Any) -> int:
