@@ -1,16 +1,17 @@
 """Prepare the samples of one job: calibration samples that the plan is based on, and held-out samples to judge it."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, NoReturn, Protocol, Self
 
 from torch import Tensor
 
 from sglp_core.checkpoints.model_folder import local_path, sha256_of
 from sglp_core.data.images import read_images
 from sglp_core.data.labelled_texts import read_labelled_texts
-from sglp_core.data.self_generated import self_generated_windows
+from sglp_core.data.self_generated import UNMASKING_STEPS, self_generated_windows
 from sglp_core.data.token_windows import text_windows
 from sglp_core.data.window_cache import find_or_generate
 from sglp_core.errors import BadCalibration
@@ -140,10 +141,7 @@ def _samples(loaded: LoadedModel, calibration: Calibration, source: str, count: 
         samples = read_labelled_texts(local_path(source, roots), loaded, loaded.processor, count, length, seed)
     elif source == "self":
         if not loaded.weights.in_memory:
-            raise BadCalibration(
-                "the model does not fit in memory, and generating text would read all its weights from disk for each "
-                "token; give calibration text as a .txt, .jsonl or .parquet file"
-            )
+            _refuse_to_generate(loaded, calibration, count)
         samples = find_or_generate(
             loaded,
             calibration,
@@ -155,3 +153,20 @@ def _samples(loaded: LoadedModel, calibration: Calibration, source: str, count: 
         samples = text_windows(source, loaded.processor, count, length, seed, roots)
     progress.start(len(samples), samples.noun, len(samples))
     return samples
+
+
+def _refuse_to_generate(loaded: LoadedModel, calibration: Calibration, count: int) -> NoReturn:
+    """Say how long reading all weights once for every step would take, by the time that one layer takes."""
+    weights = loaded.weights
+    before, begin = weights.bytes_onloaded, time.perf_counter()
+    with weights.onloaded(0):
+        bytes_a_second = (weights.bytes_onloaded - before) / (time.perf_counter() - begin)
+    steps = calibration.sequence_length
+    if loaded.task == "masked_lm":
+        steps = UNMASKING_STEPS * -(-count // calibration.batch_size)
+    minutes = steps * weights.total_bytes / bytes_a_second / 60
+    raise BadCalibration(
+        f"the model does not fit in memory; to generate text, its {weights.total_bytes / 1e9:,.1f} GB of weights would "
+        f"be read from disk {steps:,} times, which takes at least {max(1, minutes):,.0f} min; give calibration text "
+        "as a .txt, .jsonl or .parquet file"
+    )

@@ -8,7 +8,6 @@ from pathlib import Path
 from sglp_core.artifact.verify import Verification, require, verify
 from sglp_core.artifact.write import Artifact, write_artifact
 from sglp_core.checkpoints.fetch import Fetched
-from sglp_core.errors import OutOfMemory
 from sglp_core.evaluation.footprint import Footprint, measure_footprint, weigh
 from sglp_core.evaluation.quality import Quality, evaluate
 from sglp_core.execution.variant import Variant
@@ -100,10 +99,6 @@ class Evidence:
 
 def _require_possible(loaded: LoadedModel, target: Target | QualityTarget, options: Options) -> None:
     """Refuse, before any work, what cannot be done with this model."""
-    if not loaded.weights.resident and options.method.repair not in {"none", "auto"}:
-        raise OutOfMemory(
-            "the model does not fit in memory, and this repair needs it there; leave it out, or take auto"
-        )
     require_trainable(options.healing, loaded)
     require_room(loaded, options.healing, target)
 

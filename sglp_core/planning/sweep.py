@@ -24,7 +24,7 @@ from sglp_core.options import Options, SweepTarget, Target
 from sglp_core.planning.plan import Plan
 from sglp_core.progress import Phase
 from sglp_core.removal.remove_layers import remove_layers
-from sglp_core.repair.repair import repair
+from sglp_core.repair.repair import repair_plans
 from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_stack import LayerStack, example_inputs
 from sglp_core.structure.runs import Removed
@@ -78,13 +78,17 @@ def measure_points(
     Latency is measured where all weights are on the device.
     """
     named = {str(ratio): plan for ratio, plan in plans.items()}
-    variants = {}
-    repairing = context.phase("repairing")
-    repairing.start(len(named), "plans")
-    for name, plan in named.items():
-        repaired = repair(loaded, data.calibration(loaded), plan.removed_layers, options.method.repair)
-        variants[name] = Variant(plan.removed_layers, repaired.changes)
-        repairing.advance()
+    repaired = repair_plans(
+        loaded,
+        data.calibration(loaded),
+        [plan.removed_layers for plan in named.values()],
+        options.method.repair,
+        context.phase("repairing"),
+    )
+    variants = {
+        name: Variant(plan.removed_layers, each.changes)
+        for (name, plan), each in zip(named.items(), repaired, strict=True)
+    }
     evaluating = context.phase("evaluating")
     quality = evaluate(loaded, data.evaluation(loaded), variants, evaluating)
     evaluating.start(len(named) + 1, "latencies")

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 import sglp_core
 from sglp_core import Calibration, Evaluation, Method, Target
-from sglp_core.errors import BadCalibration, OutOfMemory
+from sglp_core.errors import BadCalibration
 from sglp_core.execution.available_memory import available_bytes, must_stream
 from sglp_core.options import Options
 from sglp_core.reporting.report import CompressReport
@@ -64,20 +64,24 @@ def test_a_streamed_job_ends_in_the_same_plan_scores_and_tensors(folder: Path) -
         assert all(torch.equal(left.get_tensor(name), right.get_tensor(name)) for name in right.keys())  # noqa: SIM118
 
 
-def test_what_needs_the_whole_model_is_refused(folder: Path) -> None:
+def test_text_is_not_generated_from_disk_and_the_time_is_said(folder: Path) -> None:
     context = RunContext(cache=folder / "cache", memory="streaming")
-    with pytest.raises(BadCalibration, match="give calibration text"):
+    message = r"read from disk 256 times, which takes at least 1 min; give calibration text"
+    with pytest.raises(BadCalibration, match=message):
         sglp_core.compress(str(folder / "model"), Target("layers", 0.3), folder / "no", context=context)
-    report = compress(folder, "streaming", "unrepaired", "auto")
-    assert {attempt.reason for attempt in report.repair.attempts} == {"the model does not fit in memory"}
-    with pytest.raises(OutOfMemory, match="repair"):
-        sglp_core.compress(
-            str(folder / "model"),
-            Target("layers", 0.3),
-            folder / "no",
-            Options(method=Method(repair="compensate")),
-            context,
-        )
+
+
+@pytest.mark.parametrize("repair", ["auto", "compensate"])
+def test_a_streamed_job_ends_in_the_same_repair(folder: Path, repair: str) -> None:
+    streamed, whole = (compress(folder, memory, f"{memory}-{repair}", repair) for memory in ("streaming", "in_memory"))
+    assert streamed.plan == whole.plan
+    assert streamed.repair.changed_tensors == whole.repair.changed_tensors
+    assert streamed.repair.attempts
+    for left, right in zip(streamed.repair.attempts, whole.repair.attempts, strict=True):
+        assert (left.cut, left.kind, left.accepted) == (right.cut, right.kind, right.accepted)
+        assert left.error_after == pytest.approx(right.error_after, rel=1e-3)
+    tables = [{row.metric: row.after for row in report.table} for report in (streamed, whole)]
+    assert tables[0]["perplexity"] == pytest.approx(tables[1]["perplexity"], rel=1e-4)
 
 
 def test_auto_streams_what_would_fill_the_memory(tmp_path: Path) -> None:
