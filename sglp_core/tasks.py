@@ -5,7 +5,7 @@ GradNorm is the gradient of this loss, and perplexity is its exponential.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -112,7 +112,9 @@ def logits_of(
     ones to compute logits of, for classes whose `forward` takes `logits_to_keep`.
     """
     extra: dict[str, object] = {}
-    if hasattr(model.config, "use_cache") and "input_ids" in batch.inputs:
+    # A vision-language model has it in the configuration of its language model.
+    config: Any = model.config
+    if hasattr(config.get_text_config(), "use_cache") and "input_ids" in batch.inputs:
         extra["use_cache"] = False
     if positions is not None:
         extra["logits_to_keep"] = positions

@@ -8,6 +8,19 @@ from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Calibration, Evaluation
 
+# As many names show what kind of tensors they are.
+NAMES_OF_IGNORED = 10
+
+
+@dataclass(frozen=True)
+class IgnoredTensors:
+    """Stored tensors that the model's class has no place for: they are not loaded, and not written."""
+
+    count: int
+    """How many there are."""
+    names: tuple[str, ...]
+    """The names of the first, sorted."""
+
 
 @dataclass(frozen=True)
 class ModelSection:
@@ -25,6 +38,8 @@ class ModelSection:
     """The class that it is loaded with."""
     licence: str | None
     """The licence that its model card names; null where it names none."""
+    ignored_tensors: IgnoredTensors
+    """Stored tensors that its class has no place for."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +102,15 @@ class AnalysisSection:
 
 def model_section(loaded: LoadedModel) -> ModelSection:
     fetched, source = loaded.fetched, loaded.source
+    ignored = loaded.tensors.ignored if loaded.tensors else ()
     return ModelSection(
-        fetched.origin, fetched.revision, source.digest, source.format, loaded.class_name, source.licence
+        fetched.origin,
+        fetched.revision,
+        source.digest,
+        source.format,
+        loaded.class_name,
+        source.licence,
+        IgnoredTensors(len(ignored), ignored[:NAMES_OF_IGNORED]),
     )
 
 

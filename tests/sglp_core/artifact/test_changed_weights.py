@@ -14,12 +14,14 @@ from sglp_core.artifact.stored_changes import with_changes
 from sglp_core.artifact.write import Artifact, write_artifact
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.evaluation.logits import difference
+from sglp_core.execution.loaded_tensors import read_loaded_tensors
+from sglp_core.execution.read_tensors import read_tensor
 from sglp_core.execution.variant import Variant
 from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Calibration, Memory, Options
 from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_stack import find_stack, layers_of
-from tests.sglp_core.execution.placements import CASES
+from tests.sglp_core.execution.placements import CASES, from_disk
 from tests.worker.tiny_model import write_tiny_model
 
 OPTIONS = Options(calibration=Calibration(samples=4, sequence_length=16, batch_size=2))
@@ -96,6 +98,23 @@ def test_the_artifact_from_disk_is_that_from_memory(name: str, dtype: torch.dtyp
     for artifact in (from_memory, from_disk):
         assert difference(artifact.written.pruned_logits, artifact.written.bypassed_logits) < 1e-5
     assert difference(from_disk.written.pruned_logits, from_memory.written.pruned_logits) < 1e-5
+
+
+def test_of_stored_tensors_that_loading_splits_the_whole_is_written(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    stock = transformers.Dinov2ForImageClassification
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 16, "patch_size": 8}
+    model = stock(stock.config_class(**sizes, use_swiglu_ffn=True))
+    model.save_pretrained(tmp_path / "dense")
+    part = "dinov2.encoder.layer.1.mlp."
+    changes = {f"{part}up_proj.weight": model.get_parameter(f"{part}up_proj.weight").detach() * 2}
+    layered = from_disk(tmp_path / "dense")
+    tensors = with_changes(layered, read_loaded_tensors(tmp_path / "dense"), changes, tmp_path / "changed")
+
+    (changed,) = [tensor for tensor in tensors.tensors if tmp_path / "changed" in tensor.file.parents]
+    assert changed.name == f"{part}weights_in.weight"
+    gate = model.get_parameter(f"{part}gate_proj.weight").detach()
+    assert torch.equal(read_tensor(changed), torch.cat([gate, changes[f"{part}up_proj.weight"]]))
 
 
 def test_changed_weights_that_cannot_be_turned_back_are_refused(tmp_path: Path) -> None:
