@@ -28,7 +28,10 @@ ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTORC
 
 
 class FreshProcesses:
-    """A context manager that runs calls one after the other; requests, answers and the log are files in `scratch`."""
+    """A context manager that runs calls one after the other; requests, answers and the log are files in `scratch`.
+
+    On entry the libraries begin to be imported, while the caller goes on.
+    """
 
     def __init__(self, scratch: Path, *, forks: bool = FORKS) -> None:
         self.scratch = scratch
@@ -37,6 +40,7 @@ class FreshProcesses:
         self._server: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
+        self._server = self._start()
         return self
 
     def __exit__(

@@ -66,8 +66,10 @@ def handle(request: JsonObject) -> JsonObject:
     config = read_config(directory)
     model = model_class(config).from_pretrained(directory, config=config, dtype="auto")
     model.eval()
-    if torch.cuda.is_available():
-        model.cuda()
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is not None:
+        model.to(accelerator)
+        torch.accelerator.synchronize()
     load_seconds = time.perf_counter() - begin
     shape = None
     if model.main_input_name == "pixel_values":
@@ -75,10 +77,9 @@ def handle(request: JsonObject) -> JsonObject:
     inputs = example_inputs(model, request["sequence_length"], shape)
 
     latency = measure_latency(model, inputs, request["decodes"])
-    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     return {
         "weight_bytes": _weight_bytes(directory),
         "load_seconds": load_seconds,
         **asdict(latency),
-        "peak_memory_bytes": on_gpu or peak_resident_bytes(),
+        "peak_memory_bytes": torch.accelerator.max_memory_allocated() if accelerator else peak_resident_bytes(),
     }

@@ -26,9 +26,11 @@ class Latency:
 def measure_latency(model: Any, inputs: Mapping[str, Tensor], decodes: bool) -> Latency:
     """Time a model on `inputs` of batch 1, and on greedy decoding after their first token."""
 
+    device = next(iter(inputs.values())).device
+
     def wait() -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
 
     def prefill() -> None:
         model(**inputs)

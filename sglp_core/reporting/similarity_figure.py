@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from sglp_core.structure.runs import Segment
 
@@ -13,6 +12,9 @@ def draw_similarity(
     similarity: np.ndarray, segments: Sequence[Segment], removed: Sequence[int], title: str, path: Path
 ) -> None:
     """Write a PNG of CKA `[L, L]`."""
+    # Imported only here, because most processes draw nothing.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.5, 6.5), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(similarity, cmap="viridis", vmin=min(0.0, float(similarity.min())), vmax=1)

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from sglp_core.planning.sweep import Point
 
 
@@ -38,6 +36,9 @@ def draw_sweep(points: Sequence[Point], knee: Point | None, title: str, path: Pa
         "perplexity": [each.quality.perplexity for each in points],
         "agreement with dense": [each.quality.agreement for each in points],
     }
+    # Imported only here, because most processes draw nothing.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4.2 * len(across), 7), layout="constrained")
     grid = figure.subplots(len(up), len(across), squeeze=False)
     for row, (quality, ys) in zip(grid, up.items(), strict=True):
