@@ -38,6 +38,7 @@ class DiskHome:
         self._model = model
         self.loaded = tensors_loaded_by(model, directory)
         self.dtype = self.loaded.dtype
+        self.bytes_onloaded = 0
         self.total_bytes = sum(tensor.size_bytes for tensor in self.loaded.tensors)
         prefix = stack_prefix((tensor.name for tensor in self.loaded.tensors), path, len(layers_of(model, path)))
         self._tensors: dict[Group, list[StoredTensor]] = {}

@@ -26,9 +26,10 @@ class Weights(Protocol):
 
     device: torch.device
     dtype: torch.dtype
-    bytes_onloaded: int
     total_bytes: int
 
+    @property
+    def bytes_onloaded(self) -> int: ...
     @property
     def resident(self) -> bool:
         """Whether all weights are always on the device in the type that is computed in."""
@@ -86,12 +87,16 @@ class OnloadedWeights:
         self._model, self._layers, self._home = model, layers, home
         self.device = device
         self.dtype = computing_type(home.dtype, device)
-        self.bytes_onloaded, self.total_bytes = 0, home.total_bytes
+        self.total_bytes = home.total_bytes
         self._converts = True
         self._inside: set[Group] = set()
         self._stored: dict[str, torch.dtype] = {}
         self._stream = torch.Stream(device) if device.type != "cpu" else None
         self._coming: dict[Group, list[Tensor]] = {}
+
+    @property
+    def bytes_onloaded(self) -> int:
+        return self._home.bytes_onloaded
 
     @property
     def in_memory(self) -> bool:
@@ -153,7 +158,7 @@ class OnloadedWeights:
                 near.record_stream(torch.accelerator.current_stream())
             copy = near.to(self._type(tensor))
             moved[id(tensor)] = nn.Parameter(copy, False) if isinstance(tensor, nn.Parameter) else copy
-            self.bytes_onloaded += tensor.numel() * tensor.element_size()
+            self._home.bytes_onloaded += tensor.numel() * tensor.element_size()
         for module, name, tensor in tensors:
             self._stored[f"{paths[id(module)]}.{name}"] = tensor.dtype
             _put(module, name, moved[id(tensor)])
@@ -165,10 +170,14 @@ class OnloadedWeights:
 
 
 class Home(Protocol):
-    """Where weights lie: `dtype` is the type of most, and `in_memory` says that it is CPU memory."""
+    """Where weights lie: `dtype` is the type of most, and `in_memory` says that it is CPU memory.
+
+    `bytes_onloaded` counts what was brought to the device, whatever type it was computed with in there.
+    """
 
     dtype: torch.dtype
     total_bytes: int
+    bytes_onloaded: int
     in_memory: bool
 
     def holds(self, group: Group, modules: Iterable[nn.Module]) -> Any:
@@ -186,6 +195,7 @@ class MemoryHome:
     def __init__(self, model: Any, device: torch.device) -> None:
         tensors = _unique([*model.parameters(), *model.buffers()])
         self.dtype: torch.dtype = model.dtype
+        self.bytes_onloaded = 0
         self.total_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         if device.type != "cpu":
             for tensor in tensors:

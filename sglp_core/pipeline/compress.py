@@ -23,6 +23,7 @@ from sglp_core.planning.quality_budget import QualitySearch
 from sglp_core.repair.repair import Repaired, repair
 from sglp_core.reporting.comparison import SGLP, before_after, control_rows, stage_rows
 from sglp_core.reporting.inputs import analysis_section, calibration_section, evaluation_section, model_section
+from sglp_core.reporting.placement import PlacementSection, placement_section
 from sglp_core.reporting.plan import plan_section, proposal_rows
 from sglp_core.reporting.quality_target import quality_target_section
 from sglp_core.reporting.report import CompressReport
@@ -57,9 +58,10 @@ def compress(
     variants = {SGLP: stages[last], **planned.controls, **{name: stages[name] for name in earlier}}
     quality = evaluate(loaded, measured.data.evaluation(loaded), variants, context.phase("evaluating"))
     quality[last] = quality[SGLP]
+    placement = placement_section(loaded)
     output.mkdir(parents=True, exist_ok=True)
     checked = _write_and_verify(measured, stages[last], output, options, context)
-    report = _report(measured, Evidence(planned, repaired, healed, tuple(stages), quality, checked), options)
+    report = _report(measured, Evidence(planned, repaired, healed, tuple(stages), quality, placement, checked), options)
     with context.phase("publishing").single_step():
         write_report(output, report, measured.analysis)
     # Only now: an attempt that fails after its last step need not heal again.
@@ -94,6 +96,7 @@ class Evidence:
     healed: Healed
     stages: tuple[str, ...]
     quality: dict[str, Quality]
+    placement: PlacementSection
     checked: CheckedArtifact
 
 
@@ -176,6 +179,7 @@ def _report(measured: Measured, evidence: Evidence, options: Options) -> Compres
         method=options.method,
         calibration=calibration_section(options.calibration, measured.analysis),
         analysis=analysis_section(measured.analysis, measured.origin),
+        placement=evidence.placement,
         plan=plan_section(plan),
         proposals=proposal_rows(planned.choice.proposals),
         table=before_after(

@@ -7,6 +7,7 @@ from sglp_core.options import Options, SweepTarget
 from sglp_core.pipeline.run import choose_for_run, measure_for_run, open_for_run
 from sglp_core.planning.sweep import knee_of, measure_points, plans_of
 from sglp_core.reporting.inputs import analysis_section, calibration_section, evaluation_section, model_section
+from sglp_core.reporting.placement import placement_section
 from sglp_core.reporting.report import SweepReport
 from sglp_core.reporting.sweep import sweep_section
 from sglp_core.reporting.sweep_figure import draw_sweep
@@ -40,6 +41,7 @@ def sweep(
         options.method,
         calibration_section(options.calibration, measured.analysis),
         analysis_section(measured.analysis, measured.origin),
+        placement_section(loaded),
         sweep_section(target, points, unreachable),
         evaluation_section(options.evaluation, data),
     )

@@ -10,6 +10,7 @@ from sglp_core.reporting.comparison import BeforeAfterRow, ControlRow, StageRow
 from sglp_core.reporting.estimate import EstimateSection, OutlinedModelSection
 from sglp_core.reporting.inputs import AnalysisSection, CalibrationSection, EvaluationSection, ModelSection
 from sglp_core.reporting.json_form import LEFT_OUT_IF_NONE, Json, to_json_object
+from sglp_core.reporting.placement import PlacementSection
 from sglp_core.reporting.plan import PlanSection, ProposalRow
 from sglp_core.reporting.quality_target import QualityTargetSection
 from sglp_core.reporting.sweep import SweepSection
@@ -37,6 +38,8 @@ class AnalyzeReport(Report):
     """The calibration data."""
     analysis: AnalysisSection
     """Similarity of the layers, and the segments found in it."""
+    placement: PlacementSection
+    """Where the weights lay, and the memory that the job took."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class CompressReport(Report):
     """The calibration data."""
     analysis: AnalysisSection
     """Similarity of the layers, and the segments found in it."""
+    placement: PlacementSection
+    """Where the weights lay, and the memory that the job took."""
     plan: PlanSection
     """Which layers were removed."""
     proposals: tuple[ProposalRow, ...]
@@ -87,6 +92,8 @@ class SweepReport(Report):
     """The calibration data."""
     analysis: AnalysisSection
     """Similarity of the layers, and the segments found in it."""
+    placement: PlacementSection
+    """Where the weights lay, and the memory that the job took."""
     sweep: SweepSection
     """Every ratio with its quality and time."""
     evaluation: EvaluationSection

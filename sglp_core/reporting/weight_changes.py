@@ -41,10 +41,15 @@ class RepairQuality:
     """Loss, and KL from the dense model, in nats a position, means over samples not fitted on; null if not finite."""
 
     loss_dense: float | None
+    """Loss of the dense model."""
     loss_before: float | None
+    """Loss without the repairs."""
     loss_after: float | None
+    """Loss with all of them."""
     kl_before: float | None
+    """KL from the dense model without the repairs."""
     kl_after: float | None
+    """KL from the dense model with all of them."""
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,12 @@ def test_a_streamed_job_ends_in_the_same_repair(folder: Path, repair: str) -> No
     for left, right in zip(streamed.repair.attempts, whole.repair.attempts, strict=True):
         assert (left.cut, left.kind, left.accepted) == (right.cut, right.kind, right.accepted)
         assert left.error_after == pytest.approx(right.error_after, rel=1e-3)
+    assert (streamed.placement.weights, whole.placement.weights) == ("disk", "device")
+    assert streamed.placement.weights_read is not None
+    # Measuring goes forwards and backwards; choosing, repairing and evaluating each need one walk or more.
+    assert streamed.placement.weights_read >= 5
+    assert whole.placement.weights_read is None
+    assert {report.placement.computing_type for report in (streamed, whole)} == {"float32"}
     tables = [{row.metric: row.after for row in report.table} for report in (streamed, whole)]
     assert tables[0]["perplexity"] == pytest.approx(tables[1]["perplexity"], rel=1e-4)
 
