@@ -12,7 +12,7 @@ import transformers
 from sglp_core import Calibration, Evaluation, Method, SGLPError, Target, compress, estimate
 from sglp_core.data.labelled_texts import read_labelled_texts
 from sglp_core.loading.loaded_model import load_model
-from sglp_core.options import Options
+from sglp_core.options import Memory, Options
 from sglp_core.run_context import RunContext
 from tests.worker.tiny_model import WORDS, write_tiny_model
 
@@ -85,6 +85,25 @@ def test_each_document_is_one_sample_with_the_models_own_answer(tmp_path: Path) 
     assert torch.cat([first.labels, second.labels]).equal(found.labels)
     assert read_labelled_texts(text, loaded, loaded.processor, 100, 16, 3).digest == found.digest
     assert read_labelled_texts(text, loaded, loaded.processor, 100, 16, 4).digest != found.digest
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_models_answers_are_the_same_in_every_placement(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, text = write_classifier(tmp_path / "model", name), tmp_path / "text.txt"
+    text.write_text("\n\n".join(" ".join(WORDS[i:] + WORDS[:i]) for i in range(len(WORDS))))
+
+    def labels(memory: Memory) -> list[int]:
+        options = Options(calibration=Calibration(sequence_length=16))
+        loaded = load_model(str(model), options, RunContext(cache=tmp_path / "cache", memory=memory))
+        return read_labelled_texts(text, loaded, loaded.processor, 100, 16, 3).labels.tolist()
+
+    expected = labels("in_memory")
+    assert labels("streaming") == expected
+    monkeypatch.setattr("sglp_core.loading.loaded_model.fits", lambda *_: False)
+    assert labels("in_memory") == expected
+    assert len(set(expected)) > 1
 
 
 @pytest.mark.parametrize("more", [{"num_labels": 1}, {"problem_type": "multi_label_classification"}])
