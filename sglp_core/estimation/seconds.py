@@ -82,7 +82,9 @@ def expected_seconds(outline: Outline, removed: int, options: Options, speed: Sp
 
 
 def _writing(outline: Outline, calibration: Calibration, evaluation: Evaluation, speed: Speed) -> float:
-    """Seconds that the model needs to write its calibration text."""
+    """Seconds that the model needs to write its calibration text; classifiers write none."""
+    if outline.task in CLASSIFICATIONS:
+        return 0.0
     window = outline.stack.total_flops / speed.flops_per_second
     written = calibration.samples + (evaluation.samples if evaluation.source == "held_out" else 0)
     if outline.task == "masked_lm":

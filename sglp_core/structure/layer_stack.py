@@ -281,8 +281,14 @@ def example_inputs(
     device = model.device
     if model.main_input_name == "pixel_values":
         if image_shape is None:
-            # Purely convolutional networks take images of any size, and their configurations have none.
-            size = getattr(model.config, "image_size", 224)
-            image_shape = (getattr(model.config, "num_channels", 3), *((size, size) if isinstance(size, int) else size))
+            image_shape = _configured_image_shape(model.config)
         return {"pixel_values": torch.zeros(1, *image_shape, device=device, dtype=model.dtype)}
     return {"input_ids": torch.zeros(1, sequence_length, dtype=torch.long, device=device)}
+
+
+def _configured_image_shape(config: Any) -> Sequence[int]:
+    if is_timm(config):
+        return tuple((config.pretrained_cfg or {}).get("input_size", (3, 224, 224)))
+    # Purely convolutional networks take images of any size, and their configurations have none.
+    size = getattr(config, "image_size", 224)
+    return (getattr(config, "num_channels", 3), *((size, size) if isinstance(size, int) else size))
