@@ -57,6 +57,23 @@ def test_healed_weights_are_the_same_in_every_placement(
     assert all(parameter.is_meta for parameter in on_disk.model.parameters())
 
 
+@pytest.mark.parametrize("trained", ["neighbours", "lora"])
+def test_one_layer_at_a_time_is_in_memory(trained: Any, tmp_path: Path) -> None:
+    save("LlamaForCausalLM", tmp_path / "model")
+    on_disk = from_disk(tmp_path / "model")
+    held: set[tuple[int, ...]] = set()
+
+    def look(*_: Any) -> None:
+        held.add(tuple(i for i, layer in enumerate(on_disk.layers) if not layer.mlp.up_proj.weight.is_meta))
+
+    for layer in on_disk.layers:
+        layer.mlp.register_forward_hook(look)
+    ids = torch.arange(5, 37).view(2, 16)
+    data = [Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ids)]
+    heal(on_disk, data, Variant((2,)), Training(Healing(2, trained=trained)))
+    assert held == {(0,), (1,), (2,), (3,), (4,)}
+
+
 def test_half_precision_that_is_computed_with_in_single_is_healed_and_handed_back_in_half(tmp_path: Path) -> None:
     model = save("LlamaForCausalLM", tmp_path / "model", torch.bfloat16)
     ids = 5 + (torch.arange(12)[:, None] + torch.arange(16)) * 7 % 10
