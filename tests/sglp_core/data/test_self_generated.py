@@ -11,6 +11,7 @@ from sglp_core.data import self_generated
 from sglp_core.data.self_generated import self_generated_windows
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.options import Calibration
+from sglp_core.structure.layer_stack import find_stack
 from tests.round_trip.test_round_trip import CASES, GROUPED, HYBRIDS
 from tests.sglp_core.data.test_token_windows import BEGUN, BOTH
 from tests.sglp_core.small_models import build
@@ -25,28 +26,21 @@ OTHERS = {
 }
 
 
-class WithoutCache:
-    """A causal model that computes every token again at every step."""
-
-    def __init__(self, model: Any) -> None:
-        self.model, self.config, self.device, self.dtype = model, model.config, model.device, model.dtype
-
-    def __call__(self, input_ids: Any, **_: Any) -> Any:
-        return self.model(input_ids=input_ids, use_cache=False)
-
-
 def write(model: Any, count: int, length: int, batch_size: int = 8, tokenizer: PreTrainedTokenizerFast = BEGUN) -> Any:
     task: Any = "masked_lm" if isinstance(model, transformers.BertForMaskedLM) else "causal_lm"
     calibration = Calibration(sequence_length=length, batch_size=batch_size)
-    return self_generated_windows(LayeredModel(model, "", task), tokenizer, calibration, count).input_ids
+    return self_generated_windows(LayeredModel(model, find_stack(model), task), tokenizer, calibration, count).input_ids
 
 
 @pytest.mark.parametrize("name", [*CAUSAL, *OTHERS])
-def test_text_is_the_same_with_and_without_the_cache_of_a_model(name: str) -> None:
+def test_text_is_the_same_with_and_without_the_cache_of_a_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     stock = getattr(transformers, name)
     model = stock(stock.config_class(**(CASES | HYBRIDS | OTHERS)[name])).eval()
-    assert torch.equal(write(model, 5, 24), write(WithoutCache(model), 5, 24))
+    expected, forward = write(model, 5, 24), model.forward
+    # Returns no cache, so every token is computed again at every step.
+    monkeypatch.setattr(model, "forward", lambda **inputs: forward(**{**inputs, "use_cache": False}))
+    assert torch.equal(write(model, 5, 24), expected)
 
 
 def test_tokens_are_as_frequent_as_the_model_says() -> None:
