@@ -36,10 +36,8 @@ class LayerCall:
     samples: tuple[SampleDimension, ...] | None
 
     def run(self, layer: nn.Module, hidden: Tensor) -> Tensor:
-        """The layer's output for these hidden states. Raises `NotLayerwise` where it returns other tensors too."""
+        """The layer's output for these hidden states. Raises `NotLayerwise` where it leaves something for others."""
         output = layer(hidden_states=hidden, **self.kwargs) if self.named else layer(hidden, *self.rest, **self.kwargs)
-        if isinstance(output, tuple) and any(isinstance(value, Tensor) for value in output[1:]):
-            raise NotLayerwise("has layers that return other tensors beside their hidden states")
         if any(isinstance(value, Mapping) and value for value in self.kwargs.values()):
             raise NotLayerwise("has layers that leave something for each other")
         return layer_output(output)

@@ -173,7 +173,8 @@ class LayeredModel:
                 expected = logits_of(model, entered.batch)
         scale = expected.float().abs().max().clamp_min(1e-30)
         # A model with infinite weights gives NaN in both ways.
-        if float((logits.float() - expected.float()).abs().max() / scale) > SAME:
+        same_nan = torch.equal(logits.isnan(), expected.isnan())
+        if not same_nan or float((logits.float() - expected.float()).abs().max() / scale) > SAME:
             raise NotLayerwise("gives other logits when its layers run one by one")
 
     def _probe(self) -> Batch:

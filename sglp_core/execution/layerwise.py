@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from sglp_core.execution.layer_call import LayerCall, NotLayerwise, plain_leaves, sample_dimensions
 from sglp_core.execution.weights import Weights
@@ -33,7 +34,8 @@ class Layerwise:
 
     def __init__(self, model: Any, layers: nn.ModuleList, weights: Weights) -> None:
         self._model, self.layers, self.weights = model, layers, weights
-        # What a layer returns after the hidden states, None where it returns a tensor; known once a layer has run.
+        # What a layer returns after the hidden states, with NaN in its tensors; None where it returns a tensor alone.
+        # It is known once a layer has run.
         self._other_outputs: tuple[Any, ...] | None = None
         self._output_known = False
 
@@ -109,6 +111,8 @@ class Layerwise:
                 raise NotLayerwise("does not run its layers once each and in order")
             entered.append(hidden)
             others = {name: value for name, value in kwargs.items() if value is not hidden}
+            if any(isinstance(value, Tensor) for value in self._other_outputs or ()) and _has_nan((args[1:], others)):
+                raise NotLayerwise("passes on what its layers return beside their hidden states")
             calls.append(LayerCall(args[1:], others, named=not args, samples=None))
             if not self._output_known:
                 self._run_first_layer(calls[0], hidden)
@@ -135,9 +139,7 @@ class Layerwise:
             finally:
                 layer.forward = forward
         if isinstance(output, tuple):
-            if any(isinstance(value, Tensor) for value in output[1:]):
-                raise NotLayerwise("has layers that return other tensors beside their hidden states")
-            self._other_outputs = output[1:]
+            self._other_outputs = tuple(_not_a_number(value) for value in output[1:])
         self._output_known = True
 
     @contextmanager
@@ -150,6 +152,20 @@ class Layerwise:
         finally:
             for layer in self.layers:
                 del layer.forward
+
+
+def _not_a_number(value: Any) -> Any:
+    """NaN of the same shape for a tensor such as the attention weights, so that whatever is made of it is seen."""
+    if not isinstance(value, Tensor):
+        return value
+    if not value.is_floating_point():
+        raise NotLayerwise("has layers that return integers beside their hidden states")
+    return value.new_full((), torch.nan).expand(value.shape)
+
+
+def _has_nan(arguments: Any) -> bool:
+    leaves = pytree.tree_leaves(arguments)
+    return any(isinstance(leaf, Tensor) and bool(leaf.isnan().any()) for leaf in leaves)
 
 
 class _EndOfStack(Exception):

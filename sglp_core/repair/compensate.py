@@ -11,6 +11,7 @@ import torch
 from sglp_core.repair.contract import Candidate, CutRepair
 from sglp_core.repair.cut import Cut
 from sglp_core.repair.fold import fold
+from sglp_core.repair.normal_equations import exact
 from sglp_core.repair.residual_stream import CutStreams
 from sglp_core.repair.residual_writes import CannotFold
 from sglp_core.tasks import Batch
@@ -37,8 +38,8 @@ class Compensation:
     def add(self, _batch: Batch, streams: CutStreams, *, held_out: bool) -> None:
         assert not held_out
         # The first position's massive activation says nothing of the others, and it is one factor for all.
-        pruned, target = streams.pruned[~streams.first], streams.target[~streams.first]
-        ratio = target.double().norm(dim=-1) / pruned.double().norm(dim=-1).clamp_min(1e-30)
+        pruned, target = exact(streams.pruned), exact(streams.target)
+        ratio = (target.norm(dim=-1) / pruned.norm(dim=-1).clamp_min(1e-30))[~streams.first.to(target.device)]
         self._sum += float(ratio.sum())
         self._count += len(ratio)
 

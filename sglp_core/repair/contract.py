@@ -71,8 +71,8 @@ class Attempt:
     """One repair, or several on top of each other, tried at one cut.
 
     The errors are those of the residual stream after the cut, ‖pruned − dense‖² / ‖dense‖², mean over positions of
-    windows not fitted on, without and with the repair; None where it could not be built, for the `reason` given.
-    `alpha` is the factor that was folded.
+    windows not fitted on, without and with the repair; None where it was not `built`, for the `reason` given, and for a
+    repair of all cuts at once. `alpha` is the factor that was folded.
     """
 
     cut: Run
@@ -82,6 +82,7 @@ class Attempt:
     alpha: float | None = None
     error_before: float | None = None
     error_after: float | None = None
+    built: bool = True
 
     def dropped(self, reason: str) -> "Attempt":
         """The attempt, not accepted after all."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from sglp_core.repair.normal_equations import exact
 from sglp_core.repair.residual_stream import CutInWalk, CutStreams
 from sglp_core.repair.residual_writes import CannotFold, LayerWrites, Write
 from sglp_core.repair.write_finder import WriteFinder
@@ -70,7 +71,7 @@ class Cut:
 
     def scaled(self, streams: CutStreams) -> CutStreams:
         """The streams with the target as small as earlier repairs make it."""
-        return replace(streams, target=streams.target.double() / self.shrinkage)
+        return replace(streams, target=exact(streams.target) / self.shrinkage)
 
     @cached_property
     def _before(self) -> LayerWrites | CannotFold:

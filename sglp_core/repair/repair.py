@@ -106,4 +106,5 @@ def _harm(quality: Quality, dense: Quality) -> float:
 
 def _refused(runs: Sequence[Run], name: str, reason: str) -> Repaired:
     tried = [combination_name(each) for each in combinations(name)]
-    return Repaired({}, tuple(Attempt(run, each, False, reason) for run in runs for each in tried), 0, 0)
+    attempts = tuple(Attempt(run, each, False, reason, built=False) for run in runs for each in tried)
+    return Repaired({}, attempts, 0, 0)

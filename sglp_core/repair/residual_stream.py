@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sglp_core.execution.variants import States, Track, Walk
 from sglp_core.execution.weight_changes import Changes
+from sglp_core.repair.normal_equations import exact
 from sglp_core.repair.residual_writes import CannotFold, Write
 from sglp_core.structure.layer_calls import layer_output
 from sglp_core.structure.runs import Run
@@ -94,7 +95,7 @@ class CutInWalk:
         counted, _ = self._counted(number, pruned)
         target = self._target[number].to(pruned.device)[counted].float() / scale
         error = (pruned[counted].float() - target).square().sum(-1)
-        return (error / target.square().sum(-1).clamp_min(1e-30)).double().sum(), len(target)
+        return exact(error / target.square().sum(-1).clamp_min(1e-30)).sum(), len(target)
 
     def _counted(self, number: int, pruned: Tensor) -> tuple[Tensor, Tensor]:
         """Masks `[B, T]` of the positions that are not padding, and of the first position of each text."""

@@ -129,7 +129,9 @@ class RepairWalk:
                 plan.track.states = _only(plan.track.states, plan.request.held_out)
 
     def _refuse(self, plan: _Plan, run: Run, reason: str) -> None:
-        plan.attempts += [Attempt(run, combination_name(each), False, reason) for each in self._combinations]
+        plan.attempts += [
+            Attempt(run, combination_name(each), False, reason, built=False) for each in self._combinations
+        ]
         plan.cuts.pop(0)
 
     def _measure(self, cuts: Mapping[_Plan, Cut], fits: Mapping[_Plan, Mapping[str, CutFit | CannotFold]]) -> None:
@@ -156,7 +158,7 @@ class RepairWalk:
                 with changed(self._finder.layered, own):
                     candidates[combination] = self._build(cut, fits, combination, candidates)
             except (CannotFold, OverflowError, torch.linalg.LinAlgError) as reason:  # type: ignore[attr-defined]
-                plan.attempts.append(Attempt(cut.run, combination_name(combination), False, str(reason)))
+                plan.attempts.append(Attempt(cut.run, combination_name(combination), False, str(reason), built=False))
         before = self._error(plan, cut, Candidate({}))
         errors = {each: self._error(plan, cut, candidate) for each, candidate in candidates.items()}
         best = _best({each: error for each, error in errors.items() if error < before})

@@ -7,7 +7,6 @@ outputs nothing. Where single projections and norms do not explain a layer so, b
 """
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -61,9 +60,12 @@ class WriteFinder:
     def require_undone(self, layers: Iterable[int]) -> None:
         """Raise `CannotFold` where one of the layers, or what follows them (numbered as one more layer), gives
         something else on a stream that is multiplied by a factor, when its writes are too."""
-        error = max(self._survey.errors[index] for index in layers)
-        if not error <= FOLD_TOLERANCE:
-            raise CannotFold(f"what follows the cut does not undo a factor: outputs differ by {error:.1e}")
+        for index in layers:
+            error = self._survey.errors[index]
+            if isinstance(error, CannotFold):
+                raise CannotFold(str(error))
+            if not error <= FOLD_TOLERANCE:
+                raise CannotFold(f"what follows the cut does not undo a factor: outputs differ by {error:.1e}")
 
     def projection_before(self, index: int, norm: Write) -> Write:
         """The projection whose output that norm of the layer takes. Raises `CannotFold`."""
@@ -84,35 +86,44 @@ class WriteFinder:
             survey.calls.append(LayerCall(args, kwargs))
             with self._layerwise.layer(index) as layer, torch.no_grad():
                 after = call.run(layer, hidden)
+                writes: LayerWrites | CannotFold
                 try:
                     writes = find_writes(layer, f"{self.path}.{index}", survey.calls[index])
-                    survey.writes.append(writes)
-                    survey.errors.append(self._error(writes, partial(call.run, layer), hidden, after))
                 except CannotFold as reason:
-                    survey.writes.append(reason)
-                    survey.errors.append(math.inf)
+                    writes = reason
+                survey.writes.append(writes)
+                survey.errors.append(self._error(writes, partial(call.run, layer), hidden, after))
             hidden = after
         with self._layerwise.outside(), torch.no_grad():
             logits, of_smaller = (self._layerwise.exit(entered.batch, each) for each in (hidden, hidden / FACTOR))
         survey.errors.append(_relative(of_smaller, logits))
         return survey
 
-    def _error(self, writes: LayerWrites, run: Callable[[Tensor], Tensor], hidden: Tensor, after: Tensor) -> float:
-        """How far the layer with smaller writes on a smaller stream is from its smaller output."""
+    def _error(
+        self, writes: LayerWrites | CannotFold, run: Callable[[Tensor], Tensor], hidden: Tensor, after: Tensor
+    ) -> float | CannotFold:
+        """How far the layer with smaller writes on a smaller stream is from its smaller output, or why they cannot be
+        made smaller."""
+        if isinstance(writes, CannotFold):
+            return writes
         if writes.whole:
             return 0.0
-        with changed(self.layered, shrink(self.model, writes, FACTOR)):
+        try:
+            smaller = shrink(self.model, writes, FACTOR)
+        except CannotFold as reason:
+            return reason
+        with changed(self.layered, smaller):
             return _relative(FACTOR * run(hidden / FACTOR), after)
 
 
 @dataclass
 class _Survey:
-    """By layer: its call on the probe, its writes, and how far it is from undoing a factor, relative; the last error is
-    that of what follows the layers."""
+    """By layer: its call on the probe, its writes, and how far it is from undoing a factor, or why that was not
+    measured; the last error is that of what follows the layers."""
 
     calls: list[LayerCall] = field(default_factory=list)
     writes: list[LayerWrites | CannotFold] = field(default_factory=list)
-    errors: list[float] = field(default_factory=list)
+    errors: list[float | CannotFold] = field(default_factory=list)
 
 
 def _relative(measured: Tensor, expected: Tensor) -> float:

@@ -29,27 +29,27 @@ class RepairAttempt:
     alpha: float | None
     """The factor folded into the weights, for the repairs that fold one."""
     error_before: float | None
-    """Error without the repair; null where it was not built or is not finite."""
+    """Error without the repair; null where it was not measured or is not finite."""
     error_after: float | None
-    """Error with the repair; null where it was not built or is not finite."""
+    """Error with the repair; null where it was not measured or is not finite."""
     built: bool
     """Whether it could be built."""
 
 
 @dataclass(frozen=True)
 class RepairQuality:
-    """Loss, and KL from the dense model, in nats a position, means over samples not fitted on; null if not finite."""
+    """What the samples that were not fitted on say of all repairs together; null where it is not finite."""
 
     loss_dense: float | None
-    """Loss of the dense model."""
+    """Mean loss of the dense model in nats a position."""
     loss_before: float | None
-    """Loss without the repairs."""
+    """Mean loss of the pruned model without repairs."""
     loss_after: float | None
-    """Loss with all of them."""
+    """Mean loss with all repairs."""
     kl_before: float | None
-    """KL from the dense model without the repairs."""
+    """Mean KL from the dense model in nats a position, without repairs."""
     kl_after: float | None
-    """KL from the dense model with all of them."""
+    """Mean KL from the dense model with all repairs."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _attempt(attempt: Attempt) -> RepairAttempt:
         alpha=finite(attempt.alpha),
         error_before=finite(attempt.error_before),
         error_after=finite(attempt.error_after),
-        built=attempt.error_before is not None or attempt.accepted,
+        built=attempt.built,
     )
 
 

@@ -1,11 +1,22 @@
 """Random models of many families whose layers are far from idle, for what is folded into their weights."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
+from sglp_core.execution.variant import Variant
+from sglp_core.execution.variants import Walk
+from sglp_core.repair.compensate import Compensation
+from sglp_core.repair.contract import Candidate
+from sglp_core.repair.cut import Cut
+from sglp_core.repair.residual_stream import CutInWalk, CutStreams
+from sglp_core.repair.write_finder import WriteFinder
+from sglp_core.structure.layer_calls import layer_output
+from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch
 
 SMALL = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4}
@@ -121,3 +132,39 @@ def logits(model: Any, batch: Batch) -> Tensor:
 
 def apart(measured: Tensor, expected: Tensor) -> float:
     return float((measured - expected).abs().max() / expected.abs().max())
+
+
+def cut_at(finder: WriteFinder, batches: Sequence[Batch], removed: tuple[int, ...], run: Run) -> Cut:
+    """The cut at that run of the removed layers, with nothing repaired before it."""
+    assert finder.layered.layerwise is not None
+    walk = Walk(finder.layered, finder.layered.layerwise, batches)
+    dense, pruned = walk.track(Variant()), walk.track(Variant(removed))
+    before = None
+    for index in range(run.stop):
+        before = pruned.states if index == run.start - 1 else before
+        walk.advance(index, [dense, pruned])
+    return Cut(finder, removed, CutInWalk(walk, run, pruned, before, dense.states), 1.0)
+
+
+def compensation(cut: Cut, alpha: float) -> Candidate:
+    """What `compensate` makes of a stream that grows by `alpha` in the removed layers."""
+    fit = Compensation(cut)
+    pruned = torch.randn(10, 32, dtype=torch.float64)
+    nowhere = torch.zeros(10, dtype=torch.bool)
+    fit.add(batches(1)[0], CutStreams(alpha * pruned, pruned, None, None, nowhere), held_out=False)
+    return fit.build(1.0)
+
+
+@contextmanager
+def scaled(layer: nn.Module, alpha: float) -> Iterator[None]:
+    """The output of the layer times `alpha`."""
+
+    def scale(_module: nn.Module, _args: Any, output: Any) -> Any:
+        hidden = alpha * layer_output(output)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    handle = layer.register_forward_hook(scale)
+    try:
+        yield
+    finally:
+        handle.remove()

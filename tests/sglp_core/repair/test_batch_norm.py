@@ -95,7 +95,7 @@ def test_statistics_are_the_mean_over_batches_of_what_comes_in_without_the_layer
 def test_statistics_that_do_not_help_on_held_out_data_are_not_kept(model: Any) -> None:
     path = find_stack(model)
     noise = [Batch({"pixel_values": 100 * torch.randn(4, 3, 16, 16)}, torch.zeros(4, dtype=torch.long))]
-    _, attempt = repair_batch_norms(LayeredModel(model, path, "image_classification"), REMOVED, noise, batches(0))
+    _, attempt, _ = repair_batch_norms(LayeredModel(model, path, "image_classification"), REMOVED, noise, batches(0))
     assert not attempt.accepted
     assert attempt.reason == "held-out loss or divergence does not fall"
 
@@ -106,8 +106,10 @@ def test_new_statistics_are_kept_where_they_bring_the_model_closer_to_the_dense_
     found = repair(LayeredModel(model, find_stack(model), "image_classification"), [images] * 4, REMOVED, "auto")
     attempt = found.attempts[0]
     assert (attempt.repair, attempt.accepted) == ("batch_norm", True)
-    assert attempt.loss_after < attempt.loss_before
-    assert attempt.kl_after < attempt.kl_before
+    assert found.quality is not None
+    assert found.quality.before is not None
+    assert found.quality.after.perplexity < found.quality.before.perplexity
+    assert found.quality.after.kl < found.quality.before.kl
     assert set(found.changes) >= {"bn1.running_mean", "layer2.2.bn2.running_var"}
 
 

@@ -1,5 +1,6 @@
 """What is folded into weights, against the same change made by a hook."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,12 +10,23 @@ from torch import Tensor, nn
 from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.weight_changes import swapped
-from sglp_core.repair.compensate import fold_growth, scaled
-from sglp_core.repair.fold import fold, fold_change
+from sglp_core.repair.fold import fold, fold_change, shrink
 from sglp_core.repair.residual_writes import CannotFold
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.layer_stack import find_stack, layers_of
-from tests.sglp_core.repair.repair_models import FAMILIES, POST_NORM, PRE_NORM, apart, batches, build, logits
+from sglp_core.structure.runs import Run
+from tests.sglp_core.repair.repair_models import (
+    FAMILIES,
+    POST_NORM,
+    PRE_NORM,
+    apart,
+    batches,
+    build,
+    compensation,
+    cut_at,
+    logits,
+    scaled,
+)
 
 
 @pytest.mark.parametrize("name", PRE_NORM)
@@ -43,7 +55,13 @@ def test_a_folded_growth_equals_the_same_factor_at_the_cut(name: str, alpha: flo
     path = find_stack(model)
     layers, batch = layers_of(model, path), batches(1)[0]
     finder = WriteFinder(LayeredModel(model, path, "causal_lm"), batch)
-    new = fold_growth(model, alpha, finder.writes(1), [finder.writes(4), finder.writes(5)])
+    candidate = compensation(cut_at(finder, [batch], (2, 3), Run(2, 4)), alpha)
+    assert candidate.alpha == pytest.approx(alpha)
+    # A pre-norm stream gets smaller, and so must what is added to it later.
+    assert candidate.shrinkage == (1.0 if name in POST_NORM else pytest.approx(alpha))
+    new = dict(candidate.changes)
+    if name not in POST_NORM:
+        new |= shrink(model, finder.writes(4), alpha) | shrink(model, finder.writes(5), alpha)
     with bypassed(layers, (2, 3)):
         without = logits(model, batch)
         with scaled(layers[3], alpha):
@@ -55,14 +73,20 @@ def test_a_folded_growth_equals_the_same_factor_at_the_cut(name: str, alpha: flo
     assert not any("embed" in changed or "head" in changed for changed in new)
 
 
-def test_without_a_layer_behind_or_before_there_is_nothing_to_fold_into() -> None:
-    model = build("llama")
+def test_without_a_layer_behind_or_before_there_is_nothing_to_fold_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    def finder_of(name: str) -> WriteFinder:
+        model = build(name)
+        return WriteFinder(LayeredModel(model, find_stack(model), "causal_lm"), batches(1)[0])
+
     with pytest.raises(CannotFold, match="no layer follows"):
-        fold_growth(model, 2.0, None, [])
-    bert = build("bert")
-    finder = WriteFinder(LayeredModel(bert, find_stack(bert), "causal_lm"), batches(1)[0])
+        compensation(cut_at(finder_of("llama"), batches(1), (5,), Run(5, 6)), 2.0)
+    finder = finder_of("bert")
+    with pytest.raises(CannotFold, match="no layer is left before the cut"):
+        compensation(cut_at(finder, batches(1), (0,), Run(0, 1)), 2.0)
+    found = finder.writes
+    monkeypatch.setattr(finder, "writes", lambda index: replace(found(index), whole=index != 1))
     with pytest.raises(CannotFold, match="norm before the cut"):
-        fold_growth(bert, 2.0, None, [finder.writes(1)])
+        compensation(cut_at(finder, batches(1), (2,), Run(2, 3)), 2.0)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -10,19 +10,17 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import swapped
 from sglp_core.repair import normal_equations
 from sglp_core.repair.normal_equations import RIDGES, ElementwiseFit, LinearFit, TunedLinearFit
 from sglp_core.repair.refit import RefitThroughNorm
 from sglp_core.repair.repair import repair
-from sglp_core.repair.residual_stream import cut_streams
 from sglp_core.repair.residual_writes import CannotFold
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.layer_stack import find_stack
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch
-from tests.sglp_core.repair.repair_models import GROUPED, POST_NORM, batches, build
+from tests.sglp_core.repair.repair_models import GROUPED, POST_NORM, batches, build, cut_at
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.7])
@@ -132,7 +130,7 @@ def test_a_model_with_as_many_is_refitted() -> None:
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**sizes)).eval()
     (attempt,) = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(4), (2,), "refit").attempts
-    assert attempt.loss_after is not None
+    assert attempt.error_after is not None
 
 
 @pytest.mark.parametrize("positions", [10, 50])
@@ -166,7 +164,7 @@ def test_a_projection_is_fitted_through_the_norm_behind_it(name: str) -> None:
     assert inner.module == f"{path}.2.{last}"
 
     def streams(batch: Batch, through: Any) -> Any:
-        return cut_streams(LayeredModel(model, path, "causal_lm"), batch, Variant((3,), {}), Run(3, 4), through)
+        return cut_at(finder, [batch], (3,), Run(3, 4)).streams(batch, through)
 
     weight = model.get_submodule(inner.module).weight
     other = {f"{inner.module}.weight": weight.data + torch.randn_like(weight) * weight.std() / 2}

@@ -10,14 +10,14 @@ from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.weight_changes import swapped
 from sglp_core.repair import write_finder
-from sglp_core.repair.compensate import fold_growth, scaled
-from sglp_core.repair.fold import fold, has_shift
+from sglp_core.repair.fold import fold, has_shift, shrink
 from sglp_core.repair.named_repairs import combination_name, combinations
 from sglp_core.repair.repair import repair
 from sglp_core.repair.residual_writes import CannotFold, LayerCall, Write
 from sglp_core.repair.write_finder import WriteFinder, find_writes
 from sglp_core.structure.layer_calls import layer_output
-from tests.sglp_core.repair.repair_models import MIXTURES, apart, batches, build, logits
+from sglp_core.structure.runs import Run
+from tests.sglp_core.repair.repair_models import MIXTURES, apart, batches, build, compensation, cut_at, logits, scaled
 
 DOWN = "mlp.experts.down_proj"
 # The parameters that make what the experts of a layer write, the one that holds a constant, and a shared expert.
@@ -86,7 +86,9 @@ def test_a_map_folded_into_experts_equals_the_same_map_of_what_they_write(name: 
 def test_a_growth_folded_into_experts_equals_the_same_factor_at_the_cut(name: str, alpha: float) -> None:
     model, batch = build(name), batches(1)[0]
     finder, layers = finder_of(model), model.model.layers
-    new = fold_growth(model, alpha, finder.writes(1), [finder.writes(4), finder.writes(5)])
+    candidate = compensation(cut_at(finder, [batch], (2, 3), Run(2, 4)), alpha)
+    assert (candidate.changes, candidate.shrinkage) == ({}, pytest.approx(alpha))
+    new = shrink(model, finder.writes(4), alpha) | shrink(model, finder.writes(5), alpha)
     with bypassed(layers, (2, 3)):
         without = logits(model, batch)
         with scaled(layers[3], alpha):
@@ -102,7 +104,7 @@ def test_all_repairs_of_a_mixture_are_tried_and_refit_only_with_a_shared_expert(
     model = build(name)
     repaired = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(8), (4,), "auto")
     assert {each.repair for each in repaired.attempts} == {combination_name(each) for each in combinations("auto")}
-    refused = {each.repair: each.reason for each in repaired.attempts if each.loss_after is None}
+    refused = {each.repair: each.reason for each in repaired.attempts if each.error_after is None}
     if FORMS[name][2]:
         assert not refused
     else:
@@ -110,9 +112,13 @@ def test_all_repairs_of_a_mixture_are_tried_and_refit_only_with_a_shared_expert(
         assert all("differs from expert to expert" in str(reason) for reason in refused.values())
     for each in repaired.attempts:
         if each.accepted:
-            assert each.kl_after is not None
-            assert each.kl_before is not None
-            assert each.kl_after < each.kl_before
+            assert each.error_after is not None
+            assert each.error_before is not None
+            assert each.error_after < each.error_before
+    if repaired.changes:
+        assert repaired.quality is not None
+        assert repaired.quality.before is not None
+        assert repaired.quality.after.kl < repaired.quality.before.kl
 
 
 def test_parameters_that_are_zero_are_found_too() -> None:
@@ -131,8 +137,14 @@ def test_experts_that_two_layers_share_are_refused() -> None:
     model = build("mixtral")
     layers = model.model.layers
     layers[3].mlp.experts.down_proj = layers[4].mlp.experts.down_proj
+    finder = finder_of(model)
     with pytest.raises(CannotFold, match="shared with another module"):
-        fold(model, finder_of(model).writes(3).modules[0], torch.tensor(2.0))
+        fold(model, finder.writes(3).modules[0], torch.tensor(2.0))
+    with pytest.raises(CannotFold, match="shared with another module"):
+        finder.require_undone([3])
+    # The layers behind are not mixed up with those.
+    finder.require_undone([5, 6])
+    assert [w.module for w in finder.writes(5).modules] == [f"model.layers.5.{m}" for m in ("mlp", "self_attn.o_proj")]
 
 
 def test_experts_that_do_not_fit_in_memory_twice_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

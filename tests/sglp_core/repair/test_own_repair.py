@@ -5,8 +5,10 @@ import torch
 from torch import Tensor
 
 from sglp_core import Method
+from sglp_core.evaluation.quality import Quality
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.repair import REPAIRS, Attempt, Candidate, CannotFold, Cut, CutRepair, CutStreams, ModelRepair
+from sglp_core.repair.contract import HeldOutQuality
 from sglp_core.repair.fold import fold
 from sglp_core.repair.named_repairs import combinations
 from sglp_core.repair.repair import repair
@@ -60,7 +62,7 @@ def test_a_repair_that_changes_nothing_is_judged_and_not_kept(
     monkeypatch.setitem(REPAIRS, "unchanged", CutRepair(Unchanged, uses_held_out=uses_held_out))
     repaired = repair(llama(), batches(8), (3,), "unchanged")
     (attempt,) = repaired.attempts
-    assert attempt.kl_after == pytest.approx(attempt.kl_before)
+    assert attempt.error_after == pytest.approx(attempt.error_before)
     assert (attempt.accepted, repaired.changes) == (False, {})
 
 
@@ -92,7 +94,7 @@ def test_a_reason_not_to_fit_is_reported_for_all_that_need_the_repair(monkeypatc
 
     monkeypatch.setitem(REPAIRS, "refused", CutRepair(refuse, scales=True))
     attempts = repair(llama(), batches(8), (3,), "auto").attempts
-    reasons = {attempt.repair: attempt.reason for attempt in attempts if attempt.loss_after is None}
+    reasons = {attempt.repair: attempt.reason for attempt in attempts if attempt.error_after is None}
     assert reasons == {
         "refused": "not on this day",
         "refused + least_squares": "refused cannot be folded here",
@@ -102,8 +104,11 @@ def test_a_reason_not_to_fit_is_reported_for_all_that_need_the_repair(monkeypatc
 
 def test_a_repair_of_the_whole_model_is_used_alone_where_it_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     attempt = Attempt(Run(3, 4), "whole", False, "only a test")
+    same = Quality(1.0, 1.0, 1.0, 0.0)
     for reason, tried in ((None, {"whole"}), ("no", {"compensate", "refit"})):
-        row = ModelRepair(lambda _model, reason=reason: reason, lambda *_: ({}, attempt))
+        row = ModelRepair(
+            lambda _model, reason=reason: reason, lambda *_: ({}, attempt, HeldOutQuality(same, same, same))
+        )
         monkeypatch.setitem(REPAIRS, "whole", row)
         names = {each.repair for each in repair(llama(), batches(8), (3,), "auto").attempts}
         assert tried <= names
