@@ -21,7 +21,7 @@ from sglp_core.execution.layerwise import Layerwise
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import Changes, replaced, tensor_named
 from sglp_core.execution.weights import Group, ResidentWeights, Weights
-from sglp_core.structure.layer_calls import layer_input
+from sglp_core.structure.layer_calls import KeywordArguments, layer_input
 from sglp_core.structure.layer_stack import StackPath, example_inputs, layer_names, layers_of
 from sglp_core.tasks import Batch, Task, logits_of
 
@@ -97,21 +97,12 @@ class LayeredModel:
         Gradients flow to the changes of the variant. Go backwards inside the statement too: only there are layers
         brought to the device once more.
         """
-        names = layer_names(self.model, self.path)
         with ExitStack() as stack:
             stack.enter_context(bypassed(self.layers, variant.removed))
             if self.weights.resident:
                 stack.enter_context(replaced(self.model, self.model, variant.changes))
             else:
-                stack.enter_context(self.weights.onloaded(None))
-                inside = tuple(f"{name}." for name in names)
-                outside = {name: value for name, value in variant.changes.items() if not name.startswith(inside)}
-                stack.enter_context(replaced(self.model, self.model, outside))
-                for index in range(len(names)):
-                    if index not in variant.removed or self.layerwise is None:
-                        stack.enter_context(self._onloading(index, variant.changes))
-                    else:
-                        stack.enter_context(_not_computed(self.layers[index], self.layerwise))
+                stack.enter_context(self._whole_onloaded(variant))
             yield self.model
 
     def stored(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
@@ -120,36 +111,63 @@ class LayeredModel:
         Each is on the device, and can be freed before the next is read.
         """
         weights = self.weights.as_stored()
-        layers = layer_names(self.model, self.path)
-
-        def layer_of(name: str) -> Group:
-            return next((index for index, layer in enumerate(layers) if name.startswith(f"{layer}.")), None)
-
-        for group, own in itertools.groupby(names, layer_of):
+        for group, own in itertools.groupby(names, self._group_of):
             with weights.onloaded(group):
                 for name in own:
                     yield name, tensor_named(self.model, name).detach()
 
     @contextmanager
-    def _onloading(self, index: int, changes: Changes) -> Iterator[None]:
+    def _whole_onloaded(self, variant: Variant) -> Iterator[None]:
+        changes: dict[Group, dict[str, Tensor]] = {}
+        for name, value in variant.changes.items():
+            changes.setdefault(self._group_of(name), {})[name] = value
+        with ExitStack() as stack:
+            stack.enter_context(self.weights.onloaded(None))
+            stack.enter_context(replaced(self.model, self.model, changes.get(None, {})))
+            run = list(range(len(self.layers)))
+            if variant.removed and self.layerwise is not None:
+                run = [index for index in run if index not in variant.removed]
+                for index in set(variant.removed):
+                    stack.enter_context(_not_computed(self.layers[index], self.layerwise))
+            # There is nothing to bring before the first and after the last: what is outside of the layers is there.
+            neighbours: list[Group] = [None, *run, None]
+            for number, index in enumerate(run):
+                before, after = neighbours[number], neighbours[number + 2]
+                stack.enter_context(self._onloading(index, changes.get(index, {}), before, after))
+            yield
+
+    def _group_of(self, name: str) -> Group:
+        """The layer that a parameter or buffer belongs to."""
+        names = layer_names(self.model, self.path)
+        return next((index for index, layer in enumerate(names) if name.startswith(f"{layer}.")), None)
+
+    @contextmanager
+    def _onloading(self, index: int, changes: Changes, before: Group, after: Group) -> Iterator[None]:
         """Bring a layer's weights to the device before each of its calls, and free them after it.
 
-        Nothing of a call is kept for the backward pass but its input; the layer is called again there.
+        Nothing of a call is kept for the backward pass but its input; the layer is called again there. `before` and
+        `after` are the layers that run before and after it.
         """
         layer, weights = self.layers[index], self.weights
-        prefix = f"{layer_names(self.model, self.path)[index]}."
-        own_changes = {name: value for name, value in changes.items() if name.startswith(prefix)}
         own_forward = layer.forward
 
-        def onloaded(*args: Any, **kwargs: Any) -> Any:
-            with weights.onloaded(index), replaced(self.model, layer, own_changes):
-                weights.prefetch(index + 1)
+        def run(following: Group, args: tuple[Any, ...], kwargs: KeywordArguments) -> Any:
+            with weights.onloaded(index), replaced(self.model, layer, changes):
+                weights.prefetch(following)
                 return own_forward(*args, **kwargs)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             if not torch.is_grad_enabled():
-                return onloaded(*args, **kwargs)
-            return checkpoint(onloaded, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+                return run(after, args, kwargs)
+            calls = itertools.count()
+
+            def again(*args: Any, **kwargs: Any) -> Any:
+                if next(calls) == 0:
+                    return run(after, args, kwargs)
+                # On the way back, which ends where no layer before this one has anything to train.
+                return run(before if layer_input(args, kwargs).requires_grad else None, args, kwargs)
+
+            return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
         layer.forward = forward
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# New values by the name of a parameter or buffer, in its own type and on its device.
+# New values by the name of a parameter or buffer, in the type in which it is stored, on any device.
 Changes = Mapping[str, Tensor]
 
 
@@ -53,7 +53,7 @@ def apply(model: Any, changes: Changes) -> None:
     for name, value in changes.items():
         tensor = tensor_named(model, name)
         assert (value.shape, value.dtype) == (tensor.shape, tensor.dtype)
-        tensor.data = value
+        tensor.data = value.to(tensor.device)
 
 
 def owners(model: Any, parameter: Tensor) -> int:

@@ -24,7 +24,7 @@ class Neighbours:
         self.names = trained_names(model, pruned.removed, batch)
         self._model, self._pruned = model, pruned
         self.tensors = {
-            name: pruned.changes.get(name, stored).detach().float().clone().requires_grad_()
+            name: pruned.changes.get(name, stored).detach().to(model.device, torch.float32, copy=True).requires_grad_()
             for name, stored in model.stored(self.names)
         }
 
