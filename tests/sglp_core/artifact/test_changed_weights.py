@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sglp_core.artifact.stored_changes import with_changes
@@ -27,6 +27,7 @@ from tests.worker.tiny_model import write_tiny_model
 OPTIONS = Options(calibration=Calibration(samples=4, sequence_length=16, batch_size=2))
 PROBE = {"input_ids": torch.arange(5, 29).view(2, 12)}
 REMOVED = (0, 3)
+PLACEMENTS: tuple[Memory, ...] = ("in_memory", "streaming")
 
 
 def write_dense(name: str, dtype: torch.dtype, directory: Path, **changes: Any) -> Any:
@@ -98,6 +99,24 @@ def test_the_artifact_from_disk_is_that_from_memory(name: str, dtype: torch.dtyp
     for artifact in (from_memory, from_disk):
         assert difference(artifact.written.pruned_logits, artifact.written.bypassed_logits) < 1e-5
     assert difference(from_disk.written.pruned_logits, from_memory.written.pruned_logits) < 1e-5
+
+
+@pytest.mark.parametrize("others", [["model.embed_tokens.weight"], []], ids=["beside the embedding", "alone"])
+def test_a_changed_embedding_is_written_where_the_tied_head_is_stored(others: list[str], tmp_path: Path) -> None:
+    model = write_dense("LlamaForCausalLM", torch.float32, tmp_path / "dense", tie_word_embeddings=True)
+    tensors = stored(tmp_path / "dense")
+    embedding = tensors.pop("model.embed_tokens.weight")
+    for file in (tmp_path / "dense").glob("*.safetensors*"):
+        file.unlink()
+    tied = {name: embedding.clone() for name in ["lm_head.weight", *others]}
+    save_file(tensors | tied, tmp_path / "dense/model.safetensors", {"format": "pt"})
+    changes = changes_of(model)
+    for memory in PLACEMENTS:
+        artifact = write(tmp_path / "dense", changes, tmp_path / memory, memory)
+        assert difference(artifact.written.pruned_logits, artifact.written.bypassed_logits) < 1e-5
+        again = transformers.LlamaForCausalLM.from_pretrained(tmp_path / memory / "model")
+        assert again.lm_head.weight is again.model.embed_tokens.weight
+        assert torch.equal(again.lm_head.weight, changes["model.embed_tokens.weight"])
 
 
 def test_of_stored_tensors_that_loading_splits_the_whole_is_written(tmp_path: Path) -> None:
