@@ -19,7 +19,10 @@ from sglp_core.planning.choose_after_repair import finalists
 from sglp_core.planning.harm import harm_of
 from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import Proposal
+from sglp_core.progress import silent_phase
 from sglp_core.repair.repair import repair
+from sglp_core.repair.walk import RepairWalk, Request
+from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.run_context import RunContext
 from sglp_core.tasks import Batch
 from tests.worker.tiny_model import write_text, write_tiny_model
@@ -47,6 +50,15 @@ def chosen(loaded: LoadedModel, data: CalibrationData, text: Path, kind: str) ->
     return choose_plan(loaded, analysis, TARGET, Options(method=method), data.calibration(loaded))
 
 
+def repaired_harm(loaded: LoadedModel, windows: Sequence[Batch], fitted: int, removed: tuple[int, ...]) -> float:
+    """The harm on the windows behind those that the repair is fitted on, of this one plan by itself."""
+    request = Request(removed, frozenset(range(fitted, len(windows))))
+    walk = RepairWalk(WriteFinder(loaded, windows[0]), windows, [request], "least_squares")
+    ((changes, _, _),) = walk.run(silent_phase(), judges_unrepaired=False)
+    quality = evaluate(loaded, windows[fitted:], {"it": Variant(removed, changes)})
+    return harm_of(quality["dense"], quality["it"])
+
+
 def test_the_plan_that_harms_least_after_its_repair_is_taken_with_that_repair(
     loaded: LoadedModel, text: Path, tmp_path: Path
 ) -> None:
@@ -54,26 +66,23 @@ def test_the_plan_that_harms_least_after_its_repair_is_taken_with_that_repair(
     found = chosen(loaded, data, text, "least_squares")
     batches: Sequence[Batch] = data.calibration(loaded)
     alone = [batch.rows(row, row + 1) for batch in batches for row in range(len(batch.labels))]
-    # Of twelve windows three are held out at a time, the last ones first.
-    turns = [alone, alone[9:] + alone[:9], alone[6:] + alone[:6]]
+    # Of twelve windows three are held out at a time.
+    turns = [alone[:fold] + alone[fold + 3 :] + alone[fold : fold + 3] for fold in range(0, 12, 3)]
     harms: dict[tuple[int, ...], list[float]] = {}
     for proposal in found.proposals:
         removed = proposal.plan.removed_layers
         if proposal.repaired_harm is None:
             continue
-        for turned in turns[: proposal.repaired_trials]:
-            repaired = repair(loaded, turned, removed, "least_squares")
-            quality = evaluate(loaded, turned[9:], {"it": Variant(removed, repaired.changes)})
-            harms.setdefault(removed, []).append(harm_of(quality["dense"], quality["it"]))
+        harms[removed] = [repaired_harm(loaded, turned, 9, removed) for turned in turns[: proposal.repaired_trials]]
         assert proposal.repaired_harm == pytest.approx(fmean(harms[removed]), rel=1e-4)
-    # Judged on eight windows at least: the better half in a second turn, the better half of those in a third.
+    # All plans in half of the folds, and the better half of them in the others, too.
     count = len(harms)
     assert count > 2
     asked = sorted((len(each) for each in harms.values()), reverse=True)
-    assert asked == [3] * max(2, ceil(ceil(count / 2) / 2)) + [2] * (ceil(count / 2) - 2) + [1] * (count // 2)
-    in_first_turn = sorted(harms, key=lambda each: harms[each][0])
-    assert {each for each in harms if len(harms[each]) > 1} == set(in_first_turn[: ceil(count / 2)])
-    most = [each for each in harms if len(harms[each]) == 3]
+    assert asked == [4] * ceil(count / 2) + [2] * (count // 2)
+    after_half = sorted(harms, key=lambda each: fmean(harms[each][:2]))
+    most = [each for each in harms if len(harms[each]) == 4]
+    assert set(most) == set(after_half[: ceil(count / 2)])
     assert found.plan.removed_layers == min(most, key=lambda each: fmean(harms[each]))
     expected = repair(loaded, batches, found.plan.removed_layers, "least_squares")
     assert found.repaired is not None
@@ -99,9 +108,12 @@ def test_of_much_data_a_part_tells_plans_apart_and_all_of_it_repairs_the_winner(
     for proposal in found.proposals:
         if proposal.repaired_harm is not None:
             removed = proposal.plan.removed_layers
-            fitted = repair(loaded, alone, removed, "least_squares")
-            quality = evaluate(loaded, alone[96:], {"it": Variant(removed, fitted.changes)})
-            assert proposal.repaired_harm == pytest.approx(harm_of(quality["dense"], quality["it"]), rel=1e-4)
+            turns = [
+                alone[:fold] + alone[fold + 32 :] + alone[fold : fold + 32]
+                for fold in range(0, 32 * proposal.repaired_trials, 32)
+            ]
+            harm = fmean(repaired_harm(loaded, turned, 96, removed) for turned in turns)
+            assert proposal.repaired_harm == pytest.approx(harm, rel=1e-4)
 
 
 def test_among_the_finalists_are_the_best_and_all_of_one_cut() -> None:
