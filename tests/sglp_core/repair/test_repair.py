@@ -14,9 +14,9 @@ from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import Changes, swapped
 from sglp_core.progress import silent_phase
-from sglp_core.repair import Attempt
+from sglp_core.repair import REPAIRS, Attempt, Candidate, Cut, CutRepair, CutStreams
 from sglp_core.repair.contract import HeldOutQuality
-from sglp_core.repair.fold import shrink
+from sglp_core.repair.fold import fold, shrink
 from sglp_core.repair.named_repairs import combination_name, combinations
 from sglp_core.repair.repair import Repaired, repair
 from sglp_core.repair.residual_writes import CannotFold, LayerCall
@@ -217,6 +217,55 @@ def test_a_repair_that_harms_is_refused() -> None:
     # Nothing was lost, so nothing can be better.
     assert [attempt.accepted for attempt in repaired.attempts] == [False] * 5
     assert repaired.changes == {}
+
+
+@pytest.mark.parametrize("noise", [0.0, 10.0])
+def test_repairs_that_bring_the_stream_nearer_and_still_harm_are_dropped_together(
+    noise: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build("llama tied")
+    layers = model.model.layers
+    with torch.no_grad():
+        # One channel is a hundred times larger than all others, and nothing reads it.
+        model.model.embed_tokens.weight[:, 0] = 1000
+        layers[3].mlp.down_proj.bias[0] = 300
+        norms = [norm for layer in layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
+        for norm in [*norms, model.model.norm]:
+            norm.weight.mul_(100)
+            norm.weight[0] = 0
+
+    class Unread:
+        """Makes up for the large channel, and adds noise to all others at one of the cuts."""
+
+        def __init__(self, cut: Cut) -> None:
+            self.cut, self.missing = cut, torch.zeros(32, dtype=torch.float64)
+
+        def add(self, _batch: Batch, streams: CutStreams, *, held_out: bool) -> None:
+            assert not held_out
+            self.missing = (streams.target - streams.pruned).mean(0)
+
+        def build(self, _shrinkage: float) -> Candidate:
+            shift = self.missing.clone()
+            if self.cut.run.start == 3:
+                shift[1:] += noise * torch.randn(31, generator=torch.Generator().manual_seed(0))
+            return Candidate(fold(self.cut.model, self.cut.writes_before().modules[0], torch.tensor(1.0), shift))
+
+    monkeypatch.setitem(REPAIRS, "unread", CutRepair(Unread))
+    layered = LayeredModel(model, "model.layers", "causal_lm")
+    walk = RepairWalk(WriteFinder(layered, batches(1)[0]), batches(8), [Request((1, 3), frozenset({6, 7}))], "unread")
+    changes, attempts, _ = walk.run(silent_phase(), judges_unrepaired=True)[0]
+    assert [attempt.accepted for attempt in attempts] == [True, True]
+    variants = {"before": Variant((1, 3)), "after": Variant((1, 3), changes)}
+    quality = evaluate(layered, batches(8)[6:], variants)
+    harms = {kind: quality[kind].kl + np.log(quality[kind].perplexity) for kind in variants}
+    assert (harms["after"] < harms["before"]) == (noise == 0)
+
+    repaired = repair(layered, batches(8), (1, 3), "unread")
+    assert [attempt.accepted for attempt in repaired.attempts] == [noise == 0] * 2
+    assert bool(repaired.changes) == (noise == 0)
+    if noise:
+        assert all("all repairs together" in (attempt.reason or "") for attempt in repaired.attempts)
+        assert all(attempt.error_after < attempt.error_before for attempt in repaired.attempts)
 
 
 def test_a_layer_that_does_more_than_add_is_refused() -> None:
