@@ -14,10 +14,10 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging
 
 from sglp_core.checkpoints.stored_tensors import StoredTensor, layer_number, stack_prefix, stored_tensors
+from sglp_core.checkpoints.tensor_values import read_tensor
+from sglp_core.checkpoints.weight_checks import require_finite, require_loaded
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.execution.finite_weights import require_finite, require_loaded
 from sglp_core.execution.loaded_tensors import loading_type, tensors_loaded_by, tie
-from sglp_core.execution.read_tensors import read_tensor
 from sglp_core.execution.weights import Group
 from sglp_core.structure.config import read_config
 from sglp_core.structure.layer_stack import find_stack, layers_of

@@ -25,9 +25,9 @@ from transformers.core_model_loading import (
 from transformers.utils.loading_report import LoadStateDictInfo
 
 from sglp_core.checkpoints.stored_tensors import StoredTensor, stored_tensors
+from sglp_core.checkpoints.tensor_values import TORCH_TYPES, equal_as
+from sglp_core.checkpoints.weight_checks import require_loaded, require_shapes
 from sglp_core.errors import as_unsupported
-from sglp_core.execution.finite_weights import require_loaded, require_shapes
-from sglp_core.execution.read_tensors import TORCH_TYPES, equal_as
 from sglp_core.structure.config import read_config
 from sglp_core.structure.model_class import untrained_model
 
@@ -163,13 +163,14 @@ def _stored_ties(
     copies: dict[str, str] = {}
     untied: list[str] = []
     for name, other in list(model.all_tied_weights_keys.items()):
-        if name in loaded_from and other in loaded_from:
-            (own,), (its,) = loaded_from[name].stored, loaded_from[other].stored
-            if equal_as(model.dtype, stored[own], stored[its]):
-                copies[name] = own
-            else:
-                untied.append(name)
-                del model.all_tied_weights_keys[name]
+        if name not in loaded_from or other not in loaded_from:
+            continue
+        own, its = loaded_from[name].stored[0], loaded_from[other].stored[0]
+        if equal_as(model.dtype, stored[own], stored[its]):
+            copies[name] = own
+        else:
+            untied.append(name)
+            del model.all_tied_weights_keys[name]
     return copies, untied
 
 

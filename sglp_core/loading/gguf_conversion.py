@@ -11,8 +11,8 @@ from gguf import GGUFReader
 
 from sglp_core.checkpoints.gguf_header import read_tensors
 from sglp_core.checkpoints.limits import FEWEST_BITS, require_space, require_stored
+from sglp_core.checkpoints.weight_checks import require_finite, require_loaded
 from sglp_core.errors import UnsafeFormat, as_unsupported
-from sglp_core.execution.finite_weights import require_finite, require_loaded
 from sglp_core.structure.config import read_config
 from sglp_core.structure.model_class import model_class
 

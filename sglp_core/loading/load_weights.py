@@ -6,8 +6,8 @@ from typing import Any
 import torch
 import transformers
 
+from sglp_core.checkpoints.weight_checks import require_finite, require_loaded, require_shapes
 from sglp_core.errors import as_unsupported
-from sglp_core.execution.finite_weights import require_finite, require_loaded, require_shapes
 
 
 def load_in_memory(

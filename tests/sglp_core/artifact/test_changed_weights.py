@@ -12,10 +12,10 @@ from torch import Tensor
 
 from sglp_core.artifact.stored_changes import with_changes
 from sglp_core.artifact.write import Artifact, write_artifact
+from sglp_core.checkpoints.tensor_values import read_tensor
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.evaluation.logits import difference
 from sglp_core.execution.loaded_tensors import read_loaded_tensors
-from sglp_core.execution.read_tensors import read_tensor
 from sglp_core.execution.variant import Variant
 from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Calibration, Memory, Options
