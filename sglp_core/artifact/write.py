@@ -18,7 +18,7 @@ from sglp_core.execution.disk_home import DiskHome, empty_model
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.logits import logits_of_variants
 from sglp_core.execution.variant import Variant
-from sglp_core.execution.weight_changes import apply, swapped, tensor_named
+from sglp_core.execution.weight_changes import apply, swapped
 from sglp_core.execution.weights import OnloadedWeights
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.progress import silent_phase
@@ -48,9 +48,7 @@ def write_artifact(loaded: LoadedModel, variant: Variant, probe: dict[str, Tenso
 
 
 def _in_memory(loaded: LoadedModel, variant: Variant, probe: dict[str, Tensor], directory: Path) -> Artifact:
-    removed = variant.removed
-    # Where the weights lie in CPU memory beside a device, what was computed there is still on it.
-    changes = {n: value.to(tensor_named(loaded.model, n).device) for n, value in variant.changes.items()}
+    removed, changes = variant.removed, variant.changes
     on_cpu = loaded.model.device.type == "cpu"
     with bypassed(loaded.layers, removed), swapped(loaded.model, changes):
         expected = probe_logits(loaded.model, probe)
