@@ -150,7 +150,7 @@ def dense(_answer_file: Path, model: str, text: str, windows: int, length: int, 
     Also the milliseconds of one matrix product in the type of the weights, which shows whether the hardware has
     instructions for it. On the GPU where there is one.
     """
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     loaded = transformers.AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval().to(device)
     tokens = transformers.AutoTokenizer.from_pretrained(model)(Path(text).read_text())["input_ids"]
     ids = torch.tensor(tokens[: windows * length]).view(windows, length).to(device)

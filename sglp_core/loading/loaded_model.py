@@ -108,7 +108,7 @@ class _Loaded:
 def _load_weights(
     stock: type[transformers.PreTrainedModel], directory: Path, context: RunContext, path: StackPath
 ) -> _Loaded:
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     context.cache.mkdir(parents=True, exist_ok=True)
     if must_stream(context.memory, directory):
         model, stack = empty_model(directory)
