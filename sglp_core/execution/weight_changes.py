@@ -24,7 +24,7 @@ def swapped(model: Any, changes: Changes) -> Iterator[None]:
 
 @contextmanager
 def replaced(model: Any, part: nn.Module, changes: Changes) -> Iterator[None]:
-    """A part of the model with other tensors in place of some of its own; gradients flow to them.
+    """A part of the model in which other tensors replace some; gradients flow to them.
 
     They are used on the device and in the type of those that they replace. Tied parameters change together.
     """

@@ -22,8 +22,14 @@ from sglp_core.planning.choose import Choice, control_plans
 from sglp_core.planning.quality_budget import QualitySearch
 from sglp_core.repair.repair import Repaired, repair
 from sglp_core.reporting.comparison import SGLP, before_after, control_rows, stage_rows
-from sglp_core.reporting.inputs import analysis_section, calibration_section, evaluation_section, model_section
-from sglp_core.reporting.placement import PlacementSection, placement_section
+from sglp_core.reporting.inputs import (
+    PlacementSection,
+    analysis_section,
+    calibration_section,
+    evaluation_section,
+    model_section,
+    placement_section,
+)
 from sglp_core.reporting.plan import plan_section, proposal_rows
 from sglp_core.reporting.quality_target import quality_target_section
 from sglp_core.reporting.report import CompressReport

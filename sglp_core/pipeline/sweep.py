@@ -6,8 +6,13 @@ from sglp_core.checkpoints.fetch import Fetched
 from sglp_core.options import Options, SweepTarget
 from sglp_core.pipeline.run import choose_for_run, measure_for_run, open_for_run
 from sglp_core.planning.sweep import knee_of, measure_points, plans_of
-from sglp_core.reporting.inputs import analysis_section, calibration_section, evaluation_section, model_section
-from sglp_core.reporting.placement import placement_section
+from sglp_core.reporting.inputs import (
+    analysis_section,
+    calibration_section,
+    evaluation_section,
+    model_section,
+    placement_section,
+)
 from sglp_core.reporting.report import SweepReport
 from sglp_core.reporting.sweep import sweep_section
 from sglp_core.reporting.sweep_figure import draw_sweep

@@ -1,10 +1,15 @@
-"""What a job ran on: the model, the calibration and held-out data, and the analysis."""
+"""What a job ran on: the model and where its weights lay, the calibration and held-out data, and the analysis."""
 
 from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
 
 from sglp_core.analysis.cache import Origin
 from sglp_core.analysis.result import Analysis
 from sglp_core.data.calibration_data import CalibrationData
+from sglp_core.evaluation.footprint import peak_resident_bytes
+from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Calibration, Evaluation
 
@@ -100,6 +105,26 @@ class AnalysisSection:
     """Tokens a sample."""
 
 
+@dataclass(frozen=True)
+class PlacementSection:
+    """Where the weights lay, and what computed with them. Peaks are those of the process until the report."""
+
+    weights: Literal["device", "memory", "disk"]
+    """`device`: all on the device that computes; else brought to it layer by layer, from CPU memory or from disk."""
+    device: str
+    """The type of the device that computed, such as `cpu` or `cuda`."""
+    stored_type: str
+    """The type of most weights as they are stored."""
+    computing_type: str
+    """The type that these were computed with in."""
+    weights_read: float | None
+    """How often all weights were brought to the device, until the result was written; null where they were there."""
+    peak_memory_bytes: int
+    """The most CPU memory that was resident, in bytes, with pages of mapped files."""
+    peak_device_memory_bytes: int | None
+    """The most memory of the device that was allocated, in bytes; null where the device is the CPU."""
+
+
 def model_section(loaded: LoadedModel) -> ModelSection:
     fetched, source = loaded.fetched, loaded.source
     ignored = loaded.tensors.ignored if loaded.tensors else ()
@@ -134,3 +159,21 @@ def analysis_section(analysis: Analysis, origin: Origin) -> AnalysisSection:
         loss_curve=analysis.segmentation.loss_curve,
         sequence_length=analysis.stack.sequence_length,
     )
+
+
+def placement_section(model: LayeredModel) -> PlacementSection:
+    """The section as it is now."""
+    weights, device = model.weights, model.device
+    return PlacementSection(
+        weights="device" if weights.resident else "memory" if weights.in_memory else "disk",
+        device=device.type,
+        stored_type=_name(weights.as_stored().dtype),
+        computing_type=_name(weights.dtype),
+        weights_read=None if weights.resident else round(weights.bytes_onloaded / weights.total_bytes, 1),
+        peak_memory_bytes=peak_resident_bytes(),
+        peak_device_memory_bytes=None if device.type == "cpu" else torch.accelerator.max_memory_allocated(device),
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

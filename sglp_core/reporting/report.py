@@ -8,9 +8,14 @@ from dataclasses import dataclass, field
 from sglp_core.options import Method
 from sglp_core.reporting.comparison import BeforeAfterRow, ControlRow, StageRow
 from sglp_core.reporting.estimate import EstimateSection, OutlinedModelSection
-from sglp_core.reporting.inputs import AnalysisSection, CalibrationSection, EvaluationSection, ModelSection
+from sglp_core.reporting.inputs import (
+    AnalysisSection,
+    CalibrationSection,
+    EvaluationSection,
+    ModelSection,
+    PlacementSection,
+)
 from sglp_core.reporting.json_form import LEFT_OUT_IF_NONE, Json, to_json_object
-from sglp_core.reporting.placement import PlacementSection
 from sglp_core.reporting.plan import PlanSection, ProposalRow
 from sglp_core.reporting.quality_target import QualityTargetSection
 from sglp_core.reporting.sweep import SweepSection
