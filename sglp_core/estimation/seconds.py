@@ -30,9 +30,9 @@ COPIED_BYTES = 2**27
 IMPORT_SECONDS = 6.0
 # Share of the plans with a single cut that no other measure of runs proposes too.
 DIFFERENT_CUTS_SHARE = 2 / 3
-# The share of the layers that follow the first removed one, and that of the folds that a plan is judged on.
+# The share of the layers that follow the first removed one, and the folds that a plan is repaired for, on average.
 STARTS = 0.5
-SECOND_HALF = 0.75
+TURNS = 5 / 3
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ def _repaired_windows(outline: Outline, method: Method, calibration: Calibration
     # Similarity is one measure of runs, and some criteria are others.
     measures = 1 + sum(criterion.run_scores is not None for criterion in CRITERIA.values())
     single_cuts = DIFFERENT_CUTS_SHARE * CUTS_PER_MEASURE * measures
-    # Half of the plans are in the second half of the folds. A plan with several cuts goes on with all windows after the
-    # first, for each fold; one with a single cut only with those of the fold. Both start where they differ.
-    compared = 2 + STARTS * SECOND_HALF * (BEST * FOLDS + single_cuts)
+    # Every plan is repaired for one fold, and a third of them for two more. A plan with several cuts goes on with all
+    # windows after the first, one with a single cut only with those of the fold. Both start where they differ.
+    compared = 2 + STARTS * TURNS * (BEST + single_cuts / FOLDS)
     return chosen + few * compared
 
 

@@ -5,7 +5,7 @@ model serves all variants. Verification proves that the written artifact equals 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -37,23 +37,40 @@ class Quality:
         return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
-@torch.no_grad()
 def evaluate(
     model: LayeredModel, batches: Sequence[Batch], variants: Mapping[str, Variant], progress: Phase | None = None
 ) -> dict[str, Quality]:
     """Quality of the dense model, under the name `dense`, and of each variant; no weights change."""
-    progress = progress or silent_phase()
-    all_variants = {"dense": Variant(), **variants}
-    sums = {name: torch.zeros(4, dtype=torch.float64, device=model.device) for name in all_variants}
+    total = {name: torch.zeros(4, dtype=torch.float64, device=model.device) for name in ("dense", *variants)}
     positions = 0
-    for labels, logits in logits_of_variants(model, batches, list(all_variants.values()), progress):
+    for sums, count in _sums_of_batches(model, batches, variants, progress or silent_phase(), 1):
+        total = {name: each + sums[name] for name, each in total.items()}
+        positions += count
+    return {name: quality_of(each, positions) for name, each in total.items()}
+
+
+def evaluate_batches(
+    model: LayeredModel, batches: Sequence[Batch], variants: Mapping[str, Variant], every: int = 1
+) -> list[dict[str, Quality]]:
+    """As `evaluate`, of each batch by itself. Of language models only one position of `every` so many is looked at."""
+    results = _sums_of_batches(model, batches, variants, silent_phase(), every)
+    return [{name: quality_of(each, count) for name, each in sums.items()} for sums, count in results]
+
+
+@torch.no_grad()
+def _sums_of_batches(
+    model: LayeredModel, batches: Sequence[Batch], variants: Mapping[str, Variant], progress: Phase, every: int
+) -> Iterator[tuple[dict[str, Tensor], int]]:
+    """For each batch the sums of `compared` by the name of the variant, and the number of positions."""
+    all_variants = {"dense": Variant(), **variants}
+    for labels, logits in logits_of_variants(model, batches, list(all_variants.values()), progress, every):
+        sums: dict[str, Tensor] = {}
         dense: Tensor | None = None
         for name, each in zip(all_variants, logits, strict=True):
             rows, targets = log_probabilities(each, labels, model.task)
             dense = rows if dense is None else dense
-            sums[name] += compared(dense, rows, targets)
-        positions += len(targets)
-    return {name: quality_of(total, positions) for name, total in sums.items()}
+            sums[name] = compared(dense, rows, targets)
+        yield sums, len(targets)
 
 
 def log_probabilities(logits: Tensor, labels: Tensor, task: Task) -> tuple[Tensor, Tensor]:

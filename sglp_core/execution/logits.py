@@ -15,11 +15,12 @@ from sglp_core.tasks import Batch, logits_of
 
 @torch.no_grad()
 def logits_of_variants(
-    model: LayeredModel, batches: Sequence[Batch], variants: Sequence[Variant], progress: Phase
+    model: LayeredModel, batches: Sequence[Batch], variants: Sequence[Variant], progress: Phase, every: int = 1
 ) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
     """For every batch its labels, and the logits of each variant in order, to be used before those of the next batch.
 
-    The weights are gone through once for all batches and variants where the model runs layer by layer.
+    The weights are gone through once for all batches and variants where the model runs layer by layer. Of a causal
+    language model only every so many positions are computed, and labels are those that these predict, in their place.
     """
     if model.layerwise is None:
         yield from _whole(model, batches, variants, progress)
@@ -33,8 +34,21 @@ def logits_of_variants(
         progress.advance()
     with walk.outside():
         for number, entered in enumerate(walk.entered):
-            yield entered.batch.labels, walk.logits(tracks, number)
+            labels, positions = entered.batch.labels, None
+            if every > 1 and model.task == "causal_lm":
+                labels, positions = _thinned(labels, every)
+            yield labels, walk.logits(tracks, number, positions)
             progress.advance()
+
+
+def _thinned(labels: Tensor, every: int) -> tuple[Tensor, Tensor]:
+    """Labels `[B, P]` and the P positions of their logits.
+
+    As in a whole text, the logits at one entry predict the label at the next, and the last predict nothing.
+    """
+    positions = torch.arange(every // 2, labels.shape[1] - 1, every, device=labels.device)
+    predicted = torch.cat([labels[:, :1], labels[:, positions + 1]], 1)
+    return predicted, torch.cat([positions, positions[-1:]])
 
 
 def dense_logits(model: LayeredModel, batches: Sequence[Batch]) -> Iterator[Tensor]:

@@ -20,7 +20,9 @@ from sglp_core.tasks import Batch, sample_count
 
 # In forward passes over the calibration data: one forward, and a backward that costs two.
 ANALYSIS_PASSES = 3
-TRIALS_A_LAYER = 10
+TRIALS_A_LAYER = 12
+# A trial is this share of a pass over its window, at most (`python -m benchmarks.planning_cost`).
+TRIAL_PASSES = 0.5
 # Every plan is compared with the controls, and with the simplest criterion over the whole stack.
 COMPARED = (*CONTROLS, "block_influence")
 
@@ -76,7 +78,7 @@ def search_budget(layers: int, removed: int, parts: int) -> int:
     With the analysis they cost at most a tenth of greedy removal, which tries all remaining layers before each removal.
     """
     greedy = sum(layers - done for done in range(removed))
-    return max(0, min(TRIALS_A_LAYER * layers, int((greedy / 10 - ANALYSIS_PASSES) * parts)))
+    return max(0, min(TRIALS_A_LAYER * layers, int((greedy / 10 - ANALYSIS_PASSES) * parts / TRIAL_PASSES)))
 
 
 def control_plans(analysis: Analysis, count: int, options: Options) -> dict[str, Plan]:

@@ -5,9 +5,9 @@ it, and its error does not enter another map. So all plans with a single cut are
 before repair (docs/method/method.md has the figures).
 
 A repair is judged on samples that it was not fitted on. The windows are divided into `FOLDS`; for each of them the
-repair is fitted on the others and judged on it. Plans are compared on the first half of the folds, and the better half
-of them on the others, too. All plans and folds of a half are one walk over the layers. With much calibration data a
-part is enough to rank plans; the chosen plan is then repaired with all of it.
+repair is fitted on the others and judged on it. All plans are compared on the first fold, and the best third of them on
+two more. Each of these turns is one walk over the layers for all plans and folds. With much calibration data a part is
+enough to rank plans; the chosen plan is then repaired with all of it.
 """
 
 from collections.abc import Sequence
@@ -55,13 +55,13 @@ def choose_repaired(
     folds = _folds(batches)
     finder = WriteFinder(model, folds[0])
     progress = progress or silent_phase()
-    for half in (range(0, len(folds) // 2), range(len(folds) // 2, len(folds))):
-        requests = [Request(removed, frozenset({fold})) for removed in order for fold in half]
+    for turn in (range(1), range(1, min(3, len(folds)))):
+        requests = [Request(removed, frozenset({fold})) for removed in order for fold in turn]
         results = RepairWalk(finder, folds, requests, repair_name).run(progress, judges_unrepaired=False)
         for request, (_, _, quality) in zip(requests, results, strict=True):
             harms[request.removed].append(harm_of(quality.dense, quality.after))
         order.sort(key=lambda each: fmean(harms[each]))
-        order = order[: -(-len(order) // 2)]
+        order = order[: max(2, -(-len(order) // 3))]
     ranked = sorted(candidates, key=lambda each: (-len(harms[each]), fmean(harms[each])))
     kept = repair(model, batches, ranked[0], repair_name, progress, finder)
     repaired_proposals = [

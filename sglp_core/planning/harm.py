@@ -10,10 +10,11 @@ before that repair is often another than the one that harms least after it (docs
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
+from statistics import fmean
 
-from sglp_core.evaluation.quality import Quality, evaluate
+from sglp_core.evaluation.quality import Quality, evaluate_batches
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.variant import Variant
 from sglp_core.progress import Phase, silent_phase
@@ -25,15 +26,18 @@ from sglp_core.tasks import CLASSIFICATIONS, Batch, Task, rebatch
 WINDOWS_AT_ONCE = 1
 # A window has hundreds of predictions, an image or a text with a class has one.
 SAMPLES_AT_ONCE = 64
-FINAL_PARTS = 6
+FIRST_PARTS, FINAL_PARTS = 2, 6
+# Sets are ranked by a part of the positions, because the head costs as much as many layers; at least by so many.
+FEWEST_POSITIONS, MOST_THINNED = 64, 4
 RE_ESTIMATED = ", batch norms re-estimated"
 
 
 class HarmMeter:
-    """Measures the harm of sets of removed layers, each time on the next small part of the calibration data.
+    """Measures the harm of sets of removed layers, each time on the next small parts of the calibration data.
 
-    A trial is one set on one part; `parts` trials cost as much as one pass over the calibration data, or three passes
-    with `reestimate_batch_norms`.
+    A trial is one set on one part. `parts` trials cost less than half a pass over the calibration data, since sets
+    share the layers before their first difference, and of language models only a part of the positions is looked at;
+    with `reestimate_batch_norms` they cost three passes.
     """
 
     def __init__(
@@ -55,47 +59,51 @@ class HarmMeter:
 
     def __call__(self, sets: Sequence[Removed], parts: int = 1) -> dict[Removed, float]:
         """The harm of each set, mean over the next `parts` parts; infinite where the model is destroyed."""
-        means = dict.fromkeys(sets, 0.0)
-        for _ in range(parts):
-            part = self._parts[next(self._next) % len(self._parts)]
-            variants = {str(number): Variant(removed) for number, removed in enumerate(sets)}
-            if self._reestimate_batch_norms:
-                variants |= {
-                    f"{number}{RE_ESTIMATED}": Variant(removed, estimate_statistics(self._model, removed, [part]))
-                    for number, removed in enumerate(sets)
-                }
-            quality = evaluate(self._model, [part], variants)
+        return {removed: fmean(harms) for removed, harms in self.each_part(sets, parts).items()}
+
+    def each_part(self, sets: Sequence[Removed], parts: int) -> dict[Removed, list[float]]:
+        """The harm of each set on each of the next `parts` parts (or on all there are), in one walk over the layers."""
+        chosen = [self._parts[next(self._next) % len(self._parts)] for _ in range(min(parts, len(self._parts)))]
+        harms: dict[Removed, list[float]] = {removed: [] for removed in sets}
+        for quality in self._qualities(sets, chosen):
             for number, removed in enumerate(sets):
-                names = variants.keys() & {str(number), f"{number}{RE_ESTIMATED}"}
-                harm = min(harm_of(quality["dense"], quality[name]) for name in names)
-                means[removed] += harm / parts
-                self.sums[removed] = self.sums.get(removed, 0.0) + harm
-                self.trials[removed] = self.trials.get(removed, 0) + 1
-            self.spent += len(sets)
-            self._progress.advance(len(sets))
-        return means
+                names = quality.keys() & {str(number), f"{number}{RE_ESTIMATED}"}
+                harms[removed].append(min(harm_of(quality["dense"], quality[name]) for name in names))
+        for removed, each in harms.items():
+            self.sums[removed] = self.sums.get(removed, 0.0) + sum(each)
+            self.trials[removed] = self.trials.get(removed, 0) + len(each)
+        self.spent += len(sets) * len(chosen)
+        self._progress.advance(len(sets) * len(chosen))
+        return harms
 
     def mean(self, removed: Removed) -> float:
         """Mean harm over every part that a set was tried on."""
         return self.sums[removed] / self.trials[removed]
 
     def best(self, sets: Sequence[Removed]) -> Removed:
-        """The set that harms least, by successive halving: after every part the worse half is dropped.
+        """The set that harms least: all are tried on `FIRST_PARTS` parts, and the best quarter on `FINAL_PARTS` in all.
 
-        The last two are tried on at least `FINAL_PARTS` parts; a single set is tried once, so that `mean` knows it.
-        That is about two trials for each set. Of equal sets the first wins.
+        A single set is tried, too, so that `mean` knows it. Of equal sets the first wins.
         """
-        remaining = list(dict.fromkeys(sets))
-        sums = dict.fromkeys(remaining, 0.0)
-        for part in count(1):
-            for removed, harm in self(remaining).items():
-                sums[removed] += harm
-            remaining.sort(key=lambda removed: sums[removed])
-            if len(remaining) > 2 or part >= FINAL_PARTS:
-                remaining = remaining[: math.ceil(len(remaining) / 2)]
-            if len(remaining) == 1:
-                break
-        return remaining[0]
+        different = list(dict.fromkeys(sets))
+        sums = {removed: sum(harms) for removed, harms in self.each_part(different, FIRST_PARTS).items()}
+        remaining = sorted(different, key=lambda removed: sums[removed])[: max(2, math.ceil(len(different) / 4))]
+        if len(remaining) > 1:
+            for removed, harms in self.each_part(remaining, FINAL_PARTS - FIRST_PARTS).items():
+                sums[removed] += sum(harms)
+        return min(remaining, key=lambda removed: sums[removed])
+
+    def _qualities(self, sets: Sequence[Removed], parts: Sequence[Batch]) -> Iterator[dict[str, Quality]]:
+        variants = {str(number): Variant(removed) for number, removed in enumerate(sets)}
+        if not self._reestimate_batch_norms:
+            yield from evaluate_batches(self._model, parts, variants, _thinning(parts[0], self._model.task))
+            return
+        for part in parts:
+            estimated = {
+                f"{number}{RE_ESTIMATED}": Variant(removed, estimate_statistics(self._model, removed, [part]))
+                for number, removed in enumerate(sets)
+            }
+            yield from evaluate_batches(self._model, [part], variants | estimated)
 
 
 def harm_of(dense: Quality, pruned: Quality) -> float:
@@ -108,3 +116,8 @@ def _parts_of(batches: Sequence[Batch], task: Task) -> list[Batch]:
     if task in CLASSIFICATIONS:
         return list(rebatch(batches, SAMPLES_AT_ONCE))
     return [part for batch in batches for part in batch.split(WINDOWS_AT_ONCE)]
+
+
+def _thinning(part: Batch, task: Task) -> int:
+    """One position of so many is looked at."""
+    return 1 if task in CLASSIFICATIONS else max(1, min(MOST_THINNED, part.labels.shape[1] // FEWEST_POSITIONS))

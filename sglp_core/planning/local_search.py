@@ -3,19 +3,19 @@
 How much a layer is worth depends on which others are removed, so a plan made from scores of the dense model is a good
 start and seldom the best. Each round measures the plan with each removed layer put back, and with each kept layer
 removed too. The sum of two such changes estimates a swap; the swaps with the best estimates, of one layer and of
-several, are measured.
+several, are measured: chosen on some windows, and confirmed on others, because the best of many is partly the luckiest.
 """
 
 from collections.abc import Callable, Sequence
 
-from sglp_core.planning.harm import FINAL_PARTS, HarmMeter
+from sglp_core.planning.harm import HarmMeter
 from sglp_core.structure.runs import Removed
 
 # How many swaps are measured in a round, and how many layers at most are exchanged in one swap.
 CANDIDATES = 7
 LARGEST_SWAP = 4
-CONFIRMING_PARTS = 4
-MAX_ROUNDS_WITHOUT_GAIN = 2
+MEASURED_PARTS, CHOOSING_PARTS, CONFIRMING_PARTS = 2, 4, 4
+MAX_ROUNDS_WITHOUT_GAIN = 1
 
 
 def refine(
@@ -28,11 +28,11 @@ def refine(
     """
     best, without_gain = start, 0
     while without_gain < MAX_ROUNDS_WITHOUT_GAIN and meter.spent + _cost_of_round(free) <= budget:
-        candidate = meter.best([best, *_promising_swaps(meter, best, free, allowed)])
-        # The best of many is partly the luckiest, so it must be better once more, on other windows.
-        confirmed = meter([best, candidate], CONFIRMING_PARTS) if candidate != best else {best: 0.0}
-        if confirmed[candidate] < confirmed[best]:
-            best, without_gain = candidate, 0
+        swaps = _promising_swaps(meter, best, free, allowed)
+        harms = meter.each_part([best, *swaps], CHOOSING_PARTS + CONFIRMING_PARTS)
+        chosen = min(harms, key=lambda removed: sum(harms[removed][:CHOOSING_PARTS]))
+        if sum(harms[chosen][CHOOSING_PARTS:]) < sum(harms[best][CHOOSING_PARTS:]):
+            best, without_gain = chosen, 0
         else:
             without_gain += 1
     return best
@@ -44,7 +44,7 @@ def _promising_swaps(
     """The swaps, and the sets with one layer put back, whose estimated change of harm is lowest and below zero."""
     smaller_sets = {i: _without(removed, i) for i in removed}
     larger_sets = {j: _with(removed, j) for j in free if j not in removed}
-    harm = meter([removed, *smaller_sets.values(), *larger_sets.values()])
+    harm = meter([removed, *smaller_sets.values(), *larger_sets.values()], MEASURED_PARTS)
     put_back = {i: harm[smaller] - harm[removed] for i, smaller in smaller_sets.items()}
     taken = {j: harm[larger] - harm[removed] for j, larger in larger_sets.items()}
     estimated = {smaller_sets[i]: change for i, change in put_back.items()}
@@ -59,7 +59,7 @@ def _promising_swaps(
 
 
 def _cost_of_round(free: Sequence[int]) -> int:
-    return len(free) + 1 + 2 * (CANDIDATES + 1) + FINAL_PARTS + 2 * CONFIRMING_PARTS
+    return MEASURED_PARTS * (len(free) + 1) + (CANDIDATES + 1) * (CHOOSING_PARTS + CONFIRMING_PARTS)
 
 
 def _without(removed: Removed, layer: int) -> Removed:

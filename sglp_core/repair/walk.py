@@ -1,7 +1,7 @@
 """One walk over the layers in which the cuts of several plans are repaired."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -150,29 +150,53 @@ class RepairWalk:
                     fit.add(batch, streams, held_out=held_out)
 
     def _choose(self, plan: _Plan, cut: Cut, fits: Mapping[str, CutFit | CannotFold]) -> None:
-        """Take the candidate whose stream is nearest to the dense model's on the held-out batches."""
+        """Take the candidate whose stream is nearest to the dense model's on the held-out batches.
+
+        The longest combinations come first, and others only where none of those helps: they keep the length of the
+        stream beside its direction. The error of the stream alone would take a map without a factor, which does worse
+        at the exit (docs/method/repair.md).
+        """
         candidates: dict[Combination, Candidate] = {}
-        own = self._of_layer_before(cut.run, plan.track.changes)
-        for combination in self._combinations:
-            try:
-                with changed(self._finder.layered, own):
-                    candidates[combination] = self._build(cut, fits, combination, candidates)
-            except (CannotFold, OverflowError, torch.linalg.LinAlgError) as reason:  # type: ignore[attr-defined]
-                plan.attempts.append(Attempt(cut.run, combination_name(combination), False, str(reason), built=False))
         before = self._error(plan, cut, Candidate({}))
-        errors = {each: self._error(plan, cut, candidate) for each, candidate in candidates.items()}
-        best = _best({each: error for each, error in errors.items() if error < before})
-        for each, candidate in candidates.items():
-            why = None
-            if errors[each] >= before:
+        best: Combination | None = None
+        for length in sorted({len(each) for each in self._combinations}, reverse=True):
+            errors: dict[Combination, float] = {}
+            for each in (each for each in self._combinations if len(each) == length):
+                try:
+                    candidate = self._candidate(plan, cut, fits, each, candidates)
+                except (CannotFold, OverflowError, torch.linalg.LinAlgError) as reason:  # type: ignore[attr-defined]
+                    plan.attempts.append(Attempt(cut.run, combination_name(each), False, str(reason), built=False))
+                    continue
+                errors[each] = self._error(plan, cut, candidate)
+            better = [each for each, error in errors.items() if error < before]
+            best = min(better, key=lambda each: errors[each], default=None)
+            for each, error in errors.items():
                 why = "the held-out error of the stream does not fall"
-            elif each != best:
-                why = f"{combination_name(best or ())} is preferred"
-            plan.attempts.append(
-                Attempt(cut.run, combination_name(each), each == best, why, candidate.alpha, before, errors[each])
-            )
-        if best is not None:
-            self._take(plan, cut, candidates[best])
+                if each in better:
+                    why = f"{combination_name(best or ())} does better"
+                attempt = Attempt(cut.run, combination_name(each), each == best, None if each == best else why)
+                plan.attempts.append(
+                    replace(attempt, alpha=candidates[each].alpha, error_before=before, error_after=error)
+                )
+            if best is not None:
+                self._take(plan, cut, candidates[best])
+                return
+
+    def _candidate(
+        self,
+        plan: _Plan,
+        cut: Cut,
+        fits: Mapping[str, CutFit | CannotFold],
+        combination: Combination,
+        built: dict[Combination, Candidate],
+    ) -> Candidate:
+        """The candidate of a combination, and before it those that it is built on."""
+        if combination not in built:
+            if len(combination) > 1:
+                self._candidate(plan, cut, fits, combination[:-1], built)
+            with changed(self._finder.layered, self._of_layer_before(cut.run, plan.track.changes)):
+                built[combination] = self._build(cut, fits, combination, built)
+        return built[combination]
 
     def _build(
         self,
@@ -186,9 +210,7 @@ class RepairWalk:
         fit = fits[name]
         if isinstance(fit, CannotFold):
             raise CannotFold(str(fit))
-        base = built.get(tuple(below)) if below else Candidate({})
-        if base is None:
-            raise CannotFold(f"{combination_name(tuple(below))} cannot be folded here")
+        base = built[tuple(below)] if below else Candidate({})
         if base.changes and cut.writes_before().whole:
             raise CannotFold("factor and map would go into the same norm")
         with changed(self._finder.layered, base.changes):
@@ -272,16 +294,6 @@ class RepairWalk:
             )
             for p in range(len(self._plans))
         ]
-
-
-def _best(errors: Mapping[Combination, float]) -> Combination | None:
-    """The one with the least error, of the longest there are.
-
-    These keep the length of the stream beside its direction. The error of the stream alone would take a map without a
-    factor, which does worse at the exit (docs/method/repair.md).
-    """
-    longest = max((len(each) for each in errors), default=0)
-    return min((each for each in errors if len(each) == longest), key=lambda each: errors[each], default=None)
 
 
 def _fit(repair: CutRepair, cut: Cut) -> CutFit | CannotFold:

@@ -147,8 +147,8 @@ def test_the_proposal_that_harms_least_is_first(model: LlamaForCausalLM, batches
     found = select(meter_of(model, batches), plans)
     assert found[0].plan.removed_layers == (2, 4)
     assert found[0].harm == pytest.approx(0, abs=1e-5)
-    # Five, then three, then two are tried, those two six times in all.
-    assert sorted(p.trials for p in found) == [1, 1, 2, 6, 6]
+    # All are tried on two windows, and the best two of the five on six.
+    assert sorted(p.trials for p in found) == [2, 2, 2, 6, 6]
 
 
 @pytest.mark.parametrize("start", list(itertools.combinations(FREE, 3))[::6])
@@ -178,23 +178,24 @@ def test_refining_stays_within_its_budget_and_what_is_allowed(model: LlamaForCau
 
 
 def test_a_swap_that_was_only_lucky_is_not_made(model: LlamaForCausalLM, batches: list[Batch]) -> None:
-    """One window foretells and six compare; these say what the model without layer 3 says, and the next four do not."""
+    """Swaps are estimated on two windows and chosen on four; these say what the model without layer 3 says, and the next
+    four, which confirm, do not."""
     silence(model, 2)
     for projection in (model.model.layers[3].self_attn.o_proj, model.model.layers[3].mlp.down_proj):
         projection.weight.data *= 30
     truthful = [part for batch in believing(model, batches) for part in batch.split(1)]
     with bypassed(model.model.layers, (3,)):
-        said = [model(**part.inputs).logits.argmax(-1) for part in truthful[:7]]
+        said = [model(**part.inputs).logits.argmax(-1) for part in truthful[:6]]
     lucky = [
         Batch(part.inputs, torch.cat([ids[:, :1], ids[:, :-1]], 1)) for part, ids in zip(truthful, said, strict=False)
     ]
-    assert meter_of(model, lucky)([(2,), (3,)], 7)[3,] < 0
-    meter = meter_of(model, [*lucky, *truthful[7:]])
-    assert refine(meter, (2,), FREE, lambda removed: len(removed) >= 1, 40) == (2,)
-    assert meter.trials[3,] == 6 + 4
+    assert meter_of(model, lucky)([(2,), (3,)], 6)[3,] < 0
+    meter = meter_of(model, [*lucky, *truthful[6:]])
+    assert refine(meter, (2,), FREE, lambda removed: len(removed) >= 1, 80) == (2,)
+    assert meter.trials[3,] == 4 + 4
 
 
 def test_a_single_set_is_judged_as_well(model: LlamaForCausalLM, batches: list[Batch]) -> None:
     meter = meter_of(model, batches)
     assert meter.best([(1, 2)]) == (1, 2)
-    assert (meter.trials, math.isfinite(meter.mean((1, 2)))) == ({(1, 2): 1}, True)
+    assert (meter.trials, math.isfinite(meter.mean((1, 2)))) == ({(1, 2): 2}, True)
