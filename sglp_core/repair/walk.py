@@ -180,6 +180,9 @@ class RepairWalk:
                 )
             if best is not None:
                 self._take(plan, cut, candidates[best])
+                why = f"not tried, as {combination_name(best)} helps"
+                rest = [combination_name(each) for each in self._combinations if len(each) < length]
+                plan.attempts += [Attempt(cut.run, name, False, why, built=False) for name in rest]
                 return
 
     def _candidate(

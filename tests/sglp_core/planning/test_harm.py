@@ -178,8 +178,10 @@ def test_refining_stays_within_its_budget_and_what_is_allowed(model: LlamaForCau
 
 
 def test_a_swap_that_was_only_lucky_is_not_made(model: LlamaForCausalLM, batches: list[Batch]) -> None:
-    """Swaps are estimated on two windows and chosen on four; these say what the model without layer 3 says, and the next
-    four, which confirm, do not."""
+    """Swaps are estimated on two windows and chosen on four; these say what the model without layer 3 says.
+
+    The next four, which confirm, do not.
+    """
     silence(model, 2)
     for projection in (model.model.layers[3].self_attn.o_proj, model.model.layers[3].mlp.down_proj):
         projection.weight.data *= 30

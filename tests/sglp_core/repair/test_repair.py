@@ -92,9 +92,8 @@ def test_at_each_cut_what_errs_least_of_the_longest_combinations_is_taken(name: 
     shrinkage = 1.0
     for run in (Run(2, 3), Run(4, 5)):
         here = [attempt for attempt in attempts if attempt.cut == run]
-        assert [each.repair for each in here if each.built] == [
-            each for each in map(combination_name, combinations("auto")) if each in {a.repair for a in here if a.built}
-        ]
+        lengths = [each.repair.count("+") for each in here if each.built]
+        assert lengths == sorted(lengths, reverse=True)
         assert {attempt.repair for attempt in here} == {combination_name(each) for each in combinations("auto")}
         # Before its own repair, the layer before the cut is only smaller by what came before.
         earlier = {
@@ -154,7 +153,7 @@ def test_repairs_are_kept_where_together_they_lower_held_out_divergence_and_rais
     assert bool(accepted) == bool(repaired.changes) == (helps and bool(changes))
     assert not repaired.changes or repaired.changes.keys() == changes.keys()
     assert all(attempt.reason for attempt in repaired.attempts if not attempt.accepted)
-    not_built = [attempt for attempt in repaired.attempts if not attempt.built]
+    not_built = [each for each in repaired.attempts if not (each.built or (each.reason or "").startswith("not tried"))]
     refused = {(attempt.repair, (attempt.reason or "").split(" is a norm, ")[-1]) for attempt in not_built}
     same = "factor and map would go into the same norm"
     if name in POST_NORM:

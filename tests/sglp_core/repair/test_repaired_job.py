@@ -74,7 +74,7 @@ def test_a_job_folds_a_repair_into_experts_which_are_stored_one_by_one(tmp_path:
     )
     assert report.verification.passed
     tried = {attempt.kind for attempt in report.repair.attempts if attempt.built}
-    assert {"compensate", "least_squares"} <= tried
+    assert "compensate + least_squares" in tried
     changed = report.repair.changed_tensors
     experts = {name.split(".")[2] for name in changed if name.endswith(".mlp.experts.down_proj")}
     assert experts
