@@ -86,16 +86,12 @@ def main(
         for kind, each in quality[text].items():
             table.add_row(kind, f"{each.perplexity:.4g}", f"{each.agreement:.3f}", f"{each.kl:.3f}")
         console.print(table)
-        attempts = Table("cut", "repair", "alpha", "held-out loss", "held-out KL", "")
+        attempts = Table("cut", "repair", "alpha", "held-out error of the stream", "")
         for kind, repaired in repairs[text].items():
             for a in repaired.attempts:
-                figures = ["", "", ""]
-                if a.loss_before is not None and a.loss_after is not None:
-                    figures = [
-                        f"{a.alpha:.4f}" if a.alpha else "",
-                        f"{a.loss_before:.3f} → {a.loss_after:.3f}",
-                        f"{a.kl_before:.3f} → {a.kl_after:.3f}",
-                    ]
+                figures = ["", ""]
+                if a.error_before is not None and a.error_after is not None:
+                    figures = [f"{a.alpha:.4f}" if a.alpha else "", f"{a.error_before:.3f} → {a.error_after:.3f}"]
                 verdict = "accepted" if a.accepted else a.reason
                 attempts.add_row("–".join(map(str, a.cut.first_and_last)), f"{a.repair} ({kind})", *figures, verdict)
         console.print(attempts, f"{time.monotonic() - begun:.0f} s\n")
