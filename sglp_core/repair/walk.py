@@ -56,6 +56,7 @@ class RepairWalk:
         self._combinations = combinations(name)
         names = {each for combination in self._combinations for each in combination}
         self._rows = {each: row for each, row in cut_repairs().items() if each in names}
+        self._only_scales = all(row.scales for row in self._rows.values())
         self._walk = Walk(finder.layered, layerwise, batches)
         self._dense = self._walk.track(Variant())
         self._plans = [_Plan(each, self._walk.track(Variant(each.removed)), runs_of(each.removed)) for each in requests]
@@ -168,7 +169,8 @@ class RepairWalk:
                     plan.attempts.append(Attempt(cut.run, combination_name(each), False, str(reason), built=False))
                     continue
                 errors[each] = self._error(plan, cut, candidate)
-            better = [each for each, error in errors.items() if error < before]
+            # The error prefers a stream that is too short, so what only scales it is judged at the exit alone.
+            better = [each for each, error in errors.items() if error < before or self._only_scales]
             best = min(better, key=lambda each: errors[each], default=None)
             for each, error in errors.items():
                 why = "the held-out error of the stream does not fall"

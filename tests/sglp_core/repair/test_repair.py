@@ -75,12 +75,14 @@ def test_the_stream_at_a_cut_is_what_the_dense_and_the_pruned_model_say(removed:
     assert mask.sum() == len(streams.first)
 
 
-def walked(name: str, removed: tuple[int, ...]) -> tuple[WriteFinder, Changes, list[Attempt], HeldOutQuality]:
+def walked(
+    name: str, removed: tuple[int, ...], repair_name: str = "auto"
+) -> tuple[WriteFinder, Changes, list[Attempt], HeldOutQuality]:
     """The model, and what one walk makes of the removal of these layers before anything is dropped at the exit."""
     model = build(name)
     task: Any = "masked_lm" if "Masked" in FAMILIES[name][0] else "causal_lm"
     finder = WriteFinder(LayeredModel(model, find_stack(model), task), batches(1)[0])
-    walk = RepairWalk(finder, batches(8), [Request(removed, frozenset({6, 7}))], "auto")
+    walk = RepairWalk(finder, batches(8), [Request(removed, frozenset({6, 7}))], repair_name)
     return finder, *walk.run(silent_phase(), judges_unrepaired=True)[0]
 
 
@@ -162,6 +164,21 @@ def test_repairs_are_kept_where_together_they_lower_held_out_divergence_and_rais
         assert refused == {("compensate + refit", "and has its length from itself")}
     else:
         assert not refused
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
+def test_what_only_scales_the_stream_is_judged_at_the_exit(name: str) -> None:
+    finder, changes, attempts, _ = walked(name, (2, 4), "compensate")
+    assert [attempt.accepted for attempt in attempts] == [True, True]
+    assert any(attempt.error_after > attempt.error_before for attempt in attempts)
+    quality = evaluate(finder.layered, batches(8)[6:], {"before": Variant((2, 4)), "after": Variant((2, 4), changes)})
+    harms = {
+        kind: figures.kl + max(0.0, np.log(figures.perplexity / quality["dense"].perplexity))
+        for kind, figures in quality.items()
+    }
+    repaired = repair(finder.layered, batches(8), (2, 4), "compensate")
+    helps = quality["after"].kl < quality["before"].kl and harms["after"] < harms["before"]
+    assert bool(repaired.changes) == helps == all(attempt.accepted for attempt in repaired.attempts)
 
 
 def share_left(repaired: Repaired) -> float:
