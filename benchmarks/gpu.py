@@ -108,7 +108,7 @@ def _analysis_rows(model: Any, windows: int) -> list[dict[str, str]]:
 
 def _passes(layered: LayeredModel, batches: list[Batch]) -> dict[str, Callable[[], object]]:
     def forward_and_backward() -> None:
-        for batch in batches:
+        for batch in map(layered.on_device, batches):
             loss_of(logits_of(layered.model, batch), batch.labels, layered.task).backward()
         layered.model.zero_grad()
 

@@ -40,7 +40,12 @@ def free_bytes(device: torch.device) -> int:
         return min([int(psutil.virtual_memory().available), *limits])
     # What the allocator keeps for later is as good as free.
     kept: int = torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
-    return kept + int(torch.accelerator.get_memory_info(device)[0])
+    free, total = torch.accelerator.get_memory_info(device)
+    if device.type == "cuda":
+        # A cap on this process does not show in what the device has free.
+        capped = torch.cuda.get_per_process_memory_fraction(device) * total
+        free = min(free, max(0, int(capped) - torch.accelerator.memory_reserved(device)))
+    return kept + int(free)
 
 
 def _cgroup_limits() -> list[int]:
