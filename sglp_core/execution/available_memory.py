@@ -43,7 +43,7 @@ def free_bytes(device: torch.device) -> int:
     free, total = torch.accelerator.get_memory_info(device)
     if device.type == "cuda":
         # A cap on this process does not show in what the device has free.
-        capped = torch.cuda.get_per_process_memory_fraction(device) * total
+        capped = torch.cuda.get_per_process_memory_fraction(torch.accelerator.current_device_index()) * total
         free = min(free, max(0, int(capped) - torch.accelerator.memory_reserved(device)))
     return kept + int(free)
 
