@@ -46,6 +46,12 @@ class OutOfMemory(SGLPError):
     code = "out_of_memory"
 
 
+class DeviceOutOfMemory(OutOfMemory):
+    """The GPU, or another device that computes, has too little memory."""
+
+    code = "gpu_out_of_memory"
+
+
 class InsufficientStorage(SGLPError):
     code = "insufficient_storage"
 

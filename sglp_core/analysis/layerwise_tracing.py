@@ -58,7 +58,7 @@ def trace_layerwise(run: TracedRun, layerwise: Layerwise) -> LayerTrace:
 
     gradients = _gradients_at_the_exit(run, layerwise, entered, [states[-1] for states in hidden])
     for index in reversed(range(count)):
-        with layerwise.layer(index) as layer:
+        with layerwise.layer(index, following=index - 1) as layer:
             layer.requires_grad_(True)
             for b, each in enumerate(entered):
                 of_input, gradient[b, index] = _differentiate(

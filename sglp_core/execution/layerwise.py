@@ -40,10 +40,13 @@ class Layerwise:
         self._output_known = False
 
     @contextmanager
-    def layer(self, index: int) -> Iterator[nn.Module]:
-        """One layer, with its weights on the device inside the `with` statement, and the next on their way."""
+    def layer(self, index: int, following: int | None = None) -> Iterator[nn.Module]:
+        """One layer, with its weights on the device inside the `with` statement.
+
+        The layer that is `following` (by default the next one) is on its way meanwhile.
+        """
         with self.weights.onloaded(index):
-            self.weights.prefetch(index + 1)
+            self.weights.prefetch(index + 1 if following is None else following)
             yield self.layers[index]
 
     @contextmanager

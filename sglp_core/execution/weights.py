@@ -120,13 +120,15 @@ class OnloadedWeights:
                 _put(module, name, tensor)
 
     def prefetch(self, group: Group) -> None:
-        if group in self._inside or group in self._coming or (isinstance(group, int) and group >= len(self._layers)):
+        outside_of_all = group is not None and group not in range(len(self._layers))
+        if outside_of_all or group in self._inside or group in self._coming:
             return
         self._home.prefetch(group)
         if self._stream is not None and self._home.in_memory:
             with self._stream:
                 tensors = [tensor for module in self._modules(group) for _, tensor in _own_tensors(module)]
-                self._coming[group] = [tensor.to(self.device, non_blocking=True) for tensor in _unique(tensors)]
+                # One group at a time: what was expected and not used would only take memory.
+                self._coming = {group: [tensor.to(self.device, non_blocking=True) for tensor in _unique(tensors)]}
 
     def stored_type(self, name: str) -> torch.dtype:
         return self._stored.get(name) or _named(self._model, name).dtype

@@ -4,13 +4,14 @@ from pathlib import Path
 
 from sglp_core.checkpoints.fetch import Fetched
 from sglp_core.options import Options
-from sglp_core.pipeline.run import measure_for_run, open_for_run
+from sglp_core.pipeline.run import device_memory_reported, measure_for_run, open_for_run
 from sglp_core.reporting.inputs import analysis_section, calibration_section, model_section, placement_section
 from sglp_core.reporting.report import AnalyzeReport
 from sglp_core.reporting.write_report import write_report
 from sglp_core.run_context import RunContext
 
 
+@device_memory_reported()
 def analyze(
     model: str | Fetched, output: Path, options: Options = Options(), context: RunContext = RunContext()
 ) -> AnalyzeReport:

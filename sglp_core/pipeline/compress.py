@@ -17,7 +17,7 @@ from sglp_core.healing.required_memory import require_room
 from sglp_core.healing.training_state import kept_state
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Options, QualityTarget, Target
-from sglp_core.pipeline.run import Measured, choose_for_run, measure_for_run, open_for_run
+from sglp_core.pipeline.run import Measured, choose_for_run, device_memory_reported, measure_for_run, open_for_run
 from sglp_core.planning.choose import Choice, control_plans
 from sglp_core.planning.quality_budget import QualitySearch
 from sglp_core.repair.repair import Repaired, repair
@@ -39,6 +39,7 @@ from sglp_core.reporting.write_report import write_report
 from sglp_core.run_context import RunContext
 
 
+@device_memory_reported()
 def compress(
     model: str | Fetched,
     target: Target | QualityTarget,

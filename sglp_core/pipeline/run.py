@@ -1,13 +1,18 @@
 """What all pipelines begin with: open the model, prepare its data, measure it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from sglp_core.analysis.cache import Origin, find_or_measure
 from sglp_core.analysis.measure import measure
 from sglp_core.analysis.result import Analysis
 from sglp_core.checkpoints.fetch import Fetched
 from sglp_core.data.calibration_data import CalibrationData, prepare
+from sglp_core.errors import DeviceOutOfMemory
 from sglp_core.loading.loaded_model import LoadedModel, load_model
 from sglp_core.options import Options, QualityTarget, Target
 from sglp_core.planning import quality_budget
@@ -27,6 +32,18 @@ class Measured:
     data: CalibrationData
     analysis: Analysis
     origin: Origin
+
+
+@contextmanager
+def device_memory_reported() -> Iterator[None]:
+    """Turn PyTorch's error for a device without memory into `DeviceOutOfMemory`."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceOutOfMemory(
+            "the device has not enough memory for a batch of this model; give a smaller calibration.batch_size, or a "
+            f"shorter sequence_length ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def open_for_run(model: str | Fetched, output: Path, options: Options, context: RunContext) -> LoadedModel:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sglp_core.checkpoints.fetch import Fetched
 from sglp_core.options import Options, SweepTarget
-from sglp_core.pipeline.run import choose_for_run, measure_for_run, open_for_run
+from sglp_core.pipeline.run import choose_for_run, device_memory_reported, measure_for_run, open_for_run
 from sglp_core.planning.sweep import knee_of, measure_points, plans_of
 from sglp_core.reporting.inputs import (
     analysis_section,
@@ -20,6 +20,7 @@ from sglp_core.reporting.write_report import write_report
 from sglp_core.run_context import RunContext
 
 
+@device_memory_reported()
 def sweep(
     model: str | Fetched,
     target: SweepTarget,
