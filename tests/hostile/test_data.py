@@ -56,7 +56,7 @@ def test_images_are_refused(name: str, vision: LoadedModel, tmp_path: Path) -> N
     source = write(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     with bounded(), pytest.raises(BadCalibration, match=word):
-        read_images(str(source), vision.model, vision.processor, 4, 0)
+        read_images(str(source), vision, vision.processor, 4, 0)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -80,7 +80,7 @@ def test_an_image_with_some_bytes_changed_is_read_or_refused(
         content[place % len(content)] = byte
     (tmp_path / "one.png").write_bytes(content[: len(content) - cut])
     with bounded(), suppress(BadCalibration):
-        assert len(read_images(str(tmp_path), vision.model, vision.processor, 1, 0)) == 1
+        assert len(read_images(str(tmp_path), vision, vision.processor, 1, 0)) == 1
 
 
 def test_of_a_large_text_only_a_draw_is_kept(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save
-from sglp_core.loading.streamed_model import TORCH_TYPES
 
 from sglp_core.checkpoints.safetensors_header import SAFETENSORS_BITS
 from sglp_core.checkpoints.stored_tensors import stored_tensors
+from sglp_core.checkpoints.tensor_values import TORCH_TYPES
 from sglp_core.errors import UnsafeFormat
 from tests.hostile.bounded import bounded
 from tests.hostile.safetensors_files import parts, with_header
