@@ -17,13 +17,14 @@ MEMORY_SHARE = 0.4
 class Intermediates:
     """Keeps tensors within a budget; files are in `scratch`, and each goes when its tensor is freed.
 
-    With `in_files` no CPU memory is used, for models whose weights do not fit there.
+    With `in_files` no memory is used, for models whose weights do not fit there. Without `on_device` none of the device,
+    for those whose weights do not fit on it.
     """
 
-    def __init__(self, device: torch.device, scratch: Path, *, in_files: bool = False) -> None:
+    def __init__(self, device: torch.device, scratch: Path, *, in_files: bool = False, on_device: bool = True) -> None:
         self._device, self._scratch = device, scratch
         self._left = {"cpu": 0 if in_files else int(MEMORY_SHARE * free_bytes(torch.device("cpu")))}
-        if device.type != "cpu":
+        if device.type != "cpu" and on_device:
             self._left[device.type] = int(DEVICE_SHARE * free_bytes(device))
 
     @property

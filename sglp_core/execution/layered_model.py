@@ -88,7 +88,9 @@ class LayeredModel:
     @cached_property
     def intermediates(self) -> Intermediates:
         """Where hidden states between layers are kept."""
-        return Intermediates(self.device, self.scratch, in_files=not self.weights.in_memory)
+        return Intermediates(
+            self.device, self.scratch, in_files=not self.weights.in_memory, on_device=self.weights.resident
+        )
 
     @contextmanager
     def whole(self, variant: Variant = Variant()) -> Iterator[Any]:
