@@ -17,8 +17,8 @@ MEMORY_SHARE = 0.4
 class Intermediates:
     """Keeps tensors within a budget; files are in `scratch`, and each goes when its tensor is freed.
 
-    With `in_files` no memory is used, for models whose weights do not fit there. Without `on_device` none of the device,
-    for those whose weights do not fit on it.
+    With `in_files` no memory is used, for models whose weights do not fit there. Without `on_device`, none of the
+    device's memory is used, for those whose weights do not fit on it.
     """
 
     def __init__(self, device: torch.device, scratch: Path, *, in_files: bool = False, on_device: bool = True) -> None:
