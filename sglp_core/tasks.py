@@ -35,8 +35,13 @@ class Batch:
     inputs: dict[str, Tensor]
     labels: Tensor
 
-    def to(self, device: torch.device) -> "Batch":
-        return Batch({name: tensor.to(device) for name, tensor in self.inputs.items()}, self.labels.to(device))
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Batch":
+        """The batch on a device, with images in this type, if one is given."""
+        inputs = {
+            name: tensor.to(device, dtype if tensor.is_floating_point() else None)
+            for name, tensor in self.inputs.items()
+        }
+        return Batch(inputs, self.labels.to(device))
 
     def repeated(self, copies: int) -> "Batch":
         """All samples several times after each other."""

@@ -24,6 +24,7 @@ from sglp_core.analysis.traced_run import (
     skip_angles,
     skip_losses,
 )
+from sglp_core.execution.weight_changes import frozen
 from sglp_core.structure.layer_calls import KeywordArguments, layer_input, layer_output
 from sglp_core.structure.runs import Run, Stage
 from sglp_core.tasks import Batch, logits_of, loss_of
@@ -142,12 +143,9 @@ class _BatchTrace:
 @contextmanager
 def _only_layers_require_grad(model: nn.Module, layers: nn.ModuleList) -> Iterator[None]:
     """Gradients of the layers alone: embeddings and head are never removed. `requires_grad` is restored afterwards."""
-    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    model.requires_grad_(False)
-    layers.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for parameter, required in before.items():
-            parameter.requires_grad_(required)
-            parameter.grad = None
+    with frozen(model):
+        layers.requires_grad_(True)
+        try:
+            yield
+        finally:
+            layers.zero_grad(set_to_none=True)

@@ -22,7 +22,7 @@ class Intermediates:
     """
 
     def __init__(self, device: torch.device, scratch: Path, *, in_files: bool = False, on_device: bool = True) -> None:
-        self._device, self._scratch = device, scratch
+        self._scratch = scratch
         self._left = {"cpu": 0 if in_files else int(MEMORY_SHARE * free_bytes(torch.device("cpu")))}
         if device.type != "cpu" and on_device:
             self._left[device.type] = int(DEVICE_SHARE * free_bytes(device))

@@ -61,10 +61,7 @@ class LayeredModel:
 
     def on_device(self, batch: Batch) -> Batch:
         """The batch on the device, with floating inputs in the type that is computed in."""
-        moved = batch.to(self.device)
-        dtype = self.weights.dtype
-        typed = {n: t.to(dtype) if t.is_floating_point() else t for n, t in moved.inputs.items()}
-        return Batch(typed, moved.labels)
+        return batch.to(self.device, self.weights.dtype)
 
     @cached_property
     def layerwise(self) -> Layerwise | None:

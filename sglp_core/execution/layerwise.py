@@ -58,7 +58,7 @@ class Layerwise:
     @torch.no_grad()
     def enter(self, batch: Batch) -> Entered:
         """The hidden states and layer arguments of a batch where it enters the first layer; call inside `outside()`."""
-        batch = self._on_device(batch)
+        batch = batch.to(self.weights.device, self.weights.dtype)
         hidden, calls = self._entered(batch)
         _, with_one_more = self._entered(_with_one_more(batch))
         leaves = [plain_leaves(call.rest, call.kwargs) for call in calls]
@@ -80,7 +80,7 @@ class Layerwise:
         has no way to leave them out. Returns `[B, T, V]`, `[B, len(positions), V]`, or `[B, classes]`.
         """
         last = len(self.layers) - 1
-        batch = self._on_device(batch)
+        batch = batch.to(self.weights.device, self.weights.dtype)
 
         def pass_on(index: int, args: tuple[Any, ...], kwargs: KeywordArguments) -> Any:
             return self.as_returned(hidden if index == last else layer_input(args, kwargs))
@@ -95,12 +95,6 @@ class Layerwise:
     def as_returned(self, hidden: Tensor) -> Any:
         """The hidden states as this family's layers return them: alone, or first in a tuple."""
         return hidden if self._other_outputs is None else (hidden, *self._other_outputs)
-
-    def _on_device(self, batch: Batch) -> Batch:
-        """Floating inputs in the type that is computed in."""
-        moved = batch.to(self.weights.device)
-        typed = {n: t.to(self.weights.dtype) if t.is_floating_point() else t for n, t in moved.inputs.items()}
-        return Batch(typed, moved.labels)
 
     def _entered(self, batch: Batch) -> tuple[Tensor, list[LayerCall]]:
         calls: list[LayerCall] = []

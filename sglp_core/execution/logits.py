@@ -8,7 +8,8 @@ from torch import Tensor
 from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.variant import Variant
-from sglp_core.execution.variants import Walk, changed
+from sglp_core.execution.variants import Walk
+from sglp_core.execution.weight_changes import swapped
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.tasks import Batch, logits_of
 
@@ -67,7 +68,7 @@ def _whole(
 
             def logits(moved: Batch = moved) -> Iterator[Tensor]:
                 for variant in variants:
-                    with bypassed(model.layers, variant.removed), changed(model, variant.changes):
+                    with bypassed(model.layers, variant.removed), swapped(module, variant.changes):
                         yield logits_of(module, moved)
 
             yield moved.labels, logits()

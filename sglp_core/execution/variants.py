@@ -4,9 +4,9 @@ Variants share their hidden states until they differ. Those that keep a layer wi
 together, as one batch.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from sglp_core.execution.intermediates import Intermediates
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.layerwise import Entered, Layerwise
 from sglp_core.execution.variant import Variant
-from sglp_core.execution.weight_changes import Changes, tensor_named
+from sglp_core.execution.weight_changes import Changes, swapped
 from sglp_core.tasks import Batch
 
 # Numbers in the hidden states of one call of a layer: enough rows to keep a device busy, few enough for its memory.
@@ -35,11 +35,7 @@ class Track:
 
     removed: frozenset[int]
     changes: dict[str, Tensor]
-    states: States = field(default_factory=dict)
-
-    def fork(self, changes: Changes) -> "Track":
-        """Another track from here on, with more changes."""
-        return Track(self.removed, {**self.changes, **changes}, self.states)
+    states: States
 
 
 class Walk:
@@ -57,7 +53,7 @@ class Walk:
         """A variant at the entry."""
         states, outside = self._entry, self._outside(variant.changes)
         if outside:
-            with self.outside(), changed(self.model, outside):
+            with self.outside(), swapped(self.model.model, outside):
                 entered = [self._layerwise.enter(each.batch) for each in self.entered]
             if any(not torch.equal(new.hidden, old.hidden) for new, old in zip(entered, self.entered, strict=True)):
                 states = {number: self.keep(each.hidden) for number, each in enumerate(entered)}
@@ -79,7 +75,7 @@ class Walk:
         together: dict[tuple[object, ...], dict[int, list[Track]]] = {}
         for track in tracks:
             if index not in track.removed:
-                own = self._of_layer(index, track.changes)
+                own = self.of_layer(index, track.changes)
                 key = tuple((name, id(value)) for name, value in sorted(own.items()))
                 together.setdefault(key, {}).setdefault(id(track.states), []).append(track)
         if not together:
@@ -87,7 +83,7 @@ class Walk:
         with self.layer(index) as layer:
             for sharing in together.values():
                 groups = list(sharing.values())
-                with changed(self.model, self._of_layer(index, groups[0][0].changes)):
+                with swapped(self.model.model, self.of_layer(index, groups[0][0].changes)):
                     after = self._through(index, layer, [group[0].states for group in groups])
                 for group, states in zip(groups, after, strict=True):
                     for track in group:
@@ -97,7 +93,7 @@ class Walk:
     def rerun(self, index: int, number: int, before: Tensor, changes: Changes) -> Tensor:
         """The output of a layer for one batch that enters it as `before`, with these changes of its weights."""
         hidden = before.to(self.model.device)
-        with self.layer(index) as layer, changed(self.model, self._of_layer(index, changes)):
+        with self.layer(index) as layer, swapped(self.model.model, self.of_layer(index, changes)):
             return self.entered[number].calls[index].run(layer, hidden)
 
     @torch.no_grad()
@@ -122,7 +118,7 @@ class Walk:
         self, tracks: Sequence[Track], entered: Entered, number: int, positions: Tensor | None
     ) -> Iterator[Tensor]:
         hidden = torch.cat([track.states[number].to(self.model.device) for track in tracks])
-        with changed(self.model, self._outside(tracks[0].changes)):
+        with swapped(self.model.model, self._outside(tracks[0].changes)):
             logits = self._layerwise.exit(entered.batch.repeated(len(tracks)), hidden, positions)
         yield from logits.chunk(len(tracks))
 
@@ -153,7 +149,8 @@ class Walk:
     def _numbers_at_once(self) -> int:
         return NUMBERS_AT_ONCE.get(self.model.device.type, NUMBERS_ON_DEVICE)
 
-    def _of_layer(self, index: int, changes: Changes) -> dict[str, Tensor]:
+    def of_layer(self, index: int, changes: Changes) -> dict[str, Tensor]:
+        """Those of the changes that are of one layer."""
         prefix = f"{self._path}.{index}."
         return {name: value for name, value in changes.items() if name.startswith(prefix)}
 
@@ -164,17 +161,3 @@ class Walk:
 def _same_outside(walk: Walk, one: Track, other: Track) -> bool:
     first, second = walk._outside(one.changes), walk._outside(other.changes)
     return first.keys() == second.keys() and all(first[name] is second[name] for name in first)
-
-
-@contextmanager
-def changed(model: LayeredModel, changes: Mapping[str, Tensor]) -> Iterator[None]:
-    """The model with other values for some tensors that are on the device, in the type that is computed in."""
-    before = {name: tensor_named(model.model, name).data for name in changes}
-    for name, value in changes.items():
-        tensor = tensor_named(model.model, name)
-        tensor.data = value.to(tensor.device, tensor.dtype)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            tensor_named(model.model, name).data = value

@@ -13,13 +13,17 @@ Changes = Mapping[str, Tensor]
 
 @contextmanager
 def swapped(model: Any, changes: Changes) -> Iterator[None]:
-    """The model with other values for some parameters and buffers; all other tensors are untouched."""
+    """The model with other values for some parameters and buffers, on their device and in their present type."""
     before = {name: tensor_named(model, name).data for name in changes}
-    apply(model, changes)
     try:
+        for name, value in changes.items():
+            tensor = tensor_named(model, name)
+            assert value.shape == tensor.shape
+            tensor.data = value.to(tensor.device, tensor.dtype)
         yield
     finally:
-        apply(model, before)
+        for name, value in before.items():
+            tensor_named(model, name).data = value
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sglp_core.execution.native_types import HALF_TYPES, computing_type
+from sglp_core.execution.weight_changes import tensor_named
 
 # A layer by its index; None is everything outside of the layers: embeddings, last norm and head.
 Group = int | None
@@ -69,7 +70,7 @@ class ResidentWeights:
     def prefetch(self, group: Group) -> None: ...
 
     def stored_type(self, name: str) -> torch.dtype:
-        return _named(self._model, name).dtype
+        return tensor_named(self._model, name).dtype
 
     def as_stored(self) -> Weights:
         return self
@@ -131,7 +132,7 @@ class OnloadedWeights:
                 self._coming = {group: [tensor.to(self.device, non_blocking=True) for tensor in _unique(tensors)]}
 
     def stored_type(self, name: str) -> torch.dtype:
-        return self._stored.get(name) or _named(self._model, name).dtype
+        return self._stored.get(name) or tensor_named(self._model, name).dtype
 
     def as_stored(self) -> Weights:
         other = OnloadedWeights(self._model, self._layers, self._home, self.device)
@@ -221,9 +222,3 @@ def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 def _unique(tensors: Iterable[Tensor]) -> list[Tensor]:
     return list({id(tensor): tensor for tensor in tensors}.values())
-
-
-def _named(model: Any, name: str) -> Tensor:
-    module, _, own_name = name.rpartition(".")
-    tensor: Tensor = getattr(model.get_submodule(module), own_name)
-    return tensor

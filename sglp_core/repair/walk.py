@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from sglp_core.evaluation.quality import compared, log_probabilities, quality_of
+from sglp_core.evaluation.quality import Quality, compared, log_probabilities, quality_of
 from sglp_core.execution.variant import Variant
-from sglp_core.execution.variants import States, Track, Walk, changed
-from sglp_core.execution.weight_changes import Changes
+from sglp_core.execution.variants import States, Track, Walk
+from sglp_core.execution.weight_changes import Changes, swapped
 from sglp_core.progress import Phase
 from sglp_core.repair.contract import Attempt, Candidate, CutFit, CutRepair, HeldOutQuality
 from sglp_core.repair.cut import Cut
@@ -34,7 +34,8 @@ class Request:
 class _Plan:
     """A request on its way: its track, the cuts that are still to come, and what happened at the others.
 
-    `before` are the states that entered the layer before the next cut.
+    `before` are the states that entered the layer before the next cut. `failed` is why the plan cannot be repaired
+    after all, which shows when a later layer cannot take a factor.
     """
 
     request: Request
@@ -44,6 +45,13 @@ class _Plan:
     shrinkage: float = 1.0
     attempts: list[Attempt] = field(default_factory=list)
     changes: dict[str, Tensor] = field(default_factory=dict)
+    failed: str | None = None
+
+    def fail(self, reason: str) -> None:
+        """Drop all repairs of this plan."""
+        self.failed, self.shrinkage, self.changes = reason, 1.0, {}
+        self.attempts = [each.dropped(reason) if each.accepted else each for each in self.attempts]
+        self.cuts.clear()
 
 
 class RepairWalk:
@@ -83,6 +91,9 @@ class RepairWalk:
                 self._dense.states = _only(self._dense.states, judged)
             progress.advance()
         qualities = self._judge(unrepaired, judged, progress)
+        for number, (plan, quality) in enumerate(zip(self._plans, qualities, strict=True)):
+            if plan.failed and quality.before:
+                qualities[number] = replace(quality, after=quality.before)
         return [(plan.changes, plan.attempts, quality) for plan, quality in zip(self._plans, qualities, strict=True)]
 
     def _enter(self, index: int, plan: _Plan) -> None:
@@ -90,7 +101,10 @@ class RepairWalk:
         if index in plan.request.removed:
             return
         if plan.shrinkage != 1.0:
-            self._change(plan, shrink(self._finder.model, self._finder.writes(index), plan.shrinkage))
+            try:
+                self._change(plan, shrink(self._finder.model, self._finder.writes(index), plan.shrinkage))
+            except (CannotFold, OverflowError) as reason:
+                plan.fail(f"layer {index} cannot take the factor: {reason}")
         if plan.cuts and plan.cuts[0].start == index + 1:
             plan.before = plan.track.states
 
@@ -108,11 +122,10 @@ class RepairWalk:
     def _repair(self, plans: Sequence[_Plan]) -> None:
         run, first = plans[0].cuts[0], plans[0]
         here = CutInWalk(self._walk, run, first.track, first.before, self._dense.states)
-        model = self._finder.layered
         with here.layer_before():
             cuts = {plan: Cut(self._finder, plan.request.removed, here, plan.shrinkage) for plan in plans}
             fits: dict[_Plan, dict[str, CutFit | CannotFold]]
-            with changed(model, self._of_layer_before(run, first.track.changes)):
+            with swapped(self._finder.model, self._walk.of_layer(run.start - 1, first.track.changes)):
                 fits = {plan: {name: _fit(row, cuts[plan]) for name, row in self._rows.items()} for plan in plans}
                 try:
                     self._measure(cuts, fits)
@@ -199,7 +212,7 @@ class RepairWalk:
         if combination not in built:
             if len(combination) > 1:
                 self._candidate(plan, cut, fits, combination[:-1], built)
-            with changed(self._finder.layered, self._of_layer_before(cut.run, plan.track.changes)):
+            with swapped(self._finder.model, self._walk.of_layer(cut.run.start - 1, plan.track.changes)):
                 built[combination] = self._build(cut, fits, combination, built)
         return built[combination]
 
@@ -218,7 +231,7 @@ class RepairWalk:
         base = built[tuple(below)] if below else Candidate({})
         if base.changes and cut.writes_before().whole:
             raise CannotFold("factor and map would go into the same norm")
-        with changed(self._finder.layered, base.changes):
+        with swapped(self._finder.model, base.changes):
             added = fit.build(base.shrinkage)
         return Candidate(
             {**base.changes, **self._as_stored(added.changes)},
@@ -255,50 +268,41 @@ class RepairWalk:
             raise OverflowError("a repaired weight is not finite in the type that it is stored in")
         return stored
 
-    def _of_layer_before(self, run: Run, changes: Changes) -> dict[str, Tensor]:
-        prefix = f"{self._finder.path}.{run.start - 1}."
-        return {name: value for name, value in changes.items() if name.startswith(prefix)}
-
     def _judge(
         self, unrepaired: Mapping[Removed, Track], judged: frozenset[int], progress: Phase
     ) -> list[HeldOutQuality]:
-        walk, device = self._walk, self._finder.layered.device
-        sums: dict[tuple[int, str], Tensor] = {}
-        positions = [0] * len(self._plans)
-        with walk.outside():
+        """The quality of each plan on its held-out batches."""
+        # Sums of `compared` by track and batch, and the positions of each batch.
+        sums: dict[tuple[Track, int], Tensor] = {}
+        positions: dict[int, int] = {}
+        with self._walk.outside():
             for number in sorted(judged):
-                labels = walk.entered[number].batch.labels
-                numbered = [
-                    (p, kind, track)
-                    for p, plan in enumerate(self._plans)
-                    if number in plan.request.held_out
-                    for kind, track in (("before", unrepaired.get(plan.request.removed)), ("after", plan.track))
-                    if track is not None
-                ]
-                tracks = [self._dense, *(track for _, _, track in numbered)]
+                labels = self._walk.entered[number].batch.labels
+                repaired = [plan.track for plan in self._plans if number in plan.request.held_out]
+                tracks = [self._dense, *unrepaired.values(), *repaired]
                 dense: Tensor | None = None
-                for entry, logits in zip([None, *numbered], walk.logits(tracks, number), strict=True):
+                for track, logits in zip(tracks, self._walk.logits(tracks, number), strict=True):
                     rows, targets = log_probabilities(logits, labels, self._finder.layered.task)
                     dense = rows if dense is None else dense
-                    concerned = (
-                        [(entry[0], entry[1])]
-                        if entry is not None
-                        else [(p, "dense") for p, plan in enumerate(self._plans) if number in plan.request.held_out]
-                    )
-                    figures = compared(dense, rows, targets)
-                    for key in concerned:
-                        sums[key] = sums.get(key, torch.zeros(4, dtype=torch.float64, device=device)) + figures
-                        if key[1] == "dense":
-                            positions[key[0]] += len(targets)
+                    sums[track, number] = compared(dense, rows, targets)
+                    positions[number] = len(targets)
                 progress.advance()
-        return [
-            HeldOutQuality(
-                quality_of(sums[p, "dense"], positions[p]),
-                quality_of(sums[p, "before"], positions[p]) if (p, "before") in sums else None,
-                quality_of(sums[p, "after"], positions[p]),
+
+        def quality(track: Track, numbers: frozenset[int]) -> Quality:
+            total = torch.stack([sums[track, number] for number in numbers]).sum(0)
+            return quality_of(total, sum(positions[number] for number in numbers))
+
+        qualities = []
+        for plan in self._plans:
+            numbers, before = plan.request.held_out, unrepaired.get(plan.request.removed)
+            qualities.append(
+                HeldOutQuality(
+                    quality(self._dense, numbers),
+                    quality(before, numbers) if before else None,
+                    quality(plan.track, numbers),
+                )
             )
-            for p in range(len(self._plans))
-        ]
+        return qualities
 
 
 def _fit(repair: CutRepair, cut: Cut) -> CutFit | CannotFold:

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sglp_core.execution.available_memory import free_bytes
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.variants import changed
+from sglp_core.execution.weight_changes import swapped
 from sglp_core.repair.fold import shrink
 from sglp_core.repair.mixtures import find_mixture
 from sglp_core.repair.residual_writes import CannotFold, LayerCall, LayerWrites, Write
@@ -113,7 +113,7 @@ class WriteFinder:
             smaller = shrink(self.model, writes, FACTOR)
         except CannotFold as reason:
             return reason
-        with changed(self.layered, smaller):
+        with swapped(self.model, smaller):
             return _relative(FACTOR * run(hidden / FACTOR), after)
 
 
