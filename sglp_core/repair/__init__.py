@@ -13,7 +13,7 @@ from sglp_core.repair.cut import Cut
 from sglp_core.repair.least_squares import LEAST_SQUARES
 from sglp_core.repair.refit import REFIT
 from sglp_core.repair.residual_stream import CutStreams
-from sglp_core.repair.residual_writes import CannotFold
+from sglp_core.repair.writes.residual_writes import CannotFold
 
 __all__ = ["REPAIRS", "Attempt", "Candidate", "CannotFold", "Cut", "CutFit", "CutRepair", "CutStreams", "ModelRepair"]
 

@@ -13,7 +13,7 @@ from sglp_core.repair.cut import Cut
 from sglp_core.repair.fold import fold
 from sglp_core.repair.normal_equations import exact
 from sglp_core.repair.residual_stream import CutStreams
-from sglp_core.repair.residual_writes import CannotFold
+from sglp_core.repair.writes.residual_writes import CannotFold
 from sglp_core.tasks import Batch
 
 

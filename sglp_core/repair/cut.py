@@ -8,8 +8,8 @@ from torch import nn
 
 from sglp_core.repair.normal_equations import exact
 from sglp_core.repair.residual_stream import CutInWalk, CutStreams
-from sglp_core.repair.residual_writes import CannotFold, LayerWrites, Write
 from sglp_core.repair.write_finder import WriteFinder
+from sglp_core.repair.writes.residual_writes import CannotFold, LayerWrites, Write
 from sglp_core.structure.runs import Removed, Run
 from sglp_core.tasks import Batch
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from sglp_core.execution.weight_changes import in_type_of, owners, tensor_named
-from sglp_core.repair.mixtures import along
 from sglp_core.repair.normal_equations import exact
-from sglp_core.repair.residual_writes import CannotFold, LayerWrites, OutputParameter, Write
+from sglp_core.repair.writes.mixtures import along
+from sglp_core.repair.writes.residual_writes import CannotFold, LayerWrites, OutputParameter, Write
 
 
 def has_shift(model: Any, write: Write) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sglp_core.execution.available_memory import free_bytes
-from sglp_core.repair.residual_writes import CannotFold
+from sglp_core.repair.writes.residual_writes import CannotFold
 
 RIDGE = 0.1
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -26,7 +26,6 @@ RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 MEMORY_SHARE = 0.8
 # How many positions (primal) or features (dual) are converted to float64 at a time.
 CHUNK = 1024
-
 # Δ `[F, D]` and c `[D]`.
 LinearMap = tuple[Tensor, Tensor | None]
 
@@ -99,8 +98,8 @@ class TunedLinearFit:
             if not 0 <= number < len(RIDGES):
                 return math.inf
             if number not in tried:
-                fitted = self._fitted.solve(RIDGES[number], alpha)
-                tried[number] = self._held_out.error(fitted, alpha), fitted
+                change = self._fitted.solve(RIDGES[number], alpha)
+                tried[number] = self._held_out.error(change, alpha), change
             return tried[number][0]
 
         # From the middle down the slope: with the ridge, the error first falls and then rises.

@@ -21,7 +21,7 @@ from sglp_core.repair.cut import Cut
 from sglp_core.repair.fold import fold, fold_change, has_shift, weight_shape
 from sglp_core.repair.normal_equations import TunedLinearFit, exact
 from sglp_core.repair.residual_stream import CutStreams
-from sglp_core.repair.residual_writes import CannotFold, Write
+from sglp_core.repair.writes.residual_writes import CannotFold, Write
 from sglp_core.tasks import Batch
 
 # Channels that the norm makes smaller than this share of the mean cannot be steered.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sglp_core.execution.variants import States, Track, Walk
 from sglp_core.execution.weight_changes import Changes
 from sglp_core.repair.normal_equations import exact
-from sglp_core.repair.residual_writes import CannotFold, Write
+from sglp_core.repair.writes.residual_writes import CannotFold, Write
 from sglp_core.structure.layer_calls import layer_output
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch

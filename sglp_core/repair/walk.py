@@ -6,18 +6,18 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from sglp_core.evaluation.quality import Quality, compared, log_probabilities, quality_of
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.variants import States, Track, Walk
 from sglp_core.execution.weight_changes import Changes, swapped
 from sglp_core.progress import Phase
 from sglp_core.repair.contract import Attempt, Candidate, CutFit, CutRepair, HeldOutQuality
 from sglp_core.repair.cut import Cut
+from sglp_core.repair.exit_quality import ExitQuality
 from sglp_core.repair.fold import shrink
 from sglp_core.repair.named_repairs import Combination, combination_name, combinations, cut_repairs
 from sglp_core.repair.residual_stream import CutInWalk
-from sglp_core.repair.residual_writes import CannotFold
 from sglp_core.repair.write_finder import WriteFinder
+from sglp_core.repair.writes.residual_writes import CannotFold
 from sglp_core.structure.runs import Removed, Run, runs_of
 from sglp_core.tasks import Batch
 
@@ -91,9 +91,6 @@ class RepairWalk:
                 self._dense.states = _only(self._dense.states, judged)
             progress.advance()
         qualities = self._judge(unrepaired, judged, progress)
-        for number, (plan, quality) in enumerate(zip(self._plans, qualities, strict=True)):
-            if plan.failed and quality.before:
-                qualities[number] = replace(quality, after=quality.before)
         return [(plan.changes, plan.attempts, quality) for plan, quality in zip(self._plans, qualities, strict=True)]
 
     def _enter(self, index: int, plan: _Plan) -> None:
@@ -271,37 +268,19 @@ class RepairWalk:
     def _judge(
         self, unrepaired: Mapping[Removed, Track], judged: frozenset[int], progress: Phase
     ) -> list[HeldOutQuality]:
-        """The quality of each plan on its held-out batches."""
-        # Sums of `compared` by track and batch, and the positions of each batch.
-        sums: dict[tuple[Track, int], Tensor] = {}
-        positions: dict[int, int] = {}
+        """The quality of each plan on its held-out batches; without its repairs where these failed."""
+        at_exit = ExitQuality(self._walk)
         with self._walk.outside():
             for number in sorted(judged):
-                labels = self._walk.entered[number].batch.labels
                 repaired = [plan.track for plan in self._plans if number in plan.request.held_out]
-                tracks = [self._dense, *unrepaired.values(), *repaired]
-                dense: Tensor | None = None
-                for track, logits in zip(tracks, self._walk.logits(tracks, number), strict=True):
-                    rows, targets = log_probabilities(logits, labels, self._finder.layered.task)
-                    dense = rows if dense is None else dense
-                    sums[track, number] = compared(dense, rows, targets)
-                    positions[number] = len(targets)
+                at_exit.add(number, self._dense, [*unrepaired.values(), *repaired])
                 progress.advance()
-
-        def quality(track: Track, numbers: frozenset[int]) -> Quality:
-            total = torch.stack([sums[track, number] for number in numbers]).sum(0)
-            return quality_of(total, sum(positions[number] for number in numbers))
-
         qualities = []
         for plan in self._plans:
-            numbers, before = plan.request.held_out, unrepaired.get(plan.request.removed)
-            qualities.append(
-                HeldOutQuality(
-                    quality(self._dense, numbers),
-                    quality(before, numbers) if before else None,
-                    quality(plan.track, numbers),
-                )
-            )
+            numbers, without = plan.request.held_out, unrepaired.get(plan.request.removed)
+            before = at_exit.quality(without, numbers) if without else None
+            after = before if plan.failed and before else at_exit.quality(plan.track, numbers)
+            qualities.append(HeldOutQuality(at_exit.quality(self._dense, numbers), before, after))
         return qualities
 
 

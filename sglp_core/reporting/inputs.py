@@ -116,7 +116,7 @@ class PlacementSection:
     stored_type: str
     """The type of most weights as they are stored."""
     computing_type: str
-    """The type that these were computed with in."""
+    """The type that they were computed in."""
     weights_read: float | None
     """How often all weights were brought to the device, until the result was written; null where they were there."""
     peak_memory_bytes: int

@@ -40,6 +40,32 @@ def test_variants_together_equal_hooks_on_the_whole_model(name: str, padded: boo
             assert difference(found, expected) < 1e-5, variant.removed
 
 
+@pytest.mark.parametrize("name", [name for name in [*CASES, *HYBRIDS] if "CausalLM" in name or "LMHead" in name])
+@torch.no_grad()
+def test_logits_of_some_positions_are_those_of_all_at_these_positions(name: str) -> None:
+    stock = getattr(transformers, name)
+    torch.manual_seed(0)
+    model = stock(stock.config_class(**(CASES | HYBRIDS)[name])).eval()
+    layered = LayeredModel(model, find_stack(model), task_of(stock))
+    data, variants = batch(model, 3, padded=True), [Variant(), Variant((2, 5))]
+    ((some, some_logits), (every, all_logits)) = (
+        next(
+            (labels, list(logits))
+            for labels, logits in logits_of_variants(layered, [data], variants, silent_phase(), n)
+        )
+        for n in (4, 1)
+    )
+    if layered.layerwise is None:
+        assert torch.equal(some, every)
+        return
+    positions = list(range(2, 19, 4))
+    # Each entry predicts the next label, as in a whole text; the last of them predicts nothing.
+    assert torch.equal(some[:, 1:], every[:, [position + 1 for position in positions]])
+    for thinned, full in zip(some_logits, all_logits, strict=True):
+        assert thinned.shape[1] == len(positions) + 1
+        assert difference(thinned[:, :-1], full[:, positions]) < 1e-5
+
+
 @pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.norm.weight"])
 @torch.no_grad()
 def test_what_changes_outside_of_the_layers_may_come_before_them_all(name: str) -> None:

@@ -65,6 +65,11 @@ def run(
     )
 
 
+def without_peaks(report: AnalyzeReport) -> AnalyzeReport:
+    """The report without the peaks of memory, which are those of this process so far."""
+    return replace(report, placement=replace(report.placement, peak_memory_bytes=0))
+
+
 def test_the_second_job_runs_the_model_not_once_and_reports_the_same(
     model: Path, tmp_path: Path, passes: list[str]
 ) -> None:
@@ -77,7 +82,8 @@ def test_the_second_job_runs_the_model_not_once_and_reports_the_same(
     assert "measuring" not in phases.seen
 
     assert (first.analysis.reused, second.analysis.reused) == (False, True)
-    assert first == replace(second, analysis=replace(second.analysis, reused=False))
+    again = replace(second, analysis=replace(second.analysis, reused=False))
+    assert without_peaks(first) == without_peaks(again)
     for name in ("analysis.json", "similarity.f32", "similarity.npz"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     assert "measured by an earlier job" in (tmp_path / "second" / "report.md").read_text()
@@ -134,4 +140,4 @@ def test_a_damaged_entry_is_measured_again_and_mended(model: Path, tmp_path: Pat
         file.write_bytes(file.read_bytes()[:-30])
     second = run(model, tmp_path, "second")
     assert (second.analysis.reused, run(model, tmp_path, "third").analysis.reused) == (False, True)
-    assert first == second
+    assert without_peaks(first) == without_peaks(second)

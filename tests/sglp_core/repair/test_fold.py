@@ -12,8 +12,8 @@ from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.weight_changes import swapped
 from sglp_core.repair import write_finder
 from sglp_core.repair.fold import fold, fold_change, shrink
-from sglp_core.repair.residual_writes import CannotFold
 from sglp_core.repair.write_finder import WriteFinder
+from sglp_core.repair.writes.residual_writes import CannotFold
 from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_core.structure.runs import Run
 from tests.sglp_core.repair.repair_models import (

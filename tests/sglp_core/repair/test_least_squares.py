@@ -15,8 +15,8 @@ from sglp_core.repair import normal_equations
 from sglp_core.repair.normal_equations import RIDGES, ElementwiseFit, LinearFit, TunedLinearFit
 from sglp_core.repair.refit import RefitThroughNorm
 from sglp_core.repair.repair import repair
-from sglp_core.repair.residual_writes import CannotFold
 from sglp_core.repair.write_finder import WriteFinder
+from sglp_core.repair.writes.residual_writes import CannotFold
 from sglp_core.structure.layer_stack import find_stack
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch

@@ -19,9 +19,10 @@ from sglp_core.repair.contract import HeldOutQuality
 from sglp_core.repair.fold import fold, shrink
 from sglp_core.repair.named_repairs import combination_name, combinations
 from sglp_core.repair.repair import Repaired, repair
-from sglp_core.repair.residual_writes import CannotFold, LayerCall
 from sglp_core.repair.walk import RepairWalk, Request
-from sglp_core.repair.write_finder import WriteFinder, find_writes
+from sglp_core.repair.write_finder import WriteFinder
+from sglp_core.repair.writes.find import find_writes
+from sglp_core.repair.writes.residual_writes import CannotFold, LayerCall
 from sglp_core.structure.layer_calls import layer_input
 from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_core.structure.runs import Run
@@ -344,3 +345,20 @@ def test_a_family_without_a_form_is_refused_with_the_reason(
     repaired = repair(LayeredModel(model, "model.layers", "causal_lm"), batches(8), (2, 3), "compensate")
     assert repaired.changes == {}
     assert [reason in attempt.reason for attempt in repaired.attempts] == [True]
+
+
+def test_a_factor_that_a_later_weight_cannot_hold_drops_the_repair_and_ends_no_job() -> None:
+    model = build("gpt2").half()
+    last = model.transformer.h[5].mlp
+    with torch.no_grad():
+        # A channel that is always zero, so that its weight, near the largest of float16, changes nothing.
+        last.c_fc.weight[:, 0], last.c_fc.bias[0] = 0, 0
+        last.c_proj.weight[0, 0] = 65_000
+    repaired = repair(LayeredModel(model, "transformer.h", "causal_lm"), batches(8), (4,), "compensate")
+    (attempt,) = repaired.attempts
+    assert attempt.alpha is not None
+    assert 65_000 / attempt.alpha > torch.finfo(torch.float16).max
+    assert (attempt.accepted, repaired.changes) == (False, {})
+    assert "layer 5 cannot take the factor" in str(attempt.reason)
+    assert repaired.quality is not None
+    assert repaired.quality.after == repaired.quality.before

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sglp_core.execution.weight_changes import swapped
-from sglp_core.repair.residual_writes import CannotFold, LayerCall, Mixture, OutputParameter
+from sglp_core.repair.writes.residual_writes import CannotFold, LayerCall, Mixture, OutputParameter
 from sglp_core.structure.layer_calls import layer_output
 
 

@@ -1,0 +1,1 @@
+"""What layers write to the residual stream, and which parameters make it."""
