@@ -36,6 +36,7 @@ from sglp_core.planning.proposals import Proposal
 from sglp_core.progress import Phase, SilentReporter
 from sglp_core.progress import Progress as ReportedProgress
 from sglp_core.repair.repair import repair
+from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_stack import layers_of
 from sglp_core.structure.runs import Segment
@@ -214,8 +215,10 @@ def _choices(
             rows["greedy"] = Choice(tuple(sorted(order[:count])), rivals.greedy_passes(total, count))
         for kind in set(kinds) - {"none"}:
             # Which of the proposals is chosen hangs on the repair, which is part of it.
-            best, repaired = choose_repaired(loaded, batch_list, kind, proposals)
-            rows[f"SGLP (chosen with {kind})"] = Choice(best[0].plan.removed_layers, searched.passes, repaired.changes)
+            finder = WriteFinder(loaded, batch_list[0])
+            removed = choose_repaired(finder, batch_list, kind, proposals)[0].plan.removed_layers
+            repaired = repair(loaded, batch_list, removed, kind, finder=finder)
+            rows[f"SGLP (chosen with {kind})"] = Choice(removed, searched.passes, repaired.changes)
         for number in range(RANDOM_SEEDS):
             control = control_plans(analysis, count, Options(method=method, calibration=Calibration(seed=number)))[
                 "random"

@@ -84,7 +84,8 @@ def compress(answer_file: Path, work: str, target: list[Any], memory: Any, **job
             Path(work) / "out",
             Options(
                 calibration=Calibration(job["text"], job["windows"], job["length"], job["batch_size"]),
-                evaluation=Evaluation(job["test"], job["judged"]),
+                # Controls are repaired together with the plan, and what is timed is the plan.
+                evaluation=Evaluation(job["test"], job["judged"], controls=False),
             ),
             RunContext(cache=Path(work) / "cache", memory=memory, reporter=clock),
         ).to_dict()

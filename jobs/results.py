@@ -36,9 +36,14 @@ class Quality(Document):
 
 
 class Control(Quality):
-    """The plan (`sglp`) or a control that removes as many layers; `beats_plan` where its perplexity is lower."""
+    """The plan (`sglp`) or a control that removes as many layers: as cut, and after the same repair.
+
+    `repaired` is null where the repair changed nothing. `beats_plan` says whether the perplexity after the repair is
+    lower than the plan's. Controls are not healed, so healing is left out here.
+    """
 
     name: str
+    repaired: Quality | None
     removed_layers: Layers
     beats_plan: bool
 

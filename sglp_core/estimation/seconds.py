@@ -15,7 +15,7 @@ from sglp_core.data.self_generated import CACHE_SHARE, UNMASKING_STEPS
 from sglp_core.data.token_windows import MASKED_SHARE
 from sglp_core.estimation.model_outline import Outline
 from sglp_core.execution.available_memory import available_bytes
-from sglp_core.options import PROPOSALS, Calibration, Evaluation, Method, Options
+from sglp_core.options import PROPOSALS, Calibration, Evaluation, Options
 from sglp_core.planning.choose import ANALYSIS_PASSES, COMPARED, search_budget
 from sglp_core.planning.choose_after_repair import BEST, FEWEST_WINDOWS, FOLDS, MOST_PREDICTIONS
 from sglp_core.planning.harm import SAMPLES_AT_ONCE, WINDOWS_AT_ONCE
@@ -65,17 +65,20 @@ def expected_seconds(outline: Outline, removed: int, options: Options, speed: Sp
     searches = method.importance == PROPOSALS
     trials = search_budget(len(stack), removed, parts) if searches else 0
     part = window * calibration.samples / parts
-    repairing = window * _repaired_windows(outline, method, calibration)
-    variants = 3 + (len(COMPARED) if evaluation.controls else 0)
+    plans = 1 + (len(COMPARED) if evaluation.controls else 0)
+    repairs = bool(combinations(method.repair)) and isinstance(outline.stack.path, str)
+    # Of the dense model and of every plan, and at the exit the judged windows.
+    repaired = calibration.samples * (1 + plans * (1 + 1 / JUDGED_SHARE)) if repairs else 0
+    compared = _compared_windows(outline, calibration) if repairs and searches else 0.0
+    variants = 1 + plans * (2 if repairs else 1)
     loading = outline.weight_bytes / speed.bytes_per_second
     return {
         "opening": IMPORT_SECONDS + loading,
         "calibrating": _writing(outline, calibration, evaluation, speed) if calibration.source == "self" else 0.0,
         "measuring": ANALYSIS_PASSES * calibration.samples * window,
         # An upper bound: a trial skips layers, and shares those before the first of them with the dense model.
-        # Proposals are compared after repair, so repairing is a part of planning.
-        "planning": trials * part + (repairing if searches else 0.0),
-        "repairing": 0.0 if searches else repairing,
+        "planning": trials * part + window * compared,
+        "repairing": window * repaired,
         "evaluating": variants * judged * window,
         "verifying": IMPORT_SECONDS + 4 * loading,
     }
@@ -100,15 +103,8 @@ def _writing(outline: Outline, calibration: Calibration, evaluation: Evaluation,
     return written * window + reading
 
 
-def _repaired_windows(outline: Outline, method: Method, calibration: Calibration) -> float:
-    """Forward passes over one window that repairs take, all candidates together."""
-    tried = len(combinations(method.repair))
-    if not (tried and isinstance(outline.stack.path, str)):
-        return 0.0
-    # The dense model and the pruned one, and at the exit the judged windows.
-    chosen = calibration.samples * (2 + 1 / JUDGED_SHARE)
-    if method.importance != PROPOSALS:
-        return chosen
+def _compared_windows(outline: Outline, calibration: Calibration) -> float:
+    """Forward passes over one window that it takes to compare proposals after their repair."""
     shares = {"causal_lm": 1.0, "masked_lm": MASKED_SHARE}
     predictions = shares.get(outline.task, 1 / calibration.sequence_length) * calibration.sequence_length
     few = min(calibration.samples, max(FEWEST_WINDOWS, int(MOST_PREDICTIONS / predictions)))
@@ -117,8 +113,7 @@ def _repaired_windows(outline: Outline, method: Method, calibration: Calibration
     single_cuts = DIFFERENT_CUTS_SHARE * CUTS_PER_MEASURE * measures
     # Every plan is repaired for one fold, and a third of them for two more. A plan with several cuts goes on with all
     # windows after the first, one with a single cut only with those of the fold. Both start where they differ.
-    compared = 2 + STARTS * TURNS * (BEST + single_cuts / FOLDS)
-    return chosen + few * compared
+    return few * (2 + STARTS * TURNS * (BEST + single_cuts / FOLDS))
 
 
 def _seconds_each(work: Callable[[], Any]) -> float:

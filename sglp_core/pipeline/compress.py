@@ -1,7 +1,7 @@
 """The whole story on one screen: open, measure, plan, repair, heal, evaluate, write, verify, report."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from sglp_core.options import Options, QualityTarget, Target
 from sglp_core.pipeline.run import Measured, choose_for_run, device_memory_reported, measure_for_run, open_for_run
 from sglp_core.planning.choose import Choice, control_plans
 from sglp_core.planning.quality_budget import QualitySearch
-from sglp_core.repair.repair import Repaired, repair
+from sglp_core.repair.repair import Repaired, repair_plans
 from sglp_core.reporting.comparison import SGLP, before_after, control_rows, stage_rows
 from sglp_core.reporting.inputs import (
     PlacementSection,
@@ -37,6 +37,7 @@ from sglp_core.reporting.verification import verification_section
 from sglp_core.reporting.weight_changes import healing_section, repair_section
 from sglp_core.reporting.write_report import write_report
 from sglp_core.run_context import RunContext
+from sglp_core.structure.runs import Removed
 
 
 @device_memory_reported()
@@ -55,20 +56,16 @@ def compress(
     _require_possible(loaded, target, options)
     measured = measure_for_run(loaded, options, context)
     planned = _plan(measured, target, options, context)
-    removed = planned.choice.plan.removed_layers
-    repaired = planned.choice.repaired or repair(
-        loaded, measured.data.calibration(loaded), removed, options.method.repair, context.phase("repairing")
-    )
-    healed, forget_healing = _heal(measured, Variant(removed, repaired.changes), options, context)
-    stages = _stages(removed, repaired, healed)
-    *earlier, last = stages
-    variants = {SGLP: stages[last], **planned.controls, **{name: stages[name] for name in earlier}}
-    quality = evaluate(loaded, measured.data.evaluation(loaded), variants, context.phase("evaluating"))
-    quality[last] = quality[SGLP]
+    repaired = _repair(measured, planned, options, context)
+    stages = {name: _stages(removed, repaired[name]) for name, removed in planned.removed.items()}
+    healed, forget_healing = _heal(measured, _last(stages[SGLP]), options, context)
+    if healed.step:
+        stages[SGLP]["healed"] = Variant(planned.removed[SGLP], healed.changes)
+    quality = _evaluate(measured, stages, context)
     placement = placement_section(loaded)
     output.mkdir(parents=True, exist_ok=True)
-    checked = _write_and_verify(measured, stages[last], output, options, context)
-    report = _report(measured, Evidence(planned, repaired, healed, tuple(stages), quality, placement, checked), options)
+    checked = _write_and_verify(measured, _last(stages[SGLP]), output, options, context)
+    report = _report(measured, Evidence(planned, repaired[SGLP], healed, quality, placement, checked), options)
     with context.phase("publishing").single_step():
         write_report(output, report, measured.analysis)
     # Only now: an attempt that fails after its last step need not heal again.
@@ -78,11 +75,12 @@ def compress(
 
 @dataclass(frozen=True)
 class Planned:
-    """The plan that was chosen, the search for it where the target is a quality, and the controls beside it."""
+    """The plan that was chosen, the search for it where the target is a quality, and the layers that the plan (`sglp`)
+    and each control remove."""
 
     choice: Choice
     search: QualitySearch | None
-    controls: dict[str, Variant]
+    removed: dict[str, Removed]
 
 
 @dataclass(frozen=True)
@@ -96,13 +94,12 @@ class CheckedArtifact:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the steps found; `stages` are the names of those that changed the model, in order."""
+    """What the steps found; `repaired` is the plan's repair, and `quality` what `_evaluate` returns."""
 
     planned: Planned
     repaired: Repaired
     healed: Healed
-    stages: tuple[str, ...]
-    quality: dict[str, Quality]
+    quality: dict[str, dict[str, Quality]]
     placement: PlacementSection
     checked: CheckedArtifact
 
@@ -117,17 +114,42 @@ def _plan(measured: Measured, target: Target | QualityTarget, options: Options, 
     """Choose the plan, and as many layers by each control."""
     with context.phase("planning").single_step():
         choice, search = choose_for_run(measured, target, options, context.phase("planning"))
-        controls = {}
+        plans = {SGLP: choice.plan}
         if options.evaluation.controls:
-            controls = control_plans(measured.analysis, len(choice.plan.removed_layers), options)
+            plans |= control_plans(measured.analysis, len(choice.plan.removed_layers), options)
         context.reporter.planned(choice.plan.to_dict())
-    return Planned(choice, search, {name: Variant(plan.removed_layers) for name, plan in controls.items()})
+    return Planned(choice, search, {name: plan.removed_layers for name, plan in plans.items()})
 
 
-def _stages(removed: tuple[int, ...], repaired: Repaired, healed: Healed) -> dict[str, Variant]:
-    """The model after each step that changed it, in order; the last is what is written."""
-    changes = {"pruned": {}, "repaired": repaired.changes, "healed": healed.changes if healed.step else {}}
+def _repair(measured: Measured, planned: Planned, options: Options, context: RunContext) -> dict[str, Repaired]:
+    """The repairs of the plan and of the controls, in one walk; those that remove the same layers are repaired once."""
+    loaded, different = measured.loaded, list(dict.fromkeys(planned.removed.values()))
+    batches, progress = measured.data.calibration(loaded), context.phase("repairing")
+    repaired = repair_plans(loaded, batches, different, options.method.repair, progress, planned.choice.finder)
+    by_removed = dict(zip(different, repaired, strict=True))
+    return {name: by_removed[removed] for name, removed in planned.removed.items()}
+
+
+def _stages(removed: Removed, repaired: Repaired) -> dict[str, Variant]:
+    """The model as cut and, where a repair changed it, after that."""
+    changes = {"pruned": {}, "repaired": repaired.changes}
     return {name: Variant(removed, each) for name, each in changes.items() if each or name == "pruned"}
+
+
+def _last(stages: Mapping[str, Variant]) -> Variant:
+    """What is written."""
+    return list(stages.values())[-1]
+
+
+def _evaluate(
+    measured: Measured, stages: Mapping[str, Mapping[str, Variant]], context: RunContext
+) -> dict[str, dict[str, Quality]]:
+    """Quality of the plan and of each control by the name of the stage; the plan's first stage is the dense model."""
+    loaded, progress = measured.loaded, context.phase("evaluating")
+    variants = {f"{name} {stage}": each for name, own in stages.items() for stage, each in own.items()}
+    quality = evaluate(loaded, measured.data.evaluation(loaded), variants, progress)
+    by_stage = {name: {stage: quality[f"{name} {stage}"] for stage in own} for name, own in stages.items()}
+    return by_stage | {SGLP: {"dense": quality["dense"], **by_stage[SGLP]}}
 
 
 def _heal(
@@ -179,27 +201,22 @@ def _remaining(loaded: LoadedModel, artifact: Artifact) -> dict[str, tuple[int, 
 
 def _report(measured: Measured, evidence: Evidence, options: Options) -> CompressReport:
     planned, checked, quality = evidence.planned, evidence.checked, evidence.quality
-    plan = planned.choice.plan
-    removed = {SGLP: plan.removed_layers} | {name: tuple(each.removed) for name, each in planned.controls.items()}
+    dense, *_, compressed = quality[SGLP].values()
     return CompressReport(
         model=model_section(measured.loaded),
         method=options.method,
         calibration=calibration_section(options.calibration, measured.analysis),
         analysis=analysis_section(measured.analysis, measured.origin),
         placement=evidence.placement,
-        plan=plan_section(plan),
+        plan=plan_section(planned.choice.plan),
         proposals=proposal_rows(planned.choice.proposals),
-        table=before_after(
-            _remaining(measured.loaded, checked.artifact), (quality["dense"], quality[SGLP]), checked.footprints
-        ),
-        stages=stage_rows({name: quality[name] for name in ("dense", *evidence.stages)}),
+        table=before_after(_remaining(measured.loaded, checked.artifact), (dense, compressed), checked.footprints),
+        stages=stage_rows(quality[SGLP]),
         repair=repair_section(evidence.repaired),
         healing=healing_section(options.healing, evidence.healed),
-        controls=control_rows(quality, removed),
+        controls=control_rows(quality, planned.removed),
         evaluation=evaluation_section(options.evaluation, measured.data),
         verification=verification_section(checked.verification),
         layer_map={str(old): new for old, new in checked.artifact.layer_map.items()},
-        quality_target=quality_target_section(planned.search, quality["dense"], quality[SGLP])
-        if planned.search
-        else None,
+        quality_target=quality_target_section(planned.search, dense, compressed) if planned.search else None,
     )

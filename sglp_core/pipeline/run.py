@@ -80,8 +80,7 @@ def choose_for_run(
     search = None
     if isinstance(target, QualityTarget):
         search = quality_budget.search(loaded, analysis, target, options, data, progress)
-        # Without its repair, which saw only half of the calibration data: the plan is repaired again on all of it.
-        choice = Choice(search.best.plan, search.best.proposals)
+        choice = search.best.choice
     else:
         choice = choose_plan(loaded, analysis, target, options, data.calibration(loaded), progress)
     require_unchanged_layers(loaded.source.directory, loaded.stack, choice.plan.removed_layers)

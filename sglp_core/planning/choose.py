@@ -14,7 +14,7 @@ from sglp_core.planning.plan import Plan, costs_of_layers, segment_ranks
 from sglp_core.planning.proposals import Proposal, propose, refined_proposal, select
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.repair.named_repairs import folds, repair_at_once
-from sglp_core.repair.repair import Repaired
+from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch, sample_count
 
@@ -29,14 +29,15 @@ COMPARED = (*CONTROLS, "block_influence")
 
 @dataclass(frozen=True)
 class Choice:
-    """A plan, the `proposals` it was chosen from, best first, and its repair.
+    """A plan, the `proposals` it was chosen from, best first, and what searched the model for the writes that repairs
+    change.
 
-    There are no proposals where one criterion made the plan, and no repair where it was not needed for the choice.
+    There are no proposals where one criterion made the plan, and no search where the choice needed no repair.
     """
 
     plan: Plan
     proposals: list[Proposal]
-    repaired: Repaired | None = None
+    finder: WriteFinder | None = None
 
 
 def choose_plan(
@@ -68,8 +69,9 @@ def choose_plan(
     # A repair cannot be fitted and judged on the same sample.
     if not folds(loaded, method.repair) or sample_count(batches) < 2:
         return Choice(refined.plan, proposals)
-    proposals, repaired = choose_repaired(loaded, batches, method.repair, proposals, progress)
-    return Choice(proposals[0].plan, proposals, repaired)
+    finder = WriteFinder(loaded, batches[0])
+    proposals = choose_repaired(finder, batches, method.repair, proposals, progress)
+    return Choice(proposals[0].plan, proposals, finder)
 
 
 def search_budget(layers: int, removed: int, parts: int) -> int:

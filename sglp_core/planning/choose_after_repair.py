@@ -14,11 +14,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.planning.harm import harm_of
 from sglp_core.planning.proposals import Proposal
 from sglp_core.progress import Phase, silent_phase
-from sglp_core.repair.repair import Repaired, repair
 from sglp_core.repair.walk import RepairWalk, Request
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.runs import Removed, runs_of
@@ -39,13 +37,13 @@ def finalists(proposals: Sequence[Proposal]) -> list[Proposal]:
 
 
 def choose_repaired(
-    model: LayeredModel,
+    finder: WriteFinder,
     batches: Sequence[Batch],
     repair_name: str,
     proposals: Sequence[Proposal],
     progress: Phase | None = None,
-) -> tuple[list[Proposal], Repaired]:
-    """The proposals, first the one that harms least after its repair, and its repair, fitted on all batches.
+) -> list[Proposal]:
+    """The proposals, first the one that harms least after its repair.
 
     `repaired_harm` of those that were repaired is the mean over the folds that were held out.
     """
@@ -53,7 +51,6 @@ def choose_repaired(
     harms: dict[Removed, list[float]] = {removed: [] for removed in candidates}
     order = list(candidates)
     folds = _folds(batches)
-    finder = WriteFinder(model, folds[0])
     progress = progress or silent_phase()
     for turn in (range(1), range(1, min(3, len(folds)))):
         requests = [Request(removed, frozenset({fold})) for removed in order for fold in turn]
@@ -63,11 +60,10 @@ def choose_repaired(
         order.sort(key=lambda each: fmean(harms[each]))
         order = order[: max(2, -(-len(order) // 3))]
     ranked = sorted(candidates, key=lambda each: (-len(harms[each]), fmean(harms[each])))
-    kept = repair(model, batches, ranked[0], repair_name, progress, finder)
     repaired_proposals = [
         replace(candidates[each], repaired_harm=fmean(harms[each]), repaired_trials=len(harms[each])) for each in ranked
     ]
-    return [*repaired_proposals, *(each for each in proposals if each.plan.removed_layers not in candidates)], kept
+    return [*repaired_proposals, *(each for each in proposals if each.plan.removed_layers not in candidates)]
 
 
 def _folds(batches: Sequence[Batch]) -> list[Batch]:

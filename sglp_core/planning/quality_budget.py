@@ -17,10 +17,9 @@ from sglp_core.execution.variant import Variant
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Options, QualityTarget, Target
 from sglp_core.planning.choose import Choice, choose_plan
-from sglp_core.planning.plan import Plan
-from sglp_core.planning.proposals import Proposal
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.repair.repair import repair
+from sglp_core.structure.runs import Removed
 from sglp_core.tasks import Batch
 
 
@@ -28,11 +27,15 @@ from sglp_core.tasks import Batch
 class JudgedPlan:
     """One plan: `dense` and `value` are the metric of the dense and the pruned model, `drop` is how much is lost."""
 
-    plan: Plan
-    proposals: list[Proposal]
+    choice: Choice
     dense: float
     value: float
     drop: float
+
+    @property
+    def removed_layers(self) -> Removed:
+        """The layers that the plan removes."""
+        return self.choice.plan.removed_layers
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def _judged(
     """The plan that was chosen on the first of two sequences of batches, repaired on it and judged on the second."""
     chosen_on, judged_on = batches
     removed = chosen.plan.removed_layers
-    repaired = chosen.repaired or repair(loaded, chosen_on, removed, repair_name)
+    repaired = repair(loaded, chosen_on, removed, repair_name, finder=chosen.finder)
     quality = evaluate(loaded, judged_on, {"pruned": Variant(removed, repaired.changes)})
     dense, pruned = (getattr(quality[name], target.metric) for name in ("dense", "pruned"))
     if target.metric == "accuracy" and not dense:
@@ -101,7 +104,7 @@ def _judged(
             "the model itself gets nothing right on this data, so every plan would be within the budget; give data "
             "that it was made for, or another metric"
         )
-    return JudgedPlan(chosen.plan, chosen.proposals, dense, pruned, target.drop(dense, pruned))
+    return JudgedPlan(chosen, dense, pruned, target.drop(dense, pruned))
 
 
 def largest_within(most: int, within: Callable[[int], bool]) -> int:
@@ -129,6 +132,6 @@ def _out_of_reach(target: QualityTarget, tried: list[JudgedPlan]) -> str:
     unit = "a relative increase" if target.metric == "perplexity" else "a drop"
     return (
         f"no removal keeps {target.metric} within {unit} of {target.max_drop:.4g}: the smallest loss found is "
-        f"{least.drop:.4g}, with {len(least.plan.removed_layers)} of the layers removed "
-        f"({', '.join(map(str, least.plan.removed_layers))}). Allow a larger max_drop, or protect fewer layers."
+        f"{least.drop:.4g}, with {len(least.removed_layers)} of the layers removed "
+        f"({', '.join(map(str, least.removed_layers))}). Allow a larger max_drop, or protect fewer layers."
     )

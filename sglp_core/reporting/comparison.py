@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sglp_core.evaluation.footprint import Footprint
 from sglp_core.evaluation.quality import Quality
+from sglp_core.structure.runs import Removed
 
 UNITS = {
     "perplexity": "",
@@ -52,8 +53,26 @@ class StageRow:
 
 
 @dataclass(frozen=True)
+class QualityFigures:
+    """Quality on the held-out data."""
+
+    perplexity: float | None
+    """exp of the mean nats a position; null where it is not finite."""
+    accuracy: float | None
+    """Share of positions whose most likely answer is the label."""
+    agreement: float | None
+    """Share of positions whose most likely answer is the dense model's."""
+    kl: float | None
+    """Mean KL(dense ‖ this) in nats a position; null where it is not finite."""
+
+
+@dataclass(frozen=True)
 class ControlRow:
-    """Quality on the held-out data of the plan (`sglp`) or of a control that removes as many layers."""
+    """Quality on the held-out data of the plan (`sglp`) or of a control that removes as many layers: as cut, and after
+    the same repair on the same calibration data.
+
+    Healing is left out of this comparison, since controls are not healed.
+    """
 
     name: str
     """`sglp`, or the criterion of the control."""
@@ -65,10 +84,12 @@ class ControlRow:
     """Share of positions whose most likely answer is the dense model's."""
     kl: float | None
     """Mean KL(dense ‖ this) in nats a position; null where it is not finite."""
+    repaired: QualityFigures | None
+    """The same after the repair; null where that changed nothing."""
     removed_layers: tuple[int, ...]
     """Numbers of the layers left out, from 0, rising."""
     beats_plan: bool
-    """Whether its perplexity is lower than that of the plan."""
+    """Whether its perplexity is lower than that of the plan, both after the repair."""
 
 
 def before_after(
@@ -91,14 +112,21 @@ def stage_rows(quality: Mapping[str, Quality]) -> tuple[StageRow, ...]:
     return tuple(StageRow(name, **each.to_dict()) for name, each in quality.items())
 
 
-def control_rows(quality: Mapping[str, Quality], removed: Mapping[str, tuple[int, ...]]) -> tuple[ControlRow, ...]:
-    """The plan beside the controls at the same layer count."""
+def control_rows(
+    quality: Mapping[str, Mapping[str, Quality]], removed: Mapping[str, Removed]
+) -> tuple[ControlRow, ...]:
+    """The plan beside the controls at the same layer count; `quality` is that of each by the names of `StageRow`."""
+
+    def after_repair(name: str) -> Quality:
+        return quality[name].get("repaired", quality[name]["pruned"])
+
     return tuple(
         ControlRow(
             name,
-            **quality[name].to_dict(),
+            **quality[name]["pruned"].to_dict(),
+            repaired=QualityFigures(**quality[name]["repaired"].to_dict()) if "repaired" in quality[name] else None,
             removed_layers=layers,
-            beats_plan=quality[name].perplexity < quality[SGLP].perplexity,
+            beats_plan=after_repair(name).perplexity < after_repair(SGLP).perplexity,
         )
         for name, layers in removed.items()
     )

@@ -83,16 +83,14 @@ def quality_target_section(search: QualitySearch, dense: Quality, pruned: Qualit
         search=SearchResult(
             samples=search.samples,
             dense=best.dense,
-            layers_removed=len(best.plan.removed_layers),
-            removed_layers=best.plan.removed_layers,
+            layers_removed=len(best.removed_layers),
+            removed_layers=best.removed_layers,
             value=finite(best.value),
             drop=finite(best.drop),
         ),
         verified=Verified(before, finite(after), finite(drop), drop <= target.max_drop),
         tried=tuple(
-            TriedRemoval(
-                len(trial.plan.removed_layers), trial.plan.removed_layers, finite(trial.value), finite(trial.drop)
-            )
+            TriedRemoval(len(trial.removed_layers), trial.removed_layers, finite(trial.value), finite(trial.drop))
             for trial in search.tried
         ),
     )

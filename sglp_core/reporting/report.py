@@ -74,7 +74,7 @@ class CompressReport(Report):
     healing: HealingSection
     """The training after the cut."""
     controls: tuple[ControlRow, ...]
-    """The plan beside the controls that remove as many layers."""
+    """The plan beside the controls that remove as many layers, as cut and after the same repair."""
     evaluation: EvaluationSection
     """The held-out data."""
     verification: VerificationSection

@@ -59,9 +59,7 @@ def repaired_harm(loaded: LoadedModel, windows: Sequence[Batch], fitted: int, re
     return harm_of(quality["dense"], quality["it"])
 
 
-def test_the_plan_that_harms_least_after_its_repair_is_taken_with_that_repair(
-    loaded: LoadedModel, text: Path, tmp_path: Path
-) -> None:
+def test_the_plan_that_harms_least_after_its_repair_is_taken(loaded: LoadedModel, text: Path, tmp_path: Path) -> None:
     data = prepare(loaded, Calibration(str(text), **CALIBRATION), None, RunContext(cache=tmp_path))
     found = chosen(loaded, data, text, "least_squares")
     batches: Sequence[Batch] = data.calibration(loaded)
@@ -86,11 +84,12 @@ def test_the_plan_that_harms_least_after_its_repair_is_taken_with_that_repair(
     assert set(most) == set(after_first[:best])
     assert found.plan.removed_layers == min(most, key=lambda each: fmean(harms[each]))
     expected = repair(loaded, batches, found.plan.removed_layers, "least_squares")
-    assert found.repaired is not None
-    assert found.repaired.changes.keys() == expected.changes.keys()
+    assert found.finder is not None
+    repaired = repair(loaded, batches, found.plan.removed_layers, "least_squares", finder=found.finder)
+    assert repaired.changes.keys() == expected.changes.keys()
     # What comes first without repair is asked about too.
     unrepaired = chosen(loaded, data, text, "none")
-    assert unrepaired.repaired is None
+    assert unrepaired.finder is None
     assert unrepaired.plan.removed_layers in harms
     assert all(proposal.repaired_harm is None for proposal in unrepaired.proposals)
 
@@ -102,8 +101,19 @@ def test_of_much_data_a_part_tells_plans_apart_and_all_of_it_repairs_the_winner(
     calibration = Calibration(str(text), samples=300, sequence_length=16, batch_size=50)
     data = prepare(loaded, calibration, None, RunContext(cache=tmp_path))
     found = chosen(loaded, data, text, "least_squares")
-    assert found.repaired is not None
-    assert (found.repaired.fitted_windows, found.repaired.judged_windows) == (225, 75)
+    report = compress(
+        str(loaded.source.directory),
+        TARGET,
+        tmp_path / "out",
+        Options(
+            method=Method(repair="least_squares"),
+            calibration=calibration,
+            evaluation=Evaluation(samples=4, controls=False),
+        ),
+        RunContext(cache=tmp_path / "cache"),
+    )
+    assert report.plan.removed_layers == found.plan.removed_layers
+    assert (report.repair.fitted_windows, report.repair.judged_windows) == (225, 75)
     # 2,048 predictions are 128 of the windows.
     alone = [batch.rows(row, row + 1) for batch in data.calibration(loaded) for row in range(len(batch.labels))][:128]
     for proposal in found.proposals:
