@@ -24,7 +24,7 @@ CLASSIFICATIONS: tuple[Task, ...] = ("image_classification", "text_classificatio
 IGNORED = -100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """One batch of samples on the CPU: the model's inputs and the labels.
 
@@ -55,8 +55,7 @@ class Batch:
     def split(self, rows: int) -> Iterator["Batch"]:
         """The same samples in batches of at most `rows`."""
         for first in range(0, len(self.labels), rows):
-            part = slice(first, first + rows)
-            yield Batch({name: tensor[part] for name, tensor in self.inputs.items()}, self.labels[part])
+            yield self.rows(first, first + rows)
 
 
 def rebatch(batches: Sequence[Batch], rows: int) -> Iterator[Batch]:

@@ -35,12 +35,11 @@ def trace_layerwise(run: TracedRun, layerwise: Layerwise) -> LayerTrace:
     device, keep, count = run.model.device, run.model.intermediates.keep, len(layerwise.layers)
     gradient, angle = (torch.zeros(len(run.batches), count, 2, dtype=torch.float64, device=device) for _ in range(2))
     skip, turned = (torch.zeros(len(run.batches), count + 1, count + 1, dtype=torch.float64) for _ in range(2))
-    with layerwise.outside():
-        entered = [layerwise.enter(batch) for batch in run.batches]
+    entered = run.model.entered(run.batches)
     _require_space(run, entered)
     counted = [counted_positions(batch, each.hidden) for batch, each in zip(run.batches, entered, strict=True)]
 
-    hidden: list[States] = [[keep(each.hidden)] for each in entered]
+    hidden: list[States] = [[each.hidden] for each in entered]
     for index in range(count):
         with layerwise.layer(index) as layer, torch.no_grad():
             for b, each in enumerate(entered):

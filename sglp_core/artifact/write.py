@@ -16,12 +16,11 @@ from sglp_core.evaluation.logits import probe_logits
 from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.disk_home import DiskHome, empty_model
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.logits import logits_of_variants
+from sglp_core.execution.logits import logits_of_one
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import apply, swapped
 from sglp_core.execution.weights import OnloadedWeights
 from sglp_core.loading.loaded_model import LoadedModel
-from sglp_core.progress import silent_phase
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.structure.layer_stack import LayerStack, layers_of
 from sglp_core.tasks import Batch
@@ -93,6 +92,4 @@ def _probe_logits(model: LayeredModel, probe: dict[str, Tensor], variant: Varian
     """Logits of the probe on the CPU, computed in the type that the weights are stored in."""
     stored = LayeredModel(model.model, model.path, model.task, home=model.weights.as_stored(), scratch=model.scratch)
     batch = Batch(probe, torch.zeros(len(next(iter(probe.values()))), dtype=torch.long))
-    for _, logits in logits_of_variants(stored, [batch], [variant], silent_phase()):
-        return next(logits).cpu()
-    raise AssertionError("there was a batch")
+    return next(logits_of_one(stored, [batch], variant)).cpu()

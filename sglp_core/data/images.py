@@ -15,7 +15,7 @@ from sglp_core.checkpoints.model_folder import local_path
 from sglp_core.data.image_files import ImageFile, read_image_files
 from sglp_core.errors import BadCalibration
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.logits import dense_logits
+from sglp_core.execution.logits import logits_of_one
 from sglp_core.tasks import Batch, Task
 
 # More than photographs have; a small file can claim far more.
@@ -119,4 +119,4 @@ def _folded(name: str) -> str:
 @torch.no_grad()
 def _predicted(model: LayeredModel, pixel_values: Tensor) -> Tensor:
     batches = Batch({"pixel_values": pixel_values}, torch.zeros(len(pixel_values))).split(LABELLED_AT_ONCE)
-    return torch.cat([logits.argmax(-1).cpu() for logits in dense_logits(model, list(batches))])
+    return torch.cat([logits.argmax(-1).cpu() for logits in logits_of_one(model, list(batches))])

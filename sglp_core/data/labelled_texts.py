@@ -17,7 +17,7 @@ from sglp_core.data.text_files import draw_texts
 from sglp_core.data.token_windows import LEAST_TEXT_CHARACTERS, PROBE_ROWS, PROBE_TOKENS, TEXT_CHARACTERS_A_TOKEN
 from sglp_core.errors import BadCalibration, as_unsupported
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.logits import dense_logits
+from sglp_core.execution.logits import logits_of_one
 from sglp_core.tasks import Batch, Task
 
 LABELLED_AT_ONCE = 16
@@ -81,4 +81,4 @@ def read_labelled_texts(
 def _predicted(model: LayeredModel, inputs: dict[str, Tensor]) -> Tensor:
     batches = Batch(inputs, torch.zeros(len(inputs["input_ids"]))).split(LABELLED_AT_ONCE)
     with as_unsupported("the model cannot read a batch of texts"):
-        return torch.cat([logits.argmax(-1).cpu() for logits in dense_logits(model, list(batches))])
+        return torch.cat([logits.argmax(-1).cpu() for logits in logits_of_one(model, list(batches))])

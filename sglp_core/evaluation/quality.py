@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.logits import logits_of_variants
+from sglp_core.execution.logits import Pieces, logits_of_variants
 from sglp_core.execution.variant import Variant
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.tasks import Batch, Task, aligned
@@ -61,26 +61,33 @@ def evaluate_batches(
 def _sums_of_batches(
     model: LayeredModel, batches: Sequence[Batch], variants: Mapping[str, Variant], progress: Phase, every: int
 ) -> Iterator[tuple[dict[str, Tensor], int]]:
-    """For each batch the sums of `compared` by the name of the variant, and the number of positions."""
+    """For each batch the sums of `compared_with_first` by the name of the variant, and the number of positions."""
     all_variants = {"dense": Variant(), **variants}
-    for labels, logits in logits_of_variants(model, batches, list(all_variants.values()), progress, every):
-        sums: dict[str, Tensor] = {}
-        dense: Tensor | None = None
-        for name, each in zip(all_variants, logits, strict=True):
-            rows, targets = log_probabilities(each, labels, model.task)
-            dense = rows if dense is None else dense
-            sums[name] = compared(dense, rows, targets)
-        yield sums, len(targets)
+    for pieces in logits_of_variants(model, batches, list(all_variants.values()), progress, every):
+        sums, positions = compared_with_first(pieces, model.task)
+        yield dict(zip(all_variants, sums, strict=True)), positions
 
 
-def log_probabilities(logits: Tensor, labels: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-    """Log-probabilities `[N, V]` and labels `[N]` of the positions that count."""
-    rows, labels = aligned(logits, labels, task)
-    return rows.float().log_softmax(-1), labels
+def compared_with_first(pieces: Pieces, task: Task) -> tuple[Tensor, int]:
+    """Sums over the positions of one batch, a row `[4]` for each variant, and the number of positions.
+
+    The sums are nats, correct answers, answers equal to those of the first variant, and the KL divergence from it.
+    """
+    total, positions = torch.zeros(()), 0
+    for labels, logits in pieces:
+        first: Tensor | None = None
+        sums = []
+        for each in logits:
+            rows, targets = aligned(each, labels, task)
+            log_probabilities = rows.float().log_softmax(-1)
+            first = log_probabilities if first is None else first
+            sums.append(_compared(first, log_probabilities, targets))
+        total = total.to(sums[0].device) + torch.stack(sums)
+        positions += len(targets)
+    return total, positions
 
 
-def compared(dense: Tensor, variant: Tensor, labels: Tensor) -> Tensor:
-    """Sums over positions, `[4]`: nats, correct answers, answers equal to the dense model's, KL from it."""
+def _compared(dense: Tensor, variant: Tensor, labels: Tensor) -> Tensor:
     nats = -variant.gather(-1, labels[:, None]).double().sum()
     top = variant.argmax(-1)
     correct = (top == labels).double().sum()
@@ -90,7 +97,7 @@ def compared(dense: Tensor, variant: Tensor, labels: Tensor) -> Tensor:
 
 
 def quality_of(total: Tensor, positions: int) -> Quality:
-    """Quality from the sums of `compared` over a number of positions."""
+    """Quality from the sums of `compared_with_first` over a number of positions."""
     nats, correct, agree, divergence = (float(x) / positions for x in total.tolist())
     # exp overflows float64 above 709; so large a figure only says that the model is destroyed.
     return Quality(math.exp(min(nats, 700)), correct, agree, max(divergence, 0.0))

@@ -2,12 +2,13 @@
 
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from sglp_core.errors import OutOfMemory
 from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.intermediates import Intermediates
 from sglp_core.execution.layer_call import NotLayerwise
-from sglp_core.execution.layerwise import Layerwise
+from sglp_core.execution.layerwise import Entered, Layerwise
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import Changes, replaced, tensor_named
 from sglp_core.execution.weights import Group, ResidentWeights, Weights
@@ -43,6 +44,7 @@ class LayeredModel:
     task: Task
     home: Weights | None = field(default=None, kw_only=True)
     scratch: Path = field(default_factory=lambda: Path(tempfile.gettempdir()), kw_only=True)
+    _entered: WeakKeyDictionary[Batch, Entered] = field(default_factory=WeakKeyDictionary, init=False, repr=False)
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -88,6 +90,19 @@ class LayeredModel:
         return Intermediates(
             self.device, self.scratch, in_files=not self.weights.in_memory, on_device=self.weights.resident
         )
+
+    def entered(self, batches: Sequence[Batch]) -> list[Entered]:
+        """The batches as they enter the first layer, for a model that runs layer by layer.
+
+        Each is computed once, so that the embeddings are not needed again; it goes when its batch is freed.
+        """
+        missing = [batch for batch in batches if batch not in self._entered]
+        if missing and self.layerwise is not None:
+            with self.layerwise.outside():
+                for batch in missing:
+                    entered = self.layerwise.enter(batch)
+                    self._entered[batch] = replace(entered, hidden=self.intermediates.keep(entered.hidden))
+        return [self._entered[batch] for batch in batches]
 
     @contextmanager
     def whole(self, variant: Variant = Variant()) -> Iterator[Any]:

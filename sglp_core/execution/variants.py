@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from sglp_core.execution.intermediates import Intermediates
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.layerwise import Entered, Layerwise
+from sglp_core.execution.layerwise import Layerwise
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import Changes, swapped
 from sglp_core.tasks import Batch
 
 # Numbers in the hidden states of one call of a layer: enough rows to keep a device busy, few enough for its memory.
 NUMBERS_AT_ONCE = {"cpu": 2**22}
+# As many logits, for all samples and variants of one call.
+LOGITS_AT_ONCE = {"cpu": 2**24}
 NUMBERS_ON_DEVICE = 2**26
 
 # The hidden states of each batch, by its number.
@@ -45,9 +47,8 @@ class Walk:
         self.model, self.batches, self._layerwise = model, batches, layerwise
         self._path = model.path
         self._intermediates: Intermediates = model.intermediates
-        with layerwise.outside():
-            self.entered: list[Entered] = [layerwise.enter(batch) for batch in batches]
-        self._entry: States = {number: self.keep(each.hidden) for number, each in enumerate(self.entered)}
+        self.entered = model.entered(batches)
+        self._entry: States = {number: each.hidden for number, each in enumerate(self.entered)}
 
     def track(self, variant: Variant) -> Track:
         """A variant at the entry."""
@@ -55,7 +56,8 @@ class Walk:
         if outside:
             with self.outside(), swapped(self.model.model, outside):
                 entered = [self._layerwise.enter(each.batch) for each in self.entered]
-            if any(not torch.equal(new.hidden, old.hidden) for new, old in zip(entered, self.entered, strict=True)):
+            same = zip(entered, self.entered, strict=True)
+            if not all(torch.equal(new.hidden, old.hidden.to(new.hidden.device)) for new, old in same):
                 states = {number: self.keep(each.hidden) for number, each in enumerate(entered)}
         return Track(frozenset(variant.removed), dict(variant.changes), states)
 
@@ -96,31 +98,43 @@ class Walk:
         with self.layer(index) as layer, swapped(self.model.model, self.of_layer(index, changes)):
             return self.entered[number].calls[index].run(layer, hidden)
 
-    @torch.no_grad()
-    def logits(self, tracks: Sequence[Track], number: int, positions: Tensor | None = None) -> Iterator[Tensor]:
-        """Logits of one batch for each track, in order; call inside `outside()`.
+    def exit(self, tracks: Sequence[Track], number: int, every: int = 1) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
+        """Labels, and logits of each track in order, of a few samples of a batch at a time; call inside `outside()`.
 
-        `positions` are as in `Layerwise.exit`.
+        Of a causal language model only every so many positions are computed, and labels are those that these predict,
+        in their place.
         """
-        entered = self.entered[number]
-        rows = entered.hidden.shape[0] * (entered.hidden.shape[1] if positions is None else len(positions))
-        at_once = max(1, self._numbers_at_once() // max(1, rows * self._classes()))
-        waiting: list[Track] = []
-        for track in tracks:
-            if waiting and (len(waiting) == at_once or not _same_outside(self, waiting[0], track)):
-                yield from self._exit(waiting, entered, number, positions)
-                waiting = []
-            waiting.append(track)
-        if waiting:
-            yield from self._exit(waiting, entered, number, positions)
+        labels, positions = self.entered[number].batch.labels, None
+        if every > 1 and self.model.task == "causal_lm":
+            labels, positions = _thinned(labels, every)
+        numbers = max(1, (labels.shape[1] if labels.ndim > 1 else 1) * self._classes())
+        at_once = max(1, LOGITS_AT_ONCE.get(self.model.device.type, NUMBERS_ON_DEVICE) // numbers)
+        for first in range(0, len(labels), at_once):
+            samples = slice(first, first + at_once)
+            tracks_at_once = max(1, at_once // len(labels[samples]))
+            yield labels[samples], self._logits(tracks, number, samples, positions, tracks_at_once)
 
-    def _exit(
-        self, tracks: Sequence[Track], entered: Entered, number: int, positions: Tensor | None
+    @torch.no_grad()
+    def _logits(
+        self, tracks: Sequence[Track], number: int, samples: slice, positions: Tensor | None, at_once: int
     ) -> Iterator[Tensor]:
-        hidden = torch.cat([track.states[number].to(self.model.device) for track in tracks])
-        with swapped(self.model.model, self._outside(tracks[0].changes)):
-            logits = self._layerwise.exit(entered.batch.repeated(len(tracks)), hidden, positions)
-        yield from logits.chunk(len(tracks))
+        batch = self.entered[number].batch.rows(samples.start, samples.stop)
+        for group in self._with_same_exit(tracks, at_once):
+            hidden = torch.cat([track.states[number][samples].to(self.model.device) for track in group])
+            with swapped(self.model.model, self._outside(group[0].changes)):
+                logits = self._layerwise.exit(batch.repeated(len(group)), hidden, positions)
+            yield from logits.chunk(len(group))
+
+    def _with_same_exit(self, tracks: Sequence[Track], at_once: int) -> Iterator[list[Track]]:
+        """At most so many tracks in order at a time, which have the same weights outside of the layers."""
+        group: list[Track] = []
+        for track in tracks:
+            if group and (len(group) == at_once or not _same_outside(self, group[0], track)):
+                yield group
+                group = []
+            group.append(track)
+        if group:
+            yield group
 
     def _classes(self) -> int:
         config = self.model.model.config
@@ -156,6 +170,16 @@ class Walk:
 
     def _outside(self, changes: Changes) -> dict[str, Tensor]:
         return {name: value for name, value in changes.items() if not name.startswith(f"{self._path}.")}
+
+
+def _thinned(labels: Tensor, every: int) -> tuple[Tensor, Tensor]:
+    """Labels `[B, P]` and the P positions of their logits.
+
+    As in a whole text, the logits at one entry predict the label at the next, and the last predict nothing.
+    """
+    positions = torch.arange(every // 2, labels.shape[1] - 1, every, device=labels.device)
+    predicted = torch.cat([labels[:, :1], labels[:, positions + 1]], 1)
+    return predicted, torch.cat([positions, positions[-1:]])
 
 
 def _same_outside(walk: Walk, one: Track, other: Track) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from sglp_core.evaluation.quality import Quality, compared, log_probabilities, quality_of
+from sglp_core.evaluation.quality import Quality, compared_with_first, quality_of
 from sglp_core.execution.variants import Track, Walk
 
 
@@ -19,14 +19,9 @@ class ExitQuality:
 
     def add(self, number: int, dense: Track, tracks: Sequence[Track]) -> None:
         """Compare the tracks with the dense model on one batch; call inside `outside()` of the walk."""
-        labels = self._walk.entered[number].batch.labels
-        of_dense: Tensor | None = None
         all_tracks = [dense, *tracks]
-        for track, logits in zip(all_tracks, self._walk.logits(all_tracks, number), strict=True):
-            rows, targets = log_probabilities(logits, labels, self._walk.model.task)
-            of_dense = rows if of_dense is None else of_dense
-            self._sums[track, number] = compared(of_dense, rows, targets)
-            self._positions[number] = len(targets)
+        sums, self._positions[number] = compared_with_first(self._walk.exit(all_tracks, number), self._walk.model.task)
+        self._sums |= {(track, number): each for track, each in zip(all_tracks, sums, strict=True)}
 
     def quality(self, track: Track, numbers: Iterable[int]) -> Quality:
         """The quality of a track on these batches together, all of which were added with it."""

@@ -33,7 +33,7 @@ def test_variants_together_equal_hooks_on_the_whole_model(name: str, padded: boo
     removed = [(), (0,), (2, 5), (2, 5, 6), (4, 5, 6, 7)]
     variants = [Variant(each) for each in removed]
     variants += [Variant(each, changed_in(model, layered.layers[index])) for index in (0, 3, 7) for each in removed[:4]]
-    for number, (_, logits) in enumerate(logits_of_variants(layered, batches, variants, silent_phase())):
+    for number, ((_, logits),) in enumerate(logits_of_variants(layered, batches, variants, silent_phase())):
         for variant, found in zip(variants, logits, strict=True):
             with bypassed(layered.layers, variant.removed), swapped(model, variant.changes):
                 expected = model(**batches[number].inputs).logits
@@ -51,7 +51,8 @@ def test_logits_of_some_positions_are_those_of_all_at_these_positions(name: str)
     ((some, some_logits), (every, all_logits)) = (
         next(
             (labels, list(logits))
-            for labels, logits in logits_of_variants(layered, [data], variants, silent_phase(), n)
+            for pieces in logits_of_variants(layered, [data], variants, silent_phase(), n)
+            for labels, logits in pieces
         )
         for n in (4, 1)
     )
@@ -75,7 +76,7 @@ def test_what_changes_outside_of_the_layers_may_come_before_them_all(name: str) 
     data = batch(model, 2, padded=False)
     changes = {name: 2 * torch.rand_like(model.get_parameter(name))}
     variants = [Variant(removed, each) for removed in ((), (0,), (3, 5)) for each in (changes, {})]
-    ((_, logits),) = logits_of_variants(layered, [data], variants, silent_phase())
+    (((_, logits),),) = logits_of_variants(layered, [data], variants, silent_phase())
     for variant, found in zip(variants, logits, strict=True):
         with bypassed(model.model.layers, variant.removed), swapped(model, variant.changes):
             assert difference(found, model(**data.inputs).logits) < 1e-5
@@ -90,7 +91,7 @@ def test_layers_run_once_for_all_that_share_them() -> None:
     for index, layer in enumerate(model.model.layers):
         layer.mlp.register_forward_hook(lambda _m, args, _o, i=index: rows.append((i, len(args[0]))))
     variants = [Variant(), Variant((3, 5)), Variant((3, 5)), Variant((5,))]
-    for _, logits in logits_of_variants(layered, [batch(model, 2, padded=False)], variants, silent_phase()):
+    for ((_, logits),) in logits_of_variants(layered, [batch(model, 2, padded=False)], variants, silent_phase()):
         list(logits)
     # Two windows: the dense model, and from layer 4 on those without layer 3, and from 6 on those without 5.
     entry = [(0, 2)]

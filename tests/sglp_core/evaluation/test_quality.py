@@ -8,6 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sglp_core.evaluation.quality import Quality, evaluate
+from sglp_core.execution import variants
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.variant import Variant
 from sglp_core.tasks import Batch
@@ -51,7 +52,11 @@ def log_probabilities(model: Any, keep: list[int], batch: Batch) -> tuple[np.nda
     return (logits - logits.logsumexp(-1, keepdim=True)).numpy(), labels[counted].numpy()
 
 
-def test_perplexity_accuracy_agreement_and_divergence_equal_their_definitions(model: Any) -> None:
+@pytest.mark.parametrize("logits_at_once", [2**24, 1], ids=["whole batches", "sample by sample"])
+def test_perplexity_accuracy_agreement_and_divergence_equal_their_definitions(
+    model: Any, logits_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(variants.LOGITS_AT_ONCE, "cpu", logits_at_once)
     found = evaluate(LayeredModel(model, "model.layers", "causal_lm"), BATCHES, {"pruned": Variant([1, 2])})
     dense, labels = (
         np.concatenate(x) for x in zip(*(log_probabilities(model, [0, 1, 2, 3], b) for b in BATCHES), strict=True)
