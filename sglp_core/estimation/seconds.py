@@ -10,16 +10,14 @@ from typing import Any
 
 import torch
 
-from sglp_core.analysis.criteria import CRITERIA
 from sglp_core.data.self_generated import CACHE_SHARE, UNMASKING_STEPS
 from sglp_core.data.token_windows import MASKED_SHARE
 from sglp_core.estimation.model_outline import Outline
 from sglp_core.execution.available_memory import available_bytes
 from sglp_core.options import PROPOSALS, Calibration, Evaluation, Options
-from sglp_core.planning.choose import ANALYSIS_PASSES, COMPARED, search_budget
-from sglp_core.planning.choose_after_repair import BEST, FEWEST_WINDOWS, FOLDS, MOST_PREDICTIONS
+from sglp_core.planning.choose import COMPARED, search_budget
+from sglp_core.planning.choose_after_repair import CHOSEN_PASSES, COMPARED_PASSES, FEWEST_WINDOWS, MOST_PREDICTIONS
 from sglp_core.planning.harm import SAMPLES_AT_ONCE, WINDOWS_AT_ONCE
-from sglp_core.planning.proposals import CUTS_PER_MEASURE
 from sglp_core.repair.named_repairs import combinations
 from sglp_core.tasks import CLASSIFICATIONS, JUDGED_SHARE
 
@@ -28,11 +26,8 @@ PRODUCT_SIZE = 1024
 COPIED_BYTES = 2**27
 # Importing the libraries, in the process of the job and again in the one that verifies and times the artifact.
 IMPORT_SECONDS = 6.0
-# Share of the plans with a single cut that no other measure of runs proposes too.
-DIFFERENT_CUTS_SHARE = 2 / 3
-# The share of the layers that follow the first removed one, and the folds that a plan is repaired for, on average.
-STARTS = 0.5
-TURNS = 5 / 3
+# One forward pass over the calibration data, and a backward pass that costs two.
+ANALYSIS_PASSES = 3
 
 
 @dataclass(frozen=True)
@@ -63,13 +58,14 @@ def expected_seconds(outline: Outline, removed: int, options: Options, speed: Sp
     at_once = SAMPLES_AT_ONCE if outline.task in CLASSIFICATIONS else WINDOWS_AT_ONCE
     parts = -(-calibration.samples // at_once)
     searches = method.importance == PROPOSALS
-    trials = search_budget(len(stack), removed, parts) if searches else 0
     part = window * calibration.samples / parts
     plans = 1 + (len(COMPARED) if evaluation.controls else 0)
     repairs = bool(combinations(method.repair)) and isinstance(outline.stack.path, str)
     # Of the dense model and of every plan, and at the exit the judged windows.
     repaired = calibration.samples * (1 + plans * (1 + 1 / JUDGED_SHARE)) if repairs else 0
-    compared = _compared_windows(outline, calibration) if repairs and searches else 0.0
+    compared = COMPARED_PASSES * _compared_windows(outline, calibration) if repairs and searches else 0.0
+    spared = CHOSEN_PASSES + compared / calibration.samples if compared else 0.0
+    trials = search_budget(len(stack), removed, parts, spared) if searches else 0
     variants = 1 + plans * (2 if repairs else 1)
     loading = outline.weight_bytes / speed.bytes_per_second
     return {
@@ -103,17 +99,11 @@ def _writing(outline: Outline, calibration: Calibration, evaluation: Evaluation,
     return written * window + reading
 
 
-def _compared_windows(outline: Outline, calibration: Calibration) -> float:
-    """Forward passes over one window that it takes to compare proposals after their repair."""
+def _compared_windows(outline: Outline, calibration: Calibration) -> int:
+    """The windows that proposals are repaired and compared on."""
     shares = {"causal_lm": 1.0, "masked_lm": MASKED_SHARE}
     predictions = shares.get(outline.task, 1 / calibration.sequence_length) * calibration.sequence_length
-    few = min(calibration.samples, max(FEWEST_WINDOWS, int(MOST_PREDICTIONS / predictions)))
-    # Similarity is one measure of runs, and some criteria are others.
-    measures = 1 + sum(criterion.run_scores is not None for criterion in CRITERIA.values())
-    single_cuts = DIFFERENT_CUTS_SHARE * CUTS_PER_MEASURE * measures
-    # Every plan is repaired for one fold, and a third of them for two more. A plan with several cuts goes on with all
-    # windows after the first, one with a single cut only with those of the fold. Both start where they differ.
-    return few * (2 + STARTS * TURNS * (BEST + single_cuts / FOLDS))
+    return min(calibration.samples, max(FEWEST_WINDOWS, int(MOST_PREDICTIONS / predictions)))
 
 
 def _seconds_each(work: Callable[[], Any]) -> float:

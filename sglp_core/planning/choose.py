@@ -7,7 +7,7 @@ from sglp_core.analysis.criteria import CONTROLS
 from sglp_core.analysis.result import Analysis
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import PROPOSALS, Options, Target
-from sglp_core.planning.choose_after_repair import choose_repaired
+from sglp_core.planning.choose_after_repair import choose_repaired, repair_passes
 from sglp_core.planning.harm import HarmMeter
 from sglp_core.planning.layer_kinds import plan_keeping_kinds
 from sglp_core.planning.plan import Plan, costs_of_layers, segment_ranks
@@ -18,8 +18,6 @@ from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch, sample_count
 
-# In forward passes over the calibration data: one forward, and a backward that costs two.
-ANALYSIS_PASSES = 3
 TRIALS_A_LAYER = 12
 # A trial is this share of a pass over its window, at most (`python -m benchmarks.planning_cost`).
 TRIAL_PASSES = 0.5
@@ -61,26 +59,29 @@ def choose_plan(
     reestimate = repair_at_once(loaded, method.repair) == "batch_norm"
     meter = HarmMeter(loaded, batches, progress, reestimate_batch_norms=reestimate)
     largest = max(len(each.removed_layers) for each in proposed.values())
-    budget = search_budget(len(analysis.stack), largest, meter.parts)
+    repairs = folds(loaded, method.repair)
+    spared = repair_passes(batches) if repairs else 0.0
+    budget = search_budget(len(analysis.stack), largest, meter.parts, spared)
     progress.start(budget, "trials")
     proposals = select(meter, proposed)
     refined = refined_proposal(meter, proposals[0], analysis, target, request.protected, budget)
     proposals = [refined, *proposals]
     # A repair cannot be fitted and judged on the same sample.
-    if not folds(loaded, method.repair) or sample_count(batches) < 2:
+    if not repairs or sample_count(batches) < 2:
         return Choice(refined.plan, proposals)
     finder = WriteFinder(loaded, batches[0])
     proposals = choose_repaired(finder, batches, method.repair, proposals, progress)
     return Choice(proposals[0].plan, proposals, finder)
 
 
-def search_budget(layers: int, removed: int, parts: int) -> int:
+def search_budget(layers: int, removed: int, parts: int, spared: float) -> int:
     """How many trials may be spent on comparing plans: enough for some rounds of local search.
 
-    With the analysis they cost at most a tenth of greedy removal, which tries all remaining layers before each removal.
+    With the repairs, for which as many passes over all parts are `spared`, they cost at most a tenth of greedy removal,
+    which tries all remaining layers before each removal.
     """
-    greedy = sum(layers - done for done in range(removed))
-    return max(0, min(TRIALS_A_LAYER * layers, int((greedy / 10 - ANALYSIS_PASSES) * parts / TRIAL_PASSES)))
+    greedy = sum((layers - done) * (layers - done - 1) / layers for done in range(removed))
+    return max(0, min(TRIALS_A_LAYER * layers, int((greedy / 10 - spared) * parts / TRIAL_PASSES)))
 
 
 def control_plans(analysis: Analysis, count: int, options: Options) -> dict[str, Plan]:

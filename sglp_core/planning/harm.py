@@ -26,7 +26,6 @@ from sglp_core.tasks import CLASSIFICATIONS, Batch, Task, rebatch
 WINDOWS_AT_ONCE = 1
 # A window has hundreds of predictions, an image or a text with a class has one.
 SAMPLES_AT_ONCE = 64
-FIRST_PARTS, FINAL_PARTS = 2, 6
 # Sets are ranked by a part of the positions, because the head costs as much as many layers; at least by so many.
 FEWEST_POSITIONS, MOST_THINNED = 64, 4
 RE_ESTIMATED = ", batch norms re-estimated"
@@ -79,19 +78,6 @@ class HarmMeter:
     def mean(self, removed: Removed) -> float:
         """Mean harm over every part that a set was tried on."""
         return self.sums[removed] / self.trials[removed]
-
-    def best(self, sets: Sequence[Removed]) -> Removed:
-        """The set that harms least: all are tried on `FIRST_PARTS` parts, and the best quarter on `FINAL_PARTS` in all.
-
-        A single set is tried, too, so that `mean` knows it. Of equal sets the first wins.
-        """
-        different = list(dict.fromkeys(sets))
-        sums = {removed: sum(harms) for removed, harms in self.each_part(different, FIRST_PARTS).items()}
-        remaining = sorted(different, key=lambda removed: sums[removed])[: max(2, math.ceil(len(different) / 4))]
-        if len(remaining) > 1:
-            for removed, harms in self.each_part(remaining, FINAL_PARTS - FIRST_PARTS).items():
-                sums[removed] += sum(harms)
-        return min(remaining, key=lambda removed: sums[removed])
 
     def _qualities(self, sets: Sequence[Removed], parts: Sequence[Batch]) -> Iterator[dict[str, Quality]]:
         variants = {str(number): Variant(removed) for number, removed in enumerate(sets)}

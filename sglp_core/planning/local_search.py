@@ -12,9 +12,11 @@ from sglp_core.planning.harm import HarmMeter
 from sglp_core.structure.runs import Removed
 
 # How many swaps are measured in a round, and how many layers at most are exchanged in one swap.
-CANDIDATES = 7
+CANDIDATES = 6
 LARGEST_SWAP = 4
-MEASURED_PARTS, CHOOSING_PARTS, CONFIRMING_PARTS = 2, 4, 4
+# Changes of one layer are measured on so many parts of the data, the most that the budget allows; swaps are chosen on
+# twice as many, and confirmed on as many again.
+PARTS = (2, 1)
 MAX_ROUNDS_WITHOUT_GAIN = 1
 
 
@@ -27,11 +29,11 @@ def refine(
     `MAX_ROUNDS_WITHOUT_GAIN` rounds in a row without a better set, or when the budget is too small for another round.
     """
     best, without_gain = start, 0
-    while without_gain < MAX_ROUNDS_WITHOUT_GAIN and meter.spent + _cost_of_round(free) <= budget:
-        swaps = _promising_swaps(meter, best, free, allowed)
-        harms = meter.each_part([best, *swaps], CHOOSING_PARTS + CONFIRMING_PARTS)
-        chosen = min(harms, key=lambda removed: sum(harms[removed][:CHOOSING_PARTS]))
-        if sum(harms[chosen][CHOOSING_PARTS:]) < sum(harms[best][CHOOSING_PARTS:]):
+    while without_gain < MAX_ROUNDS_WITHOUT_GAIN and (parts := _affordable(budget - meter.spent, free)):
+        swaps = _promising_swaps(meter, best, free, allowed, parts)
+        harms = meter.each_part([best, *swaps], 4 * parts)
+        chosen = min(harms, key=lambda removed: sum(harms[removed][: 2 * parts]))
+        if sum(harms[chosen][2 * parts :]) < sum(harms[best][2 * parts :]):
             best, without_gain = chosen, 0
         else:
             without_gain += 1
@@ -39,12 +41,12 @@ def refine(
 
 
 def _promising_swaps(
-    meter: HarmMeter, removed: Removed, free: Sequence[int], allowed: Callable[[Removed], bool]
+    meter: HarmMeter, removed: Removed, free: Sequence[int], allowed: Callable[[Removed], bool], parts: int
 ) -> list[Removed]:
     """The swaps, and the sets with one layer put back, whose estimated change of harm is lowest and below zero."""
     smaller_sets = {i: _without(removed, i) for i in removed}
     larger_sets = {j: _with(removed, j) for j in free if j not in removed}
-    harm = meter([removed, *smaller_sets.values(), *larger_sets.values()], MEASURED_PARTS)
+    harm = meter([removed, *smaller_sets.values(), *larger_sets.values()], parts)
     put_back = {i: harm[smaller] - harm[removed] for i, smaller in smaller_sets.items()}
     taken = {j: harm[larger] - harm[removed] for j, larger in larger_sets.items()}
     estimated = {smaller_sets[i]: change for i, change in put_back.items()}
@@ -58,8 +60,9 @@ def _promising_swaps(
     return sorted(better, key=lambda c: (estimated[c], c))[:CANDIDATES]
 
 
-def _cost_of_round(free: Sequence[int]) -> int:
-    return MEASURED_PARTS * (len(free) + 1) + (CANDIDATES + 1) * (CHOOSING_PARTS + CONFIRMING_PARTS)
+def _affordable(trials: int, free: Sequence[int]) -> int:
+    """The most parts on which a round can be made with so many trials; 0 where there is no round."""
+    return next((parts for parts in PARTS if parts * (len(free) + 1 + 4 * (CANDIDATES + 1)) <= trials), 0)
 
 
 def _without(removed: Removed, layer: int) -> Removed:

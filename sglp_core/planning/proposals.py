@@ -20,6 +20,8 @@ from sglp_core.structure.runs import Removed, Run
 
 # Plans with a single cut that each measure of runs proposes: similarity, and every criterion that also scores runs.
 CUTS_PER_MEASURE = 3
+# How many small parts of the calibration data each proposal is tried on.
+PARTS = 2
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Proposal:
     """One plan and the criteria that proposed it; `harm` is that of `harm.py`, mean over its `trials`.
 
     Each trial is on other windows, and proposals that do better have more trials. `repaired_harm` is the harm after the
-    method's repair, mean over its `repaired_trials`; None where it was not repaired (`choose_after_repair.py`).
+    method's repair; None where it was not repaired (`choose_after_repair.py`).
     """
 
     proposed_by: tuple[str, ...]
@@ -35,7 +37,6 @@ class Proposal:
     harm: float
     trials: int
     repaired_harm: float | None = None
-    repaired_trials: int = 0
 
 
 def propose(analysis: Analysis, target: Target, protected: set[int]) -> dict[tuple[str, ...], Plan]:
@@ -98,10 +99,10 @@ def _dissimilarity_of_ends(analysis: Analysis) -> np.ndarray:
 
 
 def select(meter: HarmMeter, plans: Mapping[tuple[str, ...], Plan]) -> list[Proposal]:
-    """The proposals, best first; proposals that do better have more trials."""
-    best = meter.best([p.removed_layers for p in plans.values()])
-    proposals = [_measured(meter, names, p) for names, p in plans.items()]
-    return sorted(proposals, key=lambda p: (p.plan.removed_layers != best, -p.trials, p.harm))
+    """The proposals, best first, all tried on the same parts in one walk; of equal ones the first stays so."""
+    meter.each_part([plan.removed_layers for plan in plans.values()], PARTS)
+    proposals = [_measured(meter, names, plan) for names, plan in plans.items()]
+    return sorted(proposals, key=lambda proposal: proposal.harm)
 
 
 def refined_proposal(

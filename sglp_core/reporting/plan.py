@@ -39,11 +39,10 @@ class ProposalRow:
     harm: float | None
     """Mean over the trials, before repair; null where it is not finite."""
     repaired_harm: float | None
-    """Mean over the trials after repair; null where it was not tried with repair, or is not finite."""
+    """The harm after repair, on windows that it was not fitted on; null where it was not tried with repair, or is not
+    finite."""
     trials: int
-    """The number of trials before repair; proposals that do better have more."""
-    repaired_trials: int
-    """The number of trials after repair."""
+    """The number of trials before repair."""
 
 
 def plan_section(plan: Plan) -> PlanSection:
@@ -58,7 +57,6 @@ def proposal_rows(proposals: Sequence[Proposal]) -> tuple[ProposalRow, ...]:
             harm=finite(proposal.harm),
             repaired_harm=finite(proposal.repaired_harm),
             trials=proposal.trials,
-            repaired_trials=proposal.repaired_trials,
         )
         for proposal in proposals
     )

@@ -147,8 +147,8 @@ def test_the_proposal_that_harms_least_is_first(model: LlamaForCausalLM, batches
     found = select(meter_of(model, batches), plans)
     assert found[0].plan.removed_layers == (2, 4)
     assert found[0].harm == pytest.approx(0, abs=1e-5)
-    # All are tried on two windows, and the best two of the five on six.
-    assert sorted(p.trials for p in found) == [2, 2, 2, 6, 6]
+    assert [p.trials for p in found] == [2] * 5
+    assert [p.harm for p in found] == sorted(p.harm for p in found)
 
 
 @pytest.mark.parametrize("start", list(itertools.combinations(FREE, 3))[::6])
@@ -195,9 +195,3 @@ def test_a_swap_that_was_only_lucky_is_not_made(model: LlamaForCausalLM, batches
     meter = meter_of(model, [*lucky, *truthful[6:]])
     assert refine(meter, (2,), FREE, lambda removed: len(removed) >= 1, 80) == (2,)
     assert meter.trials[3,] == 4 + 4
-
-
-def test_a_single_set_is_judged_as_well(model: LlamaForCausalLM, batches: list[Batch]) -> None:
-    meter = meter_of(model, batches)
-    assert meter.best([(1, 2)]) == (1, 2)
-    assert (meter.trials, math.isfinite(meter.mean((1, 2)))) == ({(1, 2): 2}, True)
