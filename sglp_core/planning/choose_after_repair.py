@@ -52,19 +52,15 @@ def choose_repaired(
     held_out = frozenset(range(len(fitted), len(fitted) + len(judged)))
     requests = [Request(removed, held_out) for removed in candidates]
     walk = RepairWalk(finder, [*fitted, *judged], requests, repair_name)
-    harms = {
-        request.removed: harm_of(quality.dense, quality.after)
-        for request, (_, _, quality) in zip(
-            requests, walk.run(progress or silent_phase(), judges_unrepaired=False), strict=True
-        )
-    }
+    qualities = [quality for _, _, quality in walk.run(progress or silent_phase(), judges_unrepaired=False)]
+    harms = {each: harm_of(quality.dense, quality.after) for each, quality in zip(candidates, qualities, strict=True)}
     ranked = sorted(candidates, key=lambda removed: harms[removed])
     repaired_proposals = [replace(candidates[each], repaired_harm=harms[each]) for each in ranked]
     return [*repaired_proposals, *(each for each in proposals if each.plan.removed_layers not in candidates)]
 
 
 def repair_passes(batches: Sequence[Batch]) -> float:
-    """About how many forward passes over all batches `choose_repaired` takes."""
+    """About how many forward passes over all batches `choose_repaired` takes, and then the repair of the chosen plan."""
     return CHOSEN_PASSES + COMPARED_PASSES * sample_count(_first_windows(batches)) / sample_count(batches)
 
 
