@@ -38,6 +38,7 @@ class Layerwise:
         # It is known once a layer has run.
         self._other_outputs: tuple[Any, ...] | None = None
         self._output_known = False
+        self._visits: dict[Callable[[int], object], int] = {}
 
     @contextmanager
     def layer(self, index: int, following: int | None = None) -> Iterator[nn.Module]:
@@ -47,7 +48,16 @@ class Layerwise:
         """
         with self.weights.onloaded(index):
             self.weights.prefetch(index + 1 if following is None else following)
+            for visit in [visit for visit, upcoming in self._visits.items() if upcoming == index]:
+                self._visits[visit] = index + 1
+                visit(index)
+                if index == len(self.layers) - 1:
+                    del self._visits[visit]
             yield self.layers[index]
+
+    def visit_layers(self, visit: Callable[[int], object]) -> None:
+        """Call a function with the index of every layer, in order, each when its weights are next on the device."""
+        self._visits[visit] = 0
 
     @contextmanager
     def outside(self) -> Iterator[None]:

@@ -59,17 +59,17 @@ def choose_plan(
     reestimate = repair_at_once(loaded, method.repair) == "batch_norm"
     meter = HarmMeter(loaded, batches, progress, reestimate_batch_norms=reestimate)
     largest = max(len(each.removed_layers) for each in proposed.values())
-    repairs = folds(loaded, method.repair)
+    # A repair cannot be fitted and judged on the same sample.
+    repairs = folds(loaded, method.repair) and sample_count(batches) > 1
+    finder = WriteFinder(loaded, batches[0]) if repairs else None
     spared = repair_passes(batches) if repairs else 0.0
     budget = search_budget(len(analysis.stack), largest, meter.parts, spared)
     progress.start(budget, "trials")
     proposals = select(meter, proposed)
     refined = refined_proposal(meter, proposals[0], analysis, target, request.protected, budget)
     proposals = [refined, *proposals]
-    # A repair cannot be fitted and judged on the same sample.
-    if not repairs or sample_count(batches) < 2:
+    if finder is None:
         return Choice(refined.plan, proposals)
-    finder = WriteFinder(loaded, batches[0])
     proposals = choose_repaired(finder, batches, method.repair, proposals, progress)
     return Choice(proposals[0].plan, proposals, finder)
 

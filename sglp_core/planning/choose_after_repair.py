@@ -15,6 +15,7 @@ from dataclasses import replace
 from sglp_core.planning.harm import harm_of
 from sglp_core.planning.proposals import Proposal
 from sglp_core.progress import Phase, silent_phase
+from sglp_core.repair.named_repairs import quick_combinations
 from sglp_core.repair.walk import RepairWalk, Request
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.runs import runs_of
@@ -51,7 +52,7 @@ def choose_repaired(
     fitted, judged = split(_first_windows(batches))
     held_out = frozenset(range(len(fitted), len(fitted) + len(judged)))
     requests = [Request(removed, held_out) for removed in candidates]
-    walk = RepairWalk(finder, [*fitted, *judged], requests, repair_name)
+    walk = RepairWalk(finder, [*fitted, *judged], requests, quick_combinations(repair_name))
     qualities = [quality for _, _, quality in walk.run(progress or silent_phase(), judges_unrepaired=False)]
     harms = {each: harm_of(quality.dense, quality.after) for each, quality in zip(candidates, qualities, strict=True)}
     ranked = sorted(candidates, key=lambda removed: harms[removed])
@@ -60,7 +61,7 @@ def choose_repaired(
 
 
 def repair_passes(batches: Sequence[Batch]) -> float:
-    """About how many forward passes over all batches `choose_repaired` takes, and then the repair of the chosen plan."""
+    """About how many forward passes over all batches `choose_repaired` and then the chosen plan's repair take."""
     return CHOSEN_PASSES + COMPARED_PASSES * sample_count(_first_windows(batches)) / sample_count(batches)
 
 

@@ -17,7 +17,7 @@ LARGEST_SWAP = 4
 # Changes of one layer are measured on so many parts of the data, the most that the budget allows; swaps are chosen on
 # twice as many, and confirmed on as many again.
 PARTS = (2, 1)
-MAX_ROUNDS_WITHOUT_GAIN = 1
+MOST_ROUNDS = 2
 
 
 def refine(
@@ -26,17 +26,20 @@ def refine(
     """A set of layers that harms the model no more than `start` does, found within a budget of trials.
 
     `free` are the layers that may be removed at all, and `allowed` says whether a set reaches the target. Ends after
-    `MAX_ROUNDS_WITHOUT_GAIN` rounds in a row without a better set, or when the budget is too small for another round.
+    `MOST_ROUNDS`, after a round without a better set, or when the budget is too small for another.
     """
-    best, without_gain = start, 0
-    while without_gain < MAX_ROUNDS_WITHOUT_GAIN and (parts := _affordable(budget - meter.spent, free)):
+    best = start
+    for _ in range(MOST_ROUNDS):
+        parts = _affordable(budget - meter.spent, free)
+        if not parts:
+            break
         swaps = _promising_swaps(meter, best, free, allowed, parts)
         harms = meter.each_part([best, *swaps], 4 * parts)
         chosen = min(harms, key=lambda removed: sum(harms[removed][: 2 * parts]))
         if sum(harms[chosen][2 * parts :]) < sum(harms[best][2 * parts :]):
-            best, without_gain = chosen, 0
+            best = chosen
         else:
-            without_gain += 1
+            break
     return best
 
 

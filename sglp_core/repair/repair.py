@@ -79,7 +79,7 @@ def repair_plans(
         return [_refused(runs_of(removed), name, reason_not) for removed in plans]
     finder = finder or WriteFinder(model, fitted[0])
     held_out = frozenset(range(len(fitted), len(fitted) + len(judged)))
-    walk = RepairWalk(finder, [*fitted, *judged], [Request(removed, held_out) for removed in plans], name)
+    walk = RepairWalk(finder, [*fitted, *judged], [Request(removed, held_out) for removed in plans], combinations(name))
     return [
         _kept(changes, attempts, quality, windows)
         for changes, attempts, quality in walk.run(progress or silent_phase(), judges_unrepaired=True)

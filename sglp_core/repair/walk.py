@@ -14,7 +14,7 @@ from sglp_core.repair.contract import Attempt, Candidate, CutFit, CutRepair, Hel
 from sglp_core.repair.cut import Cut
 from sglp_core.repair.exit_quality import ExitQuality
 from sglp_core.repair.fold import shrink
-from sglp_core.repair.named_repairs import Combination, combination_name, combinations, cut_repairs
+from sglp_core.repair.named_repairs import Combination, combination_name, cut_repairs
 from sglp_core.repair.residual_stream import CutInWalk
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.repair.writes.residual_writes import CannotFold
@@ -55,13 +55,19 @@ class _Plan:
 
 
 class RepairWalk:
-    """Repairs each request by the repairs of a name."""
+    """Repairs each request by the best of these combinations, cut by cut."""
 
-    def __init__(self, finder: WriteFinder, batches: Sequence[Batch], requests: Sequence[Request], name: str) -> None:
+    def __init__(
+        self,
+        finder: WriteFinder,
+        batches: Sequence[Batch],
+        requests: Sequence[Request],
+        combinations: Sequence[Combination],
+    ) -> None:
         layerwise = finder.layered.layerwise
         assert layerwise is not None
         self._finder, self._requests = finder, requests
-        self._combinations = combinations(name)
+        self._combinations = combinations
         names = {each for combination in self._combinations for each in combination}
         self._rows = {each: row for each, row in cut_repairs().items() if each in names}
         self._only_scales = all(row.scales for row in self._rows.values())

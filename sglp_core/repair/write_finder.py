@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,8 +22,11 @@ FOLD_TOLERANCE = 5e-2
 
 
 class WriteFinder:
-    """The writes of the layers of a model with one stack, found on a probe of a few positions of a batch when they are
-    first needed, and kept."""
+    """The writes of the layers of a model with one stack, found on a probe of a few positions of a batch.
+
+    They are found while the layers are on the device for something else, so a finder that is made early costs no pass
+    over the weights.
+    """
 
     def __init__(self, model: LayeredModel, batch: Batch) -> None:
         assert model.layerwise is not None
@@ -33,6 +36,10 @@ class WriteFinder:
         short = {n: t[:, :PROBE_TOKENS] if t.ndim == 2 else t for n, t in probe.inputs.items()}
         labels = probe.labels[:, :PROBE_TOKENS] if probe.labels.ndim == 2 else probe.labels
         self._probe = Batch(short, labels)
+        with self._layerwise.outside():
+            entered = self._layerwise.enter(self._probe)
+        self._calls, self._seen = entered.calls, _Survey(entered.hidden)
+        self._layerwise.visit_layers(self._look_at)
 
     def writes(self, index: int) -> LayerWrites:
         """Raises `CannotFold`."""
@@ -58,30 +65,35 @@ class WriteFinder:
             call = self._survey.calls[index]
             return find_projection(layer, name, call, norm.module.removeprefix(f"{name}."))
 
-    @cached_property
+    @property
     def _survey(self) -> "_Survey":
-        """One pass of the probe over the layers."""
-        with self._layerwise.outside():
-            entered = self._layerwise.enter(self._probe)
-        survey, hidden = _Survey(), entered.hidden
-        for index, call in enumerate(entered.calls):
-            args = () if call.named else (hidden, *call.rest)
-            kwargs = {**call.kwargs, "hidden_states": hidden} if call.named else call.kwargs
-            survey.calls.append(LayerCall(args, kwargs))
-            with self._layerwise.layer(index) as layer, torch.no_grad():
-                after = call.run(layer, hidden)
-                writes: LayerWrites | CannotFold
-                try:
-                    writes = find_writes(layer, f"{self.path}.{index}", survey.calls[index])
-                except CannotFold as reason:
-                    writes = reason
-                survey.writes.append(writes)
-                survey.errors.append(self._error(writes, partial(call.run, layer), hidden, after))
-            hidden = after
-        with self._layerwise.outside(), torch.no_grad():
-            logits, of_smaller = (self._layerwise.exit(entered.batch, each) for each in (hidden, hidden / FACTOR))
-        survey.errors.append(_relative(of_smaller, logits))
+        """What is known of all layers; those that no walk has come to yet are brought to the device now."""
+        survey = self._seen
+        for index in range(len(survey.writes), len(self.layers)):
+            with self._layerwise.layer(index):
+                assert len(survey.writes) == index + 1
+        if len(survey.errors) == len(self.layers):
+            with self._layerwise.outside(), torch.no_grad():
+                hidden = survey.hidden
+                logits, of_smaller = (self._layerwise.exit(self._probe, each) for each in (hidden, hidden / FACTOR))
+            survey.errors.append(_relative(of_smaller, logits))
         return survey
+
+    @torch.no_grad()
+    def _look_at(self, index: int) -> None:
+        """Take the probe through a layer that is on the device."""
+        survey, layer, call, hidden = self._seen, self.layers[index], self._calls[index], self._seen.hidden
+        args = () if call.named else (hidden, *call.rest)
+        kwargs = {**call.kwargs, "hidden_states": hidden} if call.named else call.kwargs
+        survey.calls.append(LayerCall(args, kwargs))
+        survey.hidden = call.run(layer, hidden)
+        writes: LayerWrites | CannotFold
+        try:
+            writes = find_writes(layer, f"{self.path}.{index}", survey.calls[index])
+        except CannotFold as reason:
+            writes = reason
+        survey.writes.append(writes)
+        survey.errors.append(self._error(writes, partial(call.run, layer), hidden, survey.hidden))
 
     def _error(
         self, writes: LayerWrites | CannotFold, run: Callable[[Tensor], Tensor], hidden: Tensor, after: Tensor
@@ -103,8 +115,9 @@ class WriteFinder:
 @dataclass
 class _Survey:
     """By layer: its call on the probe, its writes, and how far it is from undoing a factor, or why that was not
-    measured; the last error is that of what follows the layers."""
+    measured; the last error is that of what follows the layers. `hidden` leaves the last layer that was seen."""
 
+    hidden: Tensor
     calls: list[LayerCall] = field(default_factory=list)
     writes: list[LayerWrites | CannotFold] = field(default_factory=list)
     errors: list[float | CannotFold] = field(default_factory=list)

@@ -18,6 +18,7 @@ from sglp_core.planning.harm import harm_of
 from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import Proposal
 from sglp_core.progress import silent_phase
+from sglp_core.repair.named_repairs import combinations
 from sglp_core.repair.repair import repair
 from sglp_core.repair.walk import RepairWalk, Request
 from sglp_core.repair.write_finder import WriteFinder
@@ -51,7 +52,7 @@ def chosen(loaded: LoadedModel, data: CalibrationData, text: Path, kind: str) ->
 def repaired_harm(loaded: LoadedModel, windows: Sequence[Batch], fitted: int, removed: tuple[int, ...]) -> float:
     """The harm on the windows behind those that the repair is fitted on, of this one plan by itself."""
     request = Request(removed, frozenset(range(fitted, len(windows))))
-    walk = RepairWalk(WriteFinder(loaded, windows[0]), windows, [request], "least_squares")
+    walk = RepairWalk(WriteFinder(loaded, windows[0]), windows, [request], combinations("least_squares"))
     ((changes, _, _),) = walk.run(silent_phase(), judges_unrepaired=False)
     quality = evaluate(loaded, windows[fitted:], {"it": Variant(removed, changes)})
     return harm_of(quality["dense"], quality["it"])

@@ -11,6 +11,7 @@ from torch import Tensor
 from sglp_core.execution import native_types
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.progress import silent_phase
+from sglp_core.repair.named_repairs import combinations
 from sglp_core.repair.repair import Repaired, repair, repair_plans
 from sglp_core.repair.walk import RepairWalk, Request
 from sglp_core.repair.write_finder import WriteFinder
@@ -49,7 +50,9 @@ def before_the_exit(model: LayeredModel, batches: Sequence[Batch], removed: tupl
     """What is changed before the exit, where all of it may be dropped."""
     fitted, judged = split(batches)
     held_out = frozenset(range(len(fitted), len(fitted) + len(judged)))
-    walk = RepairWalk(WriteFinder(model, fitted[0]), [*fitted, *judged], [Request(removed, held_out)], "auto")
+    walk = RepairWalk(
+        WriteFinder(model, fitted[0]), [*fitted, *judged], [Request(removed, held_out)], combinations("auto")
+    )
     ((changes, attempts, quality),) = walk.run(silent_phase(), judges_unrepaired=True)
     return Repaired(changes, tuple(attempts), 0, 0, quality)
 

@@ -83,7 +83,7 @@ def walked(
     model = build(name)
     task: Any = "masked_lm" if "Masked" in FAMILIES[name][0] else "causal_lm"
     finder = WriteFinder(LayeredModel(model, find_stack(model), task), batches(1)[0])
-    walk = RepairWalk(finder, batches(8), [Request(removed, frozenset({6, 7}))], repair_name)
+    walk = RepairWalk(finder, batches(8), [Request(removed, frozenset({6, 7}))], combinations(repair_name))
     return finder, *walk.run(silent_phase(), judges_unrepaired=True)[0]
 
 
@@ -269,7 +269,9 @@ def test_repairs_that_bring_the_stream_nearer_and_still_harm_are_dropped_togethe
 
     monkeypatch.setitem(REPAIRS, "unread", CutRepair(Unread))
     layered = LayeredModel(model, "model.layers", "causal_lm")
-    walk = RepairWalk(WriteFinder(layered, batches(1)[0]), batches(8), [Request((1, 3), frozenset({6, 7}))], "unread")
+    walk = RepairWalk(
+        WriteFinder(layered, batches(1)[0]), batches(8), [Request((1, 3), frozenset({6, 7}))], combinations("unread")
+    )
     changes, attempts, _ = walk.run(silent_phase(), judges_unrepaired=True)[0]
     assert [attempt.accepted for attempt in attempts] == [True, True]
     variants = {"before": Variant((1, 3)), "after": Variant((1, 3), changes)}
