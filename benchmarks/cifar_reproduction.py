@@ -31,6 +31,7 @@ from sglp_core.options import PROPOSALS, Calibration, Method, Options, Target
 from sglp_core.planning.choose import choose_plan, control_plans
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.repair.batch_norm import estimate_statistics
+from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.run_context import RunContext
 from sglp_core.tasks import Batch
 
@@ -107,7 +108,9 @@ def _choices(
     choices = {}
     for name, importance in ((SGLP, PROPOSALS), (PAPER, "grad_norm")):
         method = Method(importance=importance)
-        plan = choose_plan(loaded, analysis, target, Options(method=method, calibration=calibration), batches).plan
+        plan = choose_plan(
+            WriteFinder(loaded, batches[0]), analysis, target, Options(method=method, calibration=calibration), batches
+        ).plan
         choices[name] = plan.removed_layers
     task = progress.add_task(f"subsets for {count}", total=None)
     choices[PUBLISHED] = subset_grad_norm(

@@ -31,6 +31,7 @@ from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Calibration, Method, Options, Target
 from sglp_core.planning.choose import choose_plan
 from sglp_core.removal.remove_layers import remove_layers
+from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_service.demo import find_model
@@ -68,7 +69,9 @@ def _perplexities(text: Path, count: int, windows: int, judged: int, with_optipf
     batches = data.calibration(loaded)
     analysis = measure(loaded, data, Options(method=Method(), calibration=calibration))
     target = Target("layers", count / len(loaded.stack))
-    plan = choose_plan(loaded, analysis, target, Options(method=Method(repair="none")), batches).plan
+    plan = choose_plan(
+        WriteFinder(loaded, batches[0]), analysis, target, Options(method=Method(repair="none")), batches
+    ).plan
     chosen = {"sglp": plan.removed_layers}
     if with_optipfair:
         from optipfair import analyze_layer_importance

@@ -27,6 +27,7 @@ from sglp_core.options import Calibration, Healing, HealingLoss, Method, Options
 from sglp_core.planning.choose import choose_plan, control_plans
 from sglp_core.progress import Phase, Progress, SilentReporter
 from sglp_core.repair.repair import repair
+from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.run_context import RunContext
 from sglp_core.tasks import Batch
 from sglp_service.demo import find_model
@@ -95,9 +96,9 @@ def _plans(
     method = Method(repair="none")
     analysis = measure(loaded, few, Options(method=method, calibration=calibration))
     target = Target("layers", count / len(loaded.stack))
-    chosen = choose_plan(
-        loaded, analysis, target, Options(method=method, calibration=calibration), few.calibration(loaded)
-    )
+    batches = few.calibration(loaded)
+    finder = WriteFinder(loaded, batches[0])
+    chosen = choose_plan(finder, analysis, target, Options(method=method, calibration=calibration), batches)
     others = control_plans(analysis, count, Options(method=method, calibration=calibration))
     by_plan = {chosen.plan.removed_layers: ["sglp"]}
     for name in CONTROLS:

@@ -31,8 +31,6 @@ from sglp_core.healing.heal import Training, heal
 from sglp_core.loading.loaded_model import LoadedModel, load_model
 from sglp_core.options import PROPOSALS, Calibration, Healing, Method, Options, Target
 from sglp_core.planning.choose import choose_plan, control_plans
-from sglp_core.planning.choose_after_repair import choose_repaired
-from sglp_core.planning.proposals import Proposal
 from sglp_core.progress import Phase, SilentReporter
 from sglp_core.progress import Progress as ReportedProgress
 from sglp_core.repair.repair import repair
@@ -165,6 +163,7 @@ def _choices(
 ) -> dict[int, dict[str, Choice]]:
     stack = layers_of(loaded.model, loaded.stack.path)
     batch_list = calibration_data.calibration(loaded)
+    finder = WriteFinder(loaded, batch_list[0])
     total = len(stack)
     method = Method()
     analysis = measure(loaded, calibration_data, Options(method=method, calibration=calibration))
@@ -179,7 +178,7 @@ def _choices(
     for count in counts:
         target = Target("layers", count / total)
 
-        def by(importance: str, measured_analysis: Analysis, target: Target = target) -> tuple[Choice, list[Proposal]]:
+        def by(importance: str, measured_analysis: Analysis, kind: str = "none", target: Target = target) -> Choice:
             trials = [0]
 
             class Trials(SilentReporter):
@@ -188,25 +187,26 @@ def _choices(
                         trials.append(progress.done)
 
             chosen = choose_plan(
-                loaded,
+                finder,
                 measured_analysis,
                 target,
-                Options(method=Method(importance=importance, repair="none"), calibration=calibration),
+                Options(method=Method(importance=importance, repair=kind), calibration=calibration),
                 batch_list,
                 Phase(Trials(), "planning"),
             )
             # A trial is one window.
             passes = ANALYSIS_PASSES + trials[-1] / len(calibration_data.measured)
-            return Choice(chosen.plan.removed_layers, passes), chosen.proposals
+            removed = chosen.plan.removed_layers
+            repaired = repair(loaded, batch_list, removed, kind, finder=finder)
+            return Choice(removed, passes, repaired.changes)
 
-        searched, proposals = by(PROPOSALS, analysis)
         rows = {
-            "SGLP (proposals)": searched,
-            "SGLP (paper: grad_norm)": by("grad_norm", analysis)[0],
-            "block_influence": dataclasses.replace(by("block_influence", whole)[0], passes=1),
+            "SGLP (proposals)": by(PROPOSALS, analysis),
+            "SGLP (paper: grad_norm)": by("grad_norm", analysis),
+            "block_influence": dataclasses.replace(by("block_influence", whole), passes=1),
             "angular block": Choice(blocks[count], 1),
-            "taylor": by("taylor", whole)[0],
-            "first_order": by("first_order", whole)[0],
+            "taylor": by("taylor", whole),
+            "first_order": by("first_order", whole),
             "last_layers": Choice(tuple(range(total - count, total)), 0),
         }
         if slow:
@@ -214,11 +214,7 @@ def _choices(
             rows["leave_one_out"] = Choice(tuple(sorted(cheapest)), total)
             rows["greedy"] = Choice(tuple(sorted(order[:count])), rivals.greedy_passes(total, count))
         for kind in set(kinds) - {"none"}:
-            # Which of the proposals is chosen hangs on the repair, which is part of it.
-            finder = WriteFinder(loaded, batch_list[0])
-            removed = choose_repaired(finder, batch_list, kind, proposals)[0].plan.removed_layers
-            repaired = repair(loaded, batch_list, removed, kind, finder=finder)
-            rows[f"SGLP (chosen with {kind})"] = Choice(removed, searched.passes, repaired.changes)
+            rows[f"SGLP (chosen with {kind})"] = by(PROPOSALS, analysis, kind)
         for number in range(RANDOM_SEEDS):
             control = control_plans(analysis, count, Options(method=method, calibration=Calibration(seed=number)))[
                 "random"

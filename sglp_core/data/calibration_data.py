@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, Self
 
@@ -48,6 +48,7 @@ class CalibrationData:
     batch_size: int
     seed: int
     description: str
+    _calibration: list[Batch] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def calibration_digest(self) -> str:
@@ -63,7 +64,10 @@ class CalibrationData:
         return self.measured.probe
 
     def calibration(self, loaded: LoadedModel) -> list[Batch]:
-        return list(self.measured.batches(loaded.task, loaded.processor, self.batch_size, self.seed))
+        """The batches that are measured, the same objects each time, for what is known of them is kept."""
+        if not self._calibration:
+            self._calibration.extend(self.measured.batches(loaded.task, loaded.processor, self.batch_size, self.seed))
+        return self._calibration
 
     def evaluation(self, loaded: LoadedModel) -> list[Batch]:
         assert self.held_out is not None

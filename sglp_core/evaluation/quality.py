@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.logits import Pieces, logits_of_variants
+from sglp_core.execution.logits import WHOLE, Pieces, Trial, logits_of_variants
 from sglp_core.execution.variant import Variant
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.tasks import Batch, Task, aligned
@@ -43,27 +43,27 @@ def evaluate(
     """Quality of the dense model, under the name `dense`, and of each variant; no weights change."""
     total = {name: torch.zeros(4, dtype=torch.float64, device=model.device) for name in ("dense", *variants)}
     positions = 0
-    for sums, count in _sums_of_batches(model, batches, variants, progress or silent_phase(), 1):
+    for sums, count in _sums_of_batches(model, batches, variants, progress or silent_phase(), WHOLE):
         total = {name: each + sums[name] for name, each in total.items()}
         positions += count
     return {name: quality_of(each, positions) for name, each in total.items()}
 
 
 def evaluate_batches(
-    model: LayeredModel, batches: Sequence[Batch], variants: Mapping[str, Variant], every: int = 1
+    model: LayeredModel, batches: Sequence[Batch], variants: Mapping[str, Variant], trial: Trial = WHOLE
 ) -> list[dict[str, Quality]]:
-    """As `evaluate`, of each batch by itself. Of language models only one position of `every` so many is looked at."""
-    results = _sums_of_batches(model, batches, variants, silent_phase(), every)
+    """As `evaluate`, of each batch by itself, as a `trial`."""
+    results = _sums_of_batches(model, batches, variants, silent_phase(), trial)
     return [{name: quality_of(each, count) for name, each in sums.items()} for sums, count in results]
 
 
 @torch.no_grad()
 def _sums_of_batches(
-    model: LayeredModel, batches: Sequence[Batch], variants: Mapping[str, Variant], progress: Phase, every: int
+    model: LayeredModel, batches: Sequence[Batch], variants: Mapping[str, Variant], progress: Phase, trial: Trial
 ) -> Iterator[tuple[dict[str, Tensor], int]]:
     """For each batch the sums of `compared_with_first` by the name of the variant, and the number of positions."""
     all_variants = {"dense": Variant(), **variants}
-    for pieces in logits_of_variants(model, batches, list(all_variants.values()), progress, every):
+    for pieces in logits_of_variants(model, batches, list(all_variants.values()), progress, trial):
         sums, positions = compared_with_first(pieces, model.task)
         yield dict(zip(all_variants, sums, strict=True)), positions
 

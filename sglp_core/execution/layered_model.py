@@ -44,7 +44,9 @@ class LayeredModel:
     task: Task
     home: Weights | None = field(default=None, kw_only=True)
     scratch: Path = field(default_factory=lambda: Path(tempfile.gettempdir()), kw_only=True)
-    _entered: WeakKeyDictionary[Batch, Entered] = field(default_factory=WeakKeyDictionary, init=False, repr=False)
+    _entered: WeakKeyDictionary[Batch, Entered] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
 
     @property
     def layers(self) -> nn.ModuleList:

@@ -1,6 +1,7 @@
 """Logits of several variants on the same batches, layer by layer, or whole where that is the only way."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,14 +18,28 @@ from sglp_core.tasks import Batch, logits_of
 Pieces = Iterator[tuple[Tensor, Iterator[Tensor]]]
 
 
+@dataclass(frozen=True)
+class Trial:
+    """How variants are only compared, for models that run layer by layer.
+
+    Of a causal language model one position of `every` so many is looked at. With `keeps_length` the stream is made as
+    long as that of the first variant, the dense model, after each cut (`Walk.restore_lengths`).
+    """
+
+    every: int = 1
+    keeps_length: bool = False
+
+
+WHOLE = Trial()
+
+
 @torch.no_grad()
 def logits_of_variants(
-    model: LayeredModel, batches: Sequence[Batch], variants: Sequence[Variant], progress: Phase, every: int = 1
+    model: LayeredModel, batches: Sequence[Batch], variants: Sequence[Variant], progress: Phase, trial: Trial = WHOLE
 ) -> Iterator[Pieces]:
     """The logits of every batch, in pieces of a few samples, to be used before those of the next batch.
 
-    The weights are gone through once for all batches and variants where the model runs layer by layer, and `every` is
-    as in `Walk.exit`.
+    The weights are gone through once for all batches and variants where the model runs layer by layer.
     """
     if model.layerwise is None:
         yield from _whole(model, batches, variants, progress)
@@ -35,10 +50,12 @@ def logits_of_variants(
     tracks = [walk.track(variant) for variant in variants]
     for index in range(count):
         walk.advance(index, tracks)
+        if trial.keeps_length and index + 1 < count:
+            walk.restore_lengths(index, tracks[0], tracks)
         progress.advance()
     with walk.outside():
         for number in range(len(batches)):
-            yield walk.exit(tracks, number, every)
+            yield walk.exit(tracks, number, trial.every)
             progress.advance()
 
 

@@ -92,6 +92,34 @@ class Walk:
                         track.states = states
 
     @torch.no_grad()
+    def restore_lengths(self, index: int, dense: Track, tracks: Iterable[Track]) -> None:
+        """Make the streams as long as the dense model's, on average, where a cut ends with this layer.
+
+        Later layers then get what they get after `compensate` (sglp_core/repair), which makes their writes smaller.
+        """
+        ended = [track for track in tracks if index in track.removed and index + 1 not in track.removed]
+        after: dict[int, tuple[States, States]] = {}
+        for track in ended:
+            before = track.states
+            if id(before) not in after:
+                after[id(before)] = before, {n: self._as_long(n, each, dense.states[n]) for n, each in before.items()}
+            track.states = after[id(before)][1]
+
+    def _as_long(self, number: int, hidden: Tensor, dense: Tensor) -> Tensor:
+        hidden, dense = hidden.to(self.model.device), dense.to(self.model.device)
+        counted, first = self.positions(number, hidden)
+        ratio = dense.float().norm(dim=-1) / hidden.float().norm(dim=-1).clamp_min(1e-30)
+        return self.keep(hidden * ratio[counted & ~first].mean().to(hidden.dtype))
+
+    def positions(self, number: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Masks `[B, T]` of the positions of a batch that are not padding, and of the first position of each text."""
+        mask = self.entered[number].batch.inputs.get("attention_mask")
+        counted = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device) if mask is None else mask.bool()
+        first = torch.zeros_like(counted)
+        first[:, 0] = mask is not None
+        return counted, first
+
+    @torch.no_grad()
     def rerun(self, index: int, number: int, before: Tensor, changes: Changes) -> Tensor:
         """The output of a layer for one batch that enters it as `before`, with these changes of its weights."""
         hidden = before.to(self.model.device)

@@ -125,7 +125,7 @@ def _repair(measured: Measured, planned: Planned, options: Options, context: Run
     """The repairs of the plan and of the controls, in one walk; those that remove the same layers are repaired once."""
     loaded, different = measured.loaded, list(dict.fromkeys(planned.removed.values()))
     batches, progress = measured.data.calibration(loaded), context.phase("repairing")
-    repaired = repair_plans(loaded, batches, different, options.method.repair, progress, planned.choice.finder)
+    repaired = repair_plans(loaded, batches, different, options.method.repair, progress, measured.finder)
     by_removed = dict(zip(different, repaired, strict=True))
     return {name: by_removed[removed] for name, removed in planned.removed.items()}
 

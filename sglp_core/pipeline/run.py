@@ -18,6 +18,8 @@ from sglp_core.options import Options, QualityTarget, Target
 from sglp_core.planning import quality_budget
 from sglp_core.planning.choose import Choice, choose_plan
 from sglp_core.progress import Phase
+from sglp_core.repair.named_repairs import folds
+from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.reporting.write_report import require_new
 from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_signature import require_unchanged_layers
@@ -26,12 +28,16 @@ from sglp_core.versions import versions
 
 @dataclass(frozen=True)
 class Measured:
-    """A model that was measured: the model, the data, the analysis and where that came from."""
+    """A model that was measured: the model, the data, the analysis and where that came from.
+
+    `finder` finds the weights that repairs change.
+    """
 
     loaded: LoadedModel
     data: CalibrationData
     analysis: Analysis
     origin: Origin
+    finder: WriteFinder
 
 
 @contextmanager
@@ -66,10 +72,13 @@ def measure_for_run(loaded: LoadedModel, options: Options, context: RunContext, 
     """Prepare calibration data, and held-out data where the run `evaluates`; then measure, or find it measured."""
     evaluation = options.evaluation if evaluates else None
     data = prepare(loaded, options.calibration, evaluation, context)
+    finder = WriteFinder(loaded, data.calibration(loaded)[0])
+    if folds(loaded, options.method.repair):
+        finder.start()
     analysis, origin = find_or_measure(
         loaded, data, options.method, context.cache, lambda: measure(loaded, data, options, context.phase("measuring"))
     )
-    return Measured(loaded, data, analysis, origin)
+    return Measured(loaded, data, analysis, origin, finder)
 
 
 def choose_for_run(
@@ -82,6 +91,6 @@ def choose_for_run(
         search = quality_budget.search(loaded, analysis, target, options, data, progress)
         choice = search.best.choice
     else:
-        choice = choose_plan(loaded, analysis, target, options, data.calibration(loaded), progress)
+        choice = choose_plan(measured.finder, analysis, target, options, data.calibration(loaded), progress)
     require_unchanged_layers(loaded.source.directory, loaded.stack, choice.plan.removed_layers)
     return choice, search

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from sglp_core.analysis.criteria import CONTROLS
 from sglp_core.analysis.result import Analysis
-from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import PROPOSALS, Options, Target
 from sglp_core.planning.choose_after_repair import choose_repaired, repair_passes
 from sglp_core.planning.harm import HarmMeter
@@ -13,7 +12,7 @@ from sglp_core.planning.layer_kinds import plan_keeping_kinds
 from sglp_core.planning.plan import Plan, costs_of_layers, segment_ranks
 from sglp_core.planning.proposals import Proposal, propose, refined_proposal, select
 from sglp_core.progress import Phase, silent_phase
-from sglp_core.repair.named_repairs import folds, repair_at_once
+from sglp_core.repair.named_repairs import folds, repair_at_once, scales
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch, sample_count
@@ -27,19 +26,14 @@ COMPARED = (*CONTROLS, "block_influence")
 
 @dataclass(frozen=True)
 class Choice:
-    """A plan, the `proposals` it was chosen from, best first, and what searched the model for the writes that repairs
-    change.
-
-    There are no proposals where one criterion made the plan, and no search where the choice needed no repair.
-    """
+    """A plan, and the `proposals` it was chosen from, best first; none where one criterion made the plan."""
 
     plan: Plan
     proposals: list[Proposal]
-    finder: WriteFinder | None = None
 
 
 def choose_plan(
-    loaded: LoadedModel,
+    finder: WriteFinder,
     analysis: Analysis,
     target: Target,
     options: Options,
@@ -48,30 +42,36 @@ def choose_plan(
 ) -> Choice:
     """The plan by the method's importance; with proposals and a repair, the one that harms least after its repair.
 
+    `finder` is one for the model, which is not asked where no repair needs it.
+
     Raises `TargetUnreachable`.
     """
-    method = options.method
+    model, method = finder.layered, options.method
     request = PlanRequest(analysis, target, method.protected_in(len(analysis.stack)), options.calibration.seed)
     if method.importance != PROPOSALS:
         return Choice(request.plan(method.importance, analysis.segmentation.segments), [])
     progress = progress or silent_phase()
     proposed = propose(analysis, target, request.protected)
-    reestimate = repair_at_once(loaded, method.repair) == "batch_norm"
-    meter = HarmMeter(loaded, batches, progress, reestimate_batch_norms=reestimate)
-    largest = max(len(each.removed_layers) for each in proposed.values())
     # A repair cannot be fitted and judged on the same sample.
-    repairs = folds(loaded, method.repair) and sample_count(batches) > 1
-    finder = WriteFinder(loaded, batches[0]) if repairs else None
+    repairs = folds(model, method.repair) and sample_count(batches) > 1
+    meter = HarmMeter(
+        model,
+        batches,
+        progress,
+        keeps_length=repairs and scales(method.repair) and finder.undoes_factors(),
+        reestimate_batch_norms=repair_at_once(model, method.repair) == "batch_norm",
+    )
+    largest = max(len(each.removed_layers) for each in proposed.values())
     spared = repair_passes(batches) if repairs else 0.0
     budget = search_budget(len(analysis.stack), largest, meter.parts, spared)
     progress.start(budget, "trials")
     proposals = select(meter, proposed)
     refined = refined_proposal(meter, proposals[0], analysis, target, request.protected, budget)
     proposals = [refined, *proposals]
-    if finder is None:
+    if not repairs:
         return Choice(refined.plan, proposals)
     proposals = choose_repaired(finder, batches, method.repair, proposals, progress)
-    return Choice(proposals[0].plan, proposals, finder)
+    return Choice(proposals[0].plan, proposals)
 
 
 def search_budget(layers: int, removed: int, parts: int, spared: float) -> int:

@@ -4,6 +4,9 @@ The harm of a set is KL(dense ‖ pruned) plus the rise of the loss, in nats a p
 and may prefer the model that fits the text less; the loss alone is noisier. On text that the model wrote itself both
 estimate the same.
 
+Where the repair may give the stream its length back (`compensate`), a set is measured with that: it costs nothing here,
+and plans chosen so are better after their whole repair (docs/method/repair.md).
+
 Where the repair may re-estimate batch-norm statistics, a set is measured with the dense model's statistics and with
 statistics re-estimated on the same part, and the lower harm counts, as it will in the end: the set that harms least
 before that repair is often another than the one that harms least after it (docs/use/images.md).
@@ -16,6 +19,7 @@ from statistics import fmean
 
 from sglp_core.evaluation.quality import Quality, evaluate_batches
 from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.logits import Trial
 from sglp_core.execution.variant import Variant
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.repair.batch_norm import estimate_statistics
@@ -45,11 +49,16 @@ class HarmMeter:
         batches: Sequence[Batch],
         progress: Phase | None = None,
         *,
+        keeps_length: bool = False,
         reestimate_batch_norms: bool = False,
     ) -> None:
         self._reestimate_batch_norms = reestimate_batch_norms
         self._model, self._progress = model, progress or silent_phase()
         self._parts = _parts_of(batches, model.task)
+        self._trial = Trial(_thinning(self._parts[0], model.task), keeps_length)
+        if model.layerwise is not None:
+            # All at once, for then what comes before the layers is brought to the device once.
+            model.entered(self._parts)
         self._next = count()
         self.parts = len(self._parts)
         self.spent = 0
@@ -82,7 +91,7 @@ class HarmMeter:
     def _qualities(self, sets: Sequence[Removed], parts: Sequence[Batch]) -> Iterator[dict[str, Quality]]:
         variants = {str(number): Variant(removed) for number, removed in enumerate(sets)}
         if not self._reestimate_batch_norms:
-            yield from evaluate_batches(self._model, parts, variants, _thinning(parts[0], self._model.task))
+            yield from evaluate_batches(self._model, parts, variants, self._trial)
             return
         for part in parts:
             estimated = {

@@ -19,6 +19,7 @@ from sglp_core.options import Options, QualityTarget, Target
 from sglp_core.planning.choose import Choice, choose_plan
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.repair.repair import repair
+from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.runs import Removed
 from sglp_core.tasks import Batch
 
@@ -67,15 +68,16 @@ def search(
     chosen_on = replace(data, measured=first).calibration(loaded)
     judged_on = replace(data, measured=second).calibration(loaded) if half else chosen_on
     progress = progress or silent_phase()
+    finder = WriteFinder(loaded, chosen_on[0])
     tried: dict[int, JudgedPlan] = {}
 
     @cache
     def within(removed: int) -> bool:
         try:
-            chosen = choose_plan(loaded, analysis, Target("layers", removed / count), options, chosen_on)
+            chosen = choose_plan(finder, analysis, Target("layers", removed / count), options, chosen_on)
         except TargetUnreachable:
             return False
-        tried[removed] = _judged(loaded, chosen, target, options.method.repair, (chosen_on, judged_on))
+        tried[removed] = _judged(finder, chosen, target, options.method.repair, (chosen_on, judged_on))
         progress.advance()
         return tried[removed].drop <= target.max_drop
 
@@ -87,7 +89,7 @@ def search(
 
 
 def _judged(
-    loaded: LoadedModel,
+    finder: WriteFinder,
     chosen: Choice,
     target: QualityTarget,
     repair_name: str,
@@ -96,8 +98,8 @@ def _judged(
     """The plan that was chosen on the first of two sequences of batches, repaired on it and judged on the second."""
     chosen_on, judged_on = batches
     removed = chosen.plan.removed_layers
-    repaired = repair(loaded, chosen_on, removed, repair_name, finder=chosen.finder)
-    quality = evaluate(loaded, judged_on, {"pruned": Variant(removed, repaired.changes)})
+    repaired = repair(finder.layered, chosen_on, removed, repair_name, finder=finder)
+    quality = evaluate(finder.layered, judged_on, {"pruned": Variant(removed, repaired.changes)})
     dense, pruned = (getattr(quality[name], target.metric) for name in ("dense", "pruned"))
     if target.metric == "accuracy" and not dense:
         raise BadCalibration(

@@ -53,6 +53,12 @@ def folds(model: LayeredModel, name: str) -> bool:
     return name != "none" and repair_at_once(model, name) is None and reason_against(model, name) is None
 
 
+def scales(name: str) -> bool:
+    """Whether the repairs of this name may scale the stream after a cut."""
+    rows = cut_repairs()
+    return any(rows[row].scales for combination in combinations(name) for row in combination)
+
+
 def reason_against(model: LayeredModel, name: str) -> str | None:
     """Why this repair is not possible for this model, or None."""
     row = REPAIRS.get(name)

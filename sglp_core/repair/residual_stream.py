@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sglp_core.execution.variants import States, Track, Walk
@@ -80,7 +79,7 @@ class CutInWalk:
             raise CannotFold(
                 f"the stream between layers has {pruned.ndim} dimensions; it must be [batch, position, channel]"
             )
-        counted, first = self._counted(number, pruned)
+        counted, first = self._walk.positions(number, pruned)
         return CutStreams(
             target=self._target[number].to(pruned.device)[counted],
             pruned=pruned[counted],
@@ -92,15 +91,7 @@ class CutInWalk:
     def distance(self, number: int, changes: Changes, scale: float) -> tuple[Tensor, int]:
         """Σ over positions of ‖pruned − target / `scale`‖² / ‖target / `scale`‖² in one batch, and their number."""
         pruned = self.after(number, changes)
-        counted, _ = self._counted(number, pruned)
+        counted, _ = self._walk.positions(number, pruned)
         target = self._target[number].to(pruned.device)[counted].float() / scale
         error = (pruned[counted].float() - target).square().sum(-1)
         return exact(error / target.square().sum(-1).clamp_min(1e-30)).sum(), len(target)
-
-    def _counted(self, number: int, pruned: Tensor) -> tuple[Tensor, Tensor]:
-        """Masks `[B, T]` of the positions that are not padding, and of the first position of each text."""
-        mask = self._walk.entered[number].batch.inputs.get("attention_mask")
-        counted = torch.ones(pruned.shape[:2], dtype=torch.bool, device=pruned.device) if mask is None else mask.bool()
-        first = torch.zeros_like(counted)
-        first[:, 0] = mask is not None
-        return counted, first

@@ -1,13 +1,15 @@
 """The writes of all layers of a stack, and whether each layer undoes a factor of the stream that enters it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from sglp_core.execution.layer_call import LayerCall as WalkCall
 from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.layerwise import Layerwise
 from sglp_core.execution.weight_changes import swapped
 from sglp_core.repair.fold import shrink
 from sglp_core.repair.writes.find import find_projection, find_writes
@@ -29,17 +31,20 @@ class WriteFinder:
     """
 
     def __init__(self, model: LayeredModel, batch: Batch) -> None:
-        assert model.layerwise is not None
         self.layered, self.model, self.path, self.layers = model, model.model, model.path, model.layers
-        self._layerwise = model.layerwise
         probe = batch.rows(0, PROBE_ROWS)
         short = {n: t[:, :PROBE_TOKENS] if t.ndim == 2 else t for n, t in probe.inputs.items()}
         labels = probe.labels[:, :PROBE_TOKENS] if probe.labels.ndim == 2 else probe.labels
         self._probe = Batch(short, labels)
-        with self._layerwise.outside():
-            entered = self._layerwise.enter(self._probe)
-        self._calls, self._seen = entered.calls, _Survey(entered.hidden)
-        self._layerwise.visit_layers(self._look_at)
+        self._seen: _Survey | None = None
+
+    def start(self) -> None:
+        """Look at each layer when it is next on the device, rather than in a pass over the weights for this alone."""
+        if self._seen is None:
+            with self._layerwise.outside():
+                entered = self._layerwise.enter(self._probe)
+            self._seen = _Survey(entered.calls, entered.hidden)
+            self._layerwise.visit_layers(partial(self._look_at, self._seen))
 
     def writes(self, index: int) -> LayerWrites:
         """Raises `CannotFold`."""
@@ -58,6 +63,15 @@ class WriteFinder:
             if not error <= FOLD_TOLERANCE:
                 raise CannotFold(f"what follows the cut does not undo a factor: outputs differ by {error:.1e}")
 
+    def undoes_factors(self) -> bool:
+        """Whether every layer, and what follows them, gives the same on a stream that is multiplied by a factor, when
+        writes are too."""
+        try:
+            self.require_undone(range(len(self.layers) + 1))
+        except CannotFold:
+            return False
+        return not any(writes.whole for writes in map(self.writes, range(len(self.layers))))
+
     def projection_before(self, index: int, norm: Write) -> Write:
         """The projection whose output that norm of the layer takes. Raises `CannotFold`."""
         name = f"{self.path}.{index}"
@@ -66,8 +80,15 @@ class WriteFinder:
             return find_projection(layer, name, call, norm.module.removeprefix(f"{name}."))
 
     @property
+    def _layerwise(self) -> Layerwise:
+        assert self.layered.layerwise is not None
+        return self.layered.layerwise
+
+    @property
     def _survey(self) -> "_Survey":
         """What is known of all layers; those that no walk has come to yet are brought to the device now."""
+        self.start()
+        assert self._seen is not None
         survey = self._seen
         for index in range(len(survey.writes), len(self.layers)):
             with self._layerwise.layer(index):
@@ -80,9 +101,9 @@ class WriteFinder:
         return survey
 
     @torch.no_grad()
-    def _look_at(self, index: int) -> None:
+    def _look_at(self, survey: "_Survey", index: int) -> None:
         """Take the probe through a layer that is on the device."""
-        survey, layer, call, hidden = self._seen, self.layers[index], self._calls[index], self._seen.hidden
+        layer, call, hidden = self.layers[index], survey.entry[index], survey.hidden
         args = () if call.named else (hidden, *call.rest)
         kwargs = {**call.kwargs, "hidden_states": hidden} if call.named else call.kwargs
         survey.calls.append(LayerCall(args, kwargs))
@@ -115,8 +136,10 @@ class WriteFinder:
 @dataclass
 class _Survey:
     """By layer: its call on the probe, its writes, and how far it is from undoing a factor, or why that was not
-    measured; the last error is that of what follows the layers. `hidden` leaves the last layer that was seen."""
+    measured; the last error is that of what follows the layers. `hidden` leaves the last layer that was seen, and
+    `entry` has the calls as the walk has them."""
 
+    entry: Sequence[WalkCall]
     hidden: Tensor
     calls: list[LayerCall] = field(default_factory=list)
     writes: list[LayerWrites | CannotFold] = field(default_factory=list)
