@@ -15,7 +15,7 @@ from dataclasses import replace
 from sglp_core.planning.harm import harm_of
 from sglp_core.planning.proposals import Proposal
 from sglp_core.progress import Phase, silent_phase
-from sglp_core.repair.named_repairs import quick_combinations
+from sglp_core.repair.named_repairs import combinations
 from sglp_core.repair.walk import RepairWalk, Request
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.runs import runs_of
@@ -28,13 +28,14 @@ MOST_PREDICTIONS = 2048
 FEWEST_WINDOWS = 8
 # In forward passes over the windows: the repairs of all plans that are compared, and that of the chosen plan
 # (`python -m benchmarks.planning_cost`).
-COMPARED_PASSES, CHOSEN_PASSES = 6.0, 2.5
+COMPARED_PASSES, CHOSEN_PASSES = 4.5, 2.0
 
 
 def finalists(proposals: Sequence[Proposal]) -> list[Proposal]:
-    """The best proposals and all with a single cut; `proposals` are sorted, best first."""
+    """The best proposals, and the best of the others that have a single cut; `proposals` are sorted, best first."""
     different = list({proposal.plan.removed_layers: proposal for proposal in reversed(proposals)}.values())[::-1]
-    return different[:BEST] + [each for each in different[BEST:] if len(runs_of(each.plan.removed_layers)) == 1]
+    single_cuts = [each for each in different[BEST:] if len(runs_of(each.plan.removed_layers)) == 1]
+    return different[:BEST] + single_cuts[:BEST]
 
 
 def choose_repaired(
@@ -52,7 +53,7 @@ def choose_repaired(
     fitted, judged = split(_first_windows(batches))
     held_out = frozenset(range(len(fitted), len(fitted) + len(judged)))
     requests = [Request(removed, held_out) for removed in candidates]
-    walk = RepairWalk(finder, [*fitted, *judged], requests, quick_combinations(repair_name))
+    walk = RepairWalk(finder, [*fitted, *judged], requests, combinations(repair_name), tunes=False)
     qualities = [quality for _, _, quality in walk.run(progress or silent_phase(), judges_unrepaired=False)]
     harms = {each: harm_of(quality.dense, quality.after) for each, quality in zip(candidates, qualities, strict=True)}
     ranked = sorted(candidates, key=lambda removed: harms[removed])

@@ -19,12 +19,14 @@ class Cut:
     """One cut of the `removed` layers, where a walk has come to.
 
     The repairs of the cuts before it make the residual stream `shrinkage` times smaller than it is in the dense model.
+    `tunes` says whether fits try several settings.
     """
 
     finder: WriteFinder
     removed: Removed
     here: CutInWalk
     shrinkage: float
+    tunes: bool = True
 
     @property
     def run(self) -> Run:

@@ -25,13 +25,6 @@ def combinations(name: str) -> tuple[Combination, ...]:
     return (*alone, *((scale, each) for scale in scaling for each in rows if not rows[each].scales))
 
 
-def quick_combinations(name: str) -> tuple[Combination, ...]:
-    """What is tried where plans are only compared: as `combinations`, with `auto` without the rows that tune a fit."""
-    rows = cut_repairs()
-    tried = combinations(name)
-    return tuple(each for each in tried if not any(rows[row].uses_held_out for row in each)) or tried
-
-
 def combination_name(combination: Combination) -> str:
     """The name that reports give it, such as `compensate + refit`."""
     return " + ".join(combination)

@@ -22,6 +22,7 @@ from sglp_core.repair.writes.residual_writes import CannotFold
 
 RIDGE = 0.1
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+USUAL_RIDGE = 1.0
 # The share of the free memory that one step of a fit may take.
 MEMORY_SHARE = 0.8
 # How many positions (primal) or features (dual) are converted to float64 at a time.
@@ -81,17 +82,26 @@ class LinearFit:
 
 
 class TunedLinearFit:
-    """A full map whose ridge is the one that errs least on positions that were not fitted on."""
+    """A full map whose ridge is the one that errs least on positions that were not fitted on.
 
-    def __init__(self, features: int, size: int, shift: bool) -> None:
+    Without `tunes` it is the one that most often does.
+    """
+
+    def __init__(self, features: int, size: int, shift: bool, *, tunes: bool = True) -> None:
+        self._tunes = tunes
         self._fitted, self._held_out = (LinearFit(features, size, shift) for _ in range(2))
 
     def add(self, features: Tensor, output: Tensor, target: Tensor, *, held_out: bool) -> None:
         """As for `LinearFit`; `held_out` positions settle the ridge."""
-        (self._held_out if held_out else self._fitted).add(features, output, target)
+        if not held_out:
+            self._fitted.add(features, output, target)
+        elif self._tunes:
+            self._held_out.add(features, output, target)
 
     def solve(self, alpha: float = 1.0) -> LinearMap:
         """Δ `[F, D]` and c `[D]` for y / `alpha`. Raises `CannotFold`."""
+        if not self._tunes:
+            return self._fitted.solve(USUAL_RIDGE, alpha)
         tried: dict[int, tuple[float, LinearMap]] = {}
 
         def at(number: int) -> float:
@@ -103,7 +113,7 @@ class TunedLinearFit:
             return tried[number][0]
 
         # From the middle down the slope: with the ridge, the error first falls and then rises.
-        best = RIDGES.index(1.0)
+        best = RIDGES.index(USUAL_RIDGE)
         step = 1 if at(best + 1) < at(best) else -1
         while at(best + step) < at(best):
             best += step

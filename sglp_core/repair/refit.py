@@ -46,7 +46,8 @@ class ProjectionRefit:
 
     def __init__(self, cut: Cut, projection: Write) -> None:
         self._cut, self._projection = cut, projection
-        self._fit = TunedLinearFit(*weight_shape(cut.model, projection), has_shift(cut.model, projection))
+        shape, shift = weight_shape(cut.model, projection), has_shift(cut.model, projection)
+        self._fit = TunedLinearFit(*shape, shift, tunes=cut.tunes)
 
     def add(self, batch: Batch, streams: CutStreams, *, held_out: bool) -> None:
         if self._projection != self._cut.writes_before().modules[0]:
@@ -63,7 +64,7 @@ class NormRefit:
 
     def __init__(self, cut: Cut) -> None:
         self._cut, self._norm = cut, cut.writes_before().modules[0]
-        self._fit = RefitThroughNorm(cut.model, self._norm, cut.projection_before(self._norm))
+        self._fit = RefitThroughNorm(cut.model, self._norm, cut.projection_before(self._norm), tunes=cut.tunes)
 
     def add(self, batch: Batch, streams: CutStreams, *, held_out: bool) -> None:
         features = self._cut.streams(batch, self._fit.projection).entered
@@ -79,11 +80,11 @@ class NormRefit:
 class RefitThroughNorm:
     """Normal equations for the `projection` whose output the norm of `write` takes."""
 
-    def __init__(self, model: Any, write: Write, projection: Write) -> None:
+    def __init__(self, model: Any, write: Write, projection: Write, *, tunes: bool = True) -> None:
         self.projection = projection
         self._model, self._write = model, write
         self._norm = model.get_submodule(write.module)
-        self._fit = TunedLinearFit(*weight_shape(model, projection), has_shift(model, projection))
+        self._fit = TunedLinearFit(*weight_shape(model, projection), has_shift(model, projection), tunes=tunes)
         self._lengths, self._count = 0.0, 0
 
     @torch.no_grad()

@@ -55,7 +55,10 @@ class _Plan:
 
 
 class RepairWalk:
-    """Repairs each request by the best of these combinations, cut by cut."""
+    """Repairs each request by the best of these combinations, cut by cut.
+
+    Without `tunes`, fits are quicker and not as good, which is enough to compare plans.
+    """
 
     def __init__(
         self,
@@ -63,11 +66,13 @@ class RepairWalk:
         batches: Sequence[Batch],
         requests: Sequence[Request],
         combinations: Sequence[Combination],
+        *,
+        tunes: bool = True,
     ) -> None:
         layerwise = finder.layered.layerwise
         assert layerwise is not None
         self._finder, self._requests = finder, requests
-        self._combinations = combinations
+        self._combinations, self._tunes = combinations, tunes
         names = {each for combination in self._combinations for each in combination}
         self._rows = {each: row for each, row in cut_repairs().items() if each in names}
         self._only_scales = all(row.scales for row in self._rows.values())
@@ -126,7 +131,7 @@ class RepairWalk:
         run, first = plans[0].cuts[0], plans[0]
         here = CutInWalk(self._walk, run, first.track, first.before, self._dense.states)
         with here.layer_before():
-            cuts = {plan: Cut(self._finder, plan.request.removed, here, plan.shrinkage) for plan in plans}
+            cuts = {plan: Cut(self._finder, plan.request.removed, here, plan.shrinkage, self._tunes) for plan in plans}
             fits: dict[_Plan, dict[str, CutFit | CannotFold]]
             with swapped(self._finder.model, self._walk.of_layer(run.start - 1, first.track.changes)):
                 fits = {plan: {name: _fit(row, cuts[plan]) for name, row in self._rows.items()} for plan in plans}

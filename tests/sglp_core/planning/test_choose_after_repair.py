@@ -52,7 +52,7 @@ def chosen(loaded: LoadedModel, data: CalibrationData, text: Path, kind: str) ->
 def repaired_harm(loaded: LoadedModel, windows: Sequence[Batch], fitted: int, removed: tuple[int, ...]) -> float:
     """The harm on the windows behind those that the repair is fitted on, of this one plan by itself."""
     request = Request(removed, frozenset(range(fitted, len(windows))))
-    walk = RepairWalk(WriteFinder(loaded, windows[0]), windows, [request], combinations("least_squares"))
+    walk = RepairWalk(WriteFinder(loaded, windows[0]), windows, [request], combinations("least_squares"), tunes=False)
     ((changes, _, _),) = walk.run(silent_phase(), judges_unrepaired=False)
     quality = evaluate(loaded, windows[fitted:], {"it": Variant(removed, changes)})
     return harm_of(quality["dense"], quality["it"])
@@ -106,7 +106,7 @@ def test_of_much_data_a_part_tells_plans_apart_and_all_of_it_repairs_the_winner(
             assert proposal.repaired_harm == pytest.approx(harm, rel=1e-4)
 
 
-def test_among_the_finalists_are_the_best_and_all_of_one_cut() -> None:
+def test_among_the_finalists_are_the_best_and_the_best_others_of_one_cut() -> None:
     def proposal(harm: float, *removed: int) -> Proposal:
         return Proposal(("it",), Plan(TARGET, removed, 1 / 3, 1, 1 / 3), harm, 1)
 
@@ -124,7 +124,7 @@ def test_among_the_finalists_are_the_best_and_all_of_one_cut() -> None:
         proposal(1.4, 4, 5),
     ]
     found = [each.plan.removed_layers for each in finalists(proposals)]
-    assert found == [(1, 4), (2, 4), (1, 3), (5, 6), (8, 9), (10, 11), (9, 10), (3, 4), (7, 8), (4, 5)]
+    assert found == [(1, 4), (2, 4), (1, 3), (5, 6), (8, 9), (10, 11)]
 
 
 def test_the_report_says_how_repaired_plans_did(loaded: LoadedModel, text: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.weight_changes import swapped
 from sglp_core.repair import normal_equations
-from sglp_core.repair.normal_equations import RIDGES, ElementwiseFit, LinearFit, TunedLinearFit
+from sglp_core.repair.normal_equations import RIDGES, USUAL_RIDGE, ElementwiseFit, LinearFit, TunedLinearFit
 from sglp_core.repair.refit import RefitThroughNorm
 from sglp_core.repair.repair import repair
 from sglp_core.repair.write_finder import WriteFinder
@@ -143,6 +143,17 @@ def test_equations_that_do_not_fit_in_memory_are_refused(positions: int, monkeyp
             fit.add(*part, held_out=held_out)
     with pytest.raises(CannotFold, match="GiB are free"):
         fit.solve()
+
+
+def test_a_fit_that_is_not_tuned_has_the_usual_ridge_and_no_use_for_held_out_positions() -> None:
+    quick, plain = TunedLinearFit(6, 4, shift=True, tunes=False), LinearFit(6, 4, shift=True)
+    for held_out in (False, True):
+        part = [torch.randn(20, size) for size in (6, 4, 4)]
+        quick.add(*part, held_out=held_out)
+        if not held_out:
+            plain.add(*part)
+    for found, expected in zip(quick.solve(2.0), plain.solve(USUAL_RIDGE, 2.0), strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_features_that_are_all_zero_are_refused() -> None:
