@@ -5,9 +5,9 @@
 
 Every job and every pass has a process of its own; the two codes take turns. A dense pass is timed with transformers
 alone, so both are measured in the same unit. What planning costs is the phases `planning` and `repairing` of a job
-together. Controls are left out, as they are repaired in the walk of the plan. Greedy (SLEB) removes one layer after the other, each time the one without which
-perplexity is lowest; its seconds are its passes, each as long as a pass with as many layers, interpolated between one
-with all layers and one with half of them.
+together; controls are left out, as they are repaired in the walk of the plan. Greedy (SLEB) removes one layer after the
+other, each time the one without which perplexity is lowest; its seconds are its passes, each as long as a pass with as
+many layers, interpolated between one with all layers and one with half of them.
 """
 
 import platform
