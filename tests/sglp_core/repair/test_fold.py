@@ -50,6 +50,13 @@ def test_a_post_norm_is_the_whole_output(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_only_pre_norm_models_undo_factors(name: str) -> None:
+    model = build(name)
+    finder = WriteFinder(LayeredModel(model, find_stack(model), "causal_lm"), batches(1)[0])
+    assert finder.undoes_factors() == (name in PRE_NORM)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("alpha", [0.5, 1.7])
 def test_a_folded_growth_equals_the_same_factor_at_the_cut(name: str, alpha: float) -> None:
     model = build(name)

@@ -1,0 +1,92 @@
+"""Trials of plans against hooks on the whole model, and what they bring from the disk."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sglp_core.evaluation.logits import difference
+from sglp_core.execution.bypass import bypassed
+from sglp_core.execution.logits import Trial, logits_of_variants
+from sglp_core.execution.variant import Variant
+from sglp_core.planning.harm import HarmMeter
+from sglp_core.progress import silent_phase
+from sglp_core.repair.write_finder import WriteFinder
+from sglp_core.structure.layer_stack import find_stack, layers_of
+from tests.sglp_core.execution.placements import batches_for, from_disk, resident, save
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "GPT2LMHeadModel", "OPTForCausalLM"])
+@pytest.mark.parametrize("removed", [(2,), (1, 3), (0, 2, 3), (3, 4)])
+@torch.no_grad()
+def test_the_stream_is_as_long_as_the_dense_models_after_every_cut(
+    name: str, removed: tuple[int, ...], tmp_path: Path
+) -> None:
+    model = save(name, tmp_path / "model")
+    layers, data = layers_of(model, find_stack(model)), batches_for(model)
+    variants = [Variant(), Variant(removed)]
+    results = logits_of_variants(resident(model), data, variants, silent_phase(), Trial(keeps_length=True))
+    for batch, ((_, logits),) in zip(data, results, strict=True):
+        _, found = logits
+        lengths: list[Tensor] = []
+        handles = [layer.register_forward_hook(_keep_lengths(lengths)) for layer in layers]
+        model(**batch.inputs)
+        _remove(handles)
+        counted = batch.inputs["attention_mask"].bool().clone()
+        counted[:, 0] = False
+        ends = [i + 1 for i in removed if i + 1 not in removed and i + 1 < len(layers)]
+        handles = [
+            layers[end].register_forward_pre_hook(_lengthen(lengths[end - 1], counted), with_kwargs=True)
+            for end in ends
+        ]
+        with bypassed(layers, removed):
+            expected = model(**batch.inputs).logits
+        _remove(handles)
+        assert difference(found[counted], expected[counted]) < 1e-5
+
+
+def _keep_lengths(lengths: list[Tensor]) -> Any:
+    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+        lengths.append((output[0] if isinstance(output, tuple) else output).norm(dim=-1))
+
+    return hook
+
+
+def _lengthen(lengths: Tensor, counted: Tensor) -> Any:
+    def hook(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        longer = hidden * (lengths / hidden.norm(dim=-1))[counted].mean()
+        return ((longer, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": longer})
+
+    return hook
+
+
+def _remove(handles: list[Any]) -> None:
+    for handle in handles:
+        handle.remove()
+
+
+def test_trials_from_disk_read_the_layers_once_a_walk_and_a_finder_looks_on(tmp_path: Path) -> None:
+    save("LlamaForCausalLM", tmp_path / "model")
+    layered = from_disk(tmp_path / "model")
+    weights, count = layered.weights, len(layered.layers)
+    finder = WriteFinder(layered, batches_for(layered.model)[0])
+    finder.start()
+    meter = HarmMeter(layered, batches_for(layered.model))
+
+    def read(act: Any) -> int:
+        before = weights.bytes_onloaded
+        act()
+        return weights.bytes_onloaded - before
+
+    outside = read(lambda: list(layered.stored(["model.embed_tokens.weight"])))
+    layers = sum(4 * parameter.numel() for parameter in layered.layers.parameters())
+    # The head is needed at the exit; the embeddings not again, as all parts have entered.
+    assert [read(lambda: meter([(1,), (2, 3)], 2)) for _ in range(2)] == [layers + outside] * 2
+    writes: list[Any] = []
+    assert read(lambda: writes.extend(finder.writes(index) for index in range(count))) == outside
+    alone = WriteFinder(resident(save("LlamaForCausalLM", tmp_path / "again")), batches_for(layered.model)[0])
+    assert writes == [alone.writes(index) for index in range(count)]
+    assert read(finder.undoes_factors) == 0
