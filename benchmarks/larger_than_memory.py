@@ -7,6 +7,7 @@ allocate what it has allocated once its libraries are imported, and 40 % of the 
 what that counts. Linux only.
 """
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from benchmarks.markdown_table import print_table
 from benchmarks.timed_job import figures_of
 from benchmarks.worktree_process import Answer, Worktree, worktrees
+from sglp_core.estimation.memory import saved_for_backward
+from sglp_core.estimation.model_outline import read_outline
+from sglp_core.execution.native_types import computing_type
 from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Calibration, Options
 from sglp_core.run_context import RunContext
@@ -30,7 +34,6 @@ from sglp_service.demo import find_model
 CACHE = Path("~/.cache/sglp").expanduser()
 WORDS = [f"word{number}" for number in range(2000)]
 SEQUENCE_LENGTH = 128
-CHARACTERS = 100_000
 
 
 class Model(StrEnum):
@@ -73,10 +76,13 @@ def main(
                 subject = _smollm2(Path(root), data) if smollm2 else _random_llama(Path(root), layers, width)
                 print_table(
                     f"{subject.name}, {subject.weight_bytes / 1e6:,.0f} MB of weights",
-                    (_row(code, _run(code, subject, share, windows, limit)) for code in codes),
+                    (_row(code, subject, _run(code, subject, share, windows, limit)) for code in codes),
                 )
     print("\nLimited (RLIMIT_DATA): heap and private mappings of each process, its imports + the share of the weights.")
     print("Peaks are those of the process of the job that holds most of the kind; mapped files can be dropped.")
+    print("Least: the larger of one layer and all that is outside of the layers, in the type that is computed in; and")
+    print("of one window the larger of what a layer keeps for its backward pass and the logits in float32.")
+    print("Peak / least: the peak of anonymous memory less that of the imports.")
 
 
 def _run(code: Worktree, subject: Subject, share: float, windows: int, limit_seconds: float) -> Answer:
@@ -103,15 +109,19 @@ def _run(code: Worktree, subject: Subject, share: float, windows: int, limit_sec
         return code.call("limited_job", request, limit_seconds)
 
 
-def _row(code: Worktree, answer: Answer) -> dict[str, str]:
+def _row(code: Worktree, subject: Subject, answer: Answer) -> dict[str, str]:
     content = answer.content
     if not content:
         raise RuntimeError(answer.stopped)
     peaks: Mapping[str, int] = content["peaks"]
+    imported: Mapping[str, int] = content["imported"]
+    least = _least_bytes(subject)
     return {
         "code": code.name,
-        "limit MB": f"{content['limit_bytes'] / 1e6:,.0f} ({content['imported_bytes'] / 1e6:,.0f} imported)",
+        "limit MB": f"{content['limit_bytes'] / 1e6:,.0f} ({imported['allocated'] / 1e6:,.0f} imported)",
         "allocated MB": _megabytes(peaks, "allocated"),
+        "least MB": f"{least / 1e6:,.0f}",
+        "peak / least": f"{(peaks.get('anonymous', 0) - imported['anonymous']) / least:.2f}",
         "anonymous MB": _megabytes(peaks, "anonymous"),
         "mapped files MB": _megabytes(peaks, "files"),
         "shared MB": _megabytes(peaks, "shared"),
@@ -136,6 +146,18 @@ def _result(content: dict[str, Any], stopped: str) -> dict[str, str]:
     }
 
 
+def _least_bytes(subject: Subject) -> int:
+    """The largest part of the model and the activations of one window, in the type that this machine computes in."""
+    outline = read_outline((subject.root / "model").as_uri(), None, SEQUENCE_LENGTH, CACHE, None)
+    stored = outline.torch_dtype
+    widening = computing_type(stored, torch.device("cpu")).itemsize // stored.itemsize
+    layers = outline.stack.layers
+    inside = sum(layer.parameters for layer in layers)
+    part = max(outline.stack.total_parameters - inside, *(layer.parameters for layer in layers)) * stored.itemsize
+    kept, logits = saved_for_backward(outline, 1)
+    return part * widening + max(kept // len(layers) * widening, logits)
+
+
 def _megabytes(peaks: Mapping[str, int], kind: str) -> str:
     return f"{peaks.get(kind, 0) / 1e6:,.0f}"
 
@@ -147,8 +169,7 @@ def _smollm2(root: Path, data: Path) -> Subject:
     loaded.model.save_pretrained(root / "model")
     loaded.processor.save_pretrained(root / "model")
     for name in ("valid", "test"):
-        # Far more than the windows need; what tokenizing a whole file takes would show, not what the model takes.
-        (root / f"{name}.txt").write_text((data / f"wikitext-2/{name}.txt").read_text()[:CHARACTERS])
+        shutil.copyfile(data / f"wikitext-2/{name}.txt", root / f"{name}.txt")
     return Subject("SmolLM2-135M", root, root / "valid.txt", root / "test.txt")
 
 

@@ -31,8 +31,8 @@ def main(request_file: Path, answer_file: Path) -> None:
     """Run the job of the request; `share` is what the job may allocate beside its imports, of `weight_bytes`."""
     request = json.loads(request_file.read_text())
     status = subprocess.run([sys.executable, "-c", IMPORTED], check=True, stdout=subprocess.PIPE, text=True).stdout
-    imported = _bytes_of(status)["allocated"]
-    limit = imported + int(request["share"] * request["weight_bytes"])
+    imported = _bytes_of(status)
+    limit = imported["allocated"] + int(request["share"] * request["weight_bytes"])
     os.environ["SGLP_JOB_MEMORY_BYTES"] = str(limit)
     with (
         EmbeddedStack(Path(request["state"]), model_roots=[Path(request["root"])]) as stack,
@@ -42,7 +42,7 @@ def main(request_file: Path, answer_file: Path) -> None:
         job_id = service.submit(request["spec"])["id"]
         peaks: dict[str, int] = {}
         while (job := service.get(job_id))["finished_at"] is None:
-            answer = {"imported_bytes": imported, "limit_bytes": limit, "peaks": peaks, "phase": job["phase"]}
+            answer = {"imported": imported, "limit_bytes": limit, "peaks": peaks, "phase": job["phase"]}
             answer_file.write_text(json.dumps(answer))
             _watch(peaks)
         answer |= {

@@ -24,7 +24,11 @@ from sglp_core.analysis.traced_run import (
 from sglp_core.checkpoints.limits import require_space
 from sglp_core.execution.layer_call import LayerCall
 from sglp_core.execution.layerwise import Entered, Layerwise
-from sglp_core.tasks import loss_of
+from sglp_core.tasks import IGNORED, loss_of
+
+# The logits that are differentiated at a time are this many times smaller than the head: those of one position for so
+# many channels. Their softmax and two gradients take as much again each.
+CHANNELS_A_POSITION = 64
 
 # Hidden states of one batch by the index of the layer that they enter; the last is the output of the stack.
 States = list[Tensor]
@@ -83,21 +87,53 @@ def _gradients_at_the_exit(
     gradients = []
     with layerwise.outside():
         for each, state in zip(entered, hidden, strict=True):
-            leaf = state.detach().to(run.model.device).requires_grad_()
-            loss = loss_of(layerwise.exit(each.batch, leaf), each.batch.labels, run.model.task)
-            require_finite(loss.detach())
-            gradients.append({len(layerwise.layers): run.model.intermediates.keep(torch.autograd.grad(loss, leaf)[0])})
+            gradient = _gradient_at_the_exit(run, layerwise, each, state.detach().to(run.model.device))
+            gradients.append({len(layerwise.layers): run.model.intermediates.keep(gradient)})
     return gradients
+
+
+def _gradient_at_the_exit(run: TracedRun, layerwise: Layerwise, entered: Entered, hidden: Tensor) -> Tensor:
+    """∂L/∂h of one batch. Of a causal language model, logits exist of a few positions at a time."""
+    labels, task = entered.batch.labels, run.model.task
+    leaf = hidden.requires_grad_()
+    if task != "causal_lm":
+        loss = loss_of(layerwise.exit(entered.batch, leaf), labels, task)
+        require_finite(loss.detach())
+        return torch.autograd.grad(loss, leaf)[0]
+    predicting = torch.arange(labels.shape[1] - 1, device=labels.device)
+    counted = (labels[:, 1:] != IGNORED).sum()
+    total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+    for positions in predicting.split(max(1, hidden.shape[-1] // (CHANNELS_A_POSITION * len(labels)))):
+        logits = layerwise.exit(entered.batch, leaf, positions)
+        nats = nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), labels[:, positions + 1].flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        (nats / counted).backward()
+        total += nats.detach()
+    require_finite(total / counted)
+    assert leaf.grad is not None
+    return leaf.grad
 
 
 def _differentiate(layer: nn.Module, call: LayerCall, before: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """∂L/∂h of the input of a layer, and Σ gradient² and Σ |θ · gradient| of its parameters, `[2]`."""
     leaf = before.detach().requires_grad_()
-    parameters = list(layer.parameters())
-    after = call.run(layer, leaf)
-    of_input, *of_parameters = torch.autograd.grad(after, [leaf, *parameters], gradient, allow_unused=True)
-    sums = [gradient_sums(g, p) for g, p in zip(of_parameters, parameters, strict=True) if g is not None]
-    return of_input, torch.stack(sums).sum(0)
+    sums = torch.zeros(2, dtype=torch.float64, device=leaf.device)
+
+    def add_up(parameter: Tensor) -> None:
+        # So that never more than one parameter has a gradient.
+        assert parameter.grad is not None
+        sums.add_(gradient_sums(parameter.grad, parameter))
+        parameter.grad = None
+
+    handles = [parameter.register_post_accumulate_grad_hook(add_up) for parameter in layer.parameters()]
+    try:
+        torch.autograd.backward(call.run(layer, leaf), gradient)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert leaf.grad is not None
+    return leaf.grad, sums
 
 
 def _skip_losses_of_runs(hidden: States, gradients: Mapping[int, Tensor], device: torch.device) -> Tensor:

@@ -15,9 +15,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sglp_core.artifact.shared_maps import map_weights_shared
 from sglp_core.checkpoints.strict_json import JsonObject
 from sglp_core.errors import SGLPError, VerificationFailed
 from sglp_core.evaluation.logits import TOLERANCES, difference, probe_logits
+from sglp_core.execution.allocator import give_back_what_is_freed
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.structure.layer_signature import layer_signatures
 from sglp_core.structure.model_class import meta_model, model_class
@@ -158,6 +160,9 @@ def _reload(request: _Request) -> _Answer:
     stock = model_class(config)
     offload = request["offload"]
     placed = {"device_map": {"": "disk"}, "offload_folder": offload} if offload else {}
+    if offload:
+        give_back_what_is_freed()
+        map_weights_shared()
     model, info = stock.from_pretrained(request["directory"], dtype="auto", output_loading_info=True, **placed)
     model.eval()
     tokens = OFFLOADED_DECODED_TOKENS if offload else DECODED_TOKENS

@@ -5,6 +5,8 @@ Every window has the special tokens that the tokenizer adds to a text, such as t
 
 import hashlib
 import random
+import re
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,9 @@ MASKED_SHARE = 0.15
 # Of a large text, at least this much is read, and about twice as much as the windows hold.
 LEAST_TEXT_CHARACTERS = 1 << 23
 TEXT_CHARACTERS_A_TOKEN = 8
+# How much text is tokenized at a time. No tokenizer has a token that goes on after the beginning of a word.
+CHARACTERS_AT_ONCE = 1 << 16
+WORD_START = re.compile(r"(?<=\S) (?=\S)")
 
 
 @dataclass(frozen=True)
@@ -77,14 +82,17 @@ def text_windows(
         raise BadCalibration(f"{source} holds no text")
     # Documents are joined with the end token of the tokenizer between them, as in the training of language models.
     separator = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    stream: list[int] = []
-    for ids in tokenizer(documents, add_special_tokens=False)["input_ids"]:
-        stream += ids + separator
+    stream = array("i")
+    for document in documents:
+        # A tokenizer keeps hundreds of bytes a character until a call ends.
+        for part in _parts(document):
+            stream.extend(tokenizer(part, add_special_tokens=False)["input_ids"])
+        stream.extend(separator)
     if len(stream) < 8:
         raise BadCalibration(f"{source} holds only {len(stream)} tokens; give at least a few sentences")
     starts = list(range(0, max(len(stream) - body, 0) + 1, body))
     random.Random(seed).shuffle(starts)
-    rows = [prefix + stream[start : start + body] + suffix for start in starts[:count]]
+    rows = [prefix + stream[start : start + body].tolist() + suffix for start in starts[:count]]
     return _padded(rows, length, tokenizer)
 
 
@@ -113,6 +121,15 @@ def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
         if full[start : start + len(plain)] == plain:
             return full[:start], full[start + len(plain) :]
     return [], []
+
+
+def _parts(document: str) -> Iterator[str]:
+    """The document cut before words: a part has `CHARACTERS_AT_ONCE`, and what is left of the last word."""
+    start = 0
+    while word := WORD_START.search(document, start + CHARACTERS_AT_ONCE):
+        yield document[start : word.start()]
+        start = word.start()
+    yield document[start:]
 
 
 def _padded(rows: list[list[int]], length: int, tokenizer: Any) -> Windows:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 # Largest difference allowed, relative to the largest logit: a few units in the last place of each type, times depth.
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
+# How many logits are compared at a time, each with copies in float32.
+COMPARED_AT_ONCE = 2**21
 
 
 @torch.no_grad()
@@ -22,5 +24,10 @@ def difference(a: Tensor, b: Tensor) -> float:
     """The largest difference of two sets of logits, relative to the largest of the second."""
     if a.shape != b.shape:
         return float("inf")
-    scale = b.float().abs().max().clamp_min(1e-30)
-    return float((a.float() - b.float()).abs().max() / scale)
+    largest = [
+        torch.stack([(x.float() - y.float()).abs().max(), y.float().abs().max()])
+        for x, y in zip(a.flatten().split(COMPARED_AT_ONCE), b.flatten().split(COMPARED_AT_ONCE), strict=True)
+    ]
+    # The maximum of tensors is NaN where one is.
+    apart, scale = torch.stack(largest).amax(0)
+    return float(apart / scale.clamp_min(1e-30))

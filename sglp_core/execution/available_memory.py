@@ -27,17 +27,16 @@ def must_stream(memory: Memory, directory: Path) -> bool:
 
 
 def available_bytes() -> int:
-    """The free memory of the machine in bytes, or less where a control group or a resource limit is lower."""
-    return min([int(psutil.virtual_memory().available), *_cgroup_limits(), *_resource_limits()])
+    """The memory in bytes that this process may still use: what the machine has free, or less where a control group or
+    a resource limit allows less."""
+    left = [limit - used for limit, used in (*_cgroup_limits(), *_resource_limits())]
+    return max(0, min([int(psutil.virtual_memory().available), *left]))
 
 
 def free_bytes(device: torch.device) -> int:
     """The memory in bytes that this process may still use on a device."""
     if device.type == "cpu":
-        # A limit includes what this process has already taken.
-        used = int(psutil.Process().memory_info().rss)
-        limits = [max(0, limit - used) for limit in [*_cgroup_limits(), *_resource_limits()]]
-        return min([int(psutil.virtual_memory().available), *limits])
+        return available_bytes()
     # What the allocator keeps for later is as good as free.
     kept: int = torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
     free, total = torch.accelerator.get_memory_info(device)
@@ -48,8 +47,11 @@ def free_bytes(device: torch.device) -> int:
     return kept + int(free)
 
 
-def _cgroup_limits() -> list[int]:
-    """The memory limits of this process's control group and of all groups above it, for both versions of cgroups."""
+def _cgroup_limits() -> list[tuple[int, int]]:
+    """The memory limits of this process's control group and of all groups above it, for both versions of cgroups.
+
+    Each is with what this process uses of it.
+    """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -63,11 +65,15 @@ def _cgroup_limits() -> list[int]:
                 files.append(CGROUPS / group / "memory.max")
             elif "memory" in controllers.split(","):
                 files.append(CGROUPS / "memory" / group / "memory.limit_in_bytes")
-    return [int(text) for file in files if file.is_file() and (text := file.read_text().strip()).isdigit()]
+    used = int(psutil.Process().memory_info().rss)
+    return [(int(text), used) for file in files if file.is_file() and (text := file.read_text().strip()).isdigit()]
 
 
-def _resource_limits() -> list[int]:
+def _resource_limits() -> list[tuple[int, int]]:
+    """The limits of this process, each with what counts towards it, which is not what is resident."""
     if resource is None:
         return []
-    soft = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
-    return [limit for limit in soft if limit != resource.RLIM_INFINITY]
+    used = psutil.Process().memory_info()
+    counted = {resource.RLIMIT_AS: used.vms, resource.RLIMIT_DATA: getattr(used, "data", used.rss)}
+    limits = ((resource.getrlimit(kind)[0], int(size)) for kind, size in counted.items())
+    return [(limit, size) for limit, size in limits if limit != resource.RLIM_INFINITY]

@@ -24,6 +24,9 @@ from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_core.structure.model_class import model_class
 from sglp_core.structure.timm_models import is_timm
 
+# The variable by which transformers can be kept from loading with threads.
+NO_THREADS = "HF_DEACTIVATE_ASYNC_LOAD"
+
 
 class DiskHome:
     """The checkpoint of a model directory; `loaded` are the tensors that its class loads from it.
@@ -50,9 +53,7 @@ class DiskHome:
         """Read the group's tensors into the modules; the caller puts the empty ones back."""
         empty = [(module, name) for module in modules for name, _ in module.named_parameters(recurse=False)]
         state = {tensor.name: read_tensor(tensor) for tensor in self._tensors.get(group, ())}
-        shown = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
-        try:
+        with _quietly_in_this_thread():
             convert_and_load_state_dict_in_model(
                 self._model,
                 state,
@@ -63,16 +64,14 @@ class DiskHome:
                 ),
                 None,
             )
-            state.clear()
-            if group is None:
-                tie(self._model, self.loaded)
-        finally:
-            if shown:
-                logging.enable_progress_bar()
+        state.clear()
+        if group is None:
+            tie(self._model, self.loaded)
         paths = {id(module): path for path, module in self._model.named_modules()}
-        loaded = {f"{paths[id(module)]}.{name}": getattr(module, name) for module, name in empty}
-        require_loaded(name for name, value in loaded.items() if value.is_meta)
-        require_finite(loaded.items())
+        # Nothing here may hold the tensors, which the caller frees one by one.
+        named = [(f"{paths[id(module)]}.{name}", module, name) for module, name in empty]
+        require_loaded(path for path, module, name in named if getattr(module, name).is_meta)
+        require_finite((path, getattr(module, name)) for path, module, name in named)
         yield
 
     def prefetch(self, group: Group) -> None:
@@ -81,6 +80,21 @@ class DiskHome:
             for tensor in self._tensors.get(group, ()):
                 with tensor.file.open("rb", buffering=0) as file:
                     os.posix_fadvise(file.fileno(), tensor.begin, tensor.size_bytes, os.POSIX_FADV_WILLNEED)
+
+
+@contextmanager
+def _quietly_in_this_thread() -> Iterator[None]:
+    """No progress bar of transformers and none of its threads, which have nothing to read and take memory each."""
+    shown, threaded = logging.is_progress_bar_enabled(), os.environ.get(NO_THREADS)
+    logging.disable_progress_bar()
+    os.environ[NO_THREADS] = "1"
+    try:
+        yield
+    finally:
+        if threaded is None:
+            del os.environ[NO_THREADS]
+        if shown:
+            logging.enable_progress_bar()
 
 
 def empty_model(directory: Path) -> tuple[Any, str]:

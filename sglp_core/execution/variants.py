@@ -189,6 +189,9 @@ class Walk:
         return after
 
     def _numbers_at_once(self) -> int:
+        if not self.model.weights.in_memory:
+            # Not more than the activations of one batch beside a layer.
+            return 1
         return NUMBERS_AT_ONCE.get(self.model.device.type, NUMBERS_ON_DEVICE)
 
     def of_layer(self, index: int, changes: Changes) -> dict[str, Tensor]:

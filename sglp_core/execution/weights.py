@@ -146,25 +146,31 @@ class OnloadedWeights:
         return (module for module in self._model.modules() if id(module) not in inside)
 
     def _move(self, group: Group, modules: Iterable[nn.Module]) -> None:
-        """Give the modules copies of their tensors on the device; what is tied stays tied."""
+        """Give the modules copies of their tensors on the device; what is tied stays tied.
+
+        One after the other, so that a home that holds them only for now frees each once it is copied.
+        """
         paths = {id(module): path for path, module in self._model.named_modules()}
-        tensors = [(module, name, tensor) for module in modules for name, tensor in _own_tensors(module)]
-        unique = _unique([tensor for _, _, tensor in tensors])
+        places: dict[int, list[tuple[nn.Module, str]]] = {}
+        for module in modules:
+            for name, tensor in _own_tensors(module):
+                places.setdefault(id(tensor), []).append((module, name))
         coming = self._coming.pop(group, None)
         if coming is not None and self._stream is not None:
             torch.accelerator.current_stream().wait_stream(self._stream)
-        moved: dict[int, Tensor] = {}
-        for number, tensor in enumerate(unique):
+        for number, held_by in enumerate(places.values()):
+            module, name = held_by[0]
+            tensor = _own_tensor(module, name)
             near = coming[number] if coming is not None else tensor.to(self.device, non_blocking=True)
             if coming is not None:
                 # Its memory must not be used again on the other stream before this one is through with it.
                 near.record_stream(torch.accelerator.current_stream())
             copy = near.to(self._type(tensor))
-            moved[id(tensor)] = nn.Parameter(copy, False) if isinstance(tensor, nn.Parameter) else copy
+            moved = nn.Parameter(copy, False) if isinstance(tensor, nn.Parameter) else copy
             self._home.bytes_onloaded += tensor.numel() * tensor.element_size()
-        for module, name, tensor in tensors:
-            self._stored[f"{paths[id(module)]}.{name}"] = tensor.dtype
-            _put(module, name, moved[id(tensor)])
+            for module, name in held_by:
+                self._stored[f"{paths[id(module)]}.{name}"] = tensor.dtype
+                _put(module, name, moved)
 
     def _type(self, tensor: Tensor) -> torch.dtype:
         return (
@@ -213,6 +219,12 @@ class MemoryHome:
 
 def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+
+
+def _own_tensor(module: nn.Module, name: str) -> Tensor:
+    tensor = (module._parameters if name in module._parameters else module._buffers)[name]
+    assert tensor is not None
+    return tensor
 
 
 def _put(module: nn.Module, name: str, tensor: Tensor) -> None:

@@ -10,6 +10,7 @@ import transformers
 
 from sglp_core.checkpoints.fetch import Fetched, fetch
 from sglp_core.checkpoints.stored_tensors import stored_tensors
+from sglp_core.execution.allocator import give_back_what_is_freed
 from sglp_core.execution.available_memory import must_stream
 from sglp_core.execution.disk_home import DiskHome, empty_model
 from sglp_core.execution.layered_model import LayeredModel
@@ -111,6 +112,7 @@ def _load_weights(
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     context.cache.mkdir(parents=True, exist_ok=True)
     if must_stream(context.memory, directory):
+        give_back_what_is_freed()
         model, stack = empty_model(directory)
         home = DiskHome(directory, model, stack)
         return _Loaded(model, OnloadedWeights(model, layers_of(model, stack), home, device), home.loaded)

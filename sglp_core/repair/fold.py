@@ -10,6 +10,9 @@ from sglp_core.repair.normal_equations import exact
 from sglp_core.repair.writes.mixtures import along
 from sglp_core.repair.writes.residual_writes import CannotFold, LayerWrites, OutputParameter, Write
 
+# How many numbers of a parameter are in float64 at a time.
+NUMBERS_AT_ONCE = 2**21
+
 
 def has_shift(model: Any, write: Write) -> bool:
     """Whether the module has a bias for a constant to go into."""
@@ -76,8 +79,12 @@ def fold_change(model: Any, write: Write, change: Tensor, shift: Tensor | None =
     assert write.mixture is None
     _check_owned(model, write)
     module = model.get_submodule(write.module)
-    moved = (change if write.operation == "conv1d" else change.T) / write.gain
-    new = {f"{write.module}.weight": in_type_of(module.weight, exact(module.weight) + _beside(module.weight, moved))}
+    moved = change if write.operation == "conv1d" else change.T
+    weight = torch.empty_like(module.weight, memory_format=torch.contiguous_format)
+    rows = max(1, NUMBERS_AT_ONCE // module.weight[0].numel())
+    for old, some, piece in zip(*(each.split(rows) for each in (module.weight, moved, weight)), strict=True):
+        piece.copy_(in_type_of(old, exact(old) + _beside(old, some) / write.gain))
+    new = {f"{write.module}.weight": weight}
     if shift is not None:
         moved = exact(module.bias) + _beside(module.bias, shift) / write.gain
         new[f"{write.module}.bias"] = in_type_of(module.bias, moved)
@@ -102,10 +109,18 @@ def _bias(write: Write) -> tuple[str, float]:
 
 
 def _mapped(parameter: Tensor, axis: int, scale: Tensor, added: Tensor | None) -> Tensor:
-    """The parameter times `scale` plus `added` along an axis, in its own type."""
-    if parameter.ndim > 2 and axis > 0:
-        # One expert at a time, so that only one is in float64.
-        return torch.stack([_mapped(each, axis - 1, scale, added) for each in parameter])
+    """The parameter times `scale` plus `added` along an axis, in its own type; computed in pieces across that axis."""
+    if parameter.ndim == 1:
+        return _mapped_piece(parameter, axis, scale, added)
+    across = 0 if axis else 1
+    new = torch.empty_like(parameter, memory_format=torch.contiguous_format)
+    size = max(1, NUMBERS_AT_ONCE * parameter.shape[across] // parameter.numel())
+    for old, piece in zip(parameter.split(size, across), new.split(size, across), strict=True):
+        piece.copy_(_mapped_piece(old, axis, scale, added))
+    return new
+
+
+def _mapped_piece(parameter: Tensor, axis: int, scale: Tensor, added: Tensor | None) -> Tensor:
     value, scale = exact(parameter), _beside(parameter, scale)
     if scale.ndim == 2:
         value = (value.movedim(axis, -1) @ scale).movedim(-1, axis)

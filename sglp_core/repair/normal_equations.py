@@ -102,22 +102,22 @@ class TunedLinearFit:
         """Δ `[F, D]` and c `[D]` for y / `alpha`. Raises `CannotFold`."""
         if not self._tunes:
             return self._fitted.solve(USUAL_RIDGE, alpha)
-        tried: dict[int, tuple[float, LinearMap]] = {}
+        # The errors are kept and not the maps, of which the last is solved for again.
+        tried: dict[int, float] = {}
 
         def at(number: int) -> float:
             if not 0 <= number < len(RIDGES):
                 return math.inf
             if number not in tried:
-                change = self._fitted.solve(RIDGES[number], alpha)
-                tried[number] = self._held_out.error(change, alpha), change
-            return tried[number][0]
+                tried[number] = self._held_out.error(self._fitted.solve(RIDGES[number], alpha), alpha)
+            return tried[number]
 
         # From the middle down the slope: with the ridge, the error first falls and then rises.
         best = RIDGES.index(USUAL_RIDGE)
         step = 1 if at(best + 1) < at(best) else -1
         while at(best + step) < at(best):
             best += step
-        return tried[best][1]
+        return self._fitted.solve(RIDGES[best], alpha)
 
 
 class ElementwiseFit:
@@ -185,11 +185,11 @@ class _Rows:
         system = products.clone()
         system.diagonal().add_(ridge * squares)
         dual = _solved(system, residual)
-        parts = []
-        for columns, its_mean in self._columns(root):
-            parts.append(columns.T @ dual)
-            mean -= its_mean @ parts[-1]
-        return torch.cat(parts), mean if self._shift else None
+        change = torch.empty(self.batches[0][0].shape[1], residual.shape[1], dtype=dual.dtype, device=dual.device)
+        for (columns, its_mean), part in zip(self._columns(root), change.split(CHUNK), strict=True):
+            torch.matmul(columns.T, dual, out=part)
+            mean -= its_mean @ part
+        return change, mean if self._shift else None
 
     def error(self, fitted: LinearMap, alpha: float) -> float:
         change, shift = fitted
@@ -216,11 +216,14 @@ class _Rows:
 
     def _residual(self, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
         """√w `[N, 1]`, y / `alpha` − h times √w `[N, D]`, and the mean `[D]` taken off it before (0 without c)."""
-        weighted = [_weighted(output, target) for _, output, target in self.batches]
-        root, output, target = (torch.cat(parts) for parts in zip(*weighted, strict=True))
-        residual = target / alpha - output
+        roots, residuals = [], []
+        for _, output, target in self.batches:
+            root, weighted_output, weighted_target = _weighted(output, target)
+            roots.append(root)
+            residuals.append(weighted_target.div_(alpha).sub_(weighted_output))
+        root, residual = torch.cat(roots), torch.cat(residuals)
         mean = self._mean(root, residual)
-        return root, residual - root * mean, mean
+        return root, residual.addr_(root[:, 0], mean, alpha=-1), mean
 
     def _columns(self, root: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """X `[N, k]` for k features at a time, and the mean `[k]` taken off it before (0 without c)."""

@@ -266,7 +266,7 @@ class RepairWalk:
             }
 
     def _change(self, plan: _Plan, changes: Changes) -> None:
-        plan.changes |= self._as_stored(changes)
+        plan.changes |= {name: self._walk.keep(value) for name, value in self._as_stored(changes).items()}
         plan.track.changes = {**plan.track.changes, **plan.changes}
 
     def _as_stored(self, changes: Changes) -> dict[str, Tensor]:

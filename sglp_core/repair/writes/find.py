@@ -60,7 +60,9 @@ def _exact_copy(layer: nn.Module, name: str, call: LayerCall) -> tuple[nn.Module
     """The layer in float64 with arguments in that type, which it can be called with."""
     try:
         _check_memory(layer)
-        exact = copy.deepcopy(layer).double()
+        # Each tensor is copied once, into the other type.
+        tensors = [*layer.parameters(), *layer.buffers()]
+        exact = copy.deepcopy(layer, {id(tensor): _doubled_like(tensor) for tensor in tensors})
         for module in exact.modules():
             # The other kernels of transformers' experts know no float64.
             config: Any = getattr(module, "config", None)
@@ -250,6 +252,11 @@ def _output(layer: nn.Module, call: LayerCall) -> Tensor:
 def _differ(measured: Tensor, expected: Tensor) -> bool:
     scale = max(float(expected.abs().max()), TOLERANCE)
     return not float((measured - expected).abs().max()) <= TOLERANCE * scale
+
+
+def _doubled_like(tensor: Tensor) -> Tensor:
+    copied: Tensor = _doubled(tensor.detach().clone() if not tensor.is_floating_point() else tensor.detach())
+    return nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
 
 
 def _doubled(value: Any) -> Any:
