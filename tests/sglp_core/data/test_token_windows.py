@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from sglp_core.data import token_windows
 from sglp_core.data.self_generated import self_generated_windows
 from sglp_core.data.token_windows import Windows, batches, special_tokens, text_windows
 from sglp_core.errors import BadCalibration, SourceForbidden
@@ -190,3 +191,21 @@ def test_a_window_with_no_room_for_text_is_refused(causal: Any) -> None:
         self_generated_windows(
             LayeredModel(causal, "model.layers", "causal_lm"), BOTH, Calibration(sequence_length=3), 1
         )
+
+
+def test_a_long_document_is_tokenized_in_parts_that_give_the_same_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.txt").write_text("\n\n".join(" ".join(TEXTS) for _ in range(3)))
+    whole = text_windows(str(tmp_path / "text.txt"), PLAIN, 50, 16, seed=0)
+    longest = []
+
+    def spy(text: str, **arguments: Any) -> Any:
+        longest.append(len(text))
+        return PLAIN(text, **arguments)
+
+    spy.eos_token_id, spy.pad_token_id = EOS, PAD  # type: ignore[attr-defined]
+    monkeypatch.setattr(token_windows, "CHARACTERS_AT_ONCE", 100)
+    parts = text_windows(str(tmp_path / "text.txt"), spy, 50, 16, seed=0)
+    assert torch.equal(parts.input_ids, whole.input_ids)
+    assert max(longest) < 110

@@ -111,3 +111,14 @@ def test_a_resource_limit_is_less_memory() -> None:
     )
     run = subprocess.run([sys.executable, "-c", limited], check=True, capture_output=True, text=True)
     assert int(run.stdout) <= 2**30
+
+
+def test_what_is_allocated_is_no_longer_available_under_a_limit() -> None:
+    allocating = (
+        "import resource, torch; resource.setrlimit(resource.RLIMIT_DATA, (2**31, 2**31)); "
+        "from sglp_core.execution.available_memory import available_bytes; before = available_bytes(); "
+        # Pages that nothing was written to are not resident, and count.
+        "kept = torch.empty(2**28, dtype=torch.uint8); print(before - available_bytes())"
+    )
+    run = subprocess.run([sys.executable, "-c", allocating], check=True, capture_output=True, text=True)
+    assert int(run.stdout) >= 2**28
