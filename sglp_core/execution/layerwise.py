@@ -19,6 +19,9 @@ from sglp_core.execution.weights import Weights
 from sglp_core.structure.layer_calls import KeywordArguments, layer_input
 from sglp_core.tasks import Batch, logits_of
 
+# Of a head from so many channels, the logits of one position are a small part of its size.
+CHANNELS_A_POSITION = 64
+
 
 @dataclass(frozen=True)
 class Entered:
@@ -159,6 +162,11 @@ class Layerwise:
         finally:
             for layer in self.layers:
                 del layer.forward
+
+
+def positions_at_once(hidden: Tensor) -> int:
+    """How many positions of hidden states `[B, T, D]` have logits that are small beside the weights of the head."""
+    return max(1, hidden.shape[-1] // (CHANNELS_A_POSITION * len(hidden)))
 
 
 def _not_a_number(value: Any) -> Any:

@@ -14,7 +14,7 @@ from sglp_core.execution.weight_changes import swapped
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.tasks import Batch, logits_of
 
-# Labels, and the logits of each variant in order, of a few samples at a time, each to be used before the next.
+# Labels, and the logits of each variant in order, of a part of a batch at a time, each to be used before the next.
 Pieces = Iterator[tuple[Tensor, Iterator[Tensor]]]
 
 
@@ -35,11 +35,18 @@ WHOLE = Trial()
 
 @torch.no_grad()
 def logits_of_variants(
-    model: LayeredModel, batches: Sequence[Batch], variants: Sequence[Variant], progress: Phase, trial: Trial = WHOLE
+    model: LayeredModel,
+    batches: Sequence[Batch],
+    variants: Sequence[Variant],
+    progress: Phase,
+    trial: Trial = WHOLE,
+    *,
+    divides_samples: bool = True,
 ) -> Iterator[Pieces]:
-    """The logits of every batch, in pieces of a few samples, to be used before those of the next batch.
+    """The logits of every batch, in pieces, to be used before those of the next batch.
 
-    The weights are gone through once for all batches and variants where the model runs layer by layer.
+    A piece has a few samples, or with `divides_samples` a part of one, as in `Walk.exit`. The weights are gone through
+    once for all batches and variants where the model runs layer by layer.
     """
     if model.layerwise is None:
         yield from _whole(model, batches, variants, progress)
@@ -55,13 +62,13 @@ def logits_of_variants(
         progress.advance()
     with walk.outside():
         for number in range(len(batches)):
-            yield walk.exit(tracks, number, trial.every)
+            yield walk.exit(tracks, number, trial.every, divides_samples=divides_samples)
             progress.advance()
 
 
 def logits_of_one(model: LayeredModel, batches: Sequence[Batch], variant: Variant = Variant()) -> Iterator[Tensor]:
     """Logits of one variant for every batch."""
-    for pieces in logits_of_variants(model, batches, [variant], silent_phase()):
+    for pieces in logits_of_variants(model, batches, [variant], silent_phase(), divides_samples=False):
         yield torch.cat([each for _, logits in pieces for each in logits])
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sglp_core.execution.intermediates import Intermediates
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.layerwise import Layerwise
+from sglp_core.execution.layerwise import Layerwise, positions_at_once
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import Changes, swapped
 from sglp_core.tasks import Batch
@@ -126,21 +126,39 @@ class Walk:
         with self.layer(index) as layer, swapped(self.model.model, self.of_layer(index, changes)):
             return self.entered[number].calls[index].run(layer, hidden)
 
-    def exit(self, tracks: Sequence[Track], number: int, every: int = 1) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
+    def exit(
+        self, tracks: Sequence[Track], number: int, every: int = 1, *, divides_samples: bool = False
+    ) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
         """Labels, and logits of each track in order, of a few samples of a batch at a time; call inside `outside()`.
 
         Of a causal language model only every so many positions are computed, and labels are those that these predict,
-        in their place.
+        in their place. With `divides_samples`, so few positions of it at a time that their logits are small beside the
+        head, where the weights are on disk.
         """
         labels, positions = self.entered[number].batch.labels, None
-        if every > 1 and self.model.task == "causal_lm":
-            labels, positions = _thinned(labels, every)
+        if self.model.task == "causal_lm":
+            looked_at = torch.arange(every // 2, labels.shape[1] - 1, every, device=labels.device)
+            if divides_samples and not self.model.weights.in_memory:
+                yield from self._exit_by_positions(tracks, number, looked_at)
+                return
+            if every > 1:
+                labels, positions = _predicted(labels, looked_at)
         numbers = max(1, (labels.shape[1] if labels.ndim > 1 else 1) * self._classes())
         at_once = max(1, LOGITS_AT_ONCE.get(self.model.device.type, NUMBERS_ON_DEVICE) // numbers)
         for first in range(0, len(labels), at_once):
             samples = slice(first, first + at_once)
             tracks_at_once = max(1, at_once // len(labels[samples]))
             yield labels[samples], self._logits(tracks, number, samples, positions, tracks_at_once)
+
+    def _exit_by_positions(
+        self, tracks: Sequence[Track], number: int, looked_at: Tensor
+    ) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
+        entered = self.entered[number]
+        for sample in range(len(entered.batch.labels)):
+            samples = slice(sample, sample + 1)
+            for some in looked_at.split(positions_at_once(entered.hidden[samples])):
+                labels, positions = _predicted(entered.batch.labels[samples], some)
+                yield labels, self._logits(tracks, number, samples, positions, 1)
 
     @torch.no_grad()
     def _logits(
@@ -203,12 +221,11 @@ class Walk:
         return {name: value for name, value in changes.items() if not name.startswith(f"{self._path}.")}
 
 
-def _thinned(labels: Tensor, every: int) -> tuple[Tensor, Tensor]:
-    """Labels `[B, P]` and the P positions of their logits.
+def _predicted(labels: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels `[B, P + 1]` and the P + 1 positions of their logits.
 
     As in a whole text, the logits at one entry predict the label at the next, and the last predict nothing.
     """
-    positions = torch.arange(every // 2, labels.shape[1] - 1, every, device=labels.device)
     predicted = torch.cat([labels[:, :1], labels[:, positions + 1]], 1)
     return predicted, torch.cat([positions, positions[-1:]])
 

@@ -20,7 +20,8 @@ class ExitQuality:
     def add(self, number: int, dense: Track, tracks: Sequence[Track]) -> None:
         """Compare the tracks with the dense model on one batch; call inside `outside()` of the walk."""
         all_tracks = [dense, *tracks]
-        sums, self._positions[number] = compared_with_first(self._walk.exit(all_tracks, number), self._walk.model.task)
+        pieces = self._walk.exit(all_tracks, number, divides_samples=True)
+        sums, self._positions[number] = compared_with_first(pieces, self._walk.model.task)
         self._sums |= {(track, number): each for track, each in zip(all_tracks, sums, strict=True)}
 
     def quality(self, track: Track, numbers: Iterable[int]) -> Quality:
