@@ -136,13 +136,13 @@ class Walk:
         head, where the weights are on disk.
         """
         labels, positions = self.entered[number].batch.labels, None
-        if self.model.task == "causal_lm":
+        divides_samples = divides_samples and not self.model.weights.in_memory
+        if self.model.task == "causal_lm" and (divides_samples or every > 1):
             looked_at = torch.arange(every // 2, labels.shape[1] - 1, every, device=labels.device)
-            if divides_samples and not self.model.weights.in_memory:
+            if divides_samples:
                 yield from self._exit_by_positions(tracks, number, looked_at)
                 return
-            if every > 1:
-                labels, positions = _predicted(labels, looked_at)
+            labels, positions = _predicted(labels, looked_at)
         numbers = max(1, (labels.shape[1] if labels.ndim > 1 else 1) * self._classes())
         at_once = max(1, LOGITS_AT_ONCE.get(self.model.device.type, NUMBERS_ON_DEVICE) // numbers)
         for first in range(0, len(labels), at_once):
