@@ -17,7 +17,7 @@ LAYERS, WIDTH = 20, 512
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of 257 MB, of which a layer is a small part. With fewer, the picture of the report would not fit (60 MB)."""
+    """A model of 257 MB, of which a layer is a small part. The picture of a report alone takes 60 MB."""
     folder = tmp_path_factory.mktemp("limited")
     config = LlamaConfig.from_pretrained(write_tiny_model(folder / "model"))
     config.update(
