@@ -22,7 +22,7 @@ def main(folder: Path, memory: str) -> None:
     report = sglp_core.compress(
         str(folder / "model"),
         Target("layers", 0.1),
-        folder / "out",
+        folder / f"out-{memory}",
         Options(
             calibration=Calibration(str(folder / "text.txt"), samples=4, sequence_length=32, batch_size=1),
             evaluation=Evaluation(samples=2, controls=False),
