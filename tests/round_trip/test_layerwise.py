@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sglp_core.evaluation.logits import difference
 from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.logits import logits_of_variants
+from sglp_core.execution.logits import Trial, logits_of_variants
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import swapped
 from sglp_core.progress import silent_phase
@@ -51,7 +51,7 @@ def test_logits_of_some_positions_are_those_of_all_at_these_positions(name: str)
     ((some, some_logits), (every, all_logits)) = (
         next(
             (labels, list(logits))
-            for pieces in logits_of_variants(layered, [data], variants, silent_phase(), n)
+            for pieces in logits_of_variants(layered, [data], variants, silent_phase(), Trial(n))
             for labels, logits in pieces
         )
         for n in (4, 1)
