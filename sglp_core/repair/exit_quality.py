@@ -1,4 +1,4 @@
-"""The quality of the tracks of a walk at its exit, each on batches of its own."""
+"""The quality of the tracks of a walk at its exit, each on the batches that judge it."""
 
 from collections.abc import Iterable, Sequence
 
