@@ -72,9 +72,10 @@ def measure_for_run(loaded: LoadedModel, options: Options, context: RunContext, 
     """Prepare calibration data, and held-out data where the run `evaluates`; then measure, or find it measured."""
     evaluation = options.evaluation if evaluates else None
     data = prepare(loaded, options.calibration, evaluation, context)
-    finder = WriteFinder(loaded, data.calibration(loaded)[0])
+    batches = data.calibration(loaded)
+    finder = WriteFinder(loaded, batches[0])
     if folds(loaded, options.method.repair):
-        finder.start()
+        finder.start(batches)
     analysis, origin = find_or_measure(
         loaded, data, options.method, context.cache, lambda: measure(loaded, data, options, context.phase("measuring"))
     )

@@ -38,11 +38,13 @@ class WriteFinder:
         self._probe = Batch(short, labels)
         self._seen: _Survey | None = None
 
-    def start(self) -> None:
-        """Look at each layer when it is next on the device, rather than in a pass over the weights for this alone."""
+    def start(self, batches: Sequence[Batch] = ()) -> None:
+        """Look at each layer when it is next on the device, rather than in a pass over the weights for this alone.
+
+        The `batches` enter the model with the probe, so that what comes before the layers is needed once for all.
+        """
         if self._seen is None:
-            with self._layerwise.outside():
-                entered = self._layerwise.enter(self._probe)
+            entered = self.layered.entered([*batches, self._probe])[-1]
             self._seen = _Survey(entered.calls, entered.hidden)
             self._layerwise.visit_layers(partial(self._look_at, self._seen))
 
