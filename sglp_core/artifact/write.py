@@ -16,11 +16,12 @@ from sglp_core.evaluation.logits import probe_logits
 from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.disk_home import DiskHome, empty_model
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.logits import logits_of_one
+from sglp_core.execution.logits import logits_of_variants
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import apply, swapped
 from sglp_core.execution.weights import OnloadedWeights
 from sglp_core.loading.loaded_model import LoadedModel
+from sglp_core.progress import silent_phase
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.structure.layer_stack import LayerStack, layers_of
 from sglp_core.tasks import Batch
@@ -89,7 +90,13 @@ def _expected_layers(stack: LayerStack, layer_map: dict[int, int]) -> tuple[str,
 
 
 def _probe_logits(model: LayeredModel, probe: dict[str, Tensor], variant: Variant) -> Tensor:
-    """Logits of the probe on the CPU, computed in the type that the weights are stored in."""
+    """Logits of the probe on the CPU, computed in the type that the weights are stored in; kept in a file."""
     stored = LayeredModel(model.model, model.path, model.task, home=model.weights.as_stored(), scratch=model.scratch)
     batch = Batch(probe, torch.zeros(len(next(iter(probe.values()))), dtype=torch.long))
-    return next(logits_of_one(stored, [batch], variant)).cpu()
+    keep, kept = stored.intermediates.keep, list[Tensor]()
+    for pieces in logits_of_variants(stored, [batch], [variant], silent_phase(), divides_samples=False):
+        for _, logits in pieces:
+            # Each is freed before the next exists.
+            kept += map(keep, logits)
+    # Only here, where what is outside of the layers is no longer in memory.
+    return keep(torch.cat(kept)).cpu()

@@ -8,7 +8,7 @@ from torch import Tensor
 # Largest difference allowed, relative to the largest logit: a few units in the last place of each type, times depth.
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 # How many logits are compared at a time, each with copies in float32.
-COMPARED_AT_ONCE = 2**21
+COMPARED_AT_ONCE = 2**19
 
 
 @torch.no_grad()
@@ -21,7 +21,7 @@ def probe_logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
 
 
 def difference(a: Tensor, b: Tensor) -> float:
-    """The largest difference of two sets of logits, relative to the largest of the second."""
+    """The largest difference of two tensors, relative to the largest number of the second."""
     if a.shape != b.shape:
         return float("inf")
     largest = [

@@ -144,7 +144,7 @@ class Walk:
                 return
             labels, positions = _predicted(labels, looked_at)
         numbers = max(1, (labels.shape[1] if labels.ndim > 1 else 1) * self._classes())
-        at_once = max(1, LOGITS_AT_ONCE.get(self.model.device.type, NUMBERS_ON_DEVICE) // numbers)
+        at_once = max(1, self._at_once(LOGITS_AT_ONCE) // numbers)
         for first in range(0, len(labels), at_once):
             samples = slice(first, first + at_once)
             tracks_at_once = max(1, at_once // len(labels[samples]))
@@ -197,7 +197,7 @@ class Walk:
         for number, entered in enumerate(self.entered):
             call = entered.calls[index]
             having = [(own, states[number]) for own, states in zip(after, before, strict=True) if number in states]
-            at_once = max(1, self._numbers_at_once() // max(1, entered.hidden.numel())) if call.samples else 1
+            at_once = max(1, self._at_once(NUMBERS_AT_ONCE) // max(1, entered.hidden.numel())) if call.samples else 1
             for first in range(0, len(having), at_once):
                 part = having[first : first + at_once]
                 hidden = torch.cat([state.to(self.model.device) for _, state in part])
@@ -206,11 +206,11 @@ class Walk:
                     own[number] = self.keep(piece)
         return after
 
-    def _numbers_at_once(self) -> int:
+    def _at_once(self, numbers: dict[str, int]) -> int:
         if not self.model.weights.in_memory:
-            # Not more than the activations of one batch beside a layer.
+            # Not more than one variant of a batch, or one sample at the exit, beside the weights.
             return 1
-        return NUMBERS_AT_ONCE.get(self.model.device.type, NUMBERS_ON_DEVICE)
+        return numbers.get(self.model.device.type, NUMBERS_ON_DEVICE)
 
     def of_layer(self, index: int, changes: Changes) -> dict[str, Tensor]:
         """Those of the changes that are of one layer."""

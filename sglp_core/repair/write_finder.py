@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sglp_core.evaluation.logits import difference
 from sglp_core.execution.layer_call import LayerCall as WalkCall
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.layerwise import Layerwise
@@ -99,7 +100,7 @@ class WriteFinder:
             with self._layerwise.outside(), torch.no_grad():
                 hidden = survey.hidden
                 logits, of_smaller = (self._layerwise.exit(self._probe, each) for each in (hidden, hidden / FACTOR))
-            survey.errors.append(_relative(of_smaller, logits))
+            survey.errors.append(difference(of_smaller, logits))
         return survey
 
     @torch.no_grad()
@@ -132,7 +133,7 @@ class WriteFinder:
         except CannotFold as reason:
             return reason
         with swapped(self.model, smaller):
-            return _relative(FACTOR * run(hidden / FACTOR), after)
+            return difference(FACTOR * run(hidden / FACTOR), after)
 
 
 @dataclass
@@ -146,8 +147,3 @@ class _Survey:
     calls: list[LayerCall] = field(default_factory=list)
     writes: list[LayerWrites | CannotFold] = field(default_factory=list)
     errors: list[float | CannotFold] = field(default_factory=list)
-
-
-def _relative(measured: Tensor, expected: Tensor) -> float:
-    scale = expected.float().abs().max().clamp_min(1e-30)
-    return float((measured.float() - expected.float()).abs().max() / scale)
