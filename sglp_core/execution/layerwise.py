@@ -20,7 +20,7 @@ from sglp_core.structure.layer_calls import KeywordArguments, layer_input
 from sglp_core.tasks import Batch, logits_of
 
 # Of a head from so many channels, the logits of one position are a small part of its size.
-CHANNELS_A_POSITION = 64
+CHANNELS_A_POSITION = 16
 
 
 @dataclass(frozen=True)

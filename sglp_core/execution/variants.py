@@ -23,6 +23,8 @@ NUMBERS_AT_ONCE = {"cpu": 2**22}
 # As many logits, for all samples and variants of one call.
 LOGITS_AT_ONCE = {"cpu": 2**24}
 NUMBERS_ON_DEVICE = 2**26
+# With weights on disk, of both: a few windows of a small model, and one of a larger one.
+NUMBERS_FROM_DISK = 2**19
 
 # The hidden states of each batch, by its number.
 States = dict[int, Tensor]
@@ -208,8 +210,7 @@ class Walk:
 
     def _at_once(self, numbers: dict[str, int]) -> int:
         if not self.model.weights.in_memory:
-            # Not more than one variant of a batch, or one sample at the exit, beside the weights.
-            return 1
+            return NUMBERS_FROM_DISK
         return numbers.get(self.model.device.type, NUMBERS_ON_DEVICE)
 
     def of_layer(self, index: int, changes: Changes) -> dict[str, Tensor]:

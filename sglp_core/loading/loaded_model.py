@@ -112,7 +112,9 @@ def _load_weights(
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     context.cache.mkdir(parents=True, exist_ok=True)
     if must_stream(context.memory, directory):
-        give_back_what_is_freed()
+        if context.memory == "auto":
+            # Memory is short, so it is worth the time that this takes.
+            give_back_what_is_freed()
         model, stack = empty_model(directory)
         home = DiskHome(directory, model, stack)
         return _Loaded(model, OnloadedWeights(model, layers_of(model, stack), home, device), home.loaded)
