@@ -1,5 +1,6 @@
 """A model gives the same numbers wherever its weights lie, and is never whole in memory where they lie on disk."""
 
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,9 @@ def test_variants_are_judged_the_same_in_every_placement(name: str, tmp_path: Pa
     expected = evaluate(resident(model), data, variants)
     assert expected["two"] == expected["the same two"] != expected["ends"]
     assert evaluate(from_memory(model), data, variants) == expected
-    assert evaluate(from_disk(tmp_path / "model"), data, variants) == expected
+    # From disk, sums are over fewer positions at a time.
+    for each, quality in evaluate(from_disk(tmp_path / "model"), data, variants).items():
+        assert astuple(quality) == pytest.approx(astuple(expected[each]), rel=1e-6, abs=1e-6)
 
 
 def test_only_what_is_asked_for_is_in_memory(tmp_path: Path) -> None:
