@@ -23,7 +23,7 @@ from sglp_core.analysis.traced_run import (
 )
 from sglp_core.checkpoints.limits import require_space
 from sglp_core.execution.layer_call import LayerCall
-from sglp_core.execution.layerwise import Entered, Layerwise, positions_at_once
+from sglp_core.execution.layerwise import Entered, Layerwise
 from sglp_core.tasks import IGNORED, loss_of
 
 # Hidden states of one batch by the index of the layer that they enter; the last is the output of the stack.
@@ -99,7 +99,7 @@ def _gradient_at_the_exit(run: TracedRun, layerwise: Layerwise, entered: Entered
     predicting = torch.arange(labels.shape[1] - 1, device=labels.device)
     counted = (labels[:, 1:] != IGNORED).sum()
     total = torch.zeros((), dtype=torch.float64, device=hidden.device)
-    for positions in predicting.split(positions_at_once(hidden)):
+    for positions in predicting.split(layerwise.positions_at_once(len(labels))):
         logits = layerwise.exit(entered.batch, leaf, positions)
         nats = nn.functional.cross_entropy(
             logits.flatten(0, 1).float(), labels[:, positions + 1].flatten(), ignore_index=IGNORED, reduction="sum"

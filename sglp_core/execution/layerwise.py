@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from sglp_core.execution.available_memory import free_bytes
 from sglp_core.execution.layer_call import LayerCall, NotLayerwise, plain_leaves, sample_dimensions
 from sglp_core.execution.weights import Weights
 from sglp_core.structure.layer_calls import KeywordArguments, layer_input
 from sglp_core.tasks import Batch, logits_of
 
-# Of a head from so many channels, the logits of one position are a small part of its size.
-CHANNELS_A_POSITION = 16
+# Copies of logits and of their gradients, in float32, that exist at a time; and how much memory they may take at most.
+COPIES_OF_LOGITS = 12
+MOST_FOR_LOGITS = 2**29
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,17 @@ class Layerwise:
                 return logits_of(self._model, batch, positions=positions)
             return logits_of(self._model, batch)[:, positions]
 
+    @property
+    def classes(self) -> int:
+        """The size of the vocabulary, or the number of labels."""
+        config = self._model.config
+        return int(getattr(config.get_text_config(), "vocab_size", 0) or getattr(config, "num_labels", 1))
+
+    def positions_at_once(self, samples: int) -> int:
+        """Of how many positions of so many samples there is room for logits beside the weights of the head."""
+        room = min(MOST_FOR_LOGITS, free_bytes(self.weights.device))
+        return max(1, room // (COPIES_OF_LOGITS * 4 * self.classes * samples))
+
     def as_returned(self, hidden: Tensor) -> Any:
         """The hidden states as this family's layers return them: alone, or first in a tuple."""
         return hidden if self._other_outputs is None else (hidden, *self._other_outputs)
@@ -162,11 +175,6 @@ class Layerwise:
         finally:
             for layer in self.layers:
                 del layer.forward
-
-
-def positions_at_once(hidden: Tensor) -> int:
-    """How many positions of hidden states `[B, T, D]` have logits that are small beside the weights of the head."""
-    return max(1, hidden.shape[-1] // (CHANNELS_A_POSITION * len(hidden)))
 
 
 def _not_a_number(value: Any) -> Any:

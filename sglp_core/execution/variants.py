@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sglp_core.execution.intermediates import Intermediates
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.layerwise import Layerwise, positions_at_once
+from sglp_core.execution.layerwise import Layerwise
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import Changes, swapped
 from sglp_core.tasks import Batch
@@ -134,7 +134,7 @@ class Walk:
         """Labels, and logits of each track in order, of a few samples of a batch at a time; call inside `outside()`.
 
         Of a causal language model only every so many positions are computed, and labels are those that these predict,
-        in their place. With `divides_samples`, so few positions of it at a time that their logits are small beside the
+        in their place. With `divides_samples`, only as many positions of it at a time as there is room for beside the
         head, where the weights are on disk.
         """
         labels, positions = self.entered[number].batch.labels, None
@@ -145,7 +145,7 @@ class Walk:
                 yield from self._exit_by_positions(tracks, number, looked_at)
                 return
             labels, positions = _predicted(labels, looked_at)
-        numbers = max(1, (labels.shape[1] if labels.ndim > 1 else 1) * self._classes())
+        numbers = max(1, (labels.shape[1] if labels.ndim > 1 else 1) * self._layerwise.classes)
         at_once = max(1, self._at_once(LOGITS_AT_ONCE) // numbers)
         for first in range(0, len(labels), at_once):
             samples = slice(first, first + at_once)
@@ -158,7 +158,7 @@ class Walk:
         entered = self.entered[number]
         for sample in range(len(entered.batch.labels)):
             samples = slice(sample, sample + 1)
-            for some in looked_at.split(positions_at_once(entered.hidden[samples])):
+            for some in looked_at.split(self._layerwise.positions_at_once(1)):
                 labels, positions = _predicted(entered.batch.labels[samples], some)
                 yield labels, self._logits(tracks, number, samples, positions, 1)
 
@@ -183,10 +183,6 @@ class Walk:
             group.append(track)
         if group:
             yield group
-
-    def _classes(self) -> int:
-        config = self.model.model.config
-        return int(getattr(config.get_text_config(), "vocab_size", 0) or getattr(config, "num_labels", 1))
 
     @contextmanager
     def outside(self) -> Iterator[None]:
