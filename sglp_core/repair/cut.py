@@ -82,4 +82,4 @@ class Cut:
         try:
             return self.finder.writes(self.run.start - 1)
         except CannotFold as reason:
-            return reason
+            return reason.with_traceback(None)

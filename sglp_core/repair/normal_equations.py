@@ -53,7 +53,7 @@ class LinearFit:
                 self._data = self._summed(self._data, exact_device(features.device))
             self._data.add(features, output, target)
         except CannotFold as reason:
-            self._data, self._refused = _Rows(self._shift), reason
+            self._data, self._refused = _Rows(self._shift), reason.with_traceback(None)
 
     def solve(self, ridge: float = RIDGE, alpha: float = 1.0) -> LinearMap:
         """Δ and c for y / `alpha`; `ridge` is λ relative to the mean square of M.

@@ -299,7 +299,8 @@ def _fit(repair: CutRepair, cut: Cut) -> CutFit | CannotFold:
     try:
         return repair.fit(cut)
     except CannotFold as reason:
-        return reason
+        # Its traceback would keep everything alive that was fitted here.
+        return reason.with_traceback(None)
 
 
 def _only(states: States, numbers: frozenset[int]) -> States:

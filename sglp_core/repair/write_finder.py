@@ -115,7 +115,7 @@ class WriteFinder:
         try:
             writes = find_writes(layer, f"{self.path}.{index}", survey.calls[index])
         except CannotFold as reason:
-            writes = reason
+            writes = reason.with_traceback(None)
         survey.writes.append(writes)
         survey.errors.append(self._error(writes, partial(call.run, layer), hidden, survey.hidden))
 
@@ -131,7 +131,7 @@ class WriteFinder:
         try:
             smaller = shrink(self.model, writes, FACTOR)
         except CannotFold as reason:
-            return reason
+            return reason.with_traceback(None)
         with swapped(self.model, smaller):
             return difference(FACTOR * run(hidden / FACTOR), after)
 

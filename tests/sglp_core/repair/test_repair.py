@@ -1,5 +1,6 @@
 """Whole repairs: the streams at a cut, what is accepted, what is refused and why."""
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from sglp_core.repair import REPAIRS, Attempt, Candidate, Cut, CutRepair, CutStr
 from sglp_core.repair.contract import HeldOutQuality
 from sglp_core.repair.fold import fold, shrink
 from sglp_core.repair.named_repairs import combination_name, combinations
+from sglp_core.repair.normal_equations import LinearFit
 from sglp_core.repair.repair import Repaired, repair
 from sglp_core.repair.walk import RepairWalk, Request
 from sglp_core.repair.write_finder import WriteFinder
@@ -364,3 +366,19 @@ def test_a_factor_that_a_later_weight_cannot_hold_drops_the_repair_and_ends_no_j
     assert "layer 5 cannot take the factor" in str(attempt.reason)
     assert repaired.quality is not None
     assert repaired.quality.after == repaired.quality.before
+
+
+def test_what_was_fitted_is_freed_at_once() -> None:
+    model = build("llama")
+    layers = len(model.model.layers)
+    gc.disable()
+    try:
+        # Nothing follows this cut, so that some repairs are refused and others are fitted.
+        repaired = repair(
+            LayeredModel(model, "model.layers", "causal_lm"), batches(8), (layers - 2, layers - 1), "auto"
+        )
+        fits = [each for each in gc.get_objects() if isinstance(each, LinearFit)]
+    finally:
+        gc.enable()
+    assert {attempt.built for attempt in repaired.attempts} == {True, False}
+    assert fits == []
