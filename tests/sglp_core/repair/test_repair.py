@@ -371,13 +371,14 @@ def test_a_factor_that_a_later_weight_cannot_hold_drops_the_repair_and_ends_no_j
 def test_what_was_fitted_is_freed_at_once() -> None:
     model = build("llama")
     layers = len(model.model.layers)
+    gc.collect()
     gc.disable()
     try:
         # Nothing follows this cut, so that some repairs are refused and others are fitted.
         repaired = repair(
             LayeredModel(model, "model.layers", "causal_lm"), batches(8), (layers - 2, layers - 1), "auto"
         )
-        fits = [each for each in gc.get_objects() if isinstance(each, LinearFit)]
+        fits = [each for each in gc.get_objects() if type(each) is LinearFit]
     finally:
         gc.enable()
     assert {attempt.built for attempt in repaired.attempts} == {True, False}
