@@ -74,11 +74,13 @@ def measure_for_run(loaded: LoadedModel, options: Options, context: RunContext, 
     data = prepare(loaded, options.calibration, evaluation, context)
     batches = data.calibration(loaded)
     finder = WriteFinder(loaded, batches[0])
-    if folds(loaded, options.method.repair):
-        finder.start(batches)
-    analysis, origin = find_or_measure(
-        loaded, data, options.method, context.cache, lambda: measure(loaded, data, options, context.phase("measuring"))
-    )
+
+    def measured() -> Analysis:
+        if evaluates and folds(loaded, options.method.repair):
+            finder.start(batches)
+        return measure(loaded, data, options, context.phase("measuring"))
+
+    analysis, origin = find_or_measure(loaded, data, options.method, context.cache, measured)
     return Measured(loaded, data, analysis, origin, finder)
 
 
