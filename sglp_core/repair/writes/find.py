@@ -255,7 +255,8 @@ def _differ(measured: Tensor, expected: Tensor) -> bool:
 
 
 def _doubled_like(tensor: Tensor) -> Tensor:
-    copied: Tensor = _doubled(tensor.detach().clone() if not tensor.is_floating_point() else tensor.detach())
+    # A copy also where the type is this one already: what is searched is changed on the way.
+    copied = tensor.detach().to(torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
     return nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
 
 
