@@ -46,7 +46,8 @@ class WriteFinder:
         """
         if self._seen is None:
             entered = self.layered.entered([*batches, self._probe])[-1]
-            self._seen = _Survey(entered.calls, entered.hidden)
+            # It may have been kept elsewhere.
+            self._seen = _Survey(entered.calls, entered.hidden.to(self.layered.device))
             self._layerwise.visit_layers(partial(self._look_at, self._seen))
 
     def writes(self, index: int) -> LayerWrites:
