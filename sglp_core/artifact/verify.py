@@ -19,7 +19,7 @@ from sglp_core.artifact.shared_maps import map_weights_shared
 from sglp_core.checkpoints.strict_json import JsonObject
 from sglp_core.errors import SGLPError, VerificationFailed
 from sglp_core.evaluation.logits import TOLERANCES, difference, probe_logits
-from sglp_core.execution.allocator import give_back_what_is_freed
+from sglp_core.execution.available_memory import give_back_what_is_freed
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.structure.layer_signature import layer_signatures
 from sglp_core.structure.model_class import meta_model, model_class

@@ -6,7 +6,8 @@ from sglp_core.checkpoints.fetch import FetchedOutline
 from sglp_core.estimation.memory import peak_bytes
 from sglp_core.estimation.model_outline import Outline, read_outline
 from sglp_core.estimation.seconds import Speed, expected_seconds, measure_speed
-from sglp_core.execution.available_memory import WEIGHTS_SHARE, available_bytes
+from sglp_core.execution.available_memory import available_bytes
+from sglp_core.execution.placement import WEIGHTS_SHARE
 from sglp_core.options import Method, Options, Target, TargetKind
 from sglp_core.planning.plan import largest_removal
 from sglp_core.reporting.estimate import (

@@ -1,29 +1,21 @@
-"""Decide whether a model is loaded or streamed from disk, by its size and the memory that this process may use."""
+"""The memory that this process may still use, and how the system gets back what is freed."""
 
+import ctypes
+import sys
 from pathlib import Path
 
 import psutil
 import torch
-
-from sglp_core.checkpoints.safetensors_header import weight_files
-from sglp_core.options import Memory
 
 try:
     import resource
 except ImportError:  # Windows has no limits of this kind.
     resource = None  # type: ignore[assignment]
 
-# The rest of the memory is for activations, the gradients of a layer, and the libraries.
-WEIGHTS_SHARE = 0.6
 CGROUPS = Path("/sys/fs/cgroup")
-
-
-def must_stream(memory: Memory, directory: Path) -> bool:
-    """Whether the weights of a model directory stay on disk; with `auto`, where they would fill most of the memory."""
-    if memory != "auto":
-        return memory == "streaming"
-    weights = sum(file.stat().st_size for file in weight_files(directory))
-    return weights > WEIGHTS_SHARE * available_bytes()
+# Two settings of glibc by their numbers in malloc.h, and the size that it begins with.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+THRESHOLD_BYTES = 2**17
 
 
 def available_bytes() -> int:
@@ -45,6 +37,21 @@ def free_bytes(device: torch.device) -> int:
         capped = torch.cuda.get_per_process_memory_fraction(torch.accelerator.current_device_index()) * total
         free = min(free, max(0, int(capped) - torch.accelerator.memory_reserved(device)))
     return kept + int(free)
+
+
+def give_back_what_is_freed() -> None:
+    """From now on, the memory of all but small tensors goes back to the system as soon as it is freed.
+
+    By default glibc raises the size from which it does so up to 32 MB, as tensors are freed. Those below lie among each
+    other on the heap, and the holes between them count towards a limit of the process. Does nothing without glibc.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim"):
+        libc.mallopt(M_MMAP_THRESHOLD, THRESHOLD_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, THRESHOLD_BYTES)
+        libc.malloc_trim(0)
 
 
 def _cgroup_limits() -> list[tuple[int, int]]:

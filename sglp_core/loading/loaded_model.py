@@ -10,12 +10,11 @@ import transformers
 
 from sglp_core.checkpoints.fetch import Fetched, fetch
 from sglp_core.checkpoints.stored_tensors import stored_tensors
-from sglp_core.execution.allocator import give_back_what_is_freed
-from sglp_core.execution.available_memory import must_stream
+from sglp_core.execution.available_memory import give_back_what_is_freed
 from sglp_core.execution.disk_home import DiskHome, empty_model
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.loaded_tensors import LoadedTensors, read_loaded_tensors
-from sglp_core.execution.placement import fits
+from sglp_core.execution.placement import fits, must_stream
 from sglp_core.execution.weights import MemoryHome, OnloadedWeights, Weights
 from sglp_core.loading.load_weights import load_in_memory
 from sglp_core.loading.processor import image_shape, processor_of

@@ -12,7 +12,8 @@ from safetensors import safe_open
 import sglp_core
 from sglp_core import Calibration, Evaluation, Method, Target
 from sglp_core.errors import BadCalibration
-from sglp_core.execution.available_memory import available_bytes, must_stream
+from sglp_core.execution.available_memory import available_bytes
+from sglp_core.execution.placement import must_stream
 from sglp_core.options import Options
 from sglp_core.reporting.report import CompressReport
 from sglp_core.run_context import RunContext
