@@ -53,7 +53,7 @@ class DiskHome:
         """Read the group's tensors into the modules; the caller puts the empty ones back."""
         empty = [(module, name) for module in modules for name, _ in module.named_parameters(recurse=False)]
         state = {tensor.name: read_tensor(tensor) for tensor in self._tensors.get(group, ())}
-        with _quietly_in_this_thread():
+        with _without_bar_and_threads():
             convert_and_load_state_dict_in_model(
                 self._model,
                 state,
@@ -83,8 +83,8 @@ class DiskHome:
 
 
 @contextmanager
-def _quietly_in_this_thread() -> Iterator[None]:
-    """No progress bar of transformers and none of its threads, which have nothing to read and take memory each."""
+def _without_bar_and_threads() -> Iterator[None]:
+    """No progress bar of transformers, and none of its threads: they would have nothing to read, and take memory."""
     shown, threaded = logging.is_progress_bar_enabled(), os.environ.get(NO_THREADS)
     logging.disable_progress_bar()
     os.environ[NO_THREADS] = "1"

@@ -42,9 +42,7 @@ def choose_plan(
 ) -> Choice:
     """The plan by the method's importance; with proposals and a repair, the one that harms least after its repair.
 
-    `finder` is one for the model, which is not asked where no repair needs it.
-
-    Raises `TargetUnreachable`.
+    `finder.layered` is the model; its writes are not searched for where no repair needs them. Raises `TargetUnreachable`.
     """
     model, method = finder.layered, options.method
     request = PlanRequest(analysis, target, method.protected_in(len(analysis.stack)), options.calibration.seed)
@@ -78,7 +76,7 @@ def search_budget(layers: int, removed: int, parts: int, spared: float) -> int:
     """How many trials may be spent on comparing plans: enough for some rounds of local search.
 
     With the repairs, for which as many passes over all parts are `spared`, they cost at most a tenth of greedy removal,
-    which tries all remaining layers before each removal.
+    which tries all remaining layers before each removal. The proposals are compared even if that leaves no trial.
     """
     greedy = sum((layers - done) * (layers - done - 1) / layers for done in range(removed))
     return max(0, min(TRIALS_A_LAYER * layers, int((greedy / 10 - spared) * parts / TRIAL_PASSES)))

@@ -4,8 +4,8 @@ The harm of a set is KL(dense ‖ pruned) plus the rise of the loss, in nats a p
 and may prefer the model that fits the text less; the loss alone is noisier. On text that the model wrote itself both
 estimate the same.
 
-Where the repair may give the stream its length back (`compensate`), a set is measured with that: it costs nothing here,
-and plans chosen so are better after their whole repair (docs/method/repair.md).
+Where the repair may give the stream its length back (`compensate`), a set is measured with that, which costs nothing
+here (docs/decisions/choosing-plans.md has what it brings).
 
 Where the repair may re-estimate batch-norm statistics, a set is measured with the dense model's statistics and with
 statistics re-estimated on the same part, and the lower harm counts, as it will in the end: the set that harms least
@@ -57,7 +57,7 @@ class HarmMeter:
         self._parts = _parts_of(batches, model.task)
         self._trial = Trial(_thinning(self._parts[0], model.task), keeps_length)
         if model.layerwise is not None:
-            # All at once, for then what comes before the layers is brought to the device once.
+            # All at once, so that what comes before the layers is brought to the device only once.
             model.entered(self._parts)
         self._next = count()
         self.parts = len(self._parts)

@@ -28,8 +28,8 @@ PARTS = 2
 class Proposal:
     """One plan and the criteria that proposed it; `harm` is that of `harm.py`, mean over its `trials`.
 
-    Each trial is on other windows, and proposals that do better have more trials. `repaired_harm` is the harm after the
-    method's repair; None where it was not repaired (`choose_after_repair.py`).
+    A refined plan has more trials than the others. `repaired_harm` is the harm after the method's repair; None where it
+    was not repaired (`choose_after_repair.py`).
     """
 
     proposed_by: tuple[str, ...]
@@ -99,7 +99,7 @@ def _dissimilarity_of_ends(analysis: Analysis) -> np.ndarray:
 
 
 def select(meter: HarmMeter, plans: Mapping[tuple[str, ...], Plan]) -> list[Proposal]:
-    """The proposals, best first, all tried on the same parts in one walk; of equal ones the first stays so."""
+    """The proposals, best first, all tried on the same parts in one walk; equal ones stay in their order."""
     meter.each_part([plan.removed_layers for plan in plans.values()], PARTS)
     proposals = [_measured(meter, names, plan) for names, plan in plans.items()]
     return sorted(proposals, key=lambda proposal: proposal.harm)

@@ -84,7 +84,7 @@ class LinearFit:
 class TunedLinearFit:
     """A full map whose ridge is the one that errs least on positions that were not fitted on.
 
-    Without `tunes` it is the one that most often does.
+    Without `tunes` it is `USUAL_RIDGE`.
     """
 
     def __init__(self, features: int, size: int, shift: bool, *, tunes: bool = True) -> None:
@@ -102,7 +102,7 @@ class TunedLinearFit:
         """Δ `[F, D]` and c `[D]` for y / `alpha`. Raises `CannotFold`."""
         if not self._tunes:
             return self._fitted.solve(USUAL_RIDGE, alpha)
-        # The errors are kept and not the maps, of which the last is solved for again.
+        # Only errors are kept, as maps are large; the best one is computed again.
         tried: dict[int, float] = {}
 
         def at(number: int) -> float:
