@@ -64,7 +64,7 @@ class CalibrationData:
         return self.measured.probe
 
     def calibration(self, loaded: LoadedModel) -> list[Batch]:
-        """The batches that are measured; the same objects each time, so that what was computed of them is found again."""
+        """The batches that are measured; the same objects each time, so that what was computed of them is kept."""
         if not self._calibration:
             self._calibration.extend(self.measured.batches(loaded.task, loaded.processor, self.batch_size, self.seed))
         return self._calibration

@@ -42,7 +42,8 @@ def choose_plan(
 ) -> Choice:
     """The plan by the method's importance; with proposals and a repair, the one that harms least after its repair.
 
-    `finder.layered` is the model; its writes are not searched for where no repair needs them. Raises `TargetUnreachable`.
+    `finder.layered` is the model; its writes are searched for only where a repair needs them. Raises
+    `TargetUnreachable`.
     """
     model, method = finder.layered, options.method
     request = PlanRequest(analysis, target, method.protected_in(len(analysis.stack)), options.calibration.seed)
