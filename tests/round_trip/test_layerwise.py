@@ -6,6 +6,7 @@ import transformers
 from torch import Tensor, nn
 
 from sglp_core.evaluation.logits import difference
+from sglp_core.execution import variants as execution_variants
 from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.logits import Trial, logits_of_variants
@@ -80,6 +81,22 @@ def test_what_changes_outside_of_the_layers_may_come_before_them_all(name: str) 
     for variant, found in zip(variants, logits, strict=True):
         with bypassed(model.model.layers, variant.removed), swapped(model, variant.changes):
             assert difference(found, model(**data.inputs).logits) < 1e-5
+
+
+@torch.no_grad()
+def test_the_exit_looks_at_the_samples_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This class takes the logits of the last token that is no padding, so each sample needs its own tokens."""
+    monkeypatch.setitem(execution_variants.LOGITS_AT_ONCE, "cpu", 1)
+    torch.manual_seed(0)
+    sizes = {**CASES["LlamaForCausalLM"], "num_labels": 3, "pad_token_id": 0}
+    model = transformers.LlamaForSequenceClassification(transformers.LlamaConfig(**sizes)).eval()
+    layered, data = LayeredModel(model, find_stack(model), "text_classification"), batch(model, 3, padded=True)
+    data.inputs["input_ids"][data.inputs["attention_mask"] == 0] = 0
+    (pieces,) = logits_of_variants(layered, [data], [Variant((2,))], silent_phase())
+    found = [next(logits) for _, logits in pieces]
+    assert len(found) == 3
+    with bypassed(layered.layers, (2,)):
+        assert difference(torch.cat(found), model(**data.inputs).logits) < 1e-5
 
 
 @torch.no_grad()

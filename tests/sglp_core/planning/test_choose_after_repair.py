@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from sglp_core import Calibration, Evaluation, Method, Target, compress
 from sglp_core.analysis.measure import measure
 from sglp_core.data.calibration_data import CalibrationData, prepare
-from sglp_core.evaluation.quality import evaluate
+from sglp_core.evaluation.quality import evaluate, evaluate_batches
+from sglp_core.execution.logits import Trial
 from sglp_core.execution.variant import Variant
 from sglp_core.loading.loaded_model import LoadedModel, load_model
 from sglp_core.options import Options
@@ -76,6 +78,21 @@ def test_the_plan_that_harms_least_after_its_repair_is_taken(loaded: LoadedModel
     unrepaired = chosen(loaded, data, text, "none")
     assert unrepaired.plan.removed_layers in harms
     assert all(proposal.repaired_harm is None for proposal in unrepaired.proposals)
+
+
+@pytest.mark.parametrize(("kind", "keeps"), [("auto", True), ("compensate", True), ("least_squares", False)])
+def test_plans_are_tried_with_the_length_that_the_repair_gives_back(
+    loaded: LoadedModel, text: Path, tmp_path: Path, kind: str, keeps: bool
+) -> None:
+    data = prepare(loaded, Calibration(str(text), **CALIBRATION), None, RunContext(cache=tmp_path))
+    # Proposals are tried on the first two windows.
+    first = [row for batch in data.calibration(loaded) for row in batch.split(1)][:2]
+    proposals = [each for each in chosen(loaded, data, text, kind).proposals if each.trials == len(first)]
+    assert proposals
+    for each in proposals:
+        variant = {"it": Variant(each.plan.removed_layers)}
+        qualities = evaluate_batches(loaded, first, variant, Trial(keeps_length=keeps))
+        assert each.harm == pytest.approx(fmean(harm_of(one["dense"], one["it"]) for one in qualities), rel=1e-4)
 
 
 def test_of_much_data_a_part_tells_plans_apart_and_all_of_it_repairs_the_winner(
