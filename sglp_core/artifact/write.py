@@ -24,7 +24,7 @@ from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.progress import silent_phase
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.structure.layer_stack import LayerStack, layers_of
-from sglp_core.tasks import Batch
+from sglp_core.tasks import CLASSIFICATIONS, Batch
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ def _expected_layers(stack: LayerStack, layer_map: dict[int, int]) -> tuple[str,
 def _probe_logits(model: LayeredModel, probe: dict[str, Tensor], variant: Variant) -> Tensor:
     """Logits of the probe on the CPU, computed in the type that the weights are stored in; kept in a file."""
     stored = LayeredModel(model.model, model.path, model.task, home=model.weights.as_stored(), scratch=model.scratch)
-    batch = Batch(probe, torch.zeros(len(next(iter(probe.values()))), dtype=torch.long))
+    inputs = next(iter(probe.values()))
+    # A label for each sample, or for each token, which says how many logits there are.
+    batch = Batch(probe, torch.zeros(inputs.shape[: 1 if model.task in CLASSIFICATIONS else 2], dtype=torch.long))
     keep, kept = stored.intermediates.keep, list[Tensor]()
     for pieces in logits_of_variants(stored, [batch], [variant], silent_phase(), divides_samples=False):
         for _, logits in pieces:

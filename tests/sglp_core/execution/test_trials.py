@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sglp_core.artifact import write
 from sglp_core.evaluation.logits import difference
+from sglp_core.execution import variants
 from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.logits import Trial, logits_of_variants
 from sglp_core.execution.variant import Variant
@@ -26,8 +28,8 @@ def test_the_stream_is_as_long_as_the_dense_models_after_every_cut(
 ) -> None:
     model = save(name, tmp_path / "model")
     layers, data = layers_of(model, find_stack(model)), batches_for(model)
-    variants = [Variant(), Variant(removed)]
-    results = logits_of_variants(resident(model), data, variants, silent_phase(), Trial(keeps_length=True))
+    both = [Variant(), Variant(removed)]
+    results = logits_of_variants(resident(model), data, both, silent_phase(), Trial(keeps_length=True))
     for batch, ((_, logits),) in zip(data, results, strict=True):
         _, found = logits
         lengths: list[Tensor] = []
@@ -90,3 +92,19 @@ def test_trials_from_disk_read_the_layers_once_a_walk_and_a_finder_looks_on(tmp_
     alone = WriteFinder(resident(save("LlamaForCausalLM", tmp_path / "again")), batches_for(layered.model)[0])
     assert writes == [alone.writes(index) for index in range(count)]
     assert read(finder.undoes_factors) == 0
+
+
+def test_from_disk_the_head_gets_the_probe_of_an_artifact_sample_by_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save("LlamaForCausalLM", tmp_path / "model")
+    layered = from_disk(tmp_path / "model")
+    # The logits of one sample of five tokens, and not of two.
+    monkeypatch.setattr(variants, "NUMBERS_FROM_DISK", 5 * 99)
+    rows: list[int] = []
+    layered.model.lm_head.register_forward_hook(lambda _module, args, _output: rows.append(len(args[0])))
+    ids = torch.arange(15).view(3, 5)
+    logits = write._probe_logits(layered, {"input_ids": ids}, Variant((2,)))
+    assert rows == [1, 1, 1]
+    with bypassed(layers_of(model, find_stack(model)), (2,)), torch.no_grad():
+        assert difference(logits, model(input_ids=ids).logits) < 1e-5
