@@ -16,7 +16,7 @@ from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Method
 from sglp_core.result_cache import Cache, CachedResult, key_digest
 
-FACTS = ("estimator", "kernel", "n_samples", "sample_unit", "calibration_digest")
+FACTS = ("estimator", "kernel", "n_samples", "sample_unit")
 SCORES = ("importance", "run_importance")
 
 

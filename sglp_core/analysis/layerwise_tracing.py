@@ -144,7 +144,7 @@ def _skip_losses_of_runs(hidden: States, gradients: Mapping[int, Tensor], device
 
 
 def _require_space(run: TracedRun, entered: Sequence[Entered]) -> None:
-    states = sum(each.hidden.numel() * each.hidden.element_size() for each in entered)
+    states = sum(each.hidden.nbytes for each in entered)
     needed = states * (2 * len(run.model.layers) + 2)
     if run.model.intermediates.room < needed:
         require_space(run.model.scratch, needed, "the hidden states of the calibration data")

@@ -39,7 +39,6 @@ def measure(loaded: LoadedModel, data: CalibrationData, options: Options, progre
         kernel=method.kernel,
         n_samples=similarity.n_samples,
         sample_unit="image" if loaded.task == "image_classification" else "token position",
-        calibration_digest=data.calibration_digest,
     )
 
 

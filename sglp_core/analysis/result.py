@@ -26,7 +26,6 @@ class Analysis:
     kernel: str
     n_samples: int
     sample_unit: str
-    calibration_digest: str
 
     def scores(self, criterion: str, seed: int) -> np.ndarray:
         """The scores of a criterion of the pass, or of a control."""

@@ -21,7 +21,7 @@ def write_model(model: Any, source: Source, directory: Path) -> None:
 
     Raises `InsufficientStorage` before any file is written where the disk is too full.
     """
-    weights = sum(t.numel() * t.element_size() for t in {t.data_ptr(): t for t in model.state_dict().values()}.values())
+    weights = sum(t.nbytes for t in {t.data_ptr(): t for t in model.state_dict().values()}.values())
     directory.mkdir(parents=True)
     require_space(directory, int(weights * 1.02), "the compressed model")
     model.save_pretrained(directory)

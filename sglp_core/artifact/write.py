@@ -90,15 +90,17 @@ def _expected_layers(stack: LayerStack, layer_map: dict[int, int]) -> tuple[str,
 
 
 def _probe_logits(model: LayeredModel, probe: dict[str, Tensor], variant: Variant) -> Tensor:
-    """Logits of the probe on the CPU, computed in the type that the weights are stored in; kept in a file."""
+    """Logits of the probe on the CPU, computed in the type that the weights are stored in; kept in files."""
     stored = LayeredModel(model.model, model.path, model.task, home=model.weights.as_stored(), scratch=model.scratch)
     inputs = next(iter(probe.values()))
     # A label for each sample, or for each token, which says how many logits there are.
     batch = Batch(probe, torch.zeros(inputs.shape[: 1 if model.task in CLASSIFICATIONS else 2], dtype=torch.long))
     keep, kept = stored.intermediates.keep, list[Tensor]()
-    for pieces in logits_of_variants(stored, [batch], [variant], silent_phase(), divides_samples=False):
+    # A piece of a causal language model has its last row twice.
+    rows = slice(None, -1 if model.task == "causal_lm" else None)
+    for pieces in logits_of_variants(stored, [batch], [variant], silent_phase()):
         for _, logits in pieces:
             # Each is freed before the next exists.
-            kept += map(keep, logits)
+            kept += (keep(each[:, rows].flatten(0, -2)) for each in logits)
     # Only here, where what is outside of the layers is no longer in memory.
-    return keep(torch.cat(kept)).cpu()
+    return keep(torch.cat(kept).view(*batch.labels.shape, -1)).cpu()

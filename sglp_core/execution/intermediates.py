@@ -36,7 +36,7 @@ class Intermediates:
         """The tensor itself, or a copy of it where there is room for it; on the CPU or the device."""
         tensor = tensor.detach()
         for place in dict.fromkeys([tensor.device.type, "cpu"]):
-            size = tensor.numel() * tensor.element_size()
+            size = tensor.nbytes
             if size <= self._left.get(place, 0):
                 # A slice of something larger would keep all of that.
                 kept = tensor.to(place)

@@ -1,9 +1,10 @@
-"""Which floating-point types this hardware computes in without emulating them."""
+"""Which floating-point types this hardware has, and computes in without emulating them."""
 
 import time
 from functools import cache
 
 import torch
+from torch import Tensor
 
 # A product of this size takes milliseconds. An emulated type is 4 to 20 times slower than float32, and a native one is
 # faster, so the limit is far from both.
@@ -36,3 +37,14 @@ def _seconds(dtype: torch.dtype, device: str) -> float:
         best = min(best, time.perf_counter() - begin)
     del product
     return best
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """The device, or the CPU in place of one without float64."""
+    # Apple's GPUs have no float64.
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def exact(values: Tensor) -> Tensor:
+    """The values in float64, on their device if that has float64."""
+    return values.to(exact_device(values.device), torch.float64)

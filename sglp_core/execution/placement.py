@@ -30,5 +30,5 @@ def fits(model: Any, device: torch.device) -> bool:
         return False
     if device.type == "cpu":
         return True
-    weights: int = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
+    weights: int = sum(tensor.nbytes for tensor in model.parameters())
     return weights <= DEVICE_SHARE * free_bytes(device)

@@ -11,19 +11,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sglp_core.execution.available_memory import free_bytes
 from sglp_core.execution.intermediates import Intermediates
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.layerwise import Layerwise
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import Changes, swapped
-from sglp_core.tasks import Batch
+from sglp_core.tasks import IGNORED, Batch
 
-# Numbers in the hidden states of one call of a layer: enough rows to keep a device busy, few enough for its memory.
-NUMBERS_AT_ONCE = {"cpu": 2**22}
+# Numbers in the hidden states of one call of a layer on the CPU: enough to keep it busy, few enough for its memory.
+NUMBERS_AT_ONCE = 2**22
 # As many logits, for all samples and variants of one call.
-LOGITS_AT_ONCE = {"cpu": 2**24}
+LOGITS_AT_ONCE = 2**24
+# Of both on another device, where each takes so many bytes of its free memory.
 NUMBERS_ON_DEVICE = 2**26
-# With weights on disk, of both: a few windows of a small model, and one of a larger one.
+BYTES_A_NUMBER = 64
+# Of both with weights on disk: a few windows of a small model, and one of a larger one.
 NUMBERS_FROM_DISK = 2**19
 
 # The hidden states of each batch, by its number.
@@ -135,12 +138,12 @@ class Walk:
 
         Of a causal language model only every so many positions are computed, and labels are those that these predict,
         in their place. With `divides_samples`, only as many positions of it at a time as there is room for beside the
-        head, where the weights are on disk.
+        head, where the weights are on disk; then the last row of every piece is the one before it once more.
         """
         labels, positions = self.entered[number].batch.labels, None
         divides_samples = divides_samples and not self.model.weights.in_memory
         if self.model.task == "causal_lm" and (divides_samples or every > 1):
-            looked_at = torch.arange(every // 2, labels.shape[1] - 1, every, device=labels.device)
+            looked_at = torch.arange(every // 2, labels.shape[1], every, device=labels.device)
             if divides_samples:
                 yield from self._exit_by_positions(tracks, number, looked_at)
                 return
@@ -192,10 +195,11 @@ class Walk:
 
     def _through(self, index: int, layer: nn.Module, before: Sequence[States]) -> list[States]:
         after: list[States] = [{} for _ in before]
+        numbers = self._at_once(NUMBERS_AT_ONCE)
         for number, entered in enumerate(self.entered):
             call = entered.calls[index]
             having = [(own, states[number]) for own, states in zip(after, before, strict=True) if number in states]
-            at_once = max(1, self._at_once(NUMBERS_AT_ONCE) // max(1, entered.hidden.numel())) if call.samples else 1
+            at_once = max(1, numbers // max(1, entered.hidden.numel())) if call.samples else 1
             for first in range(0, len(having), at_once):
                 part = having[first : first + at_once]
                 hidden = torch.cat([state.to(self.model.device) for _, state in part])
@@ -204,10 +208,11 @@ class Walk:
                     own[number] = self.keep(piece)
         return after
 
-    def _at_once(self, numbers: dict[str, int]) -> int:
+    def _at_once(self, on_cpu: int) -> int:
         if not self.model.weights.in_memory:
             return NUMBERS_FROM_DISK
-        return numbers.get(self.model.device.type, NUMBERS_ON_DEVICE)
+        device = self.model.device
+        return on_cpu if device.type == "cpu" else min(NUMBERS_ON_DEVICE, free_bytes(device) // BYTES_A_NUMBER)
 
     def of_layer(self, index: int, changes: Changes) -> dict[str, Tensor]:
         """Those of the changes that are of one layer."""
@@ -223,7 +228,8 @@ def _predicted(labels: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
 
     As in a whole text, the logits at one entry predict the label at the next, and the last predict nothing.
     """
-    predicted = torch.cat([labels[:, :1], labels[:, positions + 1]], 1)
+    nothing = torch.full_like(labels[:, :1], IGNORED)
+    predicted = torch.cat([labels[:, :1], torch.cat([labels, nothing], 1)[:, positions + 1]], 1)
     return predicted, torch.cat([positions, positions[-1:]])
 
 

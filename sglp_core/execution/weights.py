@@ -11,11 +11,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from sglp_core.execution.available_memory import free_bytes
 from sglp_core.execution.native_types import HALF_TYPES, computing_type
 from sglp_core.execution.weight_changes import tensor_named
 
 # A layer by its index; None is everything outside of the layers: embeddings, last norm and head.
 Group = int | None
+
+# The share of the device's free memory that the weights of the next layer may take while one is computed with.
+AHEAD_SHARE = 0.4
 
 
 class Weights(Protocol):
@@ -126,10 +130,13 @@ class OnloadedWeights:
             return
         self._home.prefetch(group)
         if self._stream is not None and self._home.in_memory:
+            tensors = _unique(tensor for module in self._modules(group) for _, tensor in _own_tensors(module))
+            # One group at a time: what was expected and not used would only take memory.
+            self._coming.clear()
+            if sum(tensor.nbytes for tensor in tensors) > AHEAD_SHARE * free_bytes(self.device):
+                return
             with self._stream:
-                tensors = [tensor for module in self._modules(group) for _, tensor in _own_tensors(module)]
-                # One group at a time: what was expected and not used would only take memory.
-                self._coming = {group: [tensor.to(self.device, non_blocking=True) for tensor in _unique(tensors)]}
+                self._coming[group] = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
 
     def stored_type(self, name: str) -> torch.dtype:
         return self._stored.get(name) or tensor_named(self._model, name).dtype
@@ -167,7 +174,7 @@ class OnloadedWeights:
                 near.record_stream(torch.accelerator.current_stream())
             copy = near.to(self._type(tensor))
             moved = nn.Parameter(copy, False) if isinstance(tensor, nn.Parameter) else copy
-            self._home.bytes_onloaded += tensor.numel() * tensor.element_size()
+            self._home.bytes_onloaded += tensor.nbytes
             for module, name in held_by:
                 self._stored[f"{paths[id(module)]}.{name}"] = tensor.dtype
                 _put(module, name, moved)
@@ -205,7 +212,7 @@ class MemoryHome:
         tensors = _unique([*model.parameters(), *model.buffers()])
         self.dtype: torch.dtype = model.dtype
         self.bytes_onloaded = 0
-        self.total_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        self.total_bytes = sum(tensor.nbytes for tensor in tensors)
         if device.type != "cpu":
             for tensor in tensors:
                 tensor.data = tensor.data.pin_memory()

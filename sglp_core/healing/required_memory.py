@@ -48,7 +48,7 @@ def _required_bytes(loaded: LoadedModel, trained: Trained, target: Target | Qual
         weights = [layer.get_parameter("weight") for layer in linear_layers(loaded).values()]
         share = 1 - fewest / len(loaded.stack)
         factors = RANK * sum(sum(weight.shape) for weight in weights)
-        stored = sum(weight.numel() * weight.element_size() for weight in weights)
+        stored = sum(weight.nbytes for weight in weights)
         return int(share * factors) * BYTES_PER_TRAINED_PARAMETER, int(share * stored)
     sizes = sorted((layer.parameters for layer in loaded.stack.layers), reverse=True)
     # A cut has two neighbours, and no two cuts have the same ones where the most are trained.

@@ -21,7 +21,7 @@ def analyze(
     report = AnalyzeReport(
         model_section(loaded),
         options.method,
-        calibration_section(options.calibration, measured.analysis),
+        calibration_section(options.calibration, measured.data),
         analysis_section(measured.analysis, measured.origin),
         placement_section(loaded),
     )

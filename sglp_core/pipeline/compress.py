@@ -205,7 +205,7 @@ def _report(measured: Measured, evidence: Evidence, options: Options) -> Compres
     return CompressReport(
         model=model_section(measured.loaded),
         method=options.method,
-        calibration=calibration_section(options.calibration, measured.analysis),
+        calibration=calibration_section(options.calibration, measured.data),
         analysis=analysis_section(measured.analysis, measured.origin),
         placement=evidence.placement,
         plan=plan_section(planned.choice.plan),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,9 @@ from sglp_core.reporting.write_report import require_new
 from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_signature import require_unchanged_layers
 from sglp_core.versions import versions
+
+# How many times smaller a batch is made that the device has no room for.
+SMALLER_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ def device_memory_reported() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise DeviceOutOfMemory(
-            "the device has not enough memory for a batch of this model; give a smaller calibration.batch_size, or a "
-            f"shorter sequence_length ({str(error).splitlines()[0]})"
+            "the device has not enough memory for this model, also with smaller batches than asked for; give a shorter "
+            f"sequence_length, or a smaller calibration.batch_size ({str(error).splitlines()[0]})"
         ) from error
 
 
@@ -69,18 +72,35 @@ def open_for_run(model: str | Fetched, output: Path, options: Options, context: 
 
 
 def measure_for_run(loaded: LoadedModel, options: Options, context: RunContext, *, evaluates: bool = True) -> Measured:
-    """Prepare calibration data, and held-out data where the run `evaluates`; then measure, or find it measured."""
+    """Prepare calibration data, and held-out data where the run `evaluates`; then measure, or find it measured.
+
+    Where the device has no room for a batch, smaller ones are measured, once.
+    """
     evaluation = options.evaluation if evaluates else None
     data = prepare(loaded, options.calibration, evaluation, context)
+    try:
+        return _measured(loaded, data, options, context, evaluates)
+    except torch.OutOfMemoryError:
+        if data.batch_size == 1:
+            raise
+    # Only here, where the error no longer keeps what did not fit.
+    torch.accelerator.empty_cache()
+    smaller = replace(data, batch_size=max(1, data.batch_size // SMALLER_BATCH))
+    return _measured(loaded, smaller, options, context, evaluates)
+
+
+def _measured(
+    loaded: LoadedModel, data: CalibrationData, options: Options, context: RunContext, evaluates: bool
+) -> Measured:
     batches = data.calibration(loaded)
     finder = WriteFinder(loaded, batches[0])
 
-    def measured() -> Analysis:
+    def measure_now() -> Analysis:
         if evaluates and folds(loaded, options.method.repair):
             finder.start(batches)
         return measure(loaded, data, options, context.phase("measuring"))
 
-    analysis, origin = find_or_measure(loaded, data, options.method, context.cache, measured)
+    analysis, origin = find_or_measure(loaded, data, options.method, context.cache, measure_now)
     return Measured(loaded, data, analysis, origin, finder)
 
 

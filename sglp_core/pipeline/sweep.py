@@ -45,7 +45,7 @@ def sweep(
     report = SweepReport(
         model_section(loaded),
         options.method,
-        calibration_section(options.calibration, measured.analysis),
+        calibration_section(options.calibration, measured.data),
         analysis_section(measured.analysis, measured.origin),
         placement_section(loaded),
         sweep_section(target, points, unreachable),

@@ -140,7 +140,7 @@ def _point(stack: LayerStack, cut: Any, plan: Plan | None, quality: Quality, lat
         layers=len(stack) - len(removed),
         parameters=sum(parameter.numel() for parameter in cut.parameters()),
         flops=stack.total_flops - sum(stack.layers[i].flops for i in removed),
-        weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in weights),
+        weight_bytes=sum(tensor.nbytes for tensor in weights),
         quality=quality,
         latency=latency,
     )

@@ -8,10 +8,10 @@ tied and untied models are the same case. In a post-norm model the norm before t
 
 import torch
 
+from sglp_core.execution.native_types import exact
 from sglp_core.repair.contract import Candidate, CutRepair
 from sglp_core.repair.cut import Cut
 from sglp_core.repair.fold import fold
-from sglp_core.repair.normal_equations import exact
 from sglp_core.repair.residual_stream import CutStreams
 from sglp_core.repair.writes.residual_writes import CannotFold
 from sglp_core.tasks import Batch

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from sglp_core.repair.normal_equations import exact
+from sglp_core.execution.native_types import exact
 from sglp_core.repair.residual_stream import CutInWalk, CutStreams
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.repair.writes.residual_writes import CannotFold, LayerWrites, Write
@@ -82,4 +82,4 @@ class Cut:
         try:
             return self.finder.writes(self.run.start - 1)
         except CannotFold as reason:
-            return reason.with_traceback(None)
+            return reason.kept()

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sglp_core.execution.native_types import exact
 from sglp_core.execution.weight_changes import in_type_of, owners, tensor_named
-from sglp_core.repair.normal_equations import exact
 from sglp_core.repair.writes.mixtures import along
 from sglp_core.repair.writes.residual_writes import CannotFold, LayerWrites, OutputParameter, Write
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sglp_core.execution.available_memory import free_bytes
+from sglp_core.execution.native_types import exact, exact_device
 from sglp_core.repair.writes.residual_writes import CannotFold
 
 RIDGE = 0.1
@@ -53,7 +54,7 @@ class LinearFit:
                 self._data = self._summed(self._data, exact_device(features.device))
             self._data.add(features, output, target)
         except CannotFold as reason:
-            self._data, self._refused = _Rows(self._shift), reason.with_traceback(None)
+            self._data, self._refused = _Rows(self._shift), reason.kept()
 
     def solve(self, ridge: float = RIDGE, alpha: float = 1.0) -> LinearMap:
         """Δ and c for y / `alpha`; `ridge` is λ relative to the mean square of M.
@@ -145,17 +146,6 @@ class ElementwiseFit:
             return 1 + products[:, 0] / squares[:, 0, 0].clamp_min(1e-30), None
         solved = torch.linalg.solve(squares, products)
         return 1 + solved[:, 0], solved[:, 1]
-
-
-def exact(values: Tensor) -> Tensor:
-    """The values in float64, on their device if that has float64."""
-    return values.to(exact_device(values.device), torch.float64)
-
-
-def exact_device(device: torch.device) -> torch.device:
-    """The device, or the CPU in place of one without float64."""
-    # Apple's GPUs have no float64.
-    return torch.device("cpu") if device.type == "mps" else device
 
 
 class _Rows:

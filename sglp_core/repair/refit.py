@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sglp_core.execution.native_types import exact
 from sglp_core.repair.contract import Candidate, CutFit, CutRepair
 from sglp_core.repair.cut import Cut
 from sglp_core.repair.fold import fold, fold_change, has_shift, weight_shape
-from sglp_core.repair.normal_equations import TunedLinearFit, exact
+from sglp_core.repair.normal_equations import TunedLinearFit
 from sglp_core.repair.residual_stream import CutStreams
 from sglp_core.repair.writes.residual_writes import CannotFold, Write
 from sglp_core.tasks import Batch

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sglp_core.execution.native_types import exact
 from sglp_core.execution.variants import States, Track, Walk
 from sglp_core.execution.weight_changes import Changes
-from sglp_core.repair.normal_equations import exact
 from sglp_core.repair.writes.residual_writes import CannotFold, Write
 from sglp_core.structure.layer_calls import layer_output
 from sglp_core.structure.runs import Run

@@ -299,8 +299,7 @@ def _fit(repair: CutRepair, cut: Cut) -> CutFit | CannotFold:
     try:
         return repair.fit(cut)
     except CannotFold as reason:
-        # Its traceback would keep everything alive that was fitted here.
-        return reason.with_traceback(None)
+        return reason.kept()
 
 
 def _only(states: States, numbers: frozenset[int]) -> States:

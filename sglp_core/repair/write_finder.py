@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sglp_core.evaluation.logits import difference
 from sglp_core.execution.layer_call import LayerCall as WalkCall
@@ -32,12 +33,22 @@ class WriteFinder:
     """
 
     def __init__(self, model: LayeredModel, batch: Batch) -> None:
-        self.layered, self.model, self.path, self.layers = model, model.model, model.path, model.layers
+        self.layered, self.path = model, model.path
         probe = batch.rows(0, PROBE_ROWS)
         short = {n: t[:, :PROBE_TOKENS] if t.ndim == 2 else t for n, t in probe.inputs.items()}
         labels = probe.labels[:, :PROBE_TOKENS] if probe.labels.ndim == 2 else probe.labels
         self._probe = Batch(short, labels)
         self._seen: _Survey | None = None
+
+    @property
+    def model(self) -> Any:
+        """The module whose writes are found; not held here, so that its weights go when the model is released."""
+        return self.layered.model
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """Its layers."""
+        return self.layered.layers
 
     def start(self, batches: Sequence[Batch] = ()) -> None:
         """Look at each layer when it is next on the device, rather than in a pass over the weights for this alone.
@@ -116,7 +127,7 @@ class WriteFinder:
         try:
             writes = find_writes(layer, f"{self.path}.{index}", survey.calls[index])
         except CannotFold as reason:
-            writes = reason.with_traceback(None)
+            writes = reason.kept()
         survey.writes.append(writes)
         survey.errors.append(self._error(writes, partial(call.run, layer), hidden, survey.hidden))
 
@@ -132,7 +143,7 @@ class WriteFinder:
         try:
             smaller = shrink(self.model, writes, FACTOR)
         except CannotFold as reason:
-            return reason.with_traceback(None)
+            return reason.kept()
         with swapped(self.model, smaller):
             return difference(FACTOR * run(hidden / FACTOR), after)
 

@@ -1,6 +1,6 @@
 """What a job ran on: the model and where its weights lay, the calibration and held-out data, and the analysis."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -58,7 +58,7 @@ class CalibrationSection:
     sequence_length: int
     """Tokens a window or text; without meaning for images."""
     batch_size: int
-    """Samples a forward pass."""
+    """Samples a forward pass; fewer than asked for where the device had no room for them."""
     seed: int
     """Everything drawn at random is drawn from this seed."""
     digest: str
@@ -139,8 +139,9 @@ def model_section(loaded: LoadedModel) -> ModelSection:
     )
 
 
-def calibration_section(calibration: Calibration, analysis: Analysis) -> CalibrationSection:
-    return CalibrationSection(**vars(calibration), digest=analysis.calibration_digest)
+def calibration_section(calibration: Calibration, data: CalibrationData) -> CalibrationSection:
+    used = replace(calibration, batch_size=data.batch_size)
+    return CalibrationSection(**vars(used), digest=data.calibration_digest)
 
 
 def evaluation_section(evaluation: Evaluation, data: CalibrationData) -> EvaluationSection:

@@ -45,7 +45,7 @@ def write_job(name: str, folder: Path) -> Job:
     return Job(model, text_options(folder))
 
 
-def write_wide_llama(folder: Path, width: int = 1024) -> Job:
+def write_wide_llama(folder: Path, width: int = 1024, **calibration: int) -> Job:
     """A Llama whose weights take hundreds of megabytes, which the device's memory shows."""
     model = write_tiny_model(folder / "wide")
     config = LlamaConfig(
@@ -56,7 +56,7 @@ def write_wide_llama(folder: Path, width: int = 1024) -> Job:
         **TOKENS,
     )
     save(config, model)
-    return Job(model, text_options(folder))
+    return Job(model, text_options(folder, **calibration))
 
 
 def save(config: Any, directory: Path) -> None:
@@ -70,9 +70,9 @@ def save(config: Any, directory: Path) -> None:
     model.save_pretrained(directory)
 
 
-def text_options(folder: Path) -> Options:
-    text = write_text(folder / "text.txt")
-    calibration = Calibration(str(text), samples=16, sequence_length=32, batch_size=4)
+def text_options(folder: Path, samples: int = 16, sequence_length: int = 32, batch_size: int = 4) -> Options:
+    text = write_text(folder / "text.txt", lines=2 * samples * sequence_length // 12)
+    calibration = Calibration(str(text), samples, sequence_length, batch_size)
     return Options(calibration=calibration, evaluation=_few())
 
 

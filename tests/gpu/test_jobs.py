@@ -109,6 +109,17 @@ def test_a_device_smaller_than_the_weights_gives_the_same_weights(tmp_path: Path
     _assert_same_weights(tmp_path / "capped/model", tmp_path / "whole/model")
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only the memory of CUDA devices can be capped")
+def test_smaller_batches_are_measured_where_the_device_has_no_room_for_those_asked_for(tmp_path: Path) -> None:
+    # What a layer keeps of so many tokens for its backward pass, 78 kB each, is more than the device has beside it.
+    job = write_wide_llama(tmp_path, sequence_length=512, batch_size=16)
+    with _capped(500 << 20):
+        context = RunContext(cache=tmp_path / "cache")
+        report = sglp_core.compress(str(job.model), THIRD, tmp_path / "out", job.options, context)
+    assert report.calibration.batch_size == 4
+    assert report.verification.passed
+
+
 def run(job: Job, mode: str, output: Path) -> None:
     """The job in this mode, with nothing in its cache."""
     context = RunContext(cache=output.parent / "cache")

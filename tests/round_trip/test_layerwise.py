@@ -86,7 +86,7 @@ def test_what_changes_outside_of_the_layers_may_come_before_them_all(name: str) 
 @torch.no_grad()
 def test_the_exit_looks_at_the_samples_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     """This class takes the logits of the last token that is no padding, so each sample needs its own tokens."""
-    monkeypatch.setitem(execution_variants.LOGITS_AT_ONCE, "cpu", 1)
+    monkeypatch.setattr(execution_variants, "LOGITS_AT_ONCE", 1)
     torch.manual_seed(0)
     sizes = {**CASES["LlamaForCausalLM"], "num_labels": 3, "pad_token_id": 0}
     model = transformers.LlamaForSequenceClassification(transformers.LlamaConfig(**sizes)).eval()

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.utils import _pytree as pytree
 from transformers.pytorch_utils import Conv1D
 
 from sglp_core.execution.available_memory import free_bytes
+from sglp_core.execution.native_types import exact_device
 from sglp_core.repair.writes.mixtures import find_mixture
 from sglp_core.repair.writes.residual_writes import CannotFold, LayerCall, LayerWrites, Write
 from sglp_core.structure.layer_calls import KeywordArguments, layer_input, layer_output
@@ -57,18 +59,19 @@ def find_projection(layer: nn.Module, name: str, call: LayerCall, norm: str) -> 
 
 
 def _exact_copy(layer: nn.Module, name: str, call: LayerCall) -> tuple[nn.Module, LayerCall]:
-    """The layer in float64 with arguments in that type, which it can be called with."""
+    """The layer in float64 with arguments in that type, which it can be called with; on the CPU where only that has
+    room for it."""
     try:
-        _check_memory(layer)
+        device = _place_of_copy(layer)
         # Each tensor is copied once, into the other type.
         tensors = [*layer.parameters(), *layer.buffers()]
-        exact = copy.deepcopy(layer, {id(tensor): _doubled_like(tensor) for tensor in tensors})
+        exact = copy.deepcopy(layer, {id(tensor): _doubled_like(tensor, device) for tensor in tensors})
         for module in exact.modules():
             # The other kernels of transformers' experts know no float64.
             config: Any = getattr(module, "config", None)
             if hasattr(config, "_experts_implementation"):
                 config._experts_implementation = "eager"
-        exact_call = LayerCall(*pytree.tree_map(_doubled, (call.args, call.kwargs)))
+        exact_call = LayerCall(*pytree.tree_map(partial(_doubled, device=device), (call.args, call.kwargs)))
         _output(exact, exact_call)
     except Exception as error:
         # Any family's own code runs here, in a type it may never have been run in.
@@ -76,14 +79,17 @@ def _exact_copy(layer: nn.Module, name: str, call: LayerCall) -> tuple[nn.Module
     return exact, exact_call
 
 
-def _check_memory(layer: nn.Module) -> None:
-    """Raises `CannotFold` where a float64 copy of the layer, and two of its largest parameter, do not fit in memory."""
-    sizes = {each: each.numel() for each in layer.parameters()}
-    needed = 8 * (sum(sizes.values()) + 2 * max(sizes.values(), default=0))
-    for device in {each.device for each in sizes}:
+def _place_of_copy(layer: nn.Module) -> torch.device:
+    """The device of the layer, or else the CPU: the first that has room for a float64 copy of the layer and two of its
+    largest parameter. Raises `CannotFold` where neither has."""
+    sizes = [each.numel() for each in layer.parameters()]
+    needed = 8 * (sum(sizes) + 2 * max(sizes, default=0))
+    cpu = torch.device("cpu")
+    for device in (*{exact_device(each.device) for each in layer.parameters()}, cpu):
         free = free_bytes(device)
-        if needed > PROBE_SHARE * free:
-            raise CannotFold(f"a copy in float64 takes {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
+        if needed <= PROBE_SHARE * free:
+            return device
+    raise CannotFold(f"a copy in float64 takes {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
 
 
 def _writes(layer: nn.Module, name: str, call: LayerCall, *, blocks: bool) -> LayerWrites:
@@ -254,11 +260,13 @@ def _differ(measured: Tensor, expected: Tensor) -> bool:
     return not float((measured - expected).abs().max()) <= TOLERANCE * scale
 
 
-def _doubled_like(tensor: Tensor) -> Tensor:
+def _doubled_like(tensor: Tensor, device: torch.device) -> Tensor:
     # A copy also where the type is this one already: what is searched is changed on the way.
-    copied = tensor.detach().to(torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
+    copied = tensor.detach().to(device, torch.float64 if tensor.is_floating_point() else tensor.dtype, copy=True)
     return nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
 
 
-def _doubled(value: Any) -> Any:
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+def _doubled(value: Any, device: torch.device) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(device, torch.float64 if value.is_floating_point() else value.dtype)

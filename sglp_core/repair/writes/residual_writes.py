@@ -9,6 +9,10 @@ from sglp_core.structure.layer_calls import KeywordArguments
 class CannotFold(Exception):
     """Why a repair cannot be folded into this layer; the message is a reason for the report."""
 
+    def kept(self) -> "CannotFold":
+        """The same reason without its traceback and cause, which keep everything alive that they went through."""
+        return CannotFold(str(self))
+
 
 @dataclass(frozen=True)
 class OutputParameter:

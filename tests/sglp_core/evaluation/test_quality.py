@@ -56,7 +56,7 @@ def log_probabilities(model: Any, keep: list[int], batch: Batch) -> tuple[np.nda
 def test_perplexity_accuracy_agreement_and_divergence_equal_their_definitions(
     model: Any, logits_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(variants.LOGITS_AT_ONCE, "cpu", logits_at_once)
+    monkeypatch.setattr(variants, "LOGITS_AT_ONCE", logits_at_once)
     found = evaluate(LayeredModel(model, "model.layers", "causal_lm"), BATCHES, {"pruned": Variant([1, 2])})
     dense, labels = (
         np.concatenate(x) for x in zip(*(log_probabilities(model, [0, 1, 2, 3], b) for b in BATCHES), strict=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sglp_core.artifact import write
 from sglp_core.evaluation.logits import difference
-from sglp_core.execution import variants
+from sglp_core.execution import layerwise
 from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.logits import Trial, logits_of_variants
 from sglp_core.execution.variant import Variant
@@ -94,17 +94,18 @@ def test_trials_from_disk_read_the_layers_once_a_walk_and_a_finder_looks_on(tmp_
     assert read(finder.undoes_factors) == 0
 
 
-def test_from_disk_the_head_gets_the_probe_of_an_artifact_sample_by_sample(
+def test_from_disk_the_head_gets_as_many_positions_of_a_probe_as_there_is_room_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = save("LlamaForCausalLM", tmp_path / "model")
     layered = from_disk(tmp_path / "model")
-    # The logits of one sample of five tokens, and not of two.
-    monkeypatch.setattr(variants, "NUMBERS_FROM_DISK", 5 * 99)
-    rows: list[int] = []
-    layered.model.lm_head.register_forward_hook(lambda _module, args, _output: rows.append(len(args[0])))
+    # Copies of the logits of two positions.
+    monkeypatch.setattr(layerwise, "free_bytes", lambda _device: 2 * layerwise.COPIES_OF_LOGITS * 4 * 99)
+    positions: list[tuple[int, ...]] = []
+    layered.model.lm_head.register_forward_hook(lambda _module, args, _output: positions.append(args[0].shape[:2]))
     ids = torch.arange(15).view(3, 5)
     logits = write._probe_logits(layered, {"input_ids": ids}, Variant((2,)))
-    assert rows == [1, 1, 1]
+    # The last of a piece twice.
+    assert positions == [(1, 3), (1, 3), (1, 2)] * 3
     with bypassed(layers_of(model, find_stack(model)), (2,)), torch.no_grad():
         assert difference(logits, model(input_ids=ids).logits) < 1e-5

@@ -40,7 +40,6 @@ def analysis(segments: tuple[Segment, ...] = (Segment(0, 3), Segment(3, 6))) -> 
         kernel="linear",
         n_samples=4,
         sample_unit="token position",
-        calibration_digest="",
     )
 
 

@@ -155,6 +155,10 @@ def test_experts_that_do_not_fit_in_memory_twice_are_refused(monkeypatch: pytest
     monkeypatch.setattr(find, "free_bytes", lambda _device: 2**10)
     with pytest.raises(CannotFold, match=r"model\.layers\.3 cannot be probed: a copy in float64 takes"):
         finder.writes(3)
+    # These would keep the weights of the layer on its device.
+    reason = finder._survey.writes[3]
+    assert isinstance(reason, CannotFold)
+    assert (reason.__traceback__, reason.__cause__, reason.__context__) == (None, None, None)
 
 
 class Experts(nn.Module):
