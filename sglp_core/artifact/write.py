@@ -37,12 +37,13 @@ class Artifact:
 
 
 def write_artifact(loaded: LoadedModel, variant: Variant, probe: dict[str, Tensor], directory: Path) -> Artifact:
-    """Remove the variant's layers, apply its weight changes, and write the result; then `loaded` has no weights.
+    """Remove the variant's layers, apply its weight changes, and write the result; then neither has weights any more.
 
     Raises `UnsupportedArchitecture` where the model cannot run without the removed layers, and `InsufficientStorage`.
     """
     write = _in_memory if loaded.weights.in_memory else _from_shards
     artifact = write(loaded, variant, probe, directory)
+    variant.release()
     loaded.release()
     return artifact
 

@@ -6,12 +6,17 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from sglp_core.execution.available_memory import free_bytes
+
 # A product of this size takes milliseconds. An emulated type is 4 to 20 times slower than float32, and a native one is
 # faster, so the limit is far from both.
 SIZE = 384
 REPEATS = 5
 SLOWEST = 2.5
 HALF_TYPES = (torch.bfloat16, torch.float16)
+# The share of the free memory that one step in float64 may take. A device needs more of it for everything else.
+EXACT_SHARES = {"cpu": 0.8}
+EXACT_SHARE = 0.5
 
 
 def computing_type(stored: torch.dtype, device: torch.device) -> torch.dtype:
@@ -43,6 +48,18 @@ def exact_device(device: torch.device) -> torch.device:
     """The device, or the CPU in place of one without float64."""
     # Apple's GPUs have no float64.
     return torch.device("cpu") if device.type == "mps" else device
+
+
+def exact_device_with_room(needed: int, device: torch.device, what: str) -> torch.device:
+    """The device, or else the CPU: the first that has float64, and room for so many bytes.
+
+    Raises `MemoryError` where neither has; `what` begins its message.
+    """
+    cpu = torch.device("cpu")
+    for place in (exact_device(device), cpu):
+        if needed <= EXACT_SHARES.get(place.type, EXACT_SHARE) * free_bytes(place):
+            return place
+    raise MemoryError(f"{what} {needed / 2**30:.1f} GiB, and {free_bytes(cpu) / 2**30:.1f} GiB are free")
 
 
 def exact(values: Tensor) -> Tensor:

@@ -12,3 +12,8 @@ class Variant:
 
     removed: Sequence[int] = ()
     changes: Changes = field(default_factory=dict)
+
+    def release(self) -> None:
+        """Free the changed weights, once they are written."""
+        # Changed in place, because other holders of this object would keep them in memory.
+        object.__setattr__(self, "changes", {})

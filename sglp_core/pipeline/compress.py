@@ -34,7 +34,7 @@ from sglp_core.reporting.plan import plan_section, proposal_rows
 from sglp_core.reporting.quality_target import quality_target_section
 from sglp_core.reporting.report import CompressReport
 from sglp_core.reporting.verification import verification_section
-from sglp_core.reporting.weight_changes import healing_section, repair_section
+from sglp_core.reporting.weight_changes import HealingSection, RepairSection, healing_section, repair_section
 from sglp_core.reporting.write_report import write_report
 from sglp_core.run_context import RunContext
 from sglp_core.structure.runs import Removed
@@ -56,20 +56,15 @@ def compress(
     _require_possible(loaded, target, options)
     measured = measure_for_run(loaded, options, context)
     planned = _plan(measured, target, options, context)
-    repaired = _repair(measured, planned, options, context)
-    stages = {name: _stages(removed, repaired[name]) for name, removed in planned.removed.items()}
-    healed, forget_healing = _heal(measured, _last(stages[SGLP]), options, context)
-    if healed.step:
-        stages[SGLP]["healed"] = Variant(planned.removed[SGLP], healed.changes)
-    quality = _evaluate(measured, stages, context)
+    made = _repair_and_heal(measured, planned, options, context)
     placement = placement_section(loaded)
     output.mkdir(parents=True, exist_ok=True)
-    checked = _write_and_verify(measured, _last(stages[SGLP]), output, options, context)
-    report = _report(measured, Evidence(planned, repaired[SGLP], healed, quality, placement, checked), options)
+    checked = _write_and_verify(measured, made.written, output, options, context)
+    report = _report(measured, Evidence(planned, made, placement, checked), options)
     with context.phase("publishing").single_step():
         write_report(output, report, measured.analysis)
     # Only now: an attempt that fails after its last step need not heal again.
-    forget_healing()
+    made.forget_healing()
     return report
 
 
@@ -84,6 +79,20 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class Made:
+    """What is to be written, how it came about, and its quality by control and stage.
+
+    `forget_healing` removes the state that was kept of the healing.
+    """
+
+    written: Variant
+    repair: RepairSection
+    healing: HealingSection
+    quality: dict[str, dict[str, Quality]]
+    forget_healing: Callable[[], None]
+
+
+@dataclass(frozen=True)
 class CheckedArtifact:
     """An artifact on disk, the proof that it loads, and the footprints of the dense model and of it."""
 
@@ -94,12 +103,10 @@ class CheckedArtifact:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the steps found; `repaired` is the plan's repair, and `quality` what `_evaluate` returns."""
+    """What the steps found."""
 
     planned: Planned
-    repaired: Repaired
-    healed: Healed
-    quality: dict[str, dict[str, Quality]]
+    made: Made
     placement: PlacementSection
     checked: CheckedArtifact
 
@@ -119,6 +126,22 @@ def _plan(measured: Measured, target: Target | QualityTarget, options: Options, 
             plans |= control_plans(measured.analysis, len(choice.plan.removed_layers), options)
         context.reporter.planned(choice.plan.to_dict())
     return Planned(choice, search, {name: plan.removed_layers for name, plan in plans.items()})
+
+
+def _repair_and_heal(measured: Measured, planned: Planned, options: Options, context: RunContext) -> Made:
+    """Repair plan and controls, heal the plan, and judge each stage of all; only the last one's weights are kept."""
+    repaired = _repair(measured, planned, options, context)
+    stages = {name: _stages(removed, repaired[name]) for name, removed in planned.removed.items()}
+    healed, forget_healing = _heal(measured, _last(stages[SGLP]), options, context)
+    if healed.step:
+        stages[SGLP]["healed"] = Variant(planned.removed[SGLP], healed.changes)
+    return Made(
+        written=_last(stages[SGLP]),
+        repair=repair_section(repaired[SGLP]),
+        healing=healing_section(options.healing, healed),
+        quality=_evaluate(measured, stages, context),
+        forget_healing=forget_healing,
+    )
 
 
 def _repair(measured: Measured, planned: Planned, options: Options, context: RunContext) -> dict[str, Repaired]:
@@ -166,7 +189,7 @@ def _heal(
 def _write_and_verify(
     measured: Measured, variant: Variant, output: Path, options: Options, context: RunContext
 ) -> CheckedArtifact:
-    """Write the model to `output/model`, prove that it loads, and measure its footprint; frees the dense weights."""
+    """Write the model to `output/model`, prove that it loads, and measure its footprint; frees all weights."""
     loaded, length = measured.loaded, options.calibration.sequence_length
     with (
         tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as scratch,
@@ -200,7 +223,7 @@ def _remaining(loaded: LoadedModel, artifact: Artifact) -> dict[str, tuple[int, 
 
 
 def _report(measured: Measured, evidence: Evidence, options: Options) -> CompressReport:
-    planned, checked, quality = evidence.planned, evidence.checked, evidence.quality
+    planned, checked, quality = evidence.planned, evidence.checked, evidence.made.quality
     dense, *_, compressed = quality[SGLP].values()
     return CompressReport(
         model=model_section(measured.loaded),
@@ -212,8 +235,8 @@ def _report(measured: Measured, evidence: Evidence, options: Options) -> Compres
         proposals=proposal_rows(planned.choice.proposals),
         table=before_after(_remaining(measured.loaded, checked.artifact), (dense, compressed), checked.footprints),
         stages=stage_rows(quality[SGLP]),
-        repair=repair_section(evidence.repaired),
-        healing=healing_section(options.healing, evidence.healed),
+        repair=evidence.made.repair,
+        healing=evidence.made.healing,
         controls=control_rows(quality, planned.removed),
         evaluation=evaluation_section(options.evaluation, measured.data),
         verification=verification_section(checked.verification),

@@ -8,24 +8,22 @@ Weights w = 1/‖y‖² make the error relative, as every later norm sees it: th
 counts like any other position, and is still carried. Leaving it out destroys models.
 
 With X the features times √w, Δ is (XᵀX + λI)⁻¹XᵀR (primal, one equation a feature) and also Xᵀ(XXᵀ + λI)⁻¹R (dual, one
-a position). The smaller system is solved. Both are float64, on the device of the features where that has float64.
+a position). The smaller system is solved. Both are float64, on the device of the features where that has float64 and
+room for it, else on the CPU.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from sglp_core.execution.available_memory import free_bytes
-from sglp_core.execution.native_types import exact, exact_device
+from sglp_core.execution.native_types import exact, exact_device_with_room
 from sglp_core.repair.writes.residual_writes import CannotFold
 
 RIDGE = 0.1
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 USUAL_RIDGE = 1.0
-# The share of the free memory that one step of a fit may take.
-MEMORY_SHARE = 0.8
 # How many positions (primal) or features (dual) are converted to float64 at a time.
 CHUNK = 1024
 # Δ `[F, D]` and c `[D]`.
@@ -51,7 +49,7 @@ class LinearFit:
             return
         try:
             if isinstance(self._data, _Rows) and self._data.count + len(features) > self._features + self._shift:
-                self._data = self._summed(self._data, exact_device(features.device))
+                self._data = self._summed(self._data, features.device)
             self._data.add(features, output, target)
         except CannotFold as reason:
             self._data, self._refused = _Rows(self._shift), reason.kept()
@@ -156,22 +154,26 @@ class _Rows:
 
     def __init__(self, shift: bool) -> None:
         self._shift = shift
-        self.batches: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._device: torch.device | None = None
+        self.batches: list[tuple[Tensor, ...]] = []
         self._products: tuple[Tensor, float] | None = None
         self.count = 0
 
     def add(self, features: Tensor, output: Tensor, target: Tensor) -> None:
         # There must be room for another batch like this one.
-        _check_memory(sum(each.nbytes for each in (features, output, target)), features.device, "more positions")
-        self.batches.append((features, output, target))
+        needed = sum(each.nbytes for each in (features, output, target))
+        self._move(_with_room(needed, self._device or features.device, "more positions"))
+        self.batches.append(self._here(features, output, target))
         self._products = None
         self.count += len(features)
 
     def solve(self, ridge: float, alpha: float) -> LinearMap:
         if not self.batches:
             raise CannotFold("there are no positions to fit")
+        if self._products is None:
+            self._move(self._with_room_to_solve())
         root, residual, mean = self._residual(alpha)
-        products, squares = self._products = self._products or self._multiplied(root, residual.shape[1])
+        products, squares = self._products = self._products or self._multiplied(root)
         system = products.clone()
         system.diagonal().add_(ridge * squares)
         dual = _solved(system, residual)
@@ -182,7 +184,8 @@ class _Rows:
         return change, mean if self._shift else None
 
     def error(self, fitted: LinearMap, alpha: float) -> float:
-        change, shift = fitted
+        change, shift = (each if each is None else each.to(self._device) for each in fitted)
+        assert change is not None
         total = torch.zeros((), dtype=torch.float64, device=change.device)
         for features, output, target in _chunks(self.batches):
             root, weighted_output, weighted_target = _weighted(output, target)
@@ -190,12 +193,24 @@ class _Rows:
             total += (predicted - weighted_target / alpha + weighted_output).square().sum()
         return float(total)
 
-    def _multiplied(self, root: Tensor, size: int) -> tuple[Tensor, float]:
+    def _with_room_to_solve(self) -> torch.device:
+        features, size = (each.shape[1] for each in self.batches[0][:2])
+        # The products and their factor, a chunk of columns with its copies, residual and solution, two maps.
+        doubles = 2 * self.count**2 + self.count * 4 * (min(CHUNK, features) + size) + 2 * features * size
+        assert self._device is not None
+        return _with_room(doubles * 8, self._device, f"{self.count} positions of {features} channels")
+
+    def _move(self, device: torch.device) -> None:
+        if device != self._device:
+            self._device = device
+            self.batches = [self._here(*batch) for batch in self.batches]
+
+    def _here(self, *batch: Tensor) -> tuple[Tensor, ...]:
+        return tuple(each.to(self._device) for each in batch)
+
+    def _multiplied(self, root: Tensor) -> tuple[Tensor, float]:
         """X·Xᵀ `[N, N]`, and the mean square of the features, weighted and summed over positions."""
         features = self.batches[0][0].shape[1]
-        # These products and their factor, a chunk of columns with its copies, residual and solution, two maps.
-        doubles = 2 * self.count**2 + self.count * 4 * (min(CHUNK, features) + size) + 2 * features * size
-        _check_memory(doubles * 8, root.device, f"{self.count} positions of {features} channels")
         products = torch.zeros(self.count, self.count, dtype=torch.float64, device=root.device)
         squares = torch.zeros((), dtype=torch.float64, device=root.device)
         weight = root.square().sum()
@@ -234,7 +249,7 @@ class _Sums:
     def __init__(self, features: int, size: int, shift: bool, device: torch.device) -> None:
         self._features, self._size, self._shift = features, size, shift
         columns = features + shift
-        _check_memory(columns * (columns + 2 * size) * 8, device, f"{features} channels")
+        device = _with_room(columns * (columns + 2 * size) * 8, device, f"{features} channels")
         self._squares = torch.zeros(columns, columns, dtype=torch.float64, device=device)
         # Products of the features with y and with h: two sums, because the scale of y may be known only at the end.
         self._by_target, self._by_output = (
@@ -242,7 +257,8 @@ class _Sums:
         )
 
     def add(self, features: Tensor, output: Tensor, target: Tensor) -> None:
-        for some_features, some_output, some_target in _chunks([(features, output, target)]):
+        for chunk in _chunks([(features, output, target)]):
+            some_features, some_output, some_target = (each.to(self._squares.device) for each in chunk)
             root, weighted_output, weighted_target = _weighted(some_output, some_target)
             rows = exact(some_features) * root
             rows = torch.cat([rows, root], 1) if self._shift else rows
@@ -254,7 +270,7 @@ class _Sums:
         columns = len(self._squares)
         # The factor, the right-hand side, the solution on its way, and two maps.
         doubles = columns * (columns + 4 * self._size)
-        _check_memory(doubles * 8, self._squares.device, f"{self._features} channels")
+        self._move(_with_room(doubles * 8, self._squares.device, f"{self._features} channels"))
         system = self._squares.clone()
         penalised = system.diagonal()[: self._features]
         penalised.add_(ridge * penalised.mean())
@@ -263,8 +279,13 @@ class _Sums:
 
     def error(self, fitted: LinearMap, alpha: float) -> float:
         change, shift = fitted
-        solved = change if shift is None else torch.cat([change, shift[None]])
+        solved = (change if shift is None else torch.cat([change, shift[None]])).to(self._squares.device)
         return float((solved * (self._squares @ solved - 2 * (self._by_target / alpha - self._by_output))).sum())
+
+    def _move(self, device: torch.device) -> None:
+        self._squares, self._by_target, self._by_output = (
+            each.to(device) for each in (self._squares, self._by_target, self._by_output)
+        )
 
 
 def _solved(system: Tensor, right: Tensor) -> Tensor:
@@ -283,12 +304,12 @@ def _solved(system: Tensor, right: Tensor) -> Tensor:
     return solution
 
 
-def _check_memory(needed: int, device: torch.device, equations: str) -> None:
-    free = free_bytes(exact_device(device))
-    if needed > MEMORY_SHARE * free:
-        raise CannotFold(
-            f"normal equations of {equations} take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
-        )
+def _with_room(needed: int, device: torch.device, equations: str) -> torch.device:
+    """The device, or else the CPU: the first that has float64 and room for so many bytes. Raises `CannotFold`."""
+    try:
+        return exact_device_with_room(needed, device, f"normal equations of {equations} take")
+    except MemoryError as error:
+        raise CannotFold(str(error)) from error
 
 
 def _weighted(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -298,6 +319,6 @@ def _weighted(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return root, exact(output) * root, target * root
 
 
-def _chunks(batches: list[tuple[Tensor, Tensor, Tensor]]) -> Iterator[tuple[Tensor, ...]]:
+def _chunks(batches: Sequence[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
     for batch in batches:
         yield from zip(*(each.split(CHUNK) for each in batch), strict=True)

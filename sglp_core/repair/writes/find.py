@@ -18,16 +18,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from transformers.pytorch_utils import Conv1D
 
-from sglp_core.execution.available_memory import free_bytes
-from sglp_core.execution.native_types import exact_device
+from sglp_core.execution.native_types import exact_device_with_room
 from sglp_core.repair.writes.mixtures import find_mixture
 from sglp_core.repair.writes.residual_writes import CannotFold, LayerCall, LayerWrites, Write
 from sglp_core.structure.layer_calls import KeywordArguments, layer_input, layer_output
 
 # Layers are probed in float64, but many norms and routers compute in float32 whatever the type of their input.
 TOLERANCE = 1e-5
-# The share of the free memory that the float64 copy of a layer may take.
-PROBE_SHARE = 0.8
 
 
 @torch.no_grad()
@@ -80,16 +77,11 @@ def _exact_copy(layer: nn.Module, name: str, call: LayerCall) -> tuple[nn.Module
 
 
 def _place_of_copy(layer: nn.Module) -> torch.device:
-    """The device of the layer, or else the CPU: the first that has room for a float64 copy of the layer and two of its
-    largest parameter. Raises `CannotFold` where neither has."""
-    sizes = [each.numel() for each in layer.parameters()]
-    needed = 8 * (sum(sizes) + 2 * max(sizes, default=0))
-    cpu = torch.device("cpu")
-    for device in (*{exact_device(each.device) for each in layer.parameters()}, cpu):
-        free = free_bytes(device)
-        if needed <= PROBE_SHARE * free:
-            return device
-    raise CannotFold(f"a copy in float64 takes {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
+    """Where there is room for a float64 copy of the layer, and two of its largest parameter. Raises `MemoryError`."""
+    sizes = {each: each.numel() for each in layer.parameters()}
+    needed = 8 * (sum(sizes.values()) + 2 * max(sizes.values(), default=0))
+    device = next((each.device for each in sizes), torch.device("cpu"))
+    return exact_device_with_room(needed, device, "a copy in float64 takes")
 
 
 def _writes(layer: nn.Module, name: str, call: LayerCall, *, blocks: bool) -> LayerWrites:

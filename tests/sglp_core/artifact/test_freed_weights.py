@@ -5,30 +5,45 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from sglp_core import Calibration, Evaluation, Options, Progress, RunContext, SilentReporter, Target, compress
+from sglp_core import Calibration, Evaluation, Method, Options, Progress, RunContext, SilentReporter, Target, compress
 from sglp_core.options import Memory
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 
 class Watch(SilentReporter):
-    """The sizes of the parameters that exist where verifying begins."""
+    """The shapes of a model's matrices, and those of them that tensors still have where verifying begins."""
 
     def __init__(self) -> None:
-        self.sizes: list[int] | None = None
+        self.matrices: set[torch.Size] = set()
+        self.left: list[torch.Size] | None = None
 
     def progress(self, progress: Progress) -> None:
-        if progress.phase == "verifying" and self.sizes is None:
+        if progress.phase == "measuring" and not self.matrices:
             models: list[Any] = [each for each in gc.get_objects() if type(each) is LlamaForCausalLM]
-            self.sizes = [p.numel() for model in models for p in model.parameters() if not p.is_meta]
+            self.matrices = {p.shape for model in models for p in model.parameters() if p.ndim == 2}
+        if progress.phase == "verifying" and self.left is None:
+            tensors = [each for each in gc.get_objects() if issubclass(type(each), Tensor) and not each.is_meta]
+            self.left = [each.shape for each in tensors if each.shape in self.matrices]
 
 
 @pytest.mark.parametrize("memory", ["in_memory", "streaming"])
 def test_no_weights_are_left_where_verifying_begins(tmp_path: Path, memory: Memory) -> None:
     text = write_text(tmp_path / "text.txt")
-    options = Options(calibration=Calibration(str(text), 8, 16, 4), evaluation=Evaluation(samples=4))
+    options = Options(
+        method=Method(protected=(0, 3, 5)),
+        calibration=Calibration(str(text), 16, 16, 4),
+        evaluation=Evaluation(samples=4),
+    )
     watch = Watch()
     context = RunContext(cache=tmp_path / "cache", memory=memory, reporter=watch)
-    compress(str(write_tiny_model(tmp_path / "model")), Target("layers", 0.34), tmp_path / "out", options, context)
-    assert watch.sizes == []
+    report = compress(
+        str(write_tiny_model(tmp_path / "model")), Target("layers", 0.34), tmp_path / "out", options, context
+    )
+    # So there were changed weights, too.
+    assert report.repair.changed_tensors
+    assert watch.matrices
+    assert watch.left == []

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from sglp_core.execution import native_types
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.weight_changes import swapped
-from sglp_core.repair import normal_equations
 from sglp_core.repair.normal_equations import RIDGES, USUAL_RIDGE, ElementwiseFit, LinearFit, TunedLinearFit
 from sglp_core.repair.refit import RefitThroughNorm
 from sglp_core.repair.repair import repair
@@ -136,7 +136,7 @@ def test_a_model_with_as_many_is_refitted() -> None:
 @pytest.mark.parametrize("positions", [10, 50])
 def test_equations_that_do_not_fit_in_memory_are_refused(positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     fit = TunedLinearFit(32, 8, shift=False)
-    monkeypatch.setattr(normal_equations, "free_bytes", lambda _device: 14 * 1024)
+    monkeypatch.setattr(native_types, "free_bytes", lambda _device: 14 * 1024)
     for held_out in (False, True):
         for _ in range(2):
             part = (torch.randn(positions, size) for size in (32, 8, 8))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sglp_core.execution import native_types
 from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.weight_changes import swapped
@@ -13,7 +14,6 @@ from sglp_core.repair.fold import fold, has_shift, shrink
 from sglp_core.repair.named_repairs import combination_name, combinations
 from sglp_core.repair.repair import repair
 from sglp_core.repair.write_finder import WriteFinder
-from sglp_core.repair.writes import find
 from sglp_core.repair.writes.find import find_writes
 from sglp_core.repair.writes.residual_writes import CannotFold, LayerCall, Write
 from sglp_core.structure.layer_calls import layer_output
@@ -152,7 +152,7 @@ def test_experts_that_two_layers_share_are_refused() -> None:
 
 def test_experts_that_do_not_fit_in_memory_twice_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     finder = finder_of(build("mixtral"))
-    monkeypatch.setattr(find, "free_bytes", lambda _device: 2**10)
+    monkeypatch.setattr(native_types, "free_bytes", lambda _device: 2**10)
     with pytest.raises(CannotFold, match=r"model\.layers\.3 cannot be probed: a copy in float64 takes"):
         finder.writes(3)
     # These would keep the weights of the layer on its device.
