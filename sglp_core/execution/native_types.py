@@ -14,9 +14,9 @@ SIZE = 384
 REPEATS = 5
 SLOWEST = 2.5
 HALF_TYPES = (torch.bfloat16, torch.float16)
-# The share of the free memory that one step in float64 may take. A device needs more of it for everything else.
-EXACT_SHARES = {"cpu": 0.8}
-EXACT_SHARE = 0.5
+# The share of the free memory that one step in float64 may take. On a device so much is left for everything else.
+EXACT_SHARE = 0.8
+LEFT_ON_DEVICE = 2**30
 
 
 def computing_type(stored: torch.dtype, device: torch.device) -> torch.dtype:
@@ -57,7 +57,8 @@ def exact_device_with_room(needed: int, device: torch.device, what: str) -> torc
     """
     cpu = torch.device("cpu")
     for place in (exact_device(device), cpu):
-        if needed <= EXACT_SHARES.get(place.type, EXACT_SHARE) * free_bytes(place):
+        free = free_bytes(place) - (0 if place == cpu else LEFT_ON_DEVICE)
+        if needed <= EXACT_SHARE * free:
             return place
     raise MemoryError(f"{what} {needed / 2**30:.1f} GiB, and {free_bytes(cpu) / 2**30:.1f} GiB are free")
 

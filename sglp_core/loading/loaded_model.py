@@ -50,6 +50,7 @@ class LoadedModel(LayeredModel):
             object.__setattr__(self, name, None)
         for name in ("weights", "layerwise", "intermediates"):
             vars(self).pop(name, None)
+        self._entered.clear()
         gc.collect()
         if torch.accelerator.is_available():
             # A fresh process needs the memory that the allocator would keep for this one.
