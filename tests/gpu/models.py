@@ -13,6 +13,7 @@ from tests.sglp_core.data.tiny_images import write_images, write_tiny_vit
 from tests.worker.tiny_model import WORDS, write_text, write_tiny_model
 
 LAYERS = 6
+WIDTH = 1024
 # Those of the tokenizer: the words and three special tokens.
 VOCABULARY = len(WORDS) + 3
 TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
@@ -45,14 +46,14 @@ def write_job(name: str, folder: Path) -> Job:
     return Job(model, text_options(folder))
 
 
-def write_wide_llama(folder: Path, width: int = 1024, **calibration: int) -> Job:
-    """A Llama whose weights take hundreds of megabytes, which the device's memory shows."""
+def write_wide_llama(folder: Path, layers: int = LAYERS, **calibration: int) -> Job:
+    """A Llama whose weights take hundreds of megabytes, which the device's memory shows: 51 a layer."""
     model = write_tiny_model(folder / "wide")
     config = LlamaConfig(
-        hidden_size=width,
-        intermediate_size=width * 11 // 4,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=width // 64,
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH * 11 // 4,
+        num_hidden_layers=layers,
+        num_attention_heads=WIDTH // 64,
         **TOKENS,
     )
     save(config, model)

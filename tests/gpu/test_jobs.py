@@ -23,6 +23,8 @@ pytestmark = pytest.mark.skipif(not torch.accelerator.is_available(), reason="th
 THIRD = Target("layers", 0.34)
 # Sums are in another order; a repair solves equations, which makes the difference larger.
 TOLERANCE = 1e-3
+# What cuBLAS keeps for itself as long as the process lives: 32 MiB for each of two threads on a Hopper GPU.
+WORKSPACES = 2 * 2**25
 NO_DEVICE = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ZE_AFFINITY_MASK": ""}
 # A process cannot hide a device that it has seen, so the job on the CPU has a process for itself.
 ON_CPU = """
@@ -86,7 +88,7 @@ def test_the_memory_of_the_device_is_free_when_a_fresh_process_loads_the_model(t
     sglp_core.compress(str(job.model), THIRD, tmp_path / "out", job.options, context)
     # Else the model has not been on the device, and the next line would say nothing.
     assert reporter.reserved["measuring"] > weight_bytes / 2
-    assert reporter.reserved["verifying"] < weight_bytes / 10
+    assert reporter.reserved["verifying"] < WORKSPACES + weight_bytes / 10
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only the memory of CUDA devices can be capped")
@@ -101,7 +103,7 @@ def test_a_device_too_small_for_one_layer_is_reported_as_out_of_memory(tmp_path:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only the memory of CUDA devices can be capped")
 def test_a_device_smaller_than_the_weights_gives_the_same_weights(tmp_path: Path) -> None:
-    job = write_wide_llama(tmp_path)
+    job = write_wide_llama(tmp_path, layers=12)
     weight_bytes = (job.model / "model.safetensors").stat().st_size
     sglp_core.compress(str(job.model), THIRD, tmp_path / "whole", job.options, RunContext(cache=tmp_path / "a"))
     with _capped(weight_bytes * 2 // 3):
@@ -111,9 +113,9 @@ def test_a_device_smaller_than_the_weights_gives_the_same_weights(tmp_path: Path
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only the memory of CUDA devices can be capped")
 def test_smaller_batches_are_measured_where_the_device_has_no_room_for_those_asked_for(tmp_path: Path) -> None:
-    # What a layer keeps of so many tokens for its backward pass, 78 kB each, is more than the device has beside it.
+    # What a layer keeps of so many tokens for its backward pass, 130 kB each, is more than the device has beside it.
     job = write_wide_llama(tmp_path, sequence_length=512, batch_size=16)
-    with _capped(500 << 20):
+    with _capped(800 << 20):
         context = RunContext(cache=tmp_path / "cache")
         report = sglp_core.compress(str(job.model), THIRD, tmp_path / "out", job.options, context)
     assert report.calibration.batch_size == 4
