@@ -16,7 +16,8 @@ from sglp_core.planning.harm import harm_of
 from sglp_core.planning.proposals import Proposal
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.repair.named_repairs import combinations
-from sglp_core.repair.walk import RepairWalk, Request
+from sglp_core.repair.plan_in_walk import Request
+from sglp_core.repair.walk import RepairWalk
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.runs import runs_of
 from sglp_core.tasks import IGNORED, Batch, rebatch, sample_count, split

@@ -8,8 +8,9 @@ import torch
 
 from sglp_core.repair.contract import Candidate, CutRepair
 from sglp_core.repair.cut import Cut
+from sglp_core.repair.elementwise_fit import ElementwiseFit
 from sglp_core.repair.fold import channels, fold, has_shift
-from sglp_core.repair.normal_equations import ElementwiseFit, LinearFit
+from sglp_core.repair.normal_equations import LinearFit
 from sglp_core.repair.residual_stream import CutStreams
 from sglp_core.tasks import Batch
 

@@ -119,33 +119,6 @@ class TunedLinearFit:
         return self._fitted.solve(RIDGES[best], alpha)
 
 
-class ElementwiseFit:
-    """One factor a channel `[D]`, for writes that a norm makes: the same least squares, channel by channel."""
-
-    def __init__(self, size: int, shift: bool) -> None:
-        self._shift = shift
-        self._squares = torch.zeros(size, 2, 2, dtype=torch.float64)
-        self._by_target, self._by_output = (torch.zeros(size, 2, dtype=torch.float64) for _ in range(2))
-
-    def add(self, written: Tensor, output: Tensor, target: Tensor) -> None:
-        """M, h and y of N positions, `[N, D]` each."""
-        root, output, target = _weighted(output, target)
-        features = torch.stack([exact(written), torch.ones_like(output)], -1) * root[..., None]
-        self._squares = self._squares.to(root.device) + torch.einsum("nda,ndb->dab", features, features)
-        self._by_target = self._by_target.to(root.device) + torch.einsum("nda,nd->da", features, target)
-        self._by_output = self._by_output.to(root.device) + torch.einsum("nda,nd->da", features, output)
-
-    def solve(self, ridge: float = RIDGE, alpha: float = 1.0) -> LinearMap:
-        """Factors and c for y / `alpha`; `ridge` is λ relative to the mean square of each channel."""
-        products = self._by_target / alpha - self._by_output
-        squares = self._squares.clone()
-        squares[:, 0, 0] *= 1 + ridge
-        if not self._shift:
-            return 1 + products[:, 0] / squares[:, 0, 0].clamp_min(1e-30), None
-        solved = torch.linalg.solve(squares, products)
-        return 1 + solved[:, 0], solved[:, 1]
-
-
 class _Rows:
     """All positions, and the dual system, for fewer positions than features.
 
@@ -188,7 +161,7 @@ class _Rows:
         assert change is not None
         total = torch.zeros((), dtype=torch.float64, device=change.device)
         for features, output, target in _chunks(self.batches):
-            root, weighted_output, weighted_target = _weighted(output, target)
+            root, weighted_output, weighted_target = weighted(output, target)
             predicted = (exact(features) * root) @ change + (0 if shift is None else root * shift)
             total += (predicted - weighted_target / alpha + weighted_output).square().sum()
         return float(total)
@@ -223,7 +196,7 @@ class _Rows:
         """√w `[N, 1]`, y / `alpha` − h times √w `[N, D]`, and the mean `[D]` taken off it before (0 without c)."""
         roots, residuals = [], []
         for _, output, target in self.batches:
-            root, weighted_output, weighted_target = _weighted(output, target)
+            root, weighted_output, weighted_target = weighted(output, target)
             roots.append(root)
             residuals.append(weighted_target.div_(alpha).sub_(weighted_output))
         root, residual = torch.cat(roots), torch.cat(residuals)
@@ -259,7 +232,7 @@ class _Sums:
     def add(self, features: Tensor, output: Tensor, target: Tensor) -> None:
         for chunk in _chunks([(features, output, target)]):
             some_features, some_output, some_target = (each.to(self._squares.device) for each in chunk)
-            root, weighted_output, weighted_target = _weighted(some_output, some_target)
+            root, weighted_output, weighted_target = weighted(some_output, some_target)
             rows = exact(some_features) * root
             rows = torch.cat([rows, root], 1) if self._shift else rows
             self._squares.addmm_(rows.T, rows)
@@ -312,7 +285,7 @@ def _with_room(needed: int, device: torch.device, equations: str) -> torch.devic
         raise CannotFold(str(error)) from error
 
 
-def _weighted(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def weighted(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """√w `[N, 1]`, and h and y times it."""
     target = exact(target)
     root = target.square().sum(-1, keepdim=True).clamp_min(1e-30).rsqrt()

@@ -18,7 +18,8 @@ from sglp_core.progress import Phase, silent_phase
 from sglp_core.repair import REPAIRS
 from sglp_core.repair.contract import Attempt, HeldOutQuality, ModelRepair
 from sglp_core.repair.named_repairs import combination_name, combinations, reason_against, repair_at_once
-from sglp_core.repair.walk import RepairWalk, Request
+from sglp_core.repair.plan_in_walk import Request
+from sglp_core.repair.walk import RepairWalk
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.runs import Removed, Run, runs_of
 from sglp_core.tasks import Batch, sample_count, split

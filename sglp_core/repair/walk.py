@@ -1,7 +1,7 @@
 """One walk over the layers in which the cuts of several plans are repaired."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,43 +15,12 @@ from sglp_core.repair.cut import Cut
 from sglp_core.repair.exit_quality import ExitQuality
 from sglp_core.repair.fold import shrink
 from sglp_core.repair.named_repairs import Combination, combination_name, cut_repairs
+from sglp_core.repair.plan_in_walk import PlanInWalk, Request
 from sglp_core.repair.residual_stream import CutInWalk
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.repair.writes.residual_writes import CannotFold
 from sglp_core.structure.runs import Removed, Run, runs_of
 from sglp_core.tasks import Batch
-
-
-@dataclass(frozen=True)
-class Request:
-    """A plan to repair: its removed layers, and the numbers of the batches that judge and are not fitted on."""
-
-    removed: Removed
-    held_out: frozenset[int]
-
-
-@dataclass(eq=False)
-class _Plan:
-    """A request on its way: its track, the cuts that are still to come, and what happened at the others.
-
-    `before` are the states that entered the layer before the next cut. `failed` is why the plan cannot be repaired
-    after all, which shows when a later layer cannot take a factor.
-    """
-
-    request: Request
-    track: Track
-    cuts: list[Run]
-    before: States | None = None
-    shrinkage: float = 1.0
-    attempts: list[Attempt] = field(default_factory=list)
-    changes: dict[str, Tensor] = field(default_factory=dict)
-    failed: str | None = None
-
-    def fail(self, reason: str) -> None:
-        """Drop all repairs of this plan."""
-        self.failed, self.shrinkage, self.changes = reason, 1.0, {}
-        self.attempts = [each.dropped(reason) if each.accepted else each for each in self.attempts]
-        self.cuts.clear()
 
 
 class RepairWalk:
@@ -78,7 +47,9 @@ class RepairWalk:
         self._only_scales = all(row.scales for row in self._rows.values())
         self._walk = Walk(finder.layered, layerwise, batches)
         self._dense = self._walk.track(Variant())
-        self._plans = [_Plan(each, self._walk.track(Variant(each.removed)), runs_of(each.removed)) for each in requests]
+        self._plans = [
+            PlanInWalk(each, self._walk.track(Variant(each.removed)), runs_of(each.removed)) for each in requests
+        ]
 
     @torch.no_grad()
     def run(self, progress: Phase, *, judges_unrepaired: bool) -> list[tuple[Changes, list[Attempt], HeldOutQuality]]:
@@ -104,7 +75,7 @@ class RepairWalk:
         qualities = self._judge(unrepaired, judged, progress)
         return [(plan.changes, plan.attempts, quality) for plan, quality in zip(self._plans, qualities, strict=True)]
 
-    def _enter(self, index: int, plan: _Plan) -> None:
+    def _enter(self, index: int, plan: PlanInWalk) -> None:
         """Before a layer: make its writes as small as the stream is by now, and keep what enters it before a cut."""
         if index in plan.request.removed:
             return
@@ -118,7 +89,7 @@ class RepairWalk:
 
     def _end_cuts(self, stop: int) -> None:
         """Repair the cuts that end before this layer; plans that have not differed are measured together."""
-        together: dict[tuple[object, ...], list[_Plan]] = {}
+        together: dict[tuple[object, ...], list[PlanInWalk]] = {}
         for plan in self._plans:
             if plan.cuts and plan.cuts[0].stop == stop:
                 changes = tuple((name, id(value)) for name, value in sorted(plan.track.changes.items()))
@@ -127,12 +98,12 @@ class RepairWalk:
         for plans in together.values():
             self._repair(plans)
 
-    def _repair(self, plans: Sequence[_Plan]) -> None:
+    def _repair(self, plans: Sequence[PlanInWalk]) -> None:
         run, first = plans[0].cuts[0], plans[0]
         here = CutInWalk(self._walk, run, first.track, first.before, self._dense.states)
         with here.layer_before():
             cuts = {plan: Cut(self._finder, plan.request.removed, here, plan.shrinkage, self._tunes) for plan in plans}
-            fits: dict[_Plan, dict[str, CutFit | CannotFold]]
+            fits: dict[PlanInWalk, dict[str, CutFit | CannotFold]]
             with swapped(self._finder.model, self._walk.of_layer(run.start - 1, first.track.changes)):
                 fits = {plan: {name: _fit(row, cuts[plan]) for name, row in self._rows.items()} for plan in plans}
                 try:
@@ -150,13 +121,15 @@ class RepairWalk:
                 # From here on the plan is only judged.
                 plan.track.states = _only(plan.track.states, plan.request.held_out)
 
-    def _refuse(self, plan: _Plan, run: Run, reason: str) -> None:
+    def _refuse(self, plan: PlanInWalk, run: Run, reason: str) -> None:
         plan.attempts += [
             Attempt(run, combination_name(each), False, reason, built=False) for each in self._combinations
         ]
         plan.cuts.pop(0)
 
-    def _measure(self, cuts: Mapping[_Plan, Cut], fits: Mapping[_Plan, Mapping[str, CutFit | CannotFold]]) -> None:
+    def _measure(
+        self, cuts: Mapping[PlanInWalk, Cut], fits: Mapping[PlanInWalk, Mapping[str, CutFit | CannotFold]]
+    ) -> None:
         anyone = next(iter(cuts.values()))
         for number, batch in enumerate(self._walk.batches):
             # Also where nothing is fitted: streams that cannot be read at all are the first reason to report.
@@ -171,7 +144,7 @@ class RepairWalk:
                 for fit in taking:
                     fit.add(batch, streams, held_out=held_out)
 
-    def _choose(self, plan: _Plan, cut: Cut, fits: Mapping[str, CutFit | CannotFold]) -> None:
+    def _choose(self, plan: PlanInWalk, cut: Cut, fits: Mapping[str, CutFit | CannotFold]) -> None:
         """Take the candidate whose stream is nearest to the dense model's on the held-out batches.
 
         The longest combinations come first, and others only where none of those helps: they keep the length of the
@@ -210,7 +183,7 @@ class RepairWalk:
 
     def _candidate(
         self,
-        plan: _Plan,
+        plan: PlanInWalk,
         cut: Cut,
         fits: Mapping[str, CutFit | CannotFold],
         combination: Combination,
@@ -247,7 +220,7 @@ class RepairWalk:
             base.shrinkage * added.shrinkage,
         )
 
-    def _error(self, plan: _Plan, cut: Cut, candidate: Candidate) -> float:
+    def _error(self, plan: PlanInWalk, cut: Cut, candidate: Candidate) -> float:
         total, count = 0.0, 0
         for number in sorted(plan.request.held_out):
             error, positions = cut.here.distance(
@@ -256,7 +229,7 @@ class RepairWalk:
             total, count = total + float(error), count + positions
         return total / count
 
-    def _take(self, plan: _Plan, cut: Cut, candidate: Candidate) -> None:
+    def _take(self, plan: PlanInWalk, cut: Cut, candidate: Candidate) -> None:
         self._change(plan, candidate.changes)
         plan.shrinkage *= candidate.shrinkage
         if candidate.changes:
@@ -265,7 +238,7 @@ class RepairWalk:
                 number: self._walk.keep(cut.here.after(number, plan.track.changes)) for number in sorted(needed)
             }
 
-    def _change(self, plan: _Plan, changes: Changes) -> None:
+    def _change(self, plan: PlanInWalk, changes: Changes) -> None:
         plan.changes |= {name: self._walk.keep(value) for name, value in self._as_stored(changes).items()}
         plan.track.changes = {**plan.track.changes, **plan.changes}
 

@@ -21,7 +21,8 @@ from sglp_core.planning.plan import Plan
 from sglp_core.planning.proposals import Proposal
 from sglp_core.progress import silent_phase
 from sglp_core.repair.named_repairs import combinations
-from sglp_core.repair.walk import RepairWalk, Request
+from sglp_core.repair.plan_in_walk import Request
+from sglp_core.repair.walk import RepairWalk
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.run_context import RunContext
 from sglp_core.tasks import Batch

@@ -12,8 +12,9 @@ from sglp_core.execution import native_types
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.progress import silent_phase
 from sglp_core.repair.named_repairs import combinations
+from sglp_core.repair.plan_in_walk import Request
 from sglp_core.repair.repair import Repaired, repair, repair_plans
-from sglp_core.repair.walk import RepairWalk, Request
+from sglp_core.repair.walk import RepairWalk
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.layer_stack import find_stack
 from sglp_core.tasks import Batch, rebatch, split

@@ -20,8 +20,9 @@ from sglp_core.repair.contract import HeldOutQuality
 from sglp_core.repair.fold import fold, shrink
 from sglp_core.repair.named_repairs import combination_name, combinations
 from sglp_core.repair.normal_equations import LinearFit
+from sglp_core.repair.plan_in_walk import Request
 from sglp_core.repair.repair import Repaired, repair
-from sglp_core.repair.walk import RepairWalk, Request
+from sglp_core.repair.walk import RepairWalk
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.repair.writes.find import find_writes
 from sglp_core.repair.writes.residual_writes import CannotFold, LayerCall
