@@ -1,6 +1,8 @@
 """The phases of a job on the screen: one bar per phase on a terminal, one line per phase elsewhere."""
 
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -13,7 +15,10 @@ from sglp_client.sdk import SGLP
 
 
 class PhaseBars:
-    """A context manager that shows phases; one that counts in several units has a bar for each of them."""
+    """A context manager that shows phases; one that counts in several units has a bar for each of them.
+
+    A line begins with the time since this object was made.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -26,6 +31,7 @@ class PhaseBars:
             console=console,
             disable=not console.is_terminal,
         )
+        self._began = time.monotonic()
         # Unit → bar, of each phase; a phase without progress yet has a bar without a unit.
         self._units: dict[str, dict[str, TaskID]] = {}
         self._current: TaskID | None = None
@@ -43,7 +49,7 @@ class PhaseBars:
         """Begin a phase, which completes the one before."""
         self.complete()
         if not self._console.is_terminal:
-            self._console.print(phase)
+            self._console.print(f"{timedelta(seconds=int(time.monotonic() - self._began))} {phase}")
         self._current = self._bars.add_task(phase, total=None, unit="")
         self._units[phase] = {"": self._current}
 

@@ -2,8 +2,11 @@
 
 import io
 import re
+from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
+from sglp_client.cli import progress
 from sglp_client.cli.progress import PhaseBars
 
 
@@ -42,7 +45,9 @@ def test_a_terminal_has_a_bar_for_each_unit_of_a_phase_and_what_is_over_is_full(
         assert line.split("━ ")[1].split()[:-1] == [count, *unit.split()]
 
 
-def test_elsewhere_each_phase_is_one_line() -> None:
+def test_elsewhere_each_phase_is_one_line_with_the_time_it_began_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 100.4, 161.2, 3761.0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     console = Console(file=io.StringIO(), width=100)
     run(console)
-    assert shown(console) == ["fetching", "measuring", "verifying"]
+    assert shown(console) == ["0:00:00 fetching", "0:01:01 measuring", "1:01:01 verifying"]
