@@ -166,16 +166,17 @@ class EvaluationSpec(_Part):
 class HealingSpec(_Part):
     """A short fine-tuning after the cut: `steps` of one calibration batch each (0: none).
 
-    `trained` are the layers next to the cuts and what follows the stack (`neighbours`), or an update of low rank for
-    every linear layer that stays, merged into it at the end (`lora`). `distil` follows the dense model's distribution,
-    `plain` the calibration text. `learning_rate` is by default one that suits what is trained. What makes held-out
-    calibration data worse is not kept.
+    `trained` are the layers next to the cuts and what follows the stack (`neighbours`), an update of low rank for
+    every linear layer that stays, merged into it at the end (`lora`), or everything that stays, with batch norms in
+    training mode (`all`). `distil` follows the dense model's distribution, `plain` the calibration data.
+    `learning_rate` is by default one that suits what is trained. What makes held-out calibration data worse is not
+    kept.
     """
 
     steps: Annotated[int, Field(ge=0, le=100_000, strict=True)] = 0
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     loss: Literal["distil", "plain"] = "distil"
-    trained: Literal["neighbours", "lora"] = "neighbours"
+    trained: Literal["neighbours", "lora", "all"] = "neighbours"
 
 
 class OutputSpec(_Part):

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Trained = Literal["neighbours", "lora"]
+Trained = Literal["neighbours", "lora", "all"]
 HealingLoss = Literal["distil", "plain"]
 # Updates of low rank start from nothing and bear larger steps than the weights themselves.
-LEARNING_RATES = {"neighbours": 3e-4, "lora": 1e-3}
+LEARNING_RATES: dict[Trained, float] = {"neighbours": 3e-4, "lora": 1e-3, "all": 1e-4}
 
 # The tables whose names `Method.importance` may be. `analysis/criteria`, which imports this file, puts its tables here.
 IMPORTANCE_TABLES: list[Mapping[str, object]] = []
@@ -113,8 +113,9 @@ class Healing:
     """`steps` optimiser steps (0: none) of one calibration batch each.
 
     `learning_rate` is the highest, by default that of `LEARNING_RATES`. `trained` are the layers next to the cuts and
-    what follows the stack (`neighbours`), or an update of low rank for every linear layer that stays (`lora`). `distil`
-    follows the dense model's distribution (KL), `plain` the text itself (cross-entropy).
+    what follows the stack (`neighbours`), an update of low rank for every linear layer that stays (`lora`), or
+    everything that stays, with batch norms in training mode (`all`). `distil` follows the dense model's distribution
+    (KL), `plain` the text itself (cross-entropy).
     """
 
     steps: int = 0

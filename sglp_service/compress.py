@@ -46,7 +46,7 @@ def compress(
     repair: Repair = "auto",
     heal: Annotated[int, typer.Option(min=0, help="Training steps after the layers are removed; 0 for none.")] = 0,
     heal_with: Annotated[
-        Trained, typer.Option(help="Train the layers next to the removed ones, or LoRA on all that remain.")
+        Trained, typer.Option(help="Train the layers next to the removed ones, LoRA on all that remain, or all of it.")
     ] = "neighbours",
     heal_loss: Annotated[
         HealingLoss, typer.Option(help="Train towards the outputs of the dense model, or on the plain text.")

@@ -1,4 +1,4 @@
-"""Heal a pruned model: a short fine-tuning of a few tensors, or of low-rank updates, without the removed layers.
+"""Heal a pruned model: a fine-tuning of a few tensors, of all, or of low-rank updates, without the removed layers.
 
 Teacher and student share one copy of the weights. The dense model is the teacher; the student is the same modules with
 the removed layers bypassed and the trained tensors in place of the originals, so only the trained tensors are copies.
@@ -23,10 +23,12 @@ from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import Changes, frozen
 from sglp_core.healing.learning_rate import LearningRate
 from sglp_core.healing.lora import Adapters, linear_layers
-from sglp_core.healing.neighbouring_layers import Neighbours
+from sglp_core.healing.neighbouring_layers import names_near_cuts
+from sglp_core.healing.trained_weights import TrainedWeights, names_that_stay
 from sglp_core.healing.training_state import Judgement, KeptState, TrainingState
 from sglp_core.options import Healing, HealingLoss
 from sglp_core.progress import Phase, silent_phase
+from sglp_core.structure.batch_norms import batch_norms_that_stay
 from sglp_core.tasks import Batch, aligned, logits_of, sample_count, split
 
 # How often the model is judged on held-out data, and after how many judgements without progress training ends.
@@ -37,11 +39,16 @@ KEPT_EVERY_SECONDS = 60.0
 
 
 class Trainable(Protocol):
-    """The trained part of a pruned model: leaf `tensors` in float32, and the weights `names` that they become."""
+    """The trained part of a pruned model: leaf `tensors` in float32, and the `names` of the weights that they become.
+
+    `state` is everything that a step changes, the tensors among it.
+    """
 
     names: tuple[str, ...]
     tensors: dict[str, Tensor]
 
+    @property
+    def state(self) -> Mapping[str, Tensor]: ...
     def student(self) -> AbstractContextManager[Any]: ...
     def changes(self) -> dict[str, Tensor]: ...
 
@@ -100,7 +107,7 @@ def heal(
         return Judgement(step, math.log(quality.perplexity), quality.kl)
 
     with frozen(model.model):
-        trainable = _trainable(model, pruned, training, trained_on[0])
+        trainable = _trainable(model, pruned, training, trained_on)
         optimizer = torch.optim.AdamW(trainable.tensors.values(), lr=healing.highest_rate, weight_decay=0.0)
         resumed_from_step, best, curve = _resumed(trainable, optimizer, kept)
         learning_rate = LearningRate(optimizer, healing.highest_rate, healing.steps, resumed_from_step)
@@ -122,9 +129,9 @@ def heal(
             if judging:
                 curve.append(judge(step, _detached(trainable.changes())))
                 if _best(curve, healing) is curve[-1]:
-                    best = {name: tensor.detach().clone() for name, tensor in trainable.tensors.items()}
+                    best = {name: tensor.detach().clone() for name, tensor in trainable.state.items()}
             if kept and (judging or time.monotonic() - kept_at >= KEPT_EVERY_SECONDS):
-                kept.keep(TrainingState(step, trainable.tensors, optimizer.state_dict()["state"], best, tuple(curve)))
+                kept.keep(TrainingState(step, trainable.state, optimizer.state_dict()["state"], best, tuple(curve)))
                 kept_at = time.monotonic()
         changes = pruned.changes
         if best:
@@ -141,10 +148,15 @@ def heal(
     )
 
 
-def _trainable(model: LayeredModel, pruned: Variant, training: Training, batch: Batch) -> Trainable:
+def _trainable(model: LayeredModel, pruned: Variant, training: Training, batches: Sequence[Batch]) -> Trainable:
     if training.settings.trained == "lora":
         return Adapters(model, pruned, training.seed)
-    return Neighbours(model, pruned, batch)
+    if training.settings.trained == "neighbours":
+        return TrainedWeights(model, pruned, names_near_cuts(model, pruned.removed, batches[0]))
+    # One image may be one pixel, of which there is no variance; and layers that come to the device run twice a step.
+    averages = model.weights.resident and min(len(batch.labels) for batch in batches) > 1
+    norms = batch_norms_that_stay(model.model, model.path, pruned.removed) if averages else {}
+    return TrainedWeights(model, pruned, names_that_stay(model, pruned.removed), tuple(norms))
 
 
 def _resumed(
@@ -181,7 +193,7 @@ def _detached(changes: Changes) -> Changes:
 
 
 def _fill(trainable: Trainable, values: Mapping[str, Tensor]) -> None:
-    for name, tensor in trainable.tensors.items():
+    for name, tensor in trainable.state.items():
         tensor.data.copy_(values[name])
 
 

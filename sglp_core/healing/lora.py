@@ -38,6 +38,10 @@ class Adapters:
             for factor, parameter in update.named_parameters()
         }
 
+    @property
+    def state(self) -> dict[str, Tensor]:
+        return self.tensors
+
     @contextmanager
     def student(self) -> Iterator[Any]:
         """The pruned model with the updates, inside the `with` statement; gradients flow to them."""

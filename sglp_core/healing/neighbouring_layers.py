@@ -1,14 +1,12 @@
-"""Healing trains by default the kept layers next to a cut, and the modules that follow the stack."""
+"""Which weights healing trains by default: those of the kept layers next to a cut, and of what follows the stack."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import frozen, owners
 from sglp_core.structure.layer_calls import layer_output
 from sglp_core.structure.layer_stack import layer_names
@@ -16,31 +14,7 @@ from sglp_core.structure.runs import runs_of
 from sglp_core.tasks import Batch, logits_of
 
 
-class Neighbours:
-    """Copies of the trained parameters, in float32 because half precision loses the small steps of an optimiser."""
-
-    def __init__(self, model: LayeredModel, pruned: Variant, batch: Batch) -> None:
-        """Start from the variant `pruned`; a forward pass of any `batch` shows which modules follow the stack."""
-        self.names = trained_names(model, pruned.removed, batch)
-        self._model, self._pruned = model, pruned
-        self.tensors = {
-            name: pruned.changes.get(name, stored).detach().to(model.device, torch.float32, copy=True).requires_grad_()
-            for name, stored in model.stored(self.names)
-        }
-
-    @contextmanager
-    def student(self) -> Iterator[Any]:
-        """The pruned model with the trained tensors inside the `with` statement; gradients flow to them."""
-        with self._model.whole(Variant(self._pruned.removed, self.changes())) as student:
-            yield student
-
-    def changes(self) -> dict[str, Tensor]:
-        """The trained weights, and the changes of the variant that training started from."""
-        trained = {name: tensor.to(self._model.weights.stored_type(name)) for name, tensor in self.tensors.items()}
-        return {**self._pruned.changes, **trained}
-
-
-def trained_names(layered: LayeredModel, removed: Sequence[int], batch: Batch) -> tuple[str, ...]:
+def names_near_cuts(layered: LayeredModel, removed: Sequence[int], batch: Batch) -> tuple[str, ...]:
     """Parameters of the kept layers next to a cut, and of the modules after the stack (last norm, head).
 
     A head that is tied to the embeddings is not trained.

@@ -51,6 +51,9 @@ def _required_bytes(loaded: LoadedModel, trained: Trained, target: Target | Qual
         stored = sum(weight.nbytes for weight in weights)
         return int(share * factors) * BYTES_PER_TRAINED_PARAMETER, int(share * stored)
     sizes = sorted((layer.parameters for layer in loaded.stack.layers), reverse=True)
+    if trained == "all":
+        gone = sum(sorted(layer.parameters for layer in loaded.stack.layers)[:fewest])
+        return (loaded.stack.total_parameters - gone) * BYTES_PER_TRAINED_PARAMETER, 0
     # A cut has two neighbours, and no two cuts have the same ones where the most are trained.
     beside = max(min(2 * removed, len(sizes) - removed) for removed in range(fewest, most + 1))
     return (sum(sizes[:beside]) + _after_the_layers(loaded)) * BYTES_PER_TRAINED_PARAMETER, 0

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.execution.bypass import bypassed
@@ -17,6 +15,7 @@ from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import Changes
 from sglp_core.repair.contract import Attempt, HeldOutQuality, ModelRepair, RepairedAtOnce
+from sglp_core.structure.batch_norms import batch_norms_that_stay
 from sglp_core.structure.runs import Run
 from sglp_core.tasks import Batch, logits_of, rebatch_evenly
 
@@ -25,7 +24,7 @@ STATISTICS = ("running_mean", "running_var")
 
 def has_no_batch_norms(model: LayeredModel) -> str | None:
     """The reason why there is nothing to re-estimate, or None."""
-    return None if _batch_norms(model.model) else "the model has no batch norms"
+    return None if batch_norms_that_stay(model.model, model.path) else "the model has no batch norms"
 
 
 def repair_batch_norms(
@@ -53,20 +52,11 @@ def estimate_statistics(layered: LayeredModel, removed: Sequence[int], batches: 
     if sum(len(batch.labels) for batch in batches) < 2:
         return {}
     model, layers = layered.model, layered.layers
-    gone = {id(module) for index in removed for module in layers[index].modules()}
-    kept = {name: module for name, module in _batch_norms(model).items() if id(module) not in gone}
+    kept = batch_norms_that_stay(model, layered.path, removed)
     with _estimating(kept.values()), bypassed(layers, removed):
         for batch in rebatch_evenly(batches, max(len(batch.labels) for batch in batches)):
             logits_of(model, batch.to(model.device))
         return {f"{name}.{each}": getattr(norm, each).clone() for name, norm in kept.items() for each in STATISTICS}
-
-
-def _batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    }
 
 
 @contextmanager

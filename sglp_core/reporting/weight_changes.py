@@ -91,7 +91,8 @@ class HealingSection:
     loss: HealingLoss
     """`distil`: KL from the dense model; `plain`: cross-entropy with the text."""
     trained: Trained
-    """`neighbours`: the layers next to the cuts and what follows the stack; `lora`: adapters on every linear layer."""
+    """`neighbours`: the layers next to the cuts and what follows the stack; `lora`: adapters on every linear layer;
+    `all`: everything that stays."""
     trained_windows: int
     """The number of calibration samples trained on."""
     judged_windows: int

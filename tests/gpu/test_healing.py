@@ -23,7 +23,7 @@ PATH = "model.layers"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("trained", ["neighbours", "lora"])
+@pytest.mark.parametrize("trained", ["neighbours", "lora", "all"])
 def test_healed_weights_are_the_same_in_every_placement(trained: Any, dtype: torch.dtype, tmp_path: Path) -> None:
     ids = [5 + (rows * 7 % 10) for rows in (torch.arange(24)[:, None] + torch.arange(16)).split(2)]
     data = [Batch({"input_ids": each, "attention_mask": torch.ones_like(each)}, each) for each in ids]

@@ -7,16 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.variant import Variant
-from sglp_core.execution.weight_changes import swapped
+from sglp_core.execution.weight_changes import apply, swapped
 from sglp_core.healing.heal import Training, heal
-from sglp_core.healing.neighbouring_layers import trained_names
+from sglp_core.healing.neighbouring_layers import names_near_cuts
 from sglp_core.options import Healing
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.structure.layer_stack import find_stack
-from sglp_core.tasks import logits_of, loss_of, split
+from sglp_core.tasks import Batch, logits_of, loss_of, split
 from tests.sglp_core.recorded_progress import Recorder
 from tests.sglp_core.small_models import batches, build
 
@@ -36,14 +37,14 @@ LAYER = [
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_neighbours_of_each_cut_the_last_norm_and_a_head_of_its_own_are_trained(tied: bool) -> None:
     model = build(tie_word_embeddings=tied)
-    found = trained_names(LayeredModel(model, "model.layers", "causal_lm"), (2, 3, 5), batches(1)[0])
+    found = names_near_cuts(LayeredModel(model, "model.layers", "causal_lm"), (2, 3, 5), batches(1)[0])
     expected = {f"model.layers.{layer}.{name}" for layer in (1, 4) for name in LAYER} | {"model.norm.weight"}
     assert set(found) == expected | (set() if tied else {"lm_head.weight"})
 
 
 def test_a_head_of_several_layers_is_trained_but_for_what_the_embeddings_share() -> None:
     model = build("BertForMaskedLM")
-    found = set(trained_names(LayeredModel(model, find_stack(model), "causal_lm"), (2,), batches(1)[0]))
+    found = set(names_near_cuts(LayeredModel(model, find_stack(model), "causal_lm"), (2,), batches(1)[0]))
     assert {name for name in found if name.startswith("cls.")} == {
         "cls.predictions.transform.dense.weight",
         "cls.predictions.transform.dense.bias",
@@ -92,7 +93,40 @@ def test_one_step_is_that_of_adamw_on_the_model_with_its_layers_really_removed()
     assert all(not torch.equal(healed.changes[name], parameter) for name, parameter in trained.items())
 
 
-@pytest.mark.parametrize("trained", ["neighbours", "lora"])
+def test_one_step_of_all_that_stays_is_that_of_a_network_in_training_mode() -> None:
+    config = CifarResNetConfig(depths=[5], hidden_sizes=[4], num_labels=3)
+    torch.manual_seed(0)
+    model = CifarResNetForImageClassification(config).eval()
+    images = torch.randn(4, 8, 3, 8, 8)
+    data = [Batch({"pixel_values": each}, torch.arange(8) % 3) for each in images]
+    path = find_stack(model)
+    healed = heal(
+        LayeredModel(model, path, "image_classification"),
+        data,
+        Variant((2,)),
+        Training(Healing(1, 1e-2, "plain", "all")),
+    )
+    pruned = copy.deepcopy(model)
+    remove_layers(pruned, path, (2,))
+    state = []
+    for batch in split(data)[0]:
+        one = copy.deepcopy(pruned).train()
+        loss_of(logits_of(one, batch), batch.labels, "image_classification").backward()
+        torch.nn.utils.clip_grad_norm_(one.parameters(), 1.0)
+        torch.optim.AdamW(one.parameters(), lr=1e-2, weight_decay=0.0).step()
+        state.append(one.state_dict())
+    apply(model, healed.changes)
+    remove_layers(model, path, (2,))
+    found = model.state_dict()
+    assert healed.step == 1
+    assert any("running_var" in name for name in healed.changes)
+    # Which batch came first is not told.
+    assert [
+        max((found[name] - value).abs().max().item() for name, value in each.items()) < 1e-6 for each in state
+    ].count(True) == 1
+
+
+@pytest.mark.parametrize("trained", ["neighbours", "lora", "all"])
 @pytest.mark.parametrize("loss", ["distil", "plain"])
 def test_healing_makes_the_pruned_model_better_and_leaves_the_dense_one_as_it_was(loss: Any, trained: Any) -> None:
     model, data = build(), batches(16)
@@ -119,7 +153,7 @@ def test_healing_makes_the_pruned_model_better_and_leaves_the_dense_one_as_it_wa
     assert quality.kl == pytest.approx(next(p.kl for p in healed.curve if p.step == healed.step))
 
 
-@pytest.mark.parametrize("trained", ["neighbours", "lora"])
+@pytest.mark.parametrize("trained", ["neighbours", "lora", "all"])
 def test_training_that_only_harms_ends_early_and_gives_back_what_was_given(trained: Any) -> None:
     model = build()
     given = {"model.norm.weight": torch.full((32,), 1.01)}
@@ -149,7 +183,7 @@ def test_no_steps_and_no_second_window_train_nothing() -> None:
     )
 
 
-@pytest.mark.parametrize("trained", ["neighbours", "lora"])
+@pytest.mark.parametrize("trained", ["neighbours", "lora", "all"])
 def test_half_precision_is_trained_in_single_and_handed_back_in_half(trained: Any) -> None:
     model = build().bfloat16()
     healed = heal(
@@ -168,7 +202,7 @@ def test_half_precision_is_trained_in_single_and_handed_back_in_half(trained: An
         ({"steps": -1}, "steps"),
         ({"learning_rate": 0.0}, "rate"),
         ({"loss": "magic"}, "must be one of distil, plain"),
-        ({"trained": "all"}, "must be one of neighbours, lora"),
+        ({"trained": "some"}, "must be one of neighbours, lora, all"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(options: dict[str, Any], message: str) -> None:

@@ -25,7 +25,7 @@ TIED = {**GROUPED, "tie_word_embeddings": True}
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("loss", ["distil", "plain"])
-@pytest.mark.parametrize("trained", ["neighbours", "lora"])
+@pytest.mark.parametrize("trained", ["neighbours", "lora", "all"])
 def test_healed_weights_are_the_same_in_every_placement(
     trained: Any, loss: Any, tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -42,7 +42,7 @@ def test_healed_weights_are_the_same_in_every_placement(
     }
 
     def healed(layered: LayeredModel) -> Healed:
-        training = Training(Healing(8, 3e-3, loss, trained), seed=0)
+        training = Training(Healing(8, 3e-4 if trained == "all" else 3e-3, loss, trained), seed=0)
         return heal(layered, data, Variant((2,), repaired), training)
 
     expected = healed(resident(model))
@@ -112,5 +112,10 @@ def test_healing_without_room_is_refused_before_anything_is_measured(
         compressed(room - 1, "neighbours")
     with pytest.raises(OutOfMemory, match=r"healing by `lora` .*train `neighbours` instead"):
         compressed(room, "lora")
+    # Everything but two layers, where no head is tied.
+    every = (4 * 9280 + 32 + 2 * 23 * 32) * 20
+    with pytest.raises(OutOfMemory, match=r"healing by `all` .*train `neighbours` instead"):
+        compressed(every - 1, "all")
     assert {report.phase for report in reporter.reports} <= {"fetching", "opening"}
+    assert compressed(every, "all").healing.trained_tensors
     assert compressed(room, "neighbours").healing.trained_tensors

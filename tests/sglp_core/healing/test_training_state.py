@@ -26,7 +26,7 @@ from tests.sglp_core.recorded_progress import Recorder
 from tests.sglp_core.small_models import batches, build
 from tests.worker.tiny_model import write_text, write_tiny_model
 
-WAYS = [("neighbours", "distil"), ("neighbours", "plain"), ("lora", "distil"), ("lora", "plain")]
+WAYS = [(trained, loss) for trained in ("neighbours", "lora", "all") for loss in ("distil", "plain")]
 
 
 class Killed(BaseException):
@@ -70,7 +70,7 @@ def assert_same(found: Healed, expected: Healed) -> None:
 def test_a_run_that_is_stopped_again_and_again_ends_like_one_that_is_not(
     trained: Any, loss: Any, tmp_path: Path
 ) -> None:
-    healing = Healing(24, 3e-3, loss, trained)
+    healing = Healing(24, 3e-4 if trained == "all" else 3e-3, loss, trained)
     expected = run(healing)
     assert expected.resumed_from_step == 0
     kept = place(tmp_path)
@@ -117,7 +117,7 @@ def test_with_long_ways_between_judgements_it_is_kept_in_between(
     assert_same(found, run(healing))
 
 
-@pytest.mark.parametrize("trained", ["neighbours", "lora"])
+@pytest.mark.parametrize("trained", ["neighbours", "lora", "all"])
 def test_half_precision_is_resumed_bit_for_bit(trained: Any, tmp_path: Path) -> None:
     healing = Healing(16, 3e-3, trained=trained)
     with pytest.raises(Killed):
