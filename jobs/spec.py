@@ -164,7 +164,8 @@ class EvaluationSpec(_Part):
 
 
 class HealingSpec(_Part):
-    """A short fine-tuning after the cut: `steps` of one calibration batch each (0: none).
+    """A fine-tuning after the cut: `steps` of `batch_size` samples each (0: none), by default as many as a calibration
+    batch has. The `source` is the calibration data (`calibration`), or a file or folder as for calibration.
 
     `trained` are the layers next to the cuts and what follows the stack (`neighbours`), an update of low rank for
     every linear layer that stays, merged into it at the end (`lora`), or everything that stays, with batch norms in
@@ -177,6 +178,8 @@ class HealingSpec(_Part):
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     loss: Literal["distil", "plain"] = "distil"
     trained: Literal["neighbours", "lora", "all"] = "neighbours"
+    source: Annotated[str, Field(max_length=2048), _data_source("calibration")] = "calibration"
+    batch_size: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = None
 
 
 class OutputSpec(_Part):
@@ -242,7 +245,7 @@ class JobSpec(_Part):
             )
         if self.target is not None and (self.mode == "sweep") != (self.target.kind == "sweep"):
             raise ValueError("mode sweep and a target of kind sweep go together, and neither with another")
-        if self.healing.steps and self.mode != "compress":
+        if (self.healing.steps or self.healing.source != "calibration") and self.mode != "compress":
             raise ValueError("only a compress job heals")
         return self
 
@@ -252,5 +255,6 @@ class JobSpec(_Part):
             "/model/uri": self.model.uri,
             "/calibration/source": self.calibration.source,
             "/evaluation/source": self.evaluation.source,
+            "/healing/source": self.healing.source,
         }
         return {pointer: uri for pointer, uri in named.items() if "://" in uri}

@@ -110,8 +110,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Healing:
-    """`steps` optimiser steps (0: none) of one calibration batch each.
+    """`steps` optimiser steps (0: none) of `batch_size` samples each, by default as many as a calibration batch has.
 
+    `source` is `calibration`, for the calibration samples that do not judge it, or a source of its own. More samples
+    than a calibration batch has are taken through the model in parts of that size.
     `learning_rate` is the highest, by default that of `LEARNING_RATES`. `trained` are the layers next to the cuts and
     what follows the stack (`neighbours`), an update of low rank for every linear layer that stays (`lora`), or
     everything that stays, with batch norms in training mode (`all`). `distil` follows the dense model's distribution
@@ -122,8 +124,14 @@ class Healing:
     learning_rate: float | None = None
     loss: HealingLoss = "distil"
     trained: Trained = "neighbours"
+    source: str = "calibration"
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"healing needs at least one sample a step, not {self.batch_size}")
+        if self.source in {"self", "held_out"}:
+            raise ValueError(f"healing.source must be 'calibration', or a file or folder, not {self.source!r}")
         if self.steps < 0:
             raise ValueError(f"healing steps must not be negative, not {self.steps}")
         if self.learning_rate is not None and not (math.isfinite(self.learning_rate) and self.learning_rate > 0):

@@ -52,6 +52,10 @@ class Batch:
         """The samples from `first` to before `end`."""
         return Batch({name: tensor[first:end] for name, tensor in self.inputs.items()}, self.labels[first:end])
 
+    def chosen(self, numbers: Sequence[int]) -> "Batch":
+        """The samples of these numbers, in their order."""
+        return Batch({name: tensor[list(numbers)] for name, tensor in self.inputs.items()}, self.labels[list(numbers)])
+
     def split(self, rows: int) -> Iterator["Batch"]:
         """The same samples in batches of at most `rows`."""
         for first in range(0, len(self.labels), rows):
@@ -134,6 +138,11 @@ def aligned(logits: Tensor, labels: Tensor, task: Task) -> tuple[Tensor, Tensor]
         logits, labels = logits[:, :-1], labels[:, 1:]
     keep = labels != IGNORED
     return logits[keep], labels[keep]
+
+
+def predictions(labels: Tensor, task: Task) -> int:
+    """How many positions have a label that is predicted."""
+    return int(((labels[:, 1:] if task == "causal_lm" else labels) != IGNORED).sum())
 
 
 def loss_of(logits: Tensor, labels: Tensor, task: Task) -> Tensor:

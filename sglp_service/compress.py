@@ -51,6 +51,12 @@ def compress(
     heal_loss: Annotated[
         HealingLoss, typer.Option(help="Train towards the outputs of the dense model, or on the plain text.")
     ] = "distil",
+    heal_data: Annotated[
+        str, typer.Option(help="Train on the calibration data, or on a file or folder of its own.")
+    ] = "calibration",
+    heal_batch: Annotated[
+        int | None, typer.Option(min=1, help="Samples a training step; by default those of a calibration batch.")
+    ] = None,
     calibration: CalibrationSource = "self",
     samples: Samples = 64,
     sequence_length: SequenceLength = 256,
@@ -69,7 +75,7 @@ def compress(
                 method=Method(importance=importance, repair=repair),
                 calibration=Calibration(calibration, samples, sequence_length, seed=seed),
                 evaluation=Evaluation(evaluation, evaluation_samples),
-                healing=Healing(heal, loss=heal_loss, trained=heal_with),
+                healing=Healing(heal, loss=heal_loss, trained=heal_with, source=heal_data, batch_size=heal_batch),
             ),
             context=RunContext(memory=memory, reporter=reporter),
         )

@@ -16,7 +16,7 @@ from sglp_core.data.token_windows import text_windows
 from sglp_core.data.window_cache import find_or_generate
 from sglp_core.errors import BadCalibration
 from sglp_core.loading.loaded_model import LoadedModel
-from sglp_core.options import Calibration, Evaluation
+from sglp_core.options import Calibration, Evaluation, Healing
 from sglp_core.run_context import RunContext
 from sglp_core.tasks import Batch, Task
 
@@ -41,13 +41,17 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """Samples for the analysis, and held-out ones for the evaluation; `description` names the source of the latter."""
+    """Samples for the analysis, held-out ones for the evaluation, and those that healing has for itself, if any.
+
+    `description` names the source of the held-out ones.
+    """
 
     measured: Samples
     held_out: Samples | None
     batch_size: int
     seed: int
     description: str
+    healing: Samples | None = None
     _calibration: list[Batch] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
@@ -69,6 +73,12 @@ class CalibrationData:
             self._calibration.extend(self.measured.batches(loaded.task, loaded.processor, self.batch_size, self.seed))
         return self._calibration
 
+    def training(self, loaded: LoadedModel) -> list[Batch]:
+        """The batches that healing has for itself."""
+        if self.healing is None:
+            return []
+        return list(self.healing.batches(loaded.task, loaded.processor, self.batch_size, self.seed + 2))
+
     def evaluation(self, loaded: LoadedModel) -> list[Batch]:
         assert self.held_out is not None
         return list(self.held_out.batches(loaded.task, loaded.processor, self.batch_size, self.seed + 1))
@@ -79,8 +89,9 @@ def prepare(
     calibration: Calibration,
     evaluation: Evaluation | None,
     context: RunContext,
+    healing: Healing = Healing(),
 ) -> CalibrationData:
-    """Read or generate calibration samples, and held-out ones where there is an evaluation.
+    """Read or generate calibration samples, held-out ones where there is an evaluation, and those of a healing.
 
     Text that the model generates is cached in the context's cache. Raises `BadCalibration`, and `SourceForbidden` for a
     source outside the context's roots.
@@ -88,8 +99,16 @@ def prepare(
     if evaluation and _is_same(evaluation.source, calibration.source, context):
         # Read separately, the evaluation samples would be the calibration samples, drawn in the same order.
         evaluation = replace(evaluation, source="held_out")
+    trained = healing.steps * (healing.batch_size or calibration.batch_size) if healing.source != "calibration" else 0
+    if trained and evaluation and _is_same(healing.source, evaluation.source, context):
+        raise BadCalibration(
+            "healing.source is what evaluation.source is: nothing would be left that was not trained on"
+        )
+    shared = trained if trained and _is_same(healing.source, calibration.source, context) else 0
     reserved = evaluation.samples if evaluation and evaluation.source == "held_out" else 0
-    samples = _samples(loaded, calibration, calibration.source, calibration.samples + reserved, context)
+    drawn = _samples(loaded, calibration, calibration.source, calibration.samples + reserved + shared, context)
+    # In one draw, so that no sample is two of the three.
+    samples, own = drawn.split(min(len(drawn), calibration.samples + reserved))
     if len(samples) <= reserved:
         # A short source still leaves half of its samples to judge on.
         reserved = len(samples) // 2
@@ -100,19 +119,31 @@ def prepare(
     if evaluation and evaluation.source != "held_out":
         held_out = _samples(loaded, calibration, evaluation.source, evaluation.samples, context)
         description = f"{len(held_out)} {held_out.noun} of {Path(evaluation.source).name}"
+    if trained and not shared:
+        own = _samples(loaded, calibration, healing.source, trained, context)
     if not len(measured) or (evaluation and not len(held_out)):
         raise BadCalibration(
             f"{Path(calibration.source).name} gives {len(samples)} {samples.noun}, too few for both calibration and "
             "evaluation; give more, or a shorter sequence_length (blank lines separate the documents of a .txt)"
         )
+    if trained and not len(own):
+        raise BadCalibration(
+            f"{Path(healing.source).name} gives {len(samples)} {samples.noun}, which calibration and evaluation need; "
+            "name another healing.source, or fewer samples"
+        )
     return CalibrationData(
-        measured, held_out if evaluation else None, calibration.batch_size, calibration.seed, description
+        measured,
+        held_out if evaluation else None,
+        calibration.batch_size,
+        calibration.seed,
+        description,
+        own if trained else None,
     )
 
 
 def _is_same(one: str, other: str, context: RunContext) -> bool:
     """Whether two sources are the same file or folder, or files of equal content."""
-    if {one, other} & {"self", "held_out"}:
+    if {one, other} & {"self", "held_out", "calibration"}:
         return False
     local = context.local_files
     first, second = (

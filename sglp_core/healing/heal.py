@@ -29,7 +29,7 @@ from sglp_core.healing.training_state import Judgement, KeptState, TrainingState
 from sglp_core.options import Healing, HealingLoss
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.structure.batch_norms import batch_norms_that_stay
-from sglp_core.tasks import Batch, aligned, logits_of, sample_count, split
+from sglp_core.tasks import Batch, aligned, logits_of, predictions, rebatch, sample_count, split
 
 # How often the model is judged on held-out data, and after how many judgements without progress training ends.
 JUDGEMENTS = 8
@@ -72,11 +72,15 @@ class Healed:
 
 @dataclass(frozen=True)
 class Training:
-    """The `settings` of a healing, the `seed` of its random draws, and where its state is kept, None for nowhere."""
+    """The `settings` of a healing, the `seed` of its random draws, and where its state is kept, None for nowhere.
+
+    `data` is trained on in place of the calibration data.
+    """
 
     settings: Healing
     seed: int = 0
     kept: KeptState | None = None
+    data: Sequence[Batch] = ()
 
 
 def require_trainable(healing: Healing, model: LayeredModel) -> None:
@@ -91,7 +95,7 @@ def require_trainable(healing: Healing, model: LayeredModel) -> None:
 def heal(
     model: LayeredModel, batches: Sequence[Batch], pruned: Variant, training: Training, progress: Phase | None = None
 ) -> Healed:
-    """Train on most of the batches; the dense `model` itself stays as it is.
+    """Train on most of the batches, or on data of its own; the dense `model` itself stays as it is.
 
     Starts from the variant `pruned`, or from the kept state of an earlier process. Returns the weights that did best on
     the batches not trained on, by KL when distilling and by loss otherwise; those of `pruned` where none did better.
@@ -100,6 +104,9 @@ def heal(
     trained_on, judged = split(batches)
     if not healing.steps or not trained_on:
         return Healed(pruned.changes, (), 0, (), 0, 0)
+    at_once = len(trained_on[0].labels)
+    trained_on = list(training.data) or trained_on
+    size = min(healing.batch_size or at_once, sample_count(trained_on))
     progress = progress or silent_phase()
 
     def judge(step: int, changes: Changes) -> Judgement:
@@ -107,19 +114,19 @@ def heal(
         return Judgement(step, math.log(quality.perplexity), quality.kl)
 
     with frozen(model.model):
-        trainable = _trainable(model, pruned, training, trained_on)
+        trainable = _trainable(model, pruned, training, trained_on[0], smallest=min(size, size % at_once or at_once))
         optimizer = torch.optim.AdamW(trainable.tensors.values(), lr=healing.highest_rate, weight_decay=0.0)
         resumed_from_step, best, curve = _resumed(trainable, optimizer, kept)
         learning_rate = LearningRate(optimizer, healing.highest_rate, healing.steps, resumed_from_step)
         progress.start(healing.steps, "steps", resumed_from_step)
         if not curve:
             curve = [judge(0, pruned.changes)]
-        order = itertools.islice(_shuffled(trained_on, training.seed), resumed_from_step, None)
+        samples = _steps(trained_on, size, training.seed, resumed_from_step)
         kept_at = time.monotonic()
         for step in range(resumed_from_step + 1, healing.steps + 1):
             if _is_over(curve, healing):
                 break
-            _find_gradients(model, model.on_device(next(order)), trainable, healing.loss)
+            _find_gradients(model, next(samples), at_once, trainable, healing.loss)
             nn.utils.clip_grad_norm_(trainable.tensors.values(), 1.0)
             optimizer.step()
             learning_rate.advance()
@@ -148,13 +155,14 @@ def heal(
     )
 
 
-def _trainable(model: LayeredModel, pruned: Variant, training: Training, batches: Sequence[Batch]) -> Trainable:
+def _trainable(model: LayeredModel, pruned: Variant, training: Training, batch: Batch, smallest: int) -> Trainable:
+    """What is trained; the `smallest` number of samples that go through the model says whether batch norms can."""
     if training.settings.trained == "lora":
         return Adapters(model, pruned, training.seed)
     if training.settings.trained == "neighbours":
-        return TrainedWeights(model, pruned, names_near_cuts(model, pruned.removed, batches[0]))
+        return TrainedWeights(model, pruned, names_near_cuts(model, pruned.removed, batch))
     # One image may be one pixel, of which there is no variance; and layers that come to the device run twice a step.
-    averages = model.weights.resident and min(len(batch.labels) for batch in batches) > 1
+    averages = model.weights.resident and smallest > 1
     norms = batch_norms_that_stay(model.model, model.path, pruned.removed) if averages else {}
     return TrainedWeights(model, pruned, names_that_stay(model, pruned.removed), tuple(norms))
 
@@ -197,8 +205,18 @@ def _fill(trainable: Trainable, values: Mapping[str, Tensor]) -> None:
         tensor.data.copy_(values[name])
 
 
-def _find_gradients(model: LayeredModel, batch: Batch, trainable: Trainable, kind: HealingLoss) -> None:
-    """Give the trained tensors the gradients of the loss on one batch."""
+def _find_gradients(model: LayeredModel, batch: Batch, at_once: int, trainable: Trainable, kind: HealingLoss) -> None:
+    """Give the trained tensors the gradients of the mean loss on a batch, of which so many samples are taken through
+    the model at a time."""
+    parts = [(part, predictions(part.labels, model.task)) for part in batch.split(at_once)]
+    total = sum(count for _, count in parts)
+    for part, count in parts:
+        if count:
+            _add_gradients(model, model.on_device(part), trainable, kind, count / total)
+
+
+def _add_gradients(model: LayeredModel, batch: Batch, trainable: Trainable, kind: HealingLoss, weight: float) -> None:
+    """Add those of the loss on these samples, times their weight."""
     if kind == "distil":
         with torch.no_grad(), model.whole() as teacher:
             dense, _ = aligned(logits_of(teacher, batch), batch.labels, model.task)
@@ -210,11 +228,14 @@ def _find_gradients(model: LayeredModel, batch: Batch, trainable: Trainable, kin
             loss = nn.functional.kl_div(
                 rows.float().log_softmax(-1), dense.float().log_softmax(-1), log_target=True, reduction="batchmean"
             )
-        loss.backward()
+        (loss * weight).backward()
 
 
-def _shuffled(batches: Sequence[Batch], seed: int) -> Iterator[Batch]:
-    """The batches again and again, each time in a new random order."""
+def _steps(batches: Sequence[Batch], samples: int, seed: int, done: int) -> Iterator[Batch]:
+    """So many samples for each step after those that are done: all of them in a random order, and again in another."""
+    count = sample_count(batches)
+    whole = next(rebatch(batches, count))
     generator = random.Random(seed)
-    while True:
-        yield from generator.sample(batches, len(batches))
+    numbers = itertools.chain.from_iterable(generator.sample(range(count), count) for _ in itertools.count())
+    for chosen in itertools.islice(zip(*[numbers] * samples, strict=False), done, None):
+        yield whole.chosen(chosen)

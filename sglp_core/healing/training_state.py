@@ -73,6 +73,7 @@ def kept_state(
     key = common_key(loaded) | {
         "calibration": data.calibration_digest,
         "batch_size": data.batch_size,
+        "data": data.healing and data.healing.digest,
         "seed": data.seed,
         "removed_layers": list(pruned.removed),
         "changes": _digest(pruned.changes),

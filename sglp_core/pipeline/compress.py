@@ -181,7 +181,7 @@ def _heal(
     """The healed weights, and a function that removes the state that was kept of the healing."""
     loaded, data, healing = measured.loaded, measured.data, options.healing
     kept = kept_state(loaded, data, pruned, healing, context.cache) if healing.steps else None
-    training = Training(healing, data.seed, kept)
+    training = Training(healing, data.seed, kept, data.training(loaded))
     healed = heal(loaded, data.calibration(loaded), pruned, training, context.phase("healing"))
     return healed, kept.drop if kept else lambda: None
 

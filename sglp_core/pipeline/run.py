@@ -14,7 +14,7 @@ from sglp_core.checkpoints.fetch import Fetched
 from sglp_core.data.calibration_data import CalibrationData, prepare
 from sglp_core.errors import DeviceOutOfMemory
 from sglp_core.loading.loaded_model import LoadedModel, load_model
-from sglp_core.options import Options, QualityTarget, Target
+from sglp_core.options import Healing, Options, QualityTarget, Target
 from sglp_core.planning import quality_budget
 from sglp_core.planning.choose import Choice, choose_plan
 from sglp_core.progress import Phase
@@ -77,7 +77,8 @@ def measure_for_run(loaded: LoadedModel, options: Options, context: RunContext, 
     Where the device has no room for a batch, smaller ones are measured, once.
     """
     evaluation = options.evaluation if evaluates else None
-    data = prepare(loaded, options.calibration, evaluation, context)
+    healing = options.healing if evaluates else Healing()
+    data = prepare(loaded, options.calibration, evaluation, context, healing)
     try:
         return _measured(loaded, data, options, context, evaluates)
     except torch.OutOfMemoryError:

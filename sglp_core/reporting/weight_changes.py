@@ -93,8 +93,12 @@ class HealingSection:
     trained: Trained
     """`neighbours`: the layers next to the cuts and what follows the stack; `lora`: adapters on every linear layer;
     `all`: everything that stays."""
+    source: str
+    """What was trained on: `calibration` for the calibration data, otherwise a path or URI."""
+    batch_size: int | None
+    """Samples a step asked for; null: as many as a calibration batch has."""
     trained_windows: int
-    """The number of calibration samples trained on."""
+    """The number of samples trained on."""
     judged_windows: int
     """The number of calibration samples judged on."""
     trained_tensors: tuple[str, ...]
@@ -149,6 +153,8 @@ def healing_section(healing: Healing, healed: Healed) -> HealingSection:
         learning_rate=healing.highest_rate,
         loss=healing.loss,
         trained=healing.trained,
+        source=healing.source,
+        batch_size=healing.batch_size,
         trained_windows=healed.trained_windows,
         judged_windows=healed.judged_windows,
         trained_tensors=healed.trained_tensors,

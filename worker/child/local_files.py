@@ -38,9 +38,14 @@ def make_local(
         model = _from_hub(request, folder / "model", credentials)
     else:
         model = _fetch(request, credentials)
-    parts = {} if is_estimate else {"calibration": spec.calibration.source, "evaluation": spec.evaluation.source}
+    parts = {
+        "calibration": spec.calibration.source,
+        "evaluation": spec.evaluation.source,
+        "healing": spec.healing.source,
+    }
     return LocalFiles(
-        model, {source: sources.data(source, part) for part, source in parts.items() if is_remote(source)}
+        model,
+        {source: sources.data(source, part) for part, source in parts.items() if is_remote(source) and not is_estimate},
     )
 
 

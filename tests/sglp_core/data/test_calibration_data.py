@@ -1,4 +1,4 @@
-"""What is judged on was never measured on."""
+"""What is judged on was never measured or trained on."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from sglp_core.data.calibration_data import CalibrationData, prepare
+from sglp_core.errors import BadCalibration
 from sglp_core.loading.loaded_model import LoadedModel, load_model
-from sglp_core.options import Calibration, Evaluation, Options
+from sglp_core.options import Calibration, Evaluation, Healing, Options
 from sglp_core.run_context import RunContext
 from tests.worker.tiny_model import write_text, write_tiny_model
 
@@ -70,3 +71,44 @@ def test_another_text_is_taken_as_it_is(loaded: LoadedModel, tmp_path: Path) -> 
     assert data.description == "8 windows of other.txt"
     local = prepared(loaded, tmp_path, text, "upload://upload_1", local_files={"upload://upload_1": text})
     assert "not measured" in local.description
+
+
+def prepared_to_heal(loaded: LoadedModel, folder: Path, evaluation: str, healing: Healing) -> CalibrationData:
+    asked = Calibration(str(folder / "text.txt"), samples=20, sequence_length=16, batch_size=4)
+    return prepare(loaded, asked, Evaluation(evaluation, samples=8), RunContext(cache=folder), healing)
+
+
+@pytest.mark.parametrize("spelling", [spelling for spelling in SPELLINGS if spelling != "held_out"])
+@pytest.mark.parametrize("evaluation", ["held_out", "same"])
+def test_one_text_for_all_three_is_parted(loaded: LoadedModel, tmp_path: Path, evaluation: str, spelling: str) -> None:
+    text = write_text(tmp_path / "text.txt")
+    source = SPELLINGS[spelling](text)
+    judged_on = source if evaluation == "same" else evaluation
+    data = prepared_to_heal(loaded, tmp_path, judged_on, Healing(10, source=source, batch_size=6))
+    assert data.held_out is not None
+    assert data.healing is not None
+    assert (len(data.measured), len(data.held_out), len(data.healing)) == (20, 8, 60)
+    assert len(windows(data.healing) & (windows(data.held_out) | windows(data.measured))) < 4
+
+
+def test_another_text_to_train_on_is_taken_as_it_is(loaded: LoadedModel, tmp_path: Path) -> None:
+    text, other = write_text(tmp_path / "text.txt"), tmp_path / "other.txt"
+    other.write_text("\n".join(reversed(text.read_text().splitlines())))
+    data = prepared_to_heal(loaded, tmp_path, "held_out", Healing(3, source=str(other)))
+    assert data.healing is not None
+    assert [len(batch.labels) for batch in data.training(loaded)] == [4, 4, 4]
+    assert data.measured.digest == prepared(loaded, tmp_path, text, "held_out").measured.digest
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("judged.txt", "is what evaluation.source is"), ("text.txt", "calibration and evaluation need")],
+)
+def test_nothing_that_is_judged_on_is_trained_on(
+    loaded: LoadedModel, tmp_path: Path, source: str, message: str
+) -> None:
+    write_text(tmp_path / "text.txt", lines=20)
+    write_text(tmp_path / "judged.txt", lines=40)
+    evaluation = str(tmp_path / "judged.txt") if source == "judged.txt" else "held_out"
+    with pytest.raises(BadCalibration, match=message):
+        prepared_to_heal(loaded, tmp_path, evaluation, Healing(3, source=str(tmp_path / source)))

@@ -87,9 +87,11 @@ def test_a_job_folds_a_repair_into_experts_which_are_stored_one_by_one(tmp_path:
                 assert same == (weight != "w2" or old not in experts)
 
 
-@pytest.mark.parametrize("trained", ["neighbours", "lora"])
-def test_a_job_writes_the_healed_model_and_reports_every_step(trained: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("own_data", [False, True])
+@pytest.mark.parametrize("trained", ["neighbours", "lora", "all"])
+def test_a_job_writes_the_healed_model_and_reports_every_step(trained: Any, own_data: bool, tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "dense")
+    source, size = (str(write_text(tmp_path / "own.txt", lines=300)), 6) if own_data else ("calibration", None)
     report = compress(
         model.as_uri(),
         Target("layers", 0.34),
@@ -100,12 +102,16 @@ def test_a_job_writes_the_healed_model_and_reports_every_step(trained: Any, tmp_
                 str(write_text(tmp_path / "text.txt")), samples=16, sequence_length=16, batch_size=4
             ),
             evaluation=Evaluation(samples=4, controls=False),
-            healing=Healing(steps=24, learning_rate=1e-3, loss="plain", trained=trained),
+            healing=Healing(
+                steps=24, learning_rate=1e-3, loss="plain", trained=trained, source=source, batch_size=size
+            ),
         ),
         context=RunContext(cache=tmp_path / "cache"),
     )
     assert report.verification.passed
     assert report.healing.kept_step > 0
+    assert (report.healing.source, report.healing.batch_size) == (source, size)
+    assert report.healing.trained_windows == (144 if own_data else 12)
     assert report.healing.trained == trained
     assert (report.healing.learning_rate, report.healing.resumed_from_step) == (1e-3, 0)
     losses = [point.loss for point in report.healing.curve]
