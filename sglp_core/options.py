@@ -8,7 +8,7 @@ from typing import Literal, get_args
 Trained = Literal["neighbours", "lora", "all"]
 HealingLoss = Literal["distil", "plain"]
 # Updates of low rank start from nothing and bear larger steps than the weights themselves.
-LEARNING_RATES: dict[Trained, float] = {"neighbours": 3e-4, "lora": 1e-3, "all": 1e-4}
+LEARNING_RATES: dict[Trained, float] = {"neighbours": 3e-4, "lora": 1e-3, "all": 3e-5}
 
 # The tables whose names `Method.importance` may be. `analysis/criteria`, which imports this file, puts its tables here.
 IMPORTANCE_TABLES: list[Mapping[str, object]] = []

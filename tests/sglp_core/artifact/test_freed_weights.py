@@ -15,19 +15,32 @@ from tests.worker.tiny_model import write_text, write_tiny_model
 
 
 class Watch(SilentReporter):
-    """The shapes of a model's matrices, and those of them that tensors still have where verifying begins."""
+    """The shapes of a model's matrices, and those of them that tensors still have where verifying begins.
+
+    What other tests hold is left out.
+    """
 
     def __init__(self) -> None:
+        # Held, so that no new object has the id of one of them.
+        self._before = [*_objects(LlamaForCausalLM), *_objects(Tensor)]
+        self._known = {id(each) for each in self._before}
         self.matrices: set[torch.Size] = set()
         self.left: list[torch.Size] | None = None
 
     def progress(self, progress: Progress) -> None:
         if progress.phase == "measuring" and not self.matrices:
-            models: list[Any] = [each for each in gc.get_objects() if type(each) is LlamaForCausalLM]
+            models = self._new(LlamaForCausalLM)
             self.matrices = {p.shape for model in models for p in model.parameters() if p.ndim == 2}
         if progress.phase == "verifying" and self.left is None:
-            tensors = [each for each in gc.get_objects() if issubclass(type(each), Tensor) and not each.is_meta]
+            tensors = [each for each in self._new(Tensor) if not each.is_meta]
             self.left = [each.shape for each in tensors if each.shape in self.matrices]
+
+    def _new(self, kind: type) -> list[Any]:
+        return [each for each in _objects(kind) if id(each) not in self._known]
+
+
+def _objects(kind: type) -> list[Any]:
+    return [each for each in gc.get_objects() if issubclass(type(each), kind)]
 
 
 @pytest.mark.parametrize("memory", ["in_memory", "streaming"])
