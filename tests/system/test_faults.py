@@ -13,7 +13,7 @@ import pytest
 
 from jobs.artifacts import open_store
 from tests.services.stack import GRACE_SECONDS, LEASE_SECONDS, Stack, freeze, thaw
-from tests.worker.tiny_model import tiny_spec
+from tests.worker.tiny_model import tiny_spec, write_text
 
 # Starting Python and reading one heartbeat, on a machine that is busy.
 SLACK_SECONDS = 5
@@ -75,7 +75,8 @@ def test_a_job_no_worker_takes_ends_at_its_deadline(stack: Stack) -> None:
 
 def test_a_killed_workers_job_goes_on_and_succeeds_on_another(stack: Stack, models: Path) -> None:
     first = stack.start_worker()
-    healing = {"steps": 800, "learning_rate": 1e-5, "loss": "plain", "trained": "lora"}
+    own = {"source": write_text(models / "own.txt", lines=300).as_uri(), "batch_size": 6}
+    healing = {"steps": 800, "learning_rate": 1e-5, "loss": "plain", "trained": "lora", **own}
     job_id = stack.client.submit(tiny_spec(models / "model", models / "text.txt", healing=healing))["id"]
     # Held-out data is asked, and the state kept, at every hundredth step.
     stack.wait_for(job_id, lambda job: job["phase"] == "healing" and job["progress"]["done"] > 100)
@@ -91,6 +92,7 @@ def test_a_killed_workers_job_goes_on_and_succeeds_on_another(stack: Stack, mode
     healed = stack.client.report(job_id)["healing"]
     assert healed["resumed_from_step"] >= 100
     assert (healed["trained"], healed["curve"][-1]["step"]) == ("lora", 800)
+    assert own.items() <= healed.items()
     # The folder of the killed attempt went when the next job began on that disk.
     assert stack.work_files() == []
 
