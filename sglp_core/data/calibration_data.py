@@ -1,11 +1,13 @@
 """Prepare the samples of one job: calibration samples that the plan is based on, and held-out samples to judge it."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, Self
 
+import torch
 from torch import Tensor
 
 from sglp_core.checkpoints.model_folder import local_path, sha256_of
@@ -15,10 +17,15 @@ from sglp_core.data.self_generated import UNMASKING_STEPS, self_generated_window
 from sglp_core.data.token_windows import text_windows
 from sglp_core.data.window_cache import find_or_generate
 from sglp_core.errors import BadCalibration
+from sglp_core.execution.available_memory import available_bytes
 from sglp_core.loading.loaded_model import LoadedModel
+from sglp_core.loading.processor import image_shape
 from sglp_core.options import Calibration, Evaluation, Healing
 from sglp_core.run_context import RunContext
 from sglp_core.tasks import Batch, Task
+
+# The share of the free memory that samples to train on may take, which exist twice while they are put together.
+TRAINED_SHARE = 0.2
 
 
 class Samples(Protocol):
@@ -99,7 +106,10 @@ def prepare(
     if evaluation and _is_same(evaluation.source, calibration.source, context):
         # Read separately, the evaluation samples would be the calibration samples, drawn in the same order.
         evaluation = replace(evaluation, source="held_out")
-    trained = healing.steps * (healing.batch_size or calibration.batch_size) if healing.source != "calibration" else 0
+    trained = 0
+    if healing.source != "calibration":
+        needed = healing.steps * (healing.batch_size or calibration.batch_size)
+        trained = min(needed, max(1, int(TRAINED_SHARE * available_bytes()) // _bytes_a_sample(loaded, calibration)))
     if trained and evaluation and _is_same(healing.source, evaluation.source, context):
         raise BadCalibration(
             "healing.source is what evaluation.source is: nothing would be left that was not trained on"
@@ -139,6 +149,14 @@ def prepare(
         description,
         own if trained else None,
     )
+
+
+def _bytes_a_sample(loaded: LoadedModel, calibration: Calibration) -> int:
+    """What a sample takes in memory: token ids and their mask, or the numbers of an image."""
+    if loaded.task != "image_classification":
+        return 2 * torch.long.itemsize * calibration.sequence_length
+    size: int = loaded.model.dtype.itemsize
+    return size * math.prod(image_shape(loaded.processor))
 
 
 def _is_same(one: str, other: str, context: RunContext) -> bool:

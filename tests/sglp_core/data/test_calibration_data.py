@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sglp_core.data import calibration_data
 from sglp_core.data.calibration_data import CalibrationData, prepare
 from sglp_core.errors import BadCalibration
 from sglp_core.loading.loaded_model import LoadedModel, load_model
@@ -112,3 +113,15 @@ def test_nothing_that_is_judged_on_is_trained_on(
     evaluation = str(tmp_path / "judged.txt") if source == "judged.txt" else "held_out"
     with pytest.raises(BadCalibration, match=message):
         prepared_to_heal(loaded, tmp_path, evaluation, Healing(3, source=str(tmp_path / source)))
+
+
+def test_no_more_is_trained_on_than_has_room(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_text(tmp_path / "other.txt")
+    write_text(tmp_path / "text.txt", lines=40)
+    # A fifth of it holds seven windows of 16 tokens, two numbers each.
+    monkeypatch.setattr(calibration_data, "available_bytes", lambda: 5 * 7 * 16 * 16)
+    data = prepared_to_heal(loaded, tmp_path, "held_out", Healing(100_000, source=str(other), batch_size=4096))
+    assert data.healing is not None
+    assert len(data.healing) == 7
