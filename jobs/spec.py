@@ -245,7 +245,7 @@ class JobSpec(_Part):
             )
         if self.target is not None and (self.mode == "sweep") != (self.target.kind == "sweep"):
             raise ValueError("mode sweep and a target of kind sweep go together, and neither with another")
-        if (self.healing.steps or self.healing.source != "calibration") and self.mode != "compress":
+        if (self.healing.steps or self.healing.source != "calibration") and self.mode not in {"compress", "estimate"}:
             raise ValueError("only a compress job heals")
         return self
 

@@ -14,6 +14,7 @@ from sglp_core.data.self_generated import CACHE_SHARE, UNMASKING_STEPS
 from sglp_core.data.token_windows import MASKED_SHARE
 from sglp_core.estimation.model_outline import Outline
 from sglp_core.execution.available_memory import available_bytes
+from sglp_core.healing.heal import JUDGEMENTS
 from sglp_core.options import PROPOSALS, Calibration, Evaluation, Options
 from sglp_core.planning.choose import COMPARED, search_budget
 from sglp_core.planning.choose_after_repair import CHOSEN_PASSES, COMPARED_PASSES, FEWEST_WINDOWS, MOST_PREDICTIONS
@@ -68,6 +69,7 @@ def expected_seconds(outline: Outline, removed: int, options: Options, speed: Sp
     trials = search_budget(len(stack), removed, parts, spared) if searches else 0
     variants = 1 + plans * (2 if repairs else 1)
     loading = outline.weight_bytes / speed.bytes_per_second
+    healing = {"healing": window * _healed(outline, removed, options)} if options.healing.steps else {}
     return {
         "opening": IMPORT_SECONDS + loading,
         "calibrating": _writing(outline, calibration, evaluation, speed) if calibration.source == "self" else 0.0,
@@ -75,9 +77,21 @@ def expected_seconds(outline: Outline, removed: int, options: Options, speed: Sp
         # An upper bound: a trial skips layers, and shares those before the first of them with the dense model.
         "planning": trials * part + window * compared,
         "repairing": window * repaired,
+        **healing,
         "evaluating": variants * judged * window,
         "verifying": IMPORT_SECONDS + 4 * loading,
     }
+
+
+def _healed(outline: Outline, removed: int, options: Options) -> float:
+    """Forward passes of the dense model over one sample that a healing costs; an upper bound, as a backward pass ends
+    where nothing before is trained."""
+    healing, calibration = options.healing, options.calibration
+    inside = sum(layer.flops for layer in outline.stack.layers) / outline.stack.total_flops
+    student = 1 - inside * removed / len(outline.stack)
+    a_step = (healing.batch_size or calibration.batch_size) * (3 * student + (healing.loss == "distil"))
+    a_judgement = calibration.samples / JUDGED_SHARE * (1 + student)
+    return healing.steps * a_step + (1 + min(healing.steps, JUDGEMENTS)) * a_judgement
 
 
 def _writing(outline: Outline, calibration: Calibration, evaluation: Evaluation, speed: Speed) -> float:
