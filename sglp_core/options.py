@@ -112,7 +112,7 @@ class Evaluation:
 class Healing:
     """`steps` optimiser steps (0: none) of `batch_size` samples each, by default as many as a calibration batch has.
 
-    `source` is `calibration`, for the calibration samples that do not judge it, or a source of its own. More samples
+    `source` is `calibration`, for the calibration samples that do not judge it, or another source. More samples
     than a calibration batch has are taken through the model in parts of that size.
     `learning_rate` is the highest, by default that of `LEARNING_RATES`. `trained` are the layers next to the cuts and
     what follows the stack (`neighbours`), an update of low rank for every linear layer that stays (`lora`), or

@@ -52,7 +52,7 @@ def compress(
         HealingLoss, typer.Option(help="Train towards the outputs of the dense model, or on the plain text.")
     ] = "distil",
     heal_data: Annotated[
-        str, typer.Option(help="Train on the calibration data, or on a file or folder of its own.")
+        str, typer.Option(help="Train on the calibration data, or on another file or folder.")
     ] = "calibration",
     heal_batch: Annotated[
         int | None, typer.Option(min=1, help="Samples a training step; by default those of a calibration batch.")

@@ -95,7 +95,7 @@ def require_trainable(healing: Healing, model: LayeredModel) -> None:
 def heal(
     model: LayeredModel, batches: Sequence[Batch], pruned: Variant, training: Training, progress: Phase | None = None
 ) -> Healed:
-    """Train on most of the batches, or on data of its own; the dense `model` itself stays as it is.
+    """Train on most of the batches, or on other data; the dense `model` itself stays as it is.
 
     Starts from the variant `pruned`, or from the kept state of an earlier process. Returns the weights that did best on
     the batches not trained on, by KL when distilling and by loss otherwise; those of `pruned` where none did better.
