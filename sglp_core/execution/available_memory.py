@@ -39,6 +39,12 @@ def free_bytes(device: torch.device) -> int:
     return kept + int(free)
 
 
+def give_back_device_memory() -> None:
+    """Give memory that is not used, and that the allocator would keep, back to the device, for other processes too."""
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+
+
 def give_back_what_is_freed() -> None:
     """From now on, the memory of all but small tensors goes back to the system as soon as it is freed.
 

@@ -64,6 +64,10 @@ class Layerwise:
         """Call a function with the index of every layer, in order, each when its weights are next on the device."""
         self._visits[visit] = 0
 
+    def end_visits(self) -> None:
+        """Visit no further layers, where the walk that came to some of them was given up."""
+        self._visits.clear()
+
     @contextmanager
     def outside(self) -> Iterator[None]:
         """Everything outside of the layers has its weights on the device inside the `with` statement."""

@@ -13,6 +13,7 @@ from sglp_core.analysis.result import Analysis
 from sglp_core.checkpoints.fetch import Fetched
 from sglp_core.data.calibration_data import CalibrationData, prepare
 from sglp_core.errors import DeviceOutOfMemory
+from sglp_core.execution.available_memory import give_back_device_memory
 from sglp_core.loading.loaded_model import LoadedModel, load_model
 from sglp_core.options import Healing, Options, QualityTarget, Target
 from sglp_core.planning import quality_budget
@@ -50,8 +51,8 @@ def device_memory_reported() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise DeviceOutOfMemory(
-            "the device has not enough memory for this model, also with smaller batches than asked for; give a shorter "
-            f"sequence_length, or a smaller calibration.batch_size ({str(error).splitlines()[0]})"
+            "the device has not enough memory for a batch of this model; give a smaller calibration.batch_size, or a "
+            f"shorter sequence_length ({str(error).splitlines()[0]})"
         ) from error
 
 
@@ -85,7 +86,9 @@ def measure_for_run(loaded: LoadedModel, options: Options, context: RunContext, 
         if data.batch_size == 1:
             raise
     # Only here, where the error no longer keeps what did not fit.
-    torch.accelerator.empty_cache()
+    if loaded.layerwise is not None:
+        loaded.layerwise.end_visits()
+    give_back_device_memory()
     smaller = replace(data, batch_size=max(1, data.batch_size // SMALLER_BATCH))
     return _measured(loaded, smaller, options, context, evaluates)
 

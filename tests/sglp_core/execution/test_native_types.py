@@ -12,6 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from sglp_core.execution import native_types
 from tests.worker.tiny_model import write_tiny_model
 
 JOB = """
@@ -48,3 +49,19 @@ def test_a_job_computes_in_float32_where_its_type_is_emulated(dtype: torch.dtype
     assert report["verification"]["passed"]
     written = load_file(tmp_path / "out/model/model.safetensors")
     assert {tensor.dtype for tensor in written.values()} == {dtype}
+
+
+@pytest.mark.parametrize(
+    ("on_device", "on_cpu", "place"),
+    [(2**30 + 1250, 0, "cuda"), (2**30 + 1249, 1250, "cpu"), (0, 1250, "cpu"), (2**30 + 1249, 1249, None)],
+)
+def test_what_is_exact_leaves_a_gibibyte_of_the_device_and_is_on_the_cpu_otherwise(
+    on_device: int, on_cpu: int, place: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_types, "free_bytes", lambda device: on_cpu if device.type == "cpu" else on_device)
+    cuda = torch.device("cuda")
+    if place is None:
+        with pytest.raises(MemoryError, match=r"^this takes "):
+            native_types.exact_device_with_room(1000, cuda, "this takes")
+    else:
+        assert native_types.exact_device_with_room(1000, cuda, "this takes").type == place
