@@ -168,8 +168,12 @@ def test_an_analysis_needs_no_target() -> None:
 
 
 def test_every_uri_is_known_by_its_place() -> None:
-    spec = JobSpec.model_validate({**SMALLEST, "calibration": {"source": "file:///data/x.txt"}})
-    assert spec.uris() == {"/model/uri": "hf://org/name", "/calibration/source": "file:///data/x.txt"}
+    parts = ("calibration", "evaluation", "healing")
+    spec = JobSpec.model_validate({**SMALLEST, **{part: {"source": f"file:///data/{part}.txt"} for part in parts}})
+    assert spec.uris() == {
+        "/model/uri": "hf://org/name",
+        **{f"/{part}/source": f"file:///data/{part}.txt" for part in parts},
+    }
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tests.services.postgresql import PostgreSQL
 from tests.services.s3 import S3
 from tests.services.stack import Stack, running_stack
 from tests.services.writable_hub import WritableHub, writable_hub
-from tests.worker.tiny_model import LAYERS, tiny_spec
+from tests.worker.tiny_model import LAYERS, tiny_spec, write_text
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,15 @@ def uploads(stack: Stack, models: Path) -> dict[str, Any]:
         "model": stack.client.upload(sorted((models / "model").iterdir()), kind="model", name="tiny"),
         "dataset": stack.client.upload([models / "text.txt"], kind="dataset"),
     }
+
+
+def test_a_job_heals_on_an_uploaded_file(stack: Stack, uploads: dict[str, Any], models: Path, tmp_path: Path) -> None:
+    own = stack.client.upload([write_text(tmp_path / "own.txt", lines=300)], kind="dataset")
+    healing = {"steps": 2, "source": own["uri"], "batch_size": 3}
+    job_id = stack.client.submit(tiny_spec(models / "model", models / "text.txt", healing=healing))["id"]
+    assert stack.wait_for_end(job_id)["status"] == "succeeded", stack.logs()
+    healed = stack.client.report(job_id)["healing"]
+    assert (Path(healed["source"]).name, healed["trained_windows"]) == ("own.txt", 6)
 
 
 def test_a_job_reads_its_uploads_and_leaves_no_copy(stack: Stack, models: Path, uploads: dict[str, Any]) -> None:

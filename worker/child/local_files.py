@@ -38,15 +38,11 @@ def make_local(
         model = _from_hub(request, folder / "model", credentials)
     else:
         model = _fetch(request, credentials)
-    parts = {
-        "calibration": spec.calibration.source,
-        "evaluation": spec.evaluation.source,
-        "healing": spec.healing.source,
+    parts = {} if is_estimate else {pointer.split("/")[1]: source for pointer, source in spec.uris().items()}
+    data = {
+        source: sources.data(source, part) for part, source in parts.items() if part != "model" and is_remote(source)
     }
-    return LocalFiles(
-        model,
-        {source: sources.data(source, part) for part, source in parts.items() if is_remote(source) and not is_estimate},
-    )
+    return LocalFiles(model, data)
 
 
 def _from_hub(request: ChildRequest, folder: Path, credentials: Mapping[str, Mapping[str, str]]) -> "FetchedOutline":

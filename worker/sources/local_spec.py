@@ -1,6 +1,6 @@
 """The specification of a job whose uploads were copied to its folder."""
 
-from jobs.spec import CalibrationSpec, EvaluationSpec, JobSpec, ModelSource
+from jobs.spec import CalibrationSpec, EvaluationSpec, HealingSpec, JobSpec, ModelSource
 
 
 class LocalModel(ModelSource):
@@ -21,9 +21,16 @@ class LocalEvaluation(EvaluationSpec):
     source: str = "held_out"
 
 
+class LocalHealing(HealingSpec):
+    """As `HealingSpec`, but `source` may also be a path relative to the job's folder."""
+
+    source: str = "calibration"
+
+
 class LocalSpec(JobSpec):
     """A job's specification in which the paths of their copies replace the URIs of uploads."""
 
     model: LocalModel
     calibration: LocalCalibration = LocalCalibration()
     evaluation: LocalEvaluation = LocalEvaluation()
+    healing: LocalHealing = LocalHealing()

@@ -87,8 +87,9 @@ class UploadFetch(BackgroundTransfer[dict[str, str]]):
 def made_local(spec: JobSpec, paths: Mapping[str, str]) -> LocalSpec:
     """The specification with the paths of their copies in place of the URIs of uploads."""
     local = spec.model_dump()
-    for part, name in (("model", "uri"), ("calibration", "source"), ("evaluation", "source")):
-        local[part][name] = paths.get(local[part][name], local[part][name])
+    for pointer, uri in spec.uris().items():
+        _, part, name = pointer.split("/")
+        local[part][name] = paths.get(uri, uri)
     return LocalSpec(**local)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sglp_core import Calibration
+from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
 from sglp_core.data.calibration_data import CalibrationData, prepare
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.variant import Variant
@@ -22,6 +23,8 @@ from sglp_core.options import Healing, Options
 from sglp_core.progress import Progress
 from sglp_core.result_cache import Cache, CachedResult, key_digest
 from sglp_core.run_context import RunContext
+from sglp_core.structure.layer_stack import find_stack
+from sglp_core.tasks import Batch
 from tests.sglp_core.recorded_progress import Recorder
 from tests.sglp_core.small_models import batches, build
 from tests.worker.tiny_model import write_text, write_tiny_model
@@ -175,6 +178,34 @@ def test_a_state_too_large_to_keep_is_not_written(tmp_path: Path) -> None:
     assert cache.find({"n": 1}) is None
 
 
+def test_the_statistics_of_batch_norms_are_resumed_bit_for_bit(tmp_path: Path) -> None:
+    images = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(32) % 3
+    # The class is how bright an image is, which can be learned.
+    data = list(Batch({"pixel_values": images + labels[:, None, None, None]}, labels).split(8))
+
+    def healed(kept: KeptState | None = None, kill_at: int | None = None) -> Healed:
+        def end(progress: Progress) -> None:
+            if progress.done == kill_at:
+                raise Killed
+
+        torch.manual_seed(0)
+        config = CifarResNetConfig(depths=[5], hidden_sizes=[4], num_labels=3)
+        model = CifarResNetForImageClassification(config).eval()
+        torch.nn.init.normal_(model.linear.weight)
+        layered = LayeredModel(model, find_stack(model), "image_classification")
+        training = Training(Healing(16, 3e-2, "plain", "all"), 3, kept)
+        return heal(layered, data, Variant((2,)), training, Recorder(end).phase())
+
+    kept = place(tmp_path)
+    with pytest.raises(Killed):
+        healed(kept, 7)
+    found = healed(kept)
+    assert found.resumed_from_step == 6
+    assert any("running_var" in name for name in found.changes)
+    assert_same(found, healed())
+
+
 def test_two_at_once_end_the_same(tmp_path: Path) -> None:
     healing = Healing(24, 3e-3)
     kept = place(tmp_path)
@@ -196,10 +227,12 @@ def test_another_plan_repair_data_or_setting_is_another_run(tmp_path: Path) -> N
         RunContext(cache=tmp_path),
     )
     text = str(write_text(tmp_path / "text.txt"))
+    # Of the same name on another day.
+    others = [str(write_text(tmp_path / f"{lines}.txt", lines)) for lines in (50, 60)]
 
-    def drawn(**changes: Any) -> CalibrationData:
+    def drawn(own: Healing = Healing(), **changes: Any) -> CalibrationData:
         calibration = Calibration(text, **{"samples": 8, "sequence_length": 16, "batch_size": 4, **changes})
-        return prepare(loaded, calibration, None, RunContext(cache=tmp_path))
+        return prepare(loaded, calibration, None, RunContext(cache=tmp_path), own)
 
     ones = {"model.norm.weight": torch.ones(32, dtype=torch.bfloat16)}
     places = [
@@ -207,6 +240,7 @@ def test_another_plan_repair_data_or_setting_is_another_run(tmp_path: Path) -> N
         (drawn(samples=9), (2, 3), ones, Healing(5)),
         (drawn(batch_size=2), (2, 3), ones, Healing(5)),
         (drawn(seed=1), (2, 3), ones, Healing(5)),
+        *((drawn(Healing(5, source=other)), (2, 3), ones, Healing(5, source="file:///x")) for other in others),
         (drawn(), (2, 4), ones, Healing(5)),
         (drawn(), (2, 3), {}, Healing(5)),
         (drawn(), (2, 3), {"model.norm.weight": torch.full((32,), 2.0, dtype=torch.bfloat16)}, Healing(5)),
