@@ -170,8 +170,9 @@ class HealingSpec(_Part):
     `trained` are the layers next to the cuts and what follows the stack (`neighbours`), an update of low rank for
     every linear layer that stays, merged into it at the end (`lora`), or everything that stays, with batch norms in
     training mode (`all`). `distil` follows the dense model's distribution, `plain` the calibration data.
-    `learning_rate` is by default one that suits what is trained. What makes held-out calibration data worse is not
-    kept.
+    `learning_rate` is by default one that suits what is trained. `crop_and_flip` moves and mirrors images at random;
+    `mixed` computes in bfloat16 what a step can, which is faster where the hardware has it. What makes held-out
+    calibration data worse is not kept.
     """
 
     steps: Annotated[int, Field(ge=0, le=100_000, strict=True)] = 0
@@ -180,6 +181,8 @@ class HealingSpec(_Part):
     trained: Literal["neighbours", "lora", "all"] = "neighbours"
     source: Annotated[str, Field(max_length=2048), _data_source("calibration")] = "calibration"
     batch_size: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = None
+    augmentation: Literal["none", "crop_and_flip"] = "none"
+    precision: Literal["full", "mixed"] = "full"
 
 
 class OutputSpec(_Part):

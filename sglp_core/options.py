@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 Trained = Literal["neighbours", "lora", "all"]
 HealingLoss = Literal["distil", "plain"]
+Augmentation = Literal["none", "crop_and_flip"]
+Precision = Literal["full", "mixed"]
 # Updates of low rank start from nothing and bear larger steps than the weights themselves.
 LEARNING_RATES: dict[Trained, float] = {"neighbours": 3e-4, "lora": 1e-3, "all": 3e-5}
 
@@ -117,7 +119,9 @@ class Healing:
     `learning_rate` is the highest, by default that of `LEARNING_RATES`. `trained` are the layers next to the cuts and
     what follows the stack (`neighbours`), an update of low rank for every linear layer that stays (`lora`), or
     everything that stays, with batch norms in training mode (`all`). `distil` follows the dense model's distribution
-    (KL), `plain` the text itself (cross-entropy).
+    (KL), `plain` the text itself (cross-entropy). `crop_and_flip` moves every image by up to an eighth of its size and
+    mirrors half of them, anew each time; the dense model sees the same. `mixed` computes what a step can in bfloat16
+    (torch.autocast), with weights and judgements as they are.
     """
 
     steps: int = 0
@@ -126,8 +130,16 @@ class Healing:
     trained: Trained = "neighbours"
     source: str = "calibration"
     batch_size: int | None = None
+    augmentation: Augmentation = "none"
+    precision: Precision = "full"
 
     def __post_init__(self) -> None:
+        if self.augmentation not in get_args(Augmentation):
+            raise ValueError(
+                f"augmentation must be one of {', '.join(get_args(Augmentation))}, not {self.augmentation!r}"
+            )
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"healing needs at least one sample a step, not {self.batch_size}")
         if self.source in {"self", "held_out"}:

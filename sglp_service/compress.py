@@ -7,7 +7,7 @@ from sglp_client.cli.tables import show_figures
 
 import sglp_core
 from sglp_core import Calibration, Evaluation, Healing, Method, Options, QualityTarget, RunContext, Target
-from sglp_core.options import PROPOSALS, HealingLoss, Metric, TargetKind, Trained
+from sglp_core.options import PROPOSALS, Augmentation, HealingLoss, Metric, Precision, TargetKind, Trained
 from sglp_core.reporting.markdown import quality_target_section
 from sglp_service.local_run import console, local_run
 from sglp_service.method_options import (
@@ -57,6 +57,15 @@ def compress(
     heal_batch: Annotated[
         int | None, typer.Option(min=1, help="Samples a training step; by default those of a calibration batch.")
     ] = None,
+    heal_rate: Annotated[
+        float | None, typer.Option(help="The highest learning rate; by default one that suits what is trained.")
+    ] = None,
+    heal_augmentation: Annotated[
+        Augmentation, typer.Option(help="Move and mirror images at random, or take them as they are.")
+    ] = "none",
+    heal_precision: Annotated[
+        Precision, typer.Option(help="Compute what training can in bfloat16 (mixed), or all as the weights are.")
+    ] = "full",
     calibration: CalibrationSource = "self",
     samples: Samples = 64,
     sequence_length: SequenceLength = 256,
@@ -75,7 +84,9 @@ def compress(
                 method=Method(importance=importance, repair=repair),
                 calibration=Calibration(calibration, samples, sequence_length, seed=seed),
                 evaluation=Evaluation(evaluation, evaluation_samples),
-                healing=Healing(heal, loss=heal_loss, trained=heal_with, source=heal_data, batch_size=heal_batch),
+                healing=Healing(
+                    heal, heal_rate, heal_loss, heal_with, heal_data, heal_batch, heal_augmentation, heal_precision
+                ),
             ),
             context=RunContext(memory=memory, reporter=reporter),
         )

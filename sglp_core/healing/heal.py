@@ -4,14 +4,10 @@ Teacher and student share one copy of the weights. The dense model is the teache
 the removed layers bypassed and the trained tensors in place of the originals, so only the trained tensors are copies.
 """
 
-import itertools
 import math
-import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,36 +17,23 @@ from sglp_core.evaluation.quality import evaluate
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import Changes, frozen
+from sglp_core.healing.gradients import Trainable, find_gradients
 from sglp_core.healing.learning_rate import LearningRate
 from sglp_core.healing.lora import Adapters, linear_layers
 from sglp_core.healing.neighbouring_layers import names_near_cuts
 from sglp_core.healing.trained_weights import TrainedWeights, names_that_stay
+from sglp_core.healing.training_samples import training_samples
 from sglp_core.healing.training_state import Judgement, KeptState, TrainingState
-from sglp_core.options import Healing, HealingLoss
+from sglp_core.options import Healing
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.structure.batch_norms import batch_norms_that_stay
-from sglp_core.tasks import Batch, aligned, logits_of, predictions, rebatch, sample_count, split
+from sglp_core.tasks import Batch, sample_count, split
 
 # How often the model is judged on held-out data, and after how many judgements without progress training ends.
 JUDGEMENTS = 8
 PATIENCE = 3
 # The state is also kept between judgements that are further apart than this.
 KEPT_EVERY_SECONDS = 60.0
-
-
-class Trainable(Protocol):
-    """The trained part of a pruned model: leaf `tensors` in float32, and the `names` of the weights that they become.
-
-    `state` is everything that a step changes, the tensors among it.
-    """
-
-    names: tuple[str, ...]
-    tensors: dict[str, Tensor]
-
-    @property
-    def state(self) -> Mapping[str, Tensor]: ...
-    def student(self) -> AbstractContextManager[Any]: ...
-    def changes(self) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +67,11 @@ class Training:
 
 
 def require_trainable(healing: Healing, model: LayeredModel) -> None:
-    """Raise `UnsupportedArchitecture` where the model has no tensors that this healing could train."""
+    """Raise `UnsupportedArchitecture` where the model has no tensors that this healing could train, or no images."""
+    if healing.steps and healing.augmentation != "none" and model.task != "image_classification":
+        raise UnsupportedArchitecture(
+            f"{type(model.model).__name__} has no images to crop and flip; leave healing.augmentation out"
+        )
     if healing.steps and healing.trained == "lora" and not linear_layers(model):
         raise UnsupportedArchitecture(
             f"the layers of {type(model.model).__name__} have no linear layers, which is what LoRA adapts; "
@@ -121,12 +108,12 @@ def heal(
         progress.start(healing.steps, "steps", resumed_from_step)
         if not curve:
             curve = [judge(0, pruned.changes)]
-        samples = _steps(trained_on, size, training.seed, resumed_from_step)
+        samples = training_samples(trained_on, size, training.seed, resumed_from_step, healing.augmentation)
         kept_at = time.monotonic()
         for step in range(resumed_from_step + 1, healing.steps + 1):
             if _is_over(curve, healing):
                 break
-            _find_gradients(model, next(samples), at_once, trainable, healing.loss)
+            find_gradients(model, next(samples), at_once, trainable, healing)
             nn.utils.clip_grad_norm_(trainable.tensors.values(), 1.0)
             optimizer.step()
             learning_rate.advance()
@@ -203,39 +190,3 @@ def _detached(changes: Changes) -> Changes:
 def _fill(trainable: Trainable, values: Mapping[str, Tensor]) -> None:
     for name, tensor in trainable.state.items():
         tensor.data.copy_(values[name])
-
-
-def _find_gradients(model: LayeredModel, batch: Batch, at_once: int, trainable: Trainable, kind: HealingLoss) -> None:
-    """Give the trained tensors the gradients of the mean loss on a batch, of which so many samples are taken through
-    the model at a time."""
-    parts = [(part, predictions(part.labels, model.task)) for part in batch.split(at_once)]
-    total = sum(count for _, count in parts)
-    for part, count in parts:
-        if count:
-            _add_gradients(model, model.on_device(part), trainable, kind, count / total)
-
-
-def _add_gradients(model: LayeredModel, batch: Batch, trainable: Trainable, kind: HealingLoss, weight: float) -> None:
-    """Add those of the loss on these samples, times their weight."""
-    if kind == "distil":
-        with torch.no_grad(), model.whole() as teacher:
-            dense, _ = aligned(logits_of(teacher, batch), batch.labels, model.task)
-    with trainable.student() as student:
-        rows, labels = aligned(logits_of(student, batch), batch.labels, model.task)
-        if kind == "plain":
-            loss = nn.functional.cross_entropy(rows.float(), labels)
-        else:
-            loss = nn.functional.kl_div(
-                rows.float().log_softmax(-1), dense.float().log_softmax(-1), log_target=True, reduction="batchmean"
-            )
-        (loss * weight).backward()
-
-
-def _steps(batches: Sequence[Batch], samples: int, seed: int, done: int) -> Iterator[Batch]:
-    """So many samples for each step after those that are done: all of them in a random order, and again in another."""
-    count = sample_count(batches)
-    whole = next(rebatch(batches, count))
-    generator = random.Random(seed)
-    numbers = itertools.chain.from_iterable(generator.sample(range(count), count) for _ in itertools.count())
-    for chosen in itertools.islice(zip(*[numbers] * samples, strict=False), done, None):
-        yield whole.chosen(chosen)

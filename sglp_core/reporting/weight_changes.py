@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from sglp_core.healing.heal import Healed
-from sglp_core.options import Healing, HealingLoss, Trained
+from sglp_core.options import Augmentation, Healing, HealingLoss, Precision, Trained
 from sglp_core.repair.contract import Attempt, HeldOutQuality
 from sglp_core.repair.repair import Repaired
 from sglp_core.reporting.json_form import finite
@@ -97,6 +97,10 @@ class HealingSection:
     """What was trained on: `calibration` for the calibration data, otherwise a path or URI."""
     batch_size: int | None
     """Samples a step asked for; null: as many as a calibration batch has."""
+    augmentation: Augmentation
+    """`crop_and_flip`: images were moved and mirrored at random."""
+    precision: Precision
+    """`mixed`: what a step can was computed in bfloat16."""
     trained_windows: int
     """The number of samples trained on."""
     judged_windows: int
@@ -155,6 +159,8 @@ def healing_section(healing: Healing, healed: Healed) -> HealingSection:
         trained=healing.trained,
         source=healing.source,
         batch_size=healing.batch_size,
+        augmentation=healing.augmentation,
+        precision=healing.precision,
         trained_windows=healed.trained_windows,
         judged_windows=healed.judged_windows,
         trained_tensors=healed.trained_tensors,

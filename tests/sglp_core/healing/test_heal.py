@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
+from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import apply, swapped
-from sglp_core.healing.heal import Training, heal
+from sglp_core.healing.heal import Training, heal, require_trainable
 from sglp_core.healing.neighbouring_layers import names_near_cuts
 from sglp_core.options import Healing
 from sglp_core.removal.remove_layers import remove_layers
@@ -84,17 +85,22 @@ def test_one_step_is_that_of_adamw_on_the_model_with_its_layers_really_removed(a
         torch.testing.assert_close(healed.changes[name], expected.detach(), rtol=0, atol=2e-6)
 
 
-def test_one_step_of_all_that_stays_is_that_of_a_network_in_training_mode() -> None:
+@pytest.mark.parametrize("precision", ["full", "mixed"])
+def test_one_step_of_all_that_stays_is_that_of_a_network_in_training_mode(precision: Any) -> None:
     torch.manual_seed(0)
     model = CifarResNetForImageClassification(CifarResNetConfig(depths=[5], hidden_sizes=[4], num_labels=3)).eval()
     data = list(Batch({"pixel_values": torch.randn(16, 3, 8, 8)}, torch.arange(16) % 3).split(12))
     path = find_stack(model)
     layered = LayeredModel(model, path, "image_classification")
-    healed = heal(layered, data, Variant((2,)), Training(Healing(1, 1e-2, "plain", "all")))
+    healed = heal(layered, data, Variant((2,)), Training(_one_step(precision)))
+    other = heal(layered, data, Variant((2,)), Training(_one_step("full" if precision == "mixed" else "mixed")))
+    assert any(not torch.equal(tensor, healed.changes[name]) for name, tensor in other.changes.items())
     one = copy.deepcopy(model)
     remove_layers(one, path, (2,))
     one.train()
-    loss_of(logits_of(one, data[0]), data[0].labels, "image_classification").backward()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "mixed"):
+        loss = loss_of(logits_of(one, data[0]), data[0].labels, "image_classification")
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(one.parameters(), 1.0)
     torch.optim.AdamW(one.parameters(), lr=1e-2, weight_decay=0.0).step()
     apply(model, healed.changes)
@@ -103,6 +109,10 @@ def test_one_step_of_all_that_stays_is_that_of_a_network_in_training_mode() -> N
     found = model.state_dict()
     for name, expected in one.state_dict().items():
         torch.testing.assert_close(found[name], expected, rtol=0, atol=2e-5)
+
+
+def _one_step(precision: Any) -> Healing:
+    return Healing(1, 1e-2, "plain", "all", precision=precision)
 
 
 def test_every_sample_is_trained_on_before_any_comes_again() -> None:
@@ -115,6 +125,27 @@ def test_every_sample_is_trained_on_before_any_comes_again() -> None:
     first, second = steps[:9].tolist(), steps[9:].tolist()
     assert sorted(first) == sorted(second) == list(range(10, 19))
     assert first != second
+
+
+@pytest.mark.parametrize("augmentation", ["none", "crop_and_flip"])
+def test_the_dense_model_sees_the_images_that_the_student_sees(augmentation: Any) -> None:
+    torch.manual_seed(0)
+    model = CifarResNetForImageClassification(CifarResNetConfig(depths=[5], hidden_sizes=[4], num_labels=3)).eval()
+    layered, seen = LayeredModel(model, find_stack(model), "image_classification"), list[Tensor]()
+    data = list(Batch({"pixel_values": torch.randn(16, 3, 8, 8)}, torch.arange(16) % 3).split(12))
+    model.conv1.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    heal(layered, data, Variant((2,)), Training(Healing(1, loss="distil", trained="all", augmentation=augmentation)))
+    teacher, student = (images for images in seen if len(images) == 12)
+    assert torch.equal(teacher, student)
+    whole = {image.numpy().tobytes() for image in data[0].inputs["pixel_values"]}
+    assert ({image.contiguous().numpy().tobytes() for image in student} == whole) == (augmentation == "none")
+
+
+def test_texts_are_not_cropped() -> None:
+    model = LayeredModel(build(), "model.layers", "causal_lm")
+    require_trainable(Healing(0, augmentation="crop_and_flip"), model)
+    with pytest.raises(UnsupportedArchitecture, match="no images to crop and flip"):
+        require_trainable(Healing(1, augmentation="crop_and_flip"), model)
 
 
 def _numbered(count: int) -> Tensor:
