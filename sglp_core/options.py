@@ -120,7 +120,7 @@ class Healing:
     what follows the stack (`neighbours`), an update of low rank for every linear layer that stays (`lora`), or
     everything that stays, with batch norms in training mode (`all`). `distil` follows the dense model's distribution
     (KL), `plain` the text itself (cross-entropy). `crop_and_flip` moves every image by up to an eighth of its size and
-    mirrors half of them, anew each time; the dense model sees the same. `mixed` computes what a step can in bfloat16
+    mirrors half of them, differently each time; the dense model sees the same. `mixed` computes what a step can in bfloat16
     (torch.autocast), with weights and judgements as they are.
     """
 
