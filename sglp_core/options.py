@@ -120,8 +120,8 @@ class Healing:
     what follows the stack (`neighbours`), an update of low rank for every linear layer that stays (`lora`), or
     everything that stays, with batch norms in training mode (`all`). `distil` follows the dense model's distribution
     (KL), `plain` the text itself (cross-entropy). `crop_and_flip` moves every image by up to an eighth of its size and
-    mirrors half of them, differently each time; the dense model sees the same. `mixed` computes what a step can in bfloat16
-    (torch.autocast), with weights and judgements as they are.
+    mirrors half of them, differently each time; the dense model sees the same. `mixed` computes what a step can in
+    bfloat16 (torch.autocast), with weights and judgements as they are.
     """
 
     steps: int = 0
