@@ -26,8 +26,9 @@ TIED = {**GROUPED, "tie_word_embeddings": True}
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("loss", ["distil", "plain"])
 @pytest.mark.parametrize("trained", ["neighbours", "lora", "all"])
+@pytest.mark.parametrize("precision", ["full", "mixed"])
 def test_healed_weights_are_the_same_in_every_placement(
-    trained: Any, loss: Any, tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: Any, trained: Any, loss: Any, tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CASES, "LlamaForCausalLM", TIED if tied else GROUPED)
     model = save("LlamaForCausalLM", tmp_path / "model")
@@ -42,8 +43,8 @@ def test_healed_weights_are_the_same_in_every_placement(
     }
 
     def healed(layered: LayeredModel) -> Healed:
-        training = Training(Healing(8, 3e-4 if trained == "all" else 3e-3, loss, trained), seed=0)
-        return heal(layered, data, Variant((2,), repaired), training)
+        healing = Healing(8, 3e-4 if trained == "all" else 3e-3, loss, trained, precision=precision)
+        return heal(layered, data, Variant((2,), repaired), Training(healing, seed=0))
 
     expected = healed(resident(model))
     assert expected.step > 0
