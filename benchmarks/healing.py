@@ -23,7 +23,7 @@ from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import Changes
 from sglp_core.healing.heal import Healed, Training, heal
 from sglp_core.loading.loaded_model import LoadedModel, load_model
-from sglp_core.options import Calibration, Healing, HealingLoss, Method, Options, Target, Trained
+from sglp_core.options import Calibration, Healing, Method, Options, Target, Trained
 from sglp_core.planning.choose import choose_plan, control_plans
 from sglp_core.progress import Phase, Progress, SilentReporter
 from sglp_core.repair.repair import repair
@@ -34,6 +34,7 @@ from sglp_service.demo import find_model
 
 CACHE = Path("~/.cache/sglp").expanduser()
 PLANNING_WINDOWS = 8
+WAYS: list[Trained] = list(get_args(Trained))
 CONTROLS = ("block_influence", "random")
 
 
@@ -46,6 +47,10 @@ def main(
     ] = 32,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows a step.")] = 2,
     judged: Annotated[int, typer.Option(min=1, help="Test windows of 256 tokens.")] = 16,
+    trained: Annotated[list[Trained], typer.Option(help="What is trained; may be repeated.")] = WAYS,
+    rate: Annotated[
+        float | None, typer.Option(help="The highest learning rate; by default one that suits what is trained.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Draws the calibration windows and LoRA's first values.")] = 0,
     bfloat16: Annotated[bool, typer.Option(help="Round the model to bfloat16 first.")] = False,
 ) -> None:
@@ -73,15 +78,16 @@ def main(
     for name, removed in plans.items():
         repaired = repair(loaded, healed_on, removed, "auto").changes
         variants |= {f"{name}, pruned": (removed, {}), f"{name}, repaired": (removed, repaired)}
-        for trained in get_args(Trained):
+        for way in trained:
             # One loss is enough for the controls.
-            for loss in get_args(HealingLoss) if name.startswith("sglp") else ("distil",):
-                healing = Healing(steps, loss=loss, trained=trained)
+            for alpha in (1.0, 0.0) if name.startswith("sglp") else (1.0,):
+                healing = Healing(steps, rate, alpha, way)
+                run = f"{name}, {way}, alpha {alpha:g}"
                 healed, seconds = _timed(loaded, healed_on, removed, repaired, healing, seed)
-                variants[f"{name}, {trained}, {loss}"] = (removed, healed.changes)
+                variants[run] = (removed, healed.changes)
                 points = ", ".join(f"{point.step}: {point.kl:.3f} / {point.loss:.3f}" for point in healed.curve)
-                curves.add_row(f"{name}, {trained}, {loss}", f"{seconds:.1f}", str(healed.step), points)
-                console.print(f"{name}, {trained}, {loss}, {seconds:.1f} s a step: {points}")
+                curves.add_row(run, f"{seconds:.1f}", str(healed.step), points)
+                console.print(f"{run}, {seconds:.1f} s a step: {points}")
     for name, each in _judge(loaded, judge, variants).items():
         quality.add_row(name, f"{each.perplexity:.4g}", f"{each.agreement:.3f}", f"{each.kl:.3f}")
     console.print(quality, curves, f"{time.monotonic() - begun:.0f} s in all")

@@ -47,7 +47,7 @@ def main(
                 method=Method(importance=chooses),
                 calibration=Calibration(train, 256, batch_size=BATCH, seed=seed),
                 evaluation=Evaluation(str(data / "cifar10/test.zip"), judged, controls=False),
-                healing=Healing(steps, rate, "distil", "all", train, BATCH, augmentation, precision),
+                healing=Healing(steps, rate, 1.0, "all", train, BATCH, augmentation, precision),
             )
             with Bars(transient=True) as bars:
                 context = RunContext(cache=CACHE, reporter=_Screen(bars, chooses))

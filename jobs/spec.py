@@ -164,25 +164,38 @@ class EvaluationSpec(_Part):
 
 
 class HealingSpec(_Part):
-    """A fine-tuning after the cut: `steps` of `batch_size` samples each (0: none), by default as many as a calibration
-    batch has. The `source` is the calibration data (`calibration`), or a file or folder as for calibration.
+    """A fine-tuning after the cut: `steps` of `batch_size` samples each, by default as many as a calibration batch
+    has, or `epochs` over all samples (neither: none). The `source` is the calibration data (`calibration`), or a file
+    or folder as for calibration.
 
     `trained` are the layers next to the cuts and what follows the stack (`neighbours`), an update of low rank for
     every linear layer that stays, merged into it at the end (`lora`), or everything that stays, with batch norms in
-    training mode (`all`). `distil` follows the dense model's distribution, `plain` the calibration data.
-    `learning_rate` is by default one that suits what is trained. `crop_and_flip` moves and mirrors images at random;
-    `mixed` computes in bfloat16 what a step can, which is faster where the hardware has it. What makes held-out
-    calibration data worse is not kept.
+    training mode (`all`). The loss is `alpha` times the divergence from the dense model, both softened by
+    `temperature`, and otherwise the cross-entropy with the labels, smoothed by `label_smoothing`. `learning_rate` is
+    the highest, by default one that suits what is trained; `sgd` has a momentum of 0.9. `crop_and_flip` moves and
+    mirrors images at random; `mixed` computes in bfloat16 what a step can, which is faster where the hardware has it.
+    What makes held-out calibration data worse is not kept.
     """
 
     steps: Annotated[int, Field(ge=0, le=100_000, strict=True)] = 0
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    loss: Literal["distil", "plain"] = "distil"
+    alpha: Annotated[float, Field(ge=0, le=1)] = 1.0
     trained: Literal["neighbours", "lora", "all"] = "neighbours"
     source: Annotated[str, Field(max_length=2048), _data_source("calibration")] = "calibration"
     batch_size: Annotated[int, Field(ge=1, le=4096, strict=True)] | None = None
     augmentation: Literal["none", "crop_and_flip"] = "none"
     precision: Literal["full", "mixed"] = "full"
+    epochs: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 0
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    temperature: Annotated[float, Field(ge=0.1, le=100)] = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.steps and self.epochs:
+            raise ValueError("give steps or epochs, not both")
+        return self
 
 
 class OutputSpec(_Part):
@@ -242,13 +255,18 @@ class JobSpec(_Part):
             raise ValueError(f"a {self.mode} job needs a target")
         if self.mode == "analyze" and self.target is not None:
             raise ValueError("an analyze job removes nothing and takes no target")
+        if self.mode == "estimate" and self.healing.epochs and self.healing.source != "calibration":
+            raise ValueError("how many samples healing.source has is not known before it is read; give healing.steps")
         if self.mode == "estimate" and isinstance(self.target, QualityTargetSpec):
             raise ValueError(
                 "what a quality budget allows is not known before the model has run; analyze or compress it"
             )
         if self.target is not None and (self.mode == "sweep") != (self.target.kind == "sweep"):
             raise ValueError("mode sweep and a target of kind sweep go together, and neither with another")
-        if (self.healing.steps or self.healing.source != "calibration") and self.mode not in {"compress", "estimate"}:
+        if (self.healing.steps or self.healing.epochs or self.healing.source != "calibration") and self.mode not in {
+            "compress",
+            "estimate",
+        }:
             raise ValueError("only a compress job heals")
         return self
 

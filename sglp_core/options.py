@@ -6,11 +6,19 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Trained = Literal["neighbours", "lora", "all"]
-HealingLoss = Literal["distil", "plain"]
+Optimizer = Literal["adamw", "sgd"]
 Augmentation = Literal["none", "crop_and_flip"]
 Precision = Literal["full", "mixed"]
 # Updates of low rank start from nothing and bear larger steps than the weights themselves.
 LEARNING_RATES: dict[Trained, float] = {"neighbours": 3e-4, "lora": 1e-3, "all": 3e-5}
+SGD_LEARNING_RATE = 0.01
+CHOICES_OF_HEALING = {"trained": Trained, "augmentation": Augmentation, "precision": Precision, "optimizer": Optimizer}
+RANGES_OF_HEALING = {
+    "alpha": (0.0, 1.0),
+    "temperature": (0.1, 100.0),
+    "label_smoothing": (0.0, 0.9),
+    "weight_decay": (0.0, 1.0),
+}
 
 # The tables whose names `Method.importance` may be. `analysis/criteria`, which imports this file, puts its tables here.
 IMPORTANCE_TABLES: list[Mapping[str, object]] = []
@@ -112,51 +120,74 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Healing:
-    """`steps` optimiser steps (0: none) of `batch_size` samples each, by default as many as a calibration batch has.
+    """A training of `steps` optimiser steps, or of `epochs` over its samples; of neither: none.
 
-    `source` is `calibration`, for the calibration samples that do not judge it, or another source. More samples
-    than a calibration batch has are taken through the model in parts of that size.
-    `learning_rate` is the highest, by default that of `LEARNING_RATES`. `trained` are the layers next to the cuts and
-    what follows the stack (`neighbours`), an update of low rank for every linear layer that stays (`lora`), or
-    everything that stays, with batch norms in training mode (`all`). `distil` follows the dense model's distribution
-    (KL), `plain` the text itself (cross-entropy). `crop_and_flip` moves every image by up to an eighth of its size and
-    mirrors half of them, differently each time; the dense model sees the same. `mixed` computes what a step can in
-    bfloat16 (torch.autocast), with weights and judgements as they are.
+    A step has `batch_size` samples, by default as many as a calibration batch has. More samples than that are taken
+    through the model in parts of that size. `source` is `calibration`, for the calibration samples that do not judge
+    it, or another source.
+
+    `trained` are the layers next to the cuts and what follows the stack (`neighbours`), an update of low rank for every
+    linear layer that stays (`lora`), or everything that stays, with batch norms in training mode (`all`).
+
+    The loss is that of Hinton et al. (arXiv 1503.02531): `alpha` times the KL from the dense model's distribution, both
+    softened by `temperature` and times its square, and 1 - `alpha` times the cross-entropy with the labels, smoothed by
+    `label_smoothing`. What is judged and kept is the same without softening and smoothing.
+
+    `learning_rate` is the highest, by default that of `LEARNING_RATES`; `sgd` has a Nesterov momentum of 0.9.
+
+    `crop_and_flip` moves every image by up to an eighth of its size and mirrors half of them, differently each time;
+    the dense model sees the same. `mixed` computes what a step can in bfloat16 (torch.autocast), with weights and
+    judgements as they are.
     """
 
     steps: int = 0
     learning_rate: float | None = None
-    loss: HealingLoss = "distil"
+    alpha: float = 1.0
     trained: Trained = "neighbours"
     source: str = "calibration"
     batch_size: int | None = None
     augmentation: Augmentation = "none"
     precision: Precision = "full"
+    epochs: int = 0
+    optimizer: Optimizer = "adamw"
+    weight_decay: float = 0.0
+    temperature: float = 1.0
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.augmentation not in get_args(Augmentation):
-            raise ValueError(
-                f"augmentation must be one of {', '.join(get_args(Augmentation))}, not {self.augmentation!r}"
-            )
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}")
+        for name, allowed in CHOICES_OF_HEALING.items():
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(
+                    f"healing.{name} must be one of {', '.join(get_args(allowed))}, not {getattr(self, name)!r}"
+                )
+        for name, (least, most) in RANGES_OF_HEALING.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"healing.{name} must lie between {least} and {most}, not {getattr(self, name)}")
+        if self.steps and self.epochs:
+            raise ValueError("give healing.steps or healing.epochs, not both")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"healing needs at least one sample a step, not {self.batch_size}")
         if self.source in {"self", "held_out"}:
             raise ValueError(f"healing.source must be 'calibration', or a file or folder, not {self.source!r}")
-        if self.steps < 0:
-            raise ValueError(f"healing steps must not be negative, not {self.steps}")
+        if self.steps < 0 or self.epochs < 0:
+            raise ValueError(f"healing.steps and epochs must not be negative, not {min(self.steps, self.epochs)}")
         if self.learning_rate is not None and not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"the learning rate must be a positive number, not {self.learning_rate}")
-        if self.loss not in get_args(HealingLoss):
-            raise ValueError(f"healing loss must be one of {', '.join(get_args(HealingLoss))}, not {self.loss!r}")
-        if self.trained not in get_args(Trained):
-            raise ValueError(f"trained must be one of {', '.join(get_args(Trained))}, not {self.trained!r}")
 
     @property
     def highest_rate(self) -> float:
         """The learning rate between warm-up and decay."""
-        return LEARNING_RATES[self.trained] if self.learning_rate is None else self.learning_rate
+        default = SGD_LEARNING_RATE if self.optimizer == "sgd" else LEARNING_RATES[self.trained]
+        return default if self.learning_rate is None else self.learning_rate
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is a healing."""
+        return bool(self.steps or self.epochs)
+
+    def steps_on(self, samples: int, a_step: int) -> int:
+        """Optimiser steps on so many samples; the last epoch may end with samples that were not seen again."""
+        return self.steps or -(-self.epochs * samples // a_step)
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,8 @@ def logits_of(
 
 def aligned(logits: Tensor, labels: Tensor, task: Task) -> tuple[Tensor, Tensor]:
     """Logits `[N, V]` and labels `[N]` of the positions with a label; row i of the logits predicts label i."""
+    if task in CLASSIFICATIONS:
+        return logits, labels
     if task == "causal_lm":
         logits, labels = logits[:, :-1], labels[:, 1:]
     keep = labels != IGNORED

@@ -7,7 +7,7 @@ from sglp_client.cli.tables import show_figures
 
 import sglp_core
 from sglp_core import Calibration, Evaluation, Healing, Method, Options, QualityTarget, RunContext, Target
-from sglp_core.options import PROPOSALS, Augmentation, HealingLoss, Metric, Precision, TargetKind, Trained
+from sglp_core.options import PROPOSALS, Augmentation, Metric, Precision, TargetKind, Trained
 from sglp_core.reporting.markdown import quality_target_section
 from sglp_service.local_run import console, local_run
 from sglp_service.method_options import (
@@ -45,12 +45,15 @@ def compress(
     importance: Importance = PROPOSALS,
     repair: Repair = "auto",
     heal: Annotated[int, typer.Option(min=0, help="Training steps after the layers are removed; 0 for none.")] = 0,
+    heal_epochs: Annotated[
+        int, typer.Option(min=0, help="Instead of --heal: train so many times on all samples of --heal-data.")
+    ] = 0,
     heal_with: Annotated[
         Trained, typer.Option(help="Train the layers next to the removed ones, LoRA on all that remain, or all of it.")
     ] = "neighbours",
-    heal_loss: Annotated[
-        HealingLoss, typer.Option(help="Train towards the outputs of the dense model, or on the plain text.")
-    ] = "distil",
+    heal_alpha: Annotated[
+        float, typer.Option(min=0, max=1, help="1: train towards the outputs of the dense model; 0: on the labels.")
+    ] = 1.0,
     heal_data: Annotated[
         str, typer.Option(help="Train on the calibration data, or on another file or folder.")
     ] = "calibration",
@@ -85,7 +88,15 @@ def compress(
                 calibration=Calibration(calibration, samples, sequence_length, seed=seed),
                 evaluation=Evaluation(evaluation, evaluation_samples),
                 healing=Healing(
-                    heal, heal_rate, heal_loss, heal_with, heal_data, heal_batch, heal_augmentation, heal_precision
+                    steps=heal,
+                    epochs=heal_epochs,
+                    learning_rate=heal_rate,
+                    alpha=heal_alpha,
+                    trained=heal_with,
+                    source=heal_data,
+                    batch_size=heal_batch,
+                    augmentation=heal_augmentation,
+                    precision=heal_precision,
                 ),
             ),
             context=RunContext(memory=memory, reporter=reporter),

@@ -108,8 +108,9 @@ def prepare(
         evaluation = replace(evaluation, source="held_out")
     trained = 0
     if healing.source != "calibration":
+        fitting = max(1, int(TRAINED_SHARE * available_bytes()) // _bytes_a_sample(loaded, calibration))
         needed = healing.steps * (healing.batch_size or calibration.batch_size)
-        trained = min(needed, max(1, int(TRAINED_SHARE * available_bytes()) // _bytes_a_sample(loaded, calibration)))
+        trained = fitting if healing.epochs else min(needed, fitting)
     if trained and evaluation and _is_same(healing.source, evaluation.source, context):
         raise BadCalibration(
             "healing.source is what evaluation.source is: nothing would be left that was not trained on"

@@ -69,7 +69,7 @@ def expected_seconds(outline: Outline, removed: int, options: Options, speed: Sp
     trials = search_budget(len(stack), removed, parts, spared) if searches else 0
     variants = 1 + plans * (2 if repairs else 1)
     loading = outline.weight_bytes / speed.bytes_per_second
-    healing = {"healing": window * _healed(outline, removed, options)} if options.healing.steps else {}
+    healing = {"healing": window * _healed(outline, removed, options)} if options.healing.trains else {}
     return {
         "opening": IMPORT_SECONDS + loading,
         "calibrating": _writing(outline, calibration, evaluation, speed) if calibration.source == "self" else 0.0,
@@ -89,9 +89,11 @@ def _healed(outline: Outline, removed: int, options: Options) -> float:
     healing, calibration = options.healing, options.calibration
     inside = sum(layer.flops for layer in outline.stack.layers) / outline.stack.total_flops
     student = 1 - inside * removed / len(outline.stack)
-    a_step = (healing.batch_size or calibration.batch_size) * (3 * student + (healing.loss == "distil"))
+    size = healing.batch_size or calibration.batch_size
+    # Epochs over other data are not estimated: how much there is of it is not known.
+    steps = healing.steps_on(calibration.samples - calibration.samples // JUDGED_SHARE, size)
     a_judgement = calibration.samples / JUDGED_SHARE * (1 + student)
-    return healing.steps * a_step + (1 + min(healing.steps, JUDGEMENTS)) * a_judgement
+    return steps * size * (3 * student + (healing.alpha > 0)) + (1 + min(steps, JUDGEMENTS)) * a_judgement
 
 
 def _writing(outline: Outline, calibration: Calibration, evaluation: Evaluation, speed: Speed) -> float:

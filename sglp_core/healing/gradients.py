@@ -40,16 +40,24 @@ def find_gradients(model: LayeredModel, batch: Batch, at_once: int, trainable: T
 def _add_gradients(model: LayeredModel, batch: Batch, trainable: Trainable, healing: Healing, weight: float) -> None:
     """Add those of the loss on these samples, times their weight."""
     mixed = torch.autocast(model.device.type, torch.bfloat16, enabled=healing.precision == "mixed")
-    if healing.loss == "distil":
+    dense: Tensor | None = None
+    if healing.alpha:
         with torch.no_grad(), model.whole() as teacher, mixed:
             dense, _ = aligned(logits_of(teacher, batch), batch.labels, model.task)
     with trainable.student() as student:
         with mixed:
             rows, labels = aligned(logits_of(student, batch), batch.labels, model.task)
-        if healing.loss == "plain":
-            loss = nn.functional.cross_entropy(rows.float(), labels)
-        else:
-            loss = nn.functional.kl_div(
-                rows.float().log_softmax(-1), dense.float().log_softmax(-1), log_target=True, reduction="batchmean"
-            )
-        (loss * weight).backward()
+        (_loss(rows.float(), labels, dense, healing) * weight).backward()
+
+
+def _loss(rows: Tensor, labels: Tensor, dense: Tensor | None, healing: Healing) -> Tensor:
+    """The mean over the rows, which are logits `[N, V]` as the `dense` model's are; it has none where alpha is 0."""
+    loss = torch.zeros((), device=rows.device)
+    if healing.alpha < 1:
+        loss = (1 - healing.alpha) * nn.functional.cross_entropy(rows, labels, label_smoothing=healing.label_smoothing)
+    if dense is not None:
+        student, teacher = ((each.float() / healing.temperature).log_softmax(-1) for each in (rows, dense))
+        divergence = nn.functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
+        # Squared, because softening divides the gradients of the logits by it.
+        loss = loss + healing.alpha * healing.temperature**2 * divergence
+    return loss

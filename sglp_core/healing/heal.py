@@ -21,6 +21,7 @@ from sglp_core.healing.gradients import Trainable, find_gradients
 from sglp_core.healing.learning_rate import LearningRate
 from sglp_core.healing.lora import Adapters, linear_layers
 from sglp_core.healing.neighbouring_layers import names_near_cuts
+from sglp_core.healing.optimizer import new_optimizer
 from sglp_core.healing.trained_weights import TrainedWeights, names_that_stay
 from sglp_core.healing.training_samples import training_samples
 from sglp_core.healing.training_state import Judgement, KeptState, TrainingState
@@ -68,11 +69,11 @@ class Training:
 
 def require_trainable(healing: Healing, model: LayeredModel) -> None:
     """Raise `UnsupportedArchitecture` where the model has no tensors that this healing could train, or no images."""
-    if healing.steps and healing.augmentation != "none" and model.task != "image_classification":
+    if healing.trains and healing.augmentation != "none" and model.task != "image_classification":
         raise UnsupportedArchitecture(
             f"{type(model.model).__name__} has no images to crop and flip; leave healing.augmentation out"
         )
-    if healing.steps and healing.trained == "lora" and not linear_layers(model):
+    if healing.trains and healing.trained == "lora" and not linear_layers(model):
         raise UnsupportedArchitecture(
             f"the layers of {type(model.model).__name__} have no linear layers, which is what LoRA adapts; "
             "heal the neighbours of the cuts instead"
@@ -85,32 +86,34 @@ def heal(
     """Train on most of the batches, or on other data; the dense `model` itself stays as it is.
 
     Starts from the variant `pruned`, or from the kept state of an earlier process. Returns the weights that did best on
-    the batches not trained on, by KL when distilling and by loss otherwise; those of `pruned` where none did better.
+    the batches not trained on, by the KL and the loss as they are weighed in training; those of `pruned` where none did
+    better.
     """
     healing, kept = training.settings, training.kept
     trained_on, judged = split(batches)
-    if not healing.steps or not trained_on:
+    if not healing.trains or not trained_on:
         return Healed(pruned.changes, (), 0, (), 0, 0)
     at_once = len(trained_on[0].labels)
     trained_on = list(training.data) or trained_on
     size = min(healing.batch_size or at_once, sample_count(trained_on))
+    steps = healing.steps_on(sample_count(trained_on), size)
     progress = progress or silent_phase()
 
     def judge(step: int, changes: Changes) -> Judgement:
         quality = evaluate(model, judged, {"healed": Variant(pruned.removed, changes)})["healed"]
-        return Judgement(step, math.log(quality.perplexity), quality.kl)
+        return Judgement(step, math.log(quality.perplexity), quality.kl, quality.accuracy, quality.agreement)
 
     with frozen(model.model):
         trainable = _trainable(model, pruned, training, trained_on[0], smallest=min(size, size % at_once or at_once))
-        optimizer = torch.optim.AdamW(trainable.tensors.values(), lr=healing.highest_rate, weight_decay=0.0)
+        optimizer = new_optimizer(trainable.tensors.values(), healing)
         resumed_from_step, best, curve = _resumed(trainable, optimizer, kept)
-        learning_rate = LearningRate(optimizer, healing.highest_rate, healing.steps, resumed_from_step)
-        progress.start(healing.steps, "steps", resumed_from_step)
+        learning_rate = LearningRate(optimizer, healing.highest_rate, steps, resumed_from_step)
+        progress.start(steps, "steps", resumed_from_step)
         if not curve:
             curve = [judge(0, pruned.changes)]
         samples = training_samples(trained_on, size, training.seed, resumed_from_step, healing.augmentation)
         kept_at = time.monotonic()
-        for step in range(resumed_from_step + 1, healing.steps + 1):
+        for step in range(resumed_from_step + 1, steps + 1):
             if _is_over(curve, healing):
                 break
             find_gradients(model, next(samples), at_once, trainable, healing)
@@ -119,7 +122,7 @@ def heal(
             learning_rate.advance()
             optimizer.zero_grad(set_to_none=True)
             progress.update(step)
-            judging = step % max(1, healing.steps // JUDGEMENTS) == 0 or step == healing.steps
+            judging = step % max(1, steps // JUDGEMENTS) == 0 or step == steps
             if judging:
                 curve.append(judge(step, _detached(trainable.changes())))
                 if _best(curve, healing) is curve[-1]:
@@ -176,7 +179,9 @@ def _best(curve: Sequence[Judgement], healing: Healing) -> Judgement:
 
 
 def _figure(judgement: Judgement, healing: Healing) -> float:
-    return judgement.kl if healing.loss == "distil" else judgement.loss
+    weighted = ((healing.alpha, judgement.kl), (1 - healing.alpha, judgement.loss))
+    # What has no weight may be infinite.
+    return sum(weight * figure for weight, figure in weighted if weight)
 
 
 def _is_over(curve: Sequence[Judgement], healing: Healing) -> bool:

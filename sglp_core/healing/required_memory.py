@@ -22,7 +22,7 @@ WAYS: tuple[Trained, ...] = ("neighbours", "lora")
 
 def require_room(loaded: LoadedModel, healing: Healing, target: Target | QualityTarget) -> None:
     """Raise `OutOfMemory` where there may be no room for what is trained, and say what there is room for."""
-    if not healing.steps or _fits(loaded, healing.trained, target):
+    if not healing.trains or _fits(loaded, healing.trained, target):
         return
     fitting = [way for way in WAYS if _fits(loaded, way, target)]
     advice = f"train `{fitting[0]}` instead, which fits" if fitting else "leave healing out"

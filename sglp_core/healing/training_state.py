@@ -23,11 +23,16 @@ LIMIT_BYTES = 8 << 30
 
 @dataclass(frozen=True)
 class Judgement:
-    """Loss and KL on held-out windows after a number of steps, in nats a position."""
+    """What held-out samples say after a number of steps: `loss` and `kl` in nats a position, and shares of positions.
+
+    `accuracy` is the share whose most likely answer is the label, `agreement` that whose is the dense model's.
+    """
 
     step: int
     loss: float
     kl: float
+    accuracy: float
+    agreement: float
 
 
 @dataclass(frozen=True)

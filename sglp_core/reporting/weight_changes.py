@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from sglp_core.healing.heal import Healed
-from sglp_core.options import Augmentation, Healing, HealingLoss, Precision, Trained
+from sglp_core.options import Augmentation, Healing, Optimizer, Precision, Trained
 from sglp_core.repair.contract import Attempt, HeldOutQuality
 from sglp_core.repair.repair import Repaired
 from sglp_core.reporting.json_form import finite
@@ -78,6 +78,10 @@ class HealingPoint:
     """Mean loss in nats a position; null where it is not finite."""
     kl: float | None
     """Mean KL from the dense model in nats a position; null where it is not finite."""
+    accuracy: float
+    """The share of positions whose most likely answer is the label."""
+    agreement: float
+    """The share of positions whose most likely answer is that of the dense model."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,21 @@ class HealingSection:
     """The training after the cut: options, and how it went."""
 
     steps: int
-    """Optimiser steps asked for; 0: no healing."""
+    """Optimiser steps asked for; 0: as many as the epochs have."""
+    epochs: int
+    """Times that all samples were to be trained on; 0: so many steps. Neither: no healing."""
     learning_rate: float
     """The highest learning rate, between warm-up and decay."""
-    loss: HealingLoss
-    """`distil`: KL from the dense model; `plain`: cross-entropy with the text."""
+    optimizer: Optimizer
+    """`adamw`, or `sgd` with a Nesterov momentum of 0.9."""
+    weight_decay: float
+    """Of the optimiser."""
+    alpha: float
+    """The weight of the KL from the dense model in the loss; the rest is that of the cross-entropy with the labels."""
+    temperature: float
+    """What softens both distributions of the KL."""
+    label_smoothing: float
+    """The share of every label that is spread over all classes."""
     trained: Trained
     """`neighbours`: the layers next to the cuts and what follows the stack; `lora`: adapters on every linear layer;
     `all`: everything that stays."""
@@ -155,7 +169,12 @@ def healing_section(healing: Healing, healed: Healed) -> HealingSection:
     return HealingSection(
         steps=healing.steps,
         learning_rate=healing.highest_rate,
-        loss=healing.loss,
+        epochs=healing.epochs,
+        optimizer=healing.optimizer,
+        weight_decay=healing.weight_decay,
+        alpha=healing.alpha,
+        temperature=healing.temperature,
+        label_smoothing=healing.label_smoothing,
         trained=healing.trained,
         source=healing.source,
         batch_size=healing.batch_size,
@@ -166,5 +185,8 @@ def healing_section(healing: Healing, healed: Healed) -> HealingSection:
         trained_tensors=healed.trained_tensors,
         kept_step=healed.step,
         resumed_from_step=healed.resumed_from_step,
-        curve=tuple(HealingPoint(each.step, finite(each.loss), finite(each.kl)) for each in healed.curve),
+        curve=tuple(
+            HealingPoint(each.step, finite(each.loss), finite(each.kl), each.accuracy, each.agreement)
+            for each in healed.curve
+        ),
     )

@@ -35,7 +35,7 @@ def test_healed_weights_are_the_same_in_every_placement(trained: Any, dtype: tor
         assert device is not None
         layered = place(tmp_path / place.__name__, model, device)
         repaired = {f"{PATH}.1.mlp.down_proj.weight": model.model.layers[1].mlp.down_proj.weight.detach() * 1.1}
-        healed.append(heal(layered, data, Variant((2,), repaired), Training(Healing(8, 3e-3, "distil", trained))))
+        healed.append(heal(layered, data, Variant((2,), repaired), Training(Healing(8, 3e-3, 1.0, trained))))
     expected, *others = healed
     assert expected.step > 0
     for found in others:

@@ -76,7 +76,7 @@ def test_a_job_no_worker_takes_ends_at_its_deadline(stack: Stack) -> None:
 def test_a_killed_workers_job_goes_on_and_succeeds_on_another(stack: Stack, models: Path) -> None:
     first = stack.start_worker()
     own = {"source": write_text(models / "own.txt", lines=300).as_uri(), "batch_size": 6}
-    healing = {"steps": 800, "learning_rate": 1e-5, "loss": "plain", "trained": "lora", **own}
+    healing = {"steps": 800, "learning_rate": 1e-5, "alpha": 0.0, "trained": "lora", **own}
     job_id = stack.client.submit(tiny_spec(models / "model", models / "text.txt", healing=healing))["id"]
     # Held-out data is asked, and the state kept, at every hundredth step.
     stack.wait_for(job_id, lambda job: job["phase"] == "healing" and job["progress"]["done"] > 100)

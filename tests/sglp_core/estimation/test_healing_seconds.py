@@ -1,7 +1,6 @@
 """What a healing is estimated to cost is what it computes."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,22 +20,22 @@ TOKENS = 16
 REMOVED = (2, 3)
 
 
-@pytest.mark.parametrize("loss", ["distil", "plain"])
-def test_the_estimated_operations_are_those_that_are_counted(tmp_path: Path, loss: Any) -> None:
+@pytest.mark.parametrize("alpha", [1.0, 0.0])
+def test_the_estimated_operations_are_those_that_are_counted(tmp_path: Path, alpha: float) -> None:
     model_folder = write_tiny_model(tmp_path / "model")
     # Eager attention, of which all products are counted.
     model = AutoModelForCausalLM.from_pretrained(model_folder, attn_implementation="eager").eval()
     ids = torch.arange(16)[:, None] + torch.arange(TOKENS) % 5
     data = list(Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ids).split(4))
     # So small a rate that nothing gets worse, which would end the training.
-    healing = Healing(16, 1e-9, loss, "all", batch_size=6)
+    healing = Healing(16, 1e-9, alpha, "all", batch_size=6)
     with FlopCounterMode(display=False) as counter:
         healed = heal(LayeredModel(model, "model.layers", "causal_lm"), data, Variant(REMOVED), Training(healing))
     steps = healed.curve[-1].step
     outline = read_outline(str(model_folder), None, TOKENS, tmp_path, None)
     options = Options(
         calibration=Calibration(samples=16, sequence_length=TOKENS, batch_size=4),
-        healing=Healing(steps, 1e-9, loss, "all", batch_size=6),
+        healing=Healing(steps, 1e-9, alpha, "all", batch_size=6),
     )
     # A second for each operation.
     expected = expected_seconds(outline, len(REMOVED), options, Speed(1.0, 1.0))["healing"]

@@ -1,6 +1,8 @@
 """Healing trains a few tensors beside the dense model, and never hands back something worse."""
 
 import copy
+import math
+import re
 from typing import Any
 
 import pytest
@@ -71,7 +73,7 @@ def test_one_step_is_that_of_adamw_on_the_model_with_its_layers_really_removed(a
     model, data = build(), list(rebatch(batches(), at_once))
     trained_on = next(rebatch(split(data)[0], 24))
     # All samples, so that their order does not matter.
-    healing = Healing(1, 1e-4, "plain", batch_size=24)
+    healing = Healing(1, 1e-4, 0.0, batch_size=24)
     healed = heal(LayeredModel(model, "model.layers", "causal_lm"), data, Variant((2, 3), {}), Training(healing, 5))
     pruned = copy.deepcopy(model)
     remove_layers(pruned, "model.layers", (2, 3))
@@ -112,14 +114,59 @@ def test_one_step_of_all_that_stays_is_that_of_a_network_in_training_mode(precis
 
 
 def _one_step(precision: Any) -> Healing:
-    return Healing(1, 1e-2, "plain", "all", precision=precision)
+    return Healing(1, 1e-2, 0.0, "all", precision=precision)
+
+
+def test_two_steps_of_sgd_are_the_written_formulas_of_distillation_and_momentum() -> None:
+    model, data = build(), batches()
+    trained_on = next(rebatch(split(data)[0], 24))
+    healing = Healing(
+        2, 0.02, 0.3, "all", batch_size=24, optimizer="sgd", weight_decay=0.1, temperature=2.5, label_smoothing=0.2
+    )
+    healed = heal(LayeredModel(model, "model.layers", "causal_lm"), data, Variant((2, 3)), Training(healing, 5))
+    with torch.no_grad():
+        dense = logits_of(model, trained_on)[:, :-1].flatten(0, 1)
+    student = copy.deepcopy(model)
+    remove_layers(student, "model.layers", (2, 3))
+    labels = trained_on.labels[:, 1:].flatten()
+    weights = list(student.parameters())
+    velocity = [torch.zeros_like(weight) for weight in weights]
+    # Two steps are a warm-up of one and a decay of one, both at the peak.
+    for _ in range(2):
+        logits = logits_of(student, trained_on)[:, :-1].flatten(0, 1)
+        teacher = (dense / 2.5).softmax(-1)
+        divergence = (teacher * (teacher.log() - (logits / 2.5).log_softmax(-1))).sum(-1)
+        surprise = -logits.log_softmax(-1)
+        smoothed = 0.8 * surprise.gather(1, labels[:, None])[:, 0] + 0.2 * surprise.mean(-1)
+        loss = (0.3 * 2.5**2 * divergence + 0.7 * smoothed).mean()
+        gradients = torch.autograd.grad(loss, weights)
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        with torch.no_grad():
+            for index, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
+                decayed = gradient / norm.clamp(min=1) + 0.1 * weight
+                velocity[index] = 0.9 * velocity[index] + decayed if velocity[index].any() else decayed
+                weight.sub_(0.02 * (decayed + 0.9 * velocity[index]))
+    assert healed.step == 2
+    for name, expected in student.named_parameters():
+        old = re.sub(r"layers\.([2-9])\.", lambda found: f"layers.{int(found[1]) + 2}.", name)
+        torch.testing.assert_close(healed.changes[old], expected.detach(), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(("epochs", "size", "steps"), [(1, 4, 3), (2, 5, 5), (3, 12, 3)])
+def test_epochs_are_as_many_steps_as_have_all_samples_so_often(epochs: int, size: int, steps: int) -> None:
+    model, recorder = build(), Recorder()
+    # 16 windows, of which 4 judge.
+    data = list(next(rebatch(batches(), 16)).split(4))
+    healing = Healing(learning_rate=1e-9, batch_size=size, epochs=epochs)
+    heal(LayeredModel(model, "model.layers", "causal_lm"), data, Variant((2,)), Training(healing), recorder.phase())
+    assert {report.total for report in recorder.reports} == {steps}
 
 
 def test_every_sample_is_trained_on_before_any_comes_again() -> None:
     model, seen = build(), list[Tensor]()
     model.model.embed_tokens.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
     data = [Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ids) for ids in _numbered(9).split(4)]
-    training = Training(Healing(6, 1e-9, "plain", batch_size=3), seed=1, data=data)
+    training = Training(Healing(6, 1e-9, 0.0, batch_size=3), seed=1, data=data)
     heal(LayeredModel(model, "model.layers", "causal_lm"), batches(2), Variant((2,), {}), training)
     steps = torch.cat([ids[:, 0] for ids in seen if ids.shape == (3, 7)])
     first, second = steps[:9].tolist(), steps[9:].tolist()
@@ -134,7 +181,7 @@ def test_the_dense_model_sees_the_images_that_the_student_sees(augmentation: Any
     layered, seen = LayeredModel(model, find_stack(model), "image_classification"), list[Tensor]()
     data = list(Batch({"pixel_values": torch.randn(16, 3, 8, 8)}, torch.arange(16) % 3).split(12))
     model.conv1.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
-    heal(layered, data, Variant((2,)), Training(Healing(1, loss="distil", trained="all", augmentation=augmentation)))
+    heal(layered, data, Variant((2,)), Training(Healing(1, alpha=1.0, trained="all", augmentation=augmentation)))
     teacher, student = (images for images in seen if len(images) == 12)
     assert torch.equal(teacher, student)
     whole = {image.numpy().tobytes() for image in data[0].inputs["pixel_values"]}
@@ -154,8 +201,8 @@ def _numbered(count: int) -> Tensor:
 
 
 @pytest.mark.parametrize("trained", ["neighbours", "lora", "all"])
-@pytest.mark.parametrize("loss", ["distil", "plain"])
-def test_healing_makes_the_pruned_model_better_and_leaves_the_dense_one_as_it_was(loss: Any, trained: Any) -> None:
+@pytest.mark.parametrize("alpha", [1.0, 0.0])
+def test_healing_makes_the_pruned_model_better_and_leaves_the_dense_one_as_it_was(alpha: float, trained: Any) -> None:
     model, data = build(), batches(16)
     before = weights_of(model)
     recorder = Recorder()
@@ -163,13 +210,13 @@ def test_healing_makes_the_pruned_model_better_and_leaves_the_dense_one_as_it_wa
         LayeredModel(model, "model.layers", "causal_lm"),
         data,
         Variant((2, 3), {}),
-        Training(Healing(24, 3e-3, loss, trained), seed=0),
+        Training(Healing(24, 3e-3, alpha, trained), seed=0),
         recorder.phase(),
     )
     assert all(torch.equal(p, before[n]) and p.requires_grad and p.grad is None for n, p in model.named_parameters())
     assert recorder.done == list(range(len(recorder.done)))
     assert len(recorder.done) > healed.step
-    figures = [point.kl if loss == "distil" else point.loss for point in healed.curve]
+    figures = [point.kl if alpha else point.loss for point in healed.curve]
     assert [point.step for point in healed.curve][:3] == [0, 3, 6]
     assert min(figures) < figures[0]
     assert healed.curve[figures.index(min(figures))].step == healed.step
@@ -228,7 +275,12 @@ def test_half_precision_is_trained_in_single_and_handed_back_in_half(trained: An
     [
         ({"steps": -1}, "steps"),
         ({"learning_rate": 0.0}, "rate"),
-        ({"loss": "magic"}, "must be one of distil, plain"),
+        ({"alpha": 1.5}, "must lie between 0.0 and 1.0"),
+        ({"temperature": math.nan}, "must lie between 0.1 and 100.0"),
+        ({"label_smoothing": -0.1}, "must lie between 0.0 and 0.9"),
+        ({"optimizer": "magic"}, "must be one of adamw, sgd"),
+        ({"epochs": -1}, "must not be negative"),
+        ({"steps": 1, "epochs": 1}, "not both"),
         ({"source": "self"}, "a file or folder"),
         ({"batch_size": 0}, "at least one sample"),
         ({"trained": "some"}, "must be one of neighbours, lora, all"),

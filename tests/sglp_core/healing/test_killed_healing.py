@@ -21,7 +21,7 @@ from tests.sglp_core.recorded_progress import Recorder
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 REMOVED = (2, 3)
-HEALING = Healing(160, 1e-5, "plain", "lora")
+HEALING = Healing(160, 1e-5, 0.0, "lora")
 JUDGED_EVERY, KILLED_FROM = 20, 70
 
 

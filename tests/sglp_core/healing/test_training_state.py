@@ -29,7 +29,8 @@ from tests.sglp_core.recorded_progress import Recorder
 from tests.sglp_core.small_models import batches, build
 from tests.worker.tiny_model import write_text, write_tiny_model
 
-WAYS = [(trained, loss) for trained in ("neighbours", "lora", "all") for loss in ("distil", "plain")]
+RATES = {"neighbours": 3e-3, "lora": 3e-3, "all": 3e-4}
+WAYS = [(trained, alpha, "adamw", rate) for trained, rate in RATES.items() for alpha in (1.0, 0.0)]
 
 
 class Killed(BaseException):
@@ -69,11 +70,11 @@ def assert_same(found: Healed, expected: Healed) -> None:
     assert all(torch.equal(tensor, expected.changes[name]) for name, tensor in found.changes.items())
 
 
-@pytest.mark.parametrize(("trained", "loss"), WAYS)
+@pytest.mark.parametrize(("trained", "alpha", "optimizer", "rate"), [*WAYS, ("all", 0.5, "sgd", 0.01)])
 def test_a_run_that_is_stopped_again_and_again_ends_like_one_that_is_not(
-    trained: Any, loss: Any, tmp_path: Path
+    trained: Any, alpha: float, optimizer: Any, rate: float, tmp_path: Path
 ) -> None:
-    healing = Healing(24, 3e-4 if trained == "all" else 3e-3, loss, trained)
+    healing = Healing(24, rate, alpha, trained, optimizer=optimizer)
     expected = run(healing)
     assert expected.resumed_from_step == 0
     kept = place(tmp_path)
@@ -91,7 +92,7 @@ def test_a_run_that_is_stopped_again_and_again_ends_like_one_that_is_not(
 @pytest.mark.parametrize("trained", ["neighbours", "lora"])
 def test_best_weights_and_patience_are_not_forgotten(trained: Any, tmp_path: Path) -> None:
     # The rate is such that the run gets better, then worse, then ends before its time.
-    healing = Healing(64, 0.05 if trained == "lora" else 0.02, "plain", trained)
+    healing = Healing(64, 0.05 if trained == "lora" else 0.02, 0.0, trained)
     expected = run(healing)
     last = expected.curve[-1].step
     assert 0 < expected.step < last < healing.steps
@@ -152,7 +153,7 @@ def test_a_damaged_state_is_as_none(damage: Callable[[bytes], bytes], tmp_path: 
 
 def test_a_state_comes_back_as_it_was_kept(tmp_path: Path) -> None:
     optimizer = {0: {"step": torch.tensor(3.0), "exp_avg": torch.randn(2, 3)}, 5: {"step": torch.tensor(2.0)}}
-    curve = (Judgement(0, 0.1, math.inf), Judgement(3, 1 / 3, 1e-17))
+    curve = (Judgement(0, 0.1, math.inf, 0.5, 0.25), Judgement(3, 1 / 3, 1e-17, 0.75, 1 / 3))
     tensors = {"a.weight": torch.randn(2, 3), "best/b.weight": torch.randn(4)}
     state = TrainingState(3, tensors, optimizer, {"a.weight": torch.randn(2, 3)}, curve)
     place(tmp_path).keep(state)
@@ -194,7 +195,7 @@ def test_the_statistics_of_batch_norms_are_resumed_bit_for_bit(tmp_path: Path) -
         model = CifarResNetForImageClassification(config).eval()
         torch.nn.init.normal_(model.linear.weight)
         layered = LayeredModel(model, find_stack(model), "image_classification")
-        training = Training(Healing(16, 3e-2, "plain", "all"), 3, kept)
+        training = Training(Healing(16, 3e-2, 0.0, "all"), 3, kept)
         return heal(layered, data, Variant((2,)), training, Recorder(end).phase())
 
     kept = place(tmp_path)
@@ -246,7 +247,7 @@ def test_another_plan_repair_data_or_setting_is_another_run(tmp_path: Path) -> N
         (drawn(), (2, 3), {"model.norm.weight": torch.full((32,), 2.0, dtype=torch.bfloat16)}, Healing(5)),
         (drawn(), (2, 3), ones, Healing(6)),
         (drawn(), (2, 3), ones, Healing(5, trained="lora")),
-        (drawn(), (2, 3), ones, Healing(5, loss="plain")),
+        (drawn(), (2, 3), ones, Healing(5, alpha=0.0)),
     ]
     names = [
         key_digest(kept_state(loaded, data, Variant(removed, changes), healing, tmp_path).key)

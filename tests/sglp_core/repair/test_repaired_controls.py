@@ -99,7 +99,7 @@ def test_without_a_repair_there_are_only_figures_as_cut(folder: Path, tmp_path: 
 
 
 def test_healing_is_no_part_of_the_comparison(folder: Path, tmp_path: Path) -> None:
-    healing = Healing(steps=24, learning_rate=1e-3, loss="plain")
+    healing = Healing(steps=24, learning_rate=1e-3, alpha=0.0)
     report = compressed(folder, tmp_path / "out", TARGETS["layers"], options(folder, "auto", healing))
     assert [stage.stage for stage in report.stages] == ["dense", "pruned", "repaired", "healed"]
     assert report.controls[0].repaired is not None

@@ -102,9 +102,7 @@ def test_a_job_writes_the_healed_model_and_reports_every_step(trained: Any, own_
                 str(write_text(tmp_path / "text.txt")), samples=16, sequence_length=16, batch_size=4
             ),
             evaluation=Evaluation(samples=4, controls=False),
-            healing=Healing(
-                steps=24, learning_rate=1e-3, loss="plain", trained=trained, source=source, batch_size=size
-            ),
+            healing=Healing(steps=24, learning_rate=1e-3, alpha=0.0, trained=trained, source=source, batch_size=size),
         ),
         context=RunContext(cache=tmp_path / "cache"),
     )
@@ -128,7 +126,7 @@ def test_a_job_writes_the_healed_model_and_reports_every_step(trained: Any, own_
         assert not torch.equal(written[".".join(parts)], dense[name])
     page = (tmp_path / "out/report.md").read_text()
     assert "| healed |" in page
-    assert f"Healing ({trained}, plain) trained" in page
+    assert f"Healing ({trained}, alpha 0) trained" in page
     assert "resumed" not in page
     # What has ended is forgotten.
     assert list((tmp_path / "cache/healings").iterdir()) == []
