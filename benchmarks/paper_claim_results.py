@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.markdown_table import print_table
+from benchmarks.paper_claim_rows import TEST_IMAGES
 from benchmarks.results_file import ResultsFile
 
 NAMES = {
@@ -57,12 +58,10 @@ def print_results(results: ResultsFile, network: str) -> None:
 def curves_of(results: ResultsFile, network: str) -> list[Curve]:
     """All rows of a network in the order of `NAMES`; the newest result of those with the same row, epochs and seed."""
     newest: dict[str, dict[int, dict[int, dict]]] = {}
-    test_images = 0
     for settings, result in results.rows():
         if settings["network"] == network:
             images = settings["epochs"] * settings["images"]
             newest.setdefault(settings["row"], {}).setdefault(images, {})[settings["seed"]] = result
-            test_images = settings["test_images"]
     curves = []
     for row in sorted(newest, key=list(NAMES).index):
         by_images = newest[row]
@@ -78,7 +77,7 @@ def curves_of(results: ResultsFile, network: str) -> list[Curve]:
                     if name != "healed"
                 },
                 [
-                    _point(images, [run["accuracy"] for run in by_images[images].values()], test_images)
+                    _point(images, [run["accuracy"] for run in by_images[images].values()])
                     for images in sorted(by_images)
                 ],
             )
@@ -86,14 +85,13 @@ def curves_of(results: ResultsFile, network: str) -> list[Curve]:
     return curves
 
 
-def _point(images: int, found: Sequence[dict[str, float]], test_images: int) -> Point:
-    # A training that made nothing better leaves the network before it.
-    shares = [list(accuracy.values())[-1] for accuracy in found]
+def _point(images: int, found: Sequence[dict[str, float]]) -> Point:
+    shares = [accuracy["healed"] for accuracy in found]
     mean = statistics.mean(shares)
     error = (
         statistics.stdev(shares) / math.sqrt(len(shares))
         if len(shares) > 1
-        else math.sqrt(mean * (1 - mean) / test_images)
+        else math.sqrt(mean * (1 - mean) / TEST_IMAGES)
     )
     return Point(images, 100 * mean, 100 * error, len(shares))
 
