@@ -37,18 +37,19 @@ STACK = 30
 
 @dataclass(frozen=True)
 class Row:
-    """What chooses the layers, and what healing follows: the dense model's outputs (alpha 1) or the text (0)."""
+    """How layers are chosen, and what healing follows: the dense model's outputs (alpha 1) or the text (0)."""
 
-    importance: str
+    method: Method
     alpha: float = 1.0
 
 
+# Those of others know no segments, and the last layers include the very last.
 ROWS = {
-    "proposals": Row("proposals"),
-    "proposals_plain": Row("proposals", alpha=0.0),
-    "block_influence": Row("block_influence"),
-    "random": Row("random"),
-    "last_layers": Row("last_layers"),
+    "proposals": Row(Method()),
+    "proposals_plain": Row(Method(), alpha=0.0),
+    "block_influence": Row(Method(segments=1, importance="block_influence")),
+    "random": Row(Method(segments=1, importance="random")),
+    "last_layers": Row(Method(segments=1, importance="last_layers", protected=())),
 }
 
 
@@ -82,7 +83,7 @@ def main(
     def settings(name: str, count: int) -> tuple[dict[str, Any], Options]:
         """What the row is found by, and the options of its job."""
         options = Options(
-            method=Method(importance=ROWS[name].importance),
+            method=ROWS[name].method,
             calibration=calibration,
             evaluation=evaluation,
             healing=Healing(
