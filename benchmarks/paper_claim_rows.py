@@ -27,6 +27,14 @@ TEST_IMAGES = 10_000
 CALIBRATION_IMAGES = 512
 # How much more of the parameters is removed at a time until enough of the FLOPs is gone.
 RATIO_STEP = 0.02
+# Those of others know no segments, and the last blocks include the very last.
+METHODS = {
+    "proposals": Method(),
+    "grad_norm": Method(importance="grad_norm"),
+    "block_influence": Method(segments=1, importance="block_influence"),
+    "random": Method(segments=1, importance="random"),
+    "last_layers": Method(segments=1, importance="last_layers", protected=()),
+}
 OnStep = Callable[[int, int], None]
 
 
@@ -77,7 +85,7 @@ class FewerBlocks:
     def __init__(self, ground: Ground, importance: str, parameters: float, flops: float, seed: int) -> None:
         source = str(ground.data / "cifar10/train.zip")
         options = Options(
-            method=Method(importance=importance),
+            method=METHODS[importance],
             calibration=Calibration(source, CALIBRATION_IMAGES, batch_size=BATCH, seed=seed),
             evaluation=Evaluation(str(ground.data / "cifar10/test.zip"), TEST_IMAGES),
             healing=Healing(ground.images // BATCH, source=source, batch_size=BATCH),

@@ -30,9 +30,8 @@ from sglp_core.progress import Phase, silent_phase
 from sglp_core.structure.batch_norms import batch_norms_that_stay
 from sglp_core.tasks import Batch, sample_count, split
 
-# How often the model is judged on held-out data, and after how many judgements without progress training ends.
+# How often the model is judged on held-out data.
 JUDGEMENTS = 8
-PATIENCE = 3
 # The state is also kept between judgements that are further apart than this.
 KEPT_EVERY_SECONDS = 60.0
 
@@ -114,7 +113,9 @@ def heal(
         samples = training_samples(trained_on, size, training.seed, resumed_from_step, healing.augmentation)
         kept_at = time.monotonic()
         for step in range(resumed_from_step + 1, steps + 1):
-            if _is_over(curve, healing):
+            # What is not a number never becomes one again. Nothing else ends a training early: while the learning rate
+            # is high, a model is often worse than before, and then better than ever.
+            if len(curve) > 1 and not math.isfinite(_figure(curve[-1], healing)):
                 break
             find_gradients(model, next(samples), at_once, trainable, healing)
             nn.utils.clip_grad_norm_(trainable.tensors.values(), 1.0)
@@ -182,10 +183,6 @@ def _figure(judgement: Judgement, healing: Healing) -> float:
     weighted = ((healing.alpha, judgement.kl), (1 - healing.alpha, judgement.loss))
     # What has no weight may be infinite.
     return sum(weight * figure for weight, figure in weighted if weight)
-
-
-def _is_over(curve: Sequence[Judgement], healing: Healing) -> bool:
-    return len(curve) - 1 - curve.index(_best(curve, healing)) >= PATIENCE
 
 
 def _detached(changes: Changes) -> Changes:

@@ -27,6 +27,8 @@ PATH = "model.layers"
 def test_healed_weights_are_the_same_in_every_placement(trained: Any, dtype: torch.dtype, tmp_path: Path) -> None:
     ids = [5 + (rows * 7 % 10) for rows in (torch.arange(24)[:, None] + torch.arange(16)).split(2)]
     data = [Batch({"input_ids": each, "attention_mask": torch.ones_like(each)}, each) for each in ids]
+    # So small for all of it that what AdamW makes of differences in rounding stays small.
+    rate = 3e-4 if trained == "all" else 3e-3
     placements: list[Callable[[Path, Any, torch.device], LayeredModel]] = [_on_device, _in_memory, _on_disk]
     healed: list[Healed] = []
     for place in placements:
@@ -35,7 +37,7 @@ def test_healed_weights_are_the_same_in_every_placement(trained: Any, dtype: tor
         assert device is not None
         layered = place(tmp_path / place.__name__, model, device)
         repaired = {f"{PATH}.1.mlp.down_proj.weight": model.model.layers[1].mlp.down_proj.weight.detach() * 1.1}
-        healed.append(heal(layered, data, Variant((2,), repaired), Training(Healing(8, 3e-3, 1.0, trained))))
+        healed.append(heal(layered, data, Variant((2,), repaired), Training(Healing(8, rate, 1.0, trained))))
     expected, *others = healed
     assert expected.step > 0
     for found in others:

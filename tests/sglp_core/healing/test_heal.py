@@ -152,6 +152,14 @@ def test_two_steps_of_sgd_are_the_written_formulas_of_distillation_and_momentum(
         torch.testing.assert_close(healed.changes[old], expected.detach(), rtol=0, atol=2e-6)
 
 
+def test_a_training_whose_loss_is_no_number_ends_and_changes_nothing() -> None:
+    healing = Healing(24, 1e30, 0.0, "all", optimizer="sgd")
+    healed = heal(LayeredModel(build(), "model.layers", "causal_lm"), batches(), Variant((2,)), Training(healing))
+    assert [point.step for point in healed.curve] == [0, 3]
+    assert math.isnan(healed.curve[1].loss)
+    assert (healed.step, healed.changes) == (0, {})
+
+
 @pytest.mark.parametrize(("epochs", "size", "steps"), [(1, 4, 3), (2, 5, 5), (3, 12, 3)])
 def test_epochs_are_as_many_steps_as_have_all_samples_so_often(epochs: int, size: int, steps: int) -> None:
     model, recorder = build(), Recorder()
@@ -228,7 +236,7 @@ def test_healing_makes_the_pruned_model_better_and_leaves_the_dense_one_as_it_wa
 
 
 @pytest.mark.parametrize("trained", ["neighbours", "lora", "all"])
-def test_training_that_only_harms_ends_early_and_gives_back_what_was_given(trained: Any) -> None:
+def test_training_that_only_harms_gives_back_what_was_given(trained: Any) -> None:
     model = build()
     given = {"model.norm.weight": torch.full((32,), 1.01)}
     healed = heal(
@@ -239,7 +247,7 @@ def test_training_that_only_harms_ends_early_and_gives_back_what_was_given(train
     )
     assert healed.changes is given
     assert healed.step == 0
-    assert [point.step for point in healed.curve] == [0, 10, 20, 30]
+    assert [point.step for point in healed.curve] == [*range(0, 81, 10)]
 
 
 def test_no_steps_and_no_second_window_train_nothing() -> None:
