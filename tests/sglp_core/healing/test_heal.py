@@ -237,13 +237,13 @@ def test_healing_makes_the_pruned_model_better_and_leaves_the_dense_one_as_it_wa
 
 @pytest.mark.parametrize("trained", ["neighbours", "lora", "all"])
 def test_training_that_only_harms_gives_back_what_was_given(trained: Any) -> None:
-    model = build()
-    given = {"model.norm.weight": torch.full((32,), 1.01)}
+    # Nothing diverges less from the dense model than itself.
+    given: dict[str, Tensor] = {}
     healed = heal(
-        LayeredModel(model, "model.layers", "causal_lm"),
+        LayeredModel(build(), "model.layers", "causal_lm"),
         batches(),
-        Variant((2, 3), given),
-        Training(Healing(80, 10.0, trained=trained)),
+        Variant((), given),
+        Training(Healing(80, 0.01, trained=trained)),
     )
     assert healed.changes is given
     assert healed.step == 0
