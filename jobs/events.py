@@ -37,8 +37,25 @@ class Requeued(_Data):
     reason: RequeueReason
 
 
-EventData = NoData | AttemptStarted | PhaseStarted | Requeued | JobError
-EventType = Literal["queued", "running", "phase", "requeued", "cancelling", "succeeded", "failed", "cancelled"]
+class Judged(_Data):
+    """What held-out samples say of a model that is healed, after so many steps: loss and KL in nats a position, and the
+    shares of positions that are right and that agree with the dense model. `null` stands for what is no number.
+
+    `samples_per_second` is the speed of the training since the judgement before; `null` for the first.
+    """
+
+    step: int
+    loss: float | None
+    kl: float | None
+    accuracy: float | None
+    agreement: float | None
+    samples_per_second: float | None
+
+
+EventData = NoData | AttemptStarted | PhaseStarted | Judged | Requeued | JobError
+EventType = Literal[
+    "queued", "running", "phase", "judged", "requeued", "cancelling", "succeeded", "failed", "cancelled"
+]
 
 
 class NewEvent(NamedTuple):
@@ -74,6 +91,13 @@ class PhaseEvent(_Event):
     data: PhaseStarted
 
 
+class JudgedEvent(_Event):
+    """The model that is healed was judged on held-out samples."""
+
+    type: Literal["judged"]
+    data: Judged
+
+
 class RequeuedEvent(_Event):
     """The attempt ended without a result, and the job waits for another one."""
 
@@ -90,5 +114,8 @@ class FailedEvent(_Event):
 
 JobEvent = TypeAliasType(
     "JobEvent",
-    Annotated[PlainEvent | RunningEvent | PhaseEvent | RequeuedEvent | FailedEvent, Field(discriminator="type")],
+    Annotated[
+        PlainEvent | RunningEvent | PhaseEvent | JudgedEvent | RequeuedEvent | FailedEvent,
+        Field(discriminator="type"),
+    ],
 )

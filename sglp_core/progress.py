@@ -20,12 +20,14 @@ class ProgressReporter(Protocol):
     """Implemented by callers that follow a run; the methods are called from the thread that runs it.
 
     `resolved` receives facts of the loaded model as JSON: `model_sha256`, `revision`, `format`, `class`, `versions`.
-    `planned` receives the plan as in the report.
+    `planned` receives the plan as in the report, and `judged` what held-out samples say of a model that is healed: its
+    `step`, the figures of the report's curve, and `samples_per_second` of the training since the judgement before.
     """
 
     def progress(self, progress: Progress) -> None: ...
     def resolved(self, facts: Mapping[str, object]) -> None: ...
     def planned(self, plan: Mapping[str, object]) -> None: ...
+    def judged(self, judgement: Mapping[str, float | None]) -> None: ...
 
 
 class SilentReporter:
@@ -34,6 +36,7 @@ class SilentReporter:
     def progress(self, progress: Progress) -> None: ...
     def resolved(self, facts: Mapping[str, object]) -> None: ...
     def planned(self, plan: Mapping[str, object]) -> None: ...
+    def judged(self, judgement: Mapping[str, float | None]) -> None: ...
 
 
 class Phase:
@@ -56,6 +59,10 @@ class Phase:
         """Set the units done; a total that was too low grows with them."""
         self._done, self._total = done, max(self._total, done)
         self._reporter.progress(Progress(self._name, self._done, self._total, self._unit))
+
+    def judged(self, judgement: Mapping[str, float | None]) -> None:
+        """Report how good the model is that the phase trains."""
+        self._reporter.judged(judgement)
 
     @contextmanager
     def single_step(self) -> Iterator[None]:

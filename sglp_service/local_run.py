@@ -9,7 +9,7 @@ import transformers
 import typer
 from rich.console import Console
 from sglp_client import UserError
-from sglp_client.cli.progress import PhaseBars
+from sglp_client.cli.progress import PhaseBars, judgement_line
 
 from sglp_core import Progress, SGLPError
 
@@ -35,6 +35,9 @@ class ScreenReporter:
 
     def planned(self, plan: Mapping[str, object]) -> None:
         _print(f"removing layers {plan['removed_layers']} ({plan['achieved']:.4g} of the {plan['kind']})")
+
+    def judged(self, judgement: Mapping[str, float | None]) -> None:
+        _print(judgement_line(judgement))
 
 
 @contextmanager

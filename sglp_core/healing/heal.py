@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.evaluation.quality import evaluate
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import Changes, frozen
 from sglp_core.healing.gradients import Trainable, find_gradients
+from sglp_core.healing.judge import Judge, best_of, figure_of
 from sglp_core.healing.learning_rate import LearningRate
 from sglp_core.healing.lora import Adapters, linear_layers
 from sglp_core.healing.neighbouring_layers import names_near_cuts
@@ -98,24 +98,21 @@ def heal(
     steps = healing.steps_on(sample_count(trained_on), size)
     progress = progress or silent_phase()
 
-    def judge(step: int, changes: Changes) -> Judgement:
-        quality = evaluate(model, judged, {"healed": Variant(pruned.removed, changes)})["healed"]
-        return Judgement(step, math.log(quality.perplexity), quality.kl, quality.accuracy, quality.agreement)
-
     with frozen(model.model):
         trainable = _trainable(model, pruned, training, trained_on[0], smallest=min(size, size % at_once or at_once))
         optimizer = new_optimizer(trainable.tensors.values(), healing)
         resumed_from_step, best, curve = _resumed(trainable, optimizer, kept)
         learning_rate = LearningRate(optimizer, healing.highest_rate, steps, resumed_from_step)
         progress.start(steps, "steps", resumed_from_step)
+        judge = Judge(model, judged, size, resumed_from_step, progress)
         if not curve:
-            curve = [judge(0, pruned.changes)]
+            curve = [judge.judge(0, pruned)]
         samples = training_samples(trained_on, size, training.seed, resumed_from_step, healing.augmentation)
         kept_at = time.monotonic()
         for step in range(resumed_from_step + 1, steps + 1):
             # What is not a number never becomes one again. Nothing else ends a training early: while the learning rate
             # is high, a model is often worse than before, and then better than ever.
-            if len(curve) > 1 and not math.isfinite(_figure(curve[-1], healing)):
+            if len(curve) > 1 and not math.isfinite(figure_of(curve[-1], healing)):
                 break
             find_gradients(model, next(samples), at_once, trainable, healing)
             nn.utils.clip_grad_norm_(trainable.tensors.values(), 1.0)
@@ -125,8 +122,8 @@ def heal(
             progress.update(step)
             judging = step % max(1, steps // JUDGEMENTS) == 0 or step == steps
             if judging:
-                curve.append(judge(step, _detached(trainable.changes())))
-                if _best(curve, healing) is curve[-1]:
+                curve.append(judge.judge(step, Variant(pruned.removed, _detached(trainable.changes()))))
+                if best_of(curve, healing) is curve[-1]:
                     best = {name: tensor.detach().clone() for name, tensor in trainable.state.items()}
             if kept and (judging or time.monotonic() - kept_at >= KEPT_EVERY_SECONDS):
                 kept.keep(TrainingState(step, trainable.state, optimizer.state_dict()["state"], best, tuple(curve)))
@@ -138,7 +135,7 @@ def heal(
     return Healed(
         changes,
         trainable.names,
-        _best(curve, healing).step,
+        best_of(curve, healing).step,
         tuple(curve),
         sample_count(trained_on),
         sample_count(judged),
@@ -168,21 +165,6 @@ def _resumed(
     _fill(trainable, state.tensors)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state.optimizer})
     return state.step, state.best, list(state.curve)
-
-
-def _best(curve: Sequence[Judgement], healing: Healing) -> Judgement:
-    """The first of the best; NaN never wins."""
-    best = curve[0]
-    for point in curve[1:]:
-        if _figure(point, healing) < _figure(best, healing):
-            best = point
-    return best
-
-
-def _figure(judgement: Judgement, healing: Healing) -> float:
-    weighted = ((healing.alpha, judgement.kl), (1 - healing.alpha, judgement.loss))
-    # What has no weight may be infinite.
-    return sum(weight * figure for weight, figure in weighted if weight)
 
 
 def _detached(changes: Changes) -> Changes:

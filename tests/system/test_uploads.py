@@ -81,6 +81,12 @@ def test_a_job_heals_on_an_uploaded_file(stack: Stack, uploads: dict[str, Any], 
     assert stack.wait_for_end(job_id)["status"] == "succeeded", stack.logs()
     healed = stack.client.report(job_id)["healing"]
     assert (Path(healed["source"]).name, healed["trained_windows"]) == ("own.txt", 6)
+    judged = [event["data"] for event in stack.client.events(job_id) if event["type"] == "judged"]
+    speeds = [judgement.pop("samples_per_second") for judgement in judged]
+    assert judged == healed["curve"]
+    assert [point["step"] for point in judged] == [0, 1, 2]
+    assert speeds[0] is None
+    assert min(speeds[1:]) > 0
 
 
 def test_a_job_reads_its_uploads_and_leaves_no_copy(stack: Stack, models: Path, uploads: dict[str, Any]) -> None:

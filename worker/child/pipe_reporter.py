@@ -1,13 +1,15 @@
 """Sends the progress and facts of the method to the supervisor, and traces each phase as a span."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, TextIO
 
 from pydantic import BaseModel
 
+from jobs.events import Judged
 from jobs.observability.tracing import Span, begin_span
 from jobs.progress import SourceFile
-from worker.supervision.messages import PhaseProgress, PlanMessage, ProgressMessage, ResolvedMessage
+from worker.supervision.messages import JudgedMessage, PhaseProgress, PlanMessage, ProgressMessage, ResolvedMessage
 
 if TYPE_CHECKING:
     from sglp_core import Progress
@@ -38,6 +40,11 @@ class PipeReporter:
 
     def planned(self, plan: Mapping[str, object]) -> None:
         self._send(PlanMessage.model_construct(plan=plan))
+
+    def judged(self, judgement: Mapping[str, float | None]) -> None:
+        # JSON has no NaN and no infinities.
+        figures = {name: value if value is None or isfinite(value) else None for name, value in judgement.items()}
+        self._send(JudgedMessage(judged=Judged.model_validate(figures)))
 
     def end_phase(self) -> None:
         """End the span of the last phase."""

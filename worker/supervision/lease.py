@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from jobs.database import DATABASE_DOWN, transaction
-from jobs.events import NewEvent, PhaseStarted
+from jobs.events import Judged, NewEvent, PhaseStarted
 from jobs.progress import Progress
 from jobs.repository import Claim, ClaimRepository, JobUpdate
 from jobs.states import State
@@ -75,6 +75,10 @@ class Lease:
     def record_fact(self, name: Literal["resolved", "plan"], fact: JsonObject) -> None:
         """Keep a fact for the next heartbeat: `resolved` or `plan`."""
         self.facts[name] = self._new_facts[name] = fact
+
+    def record_judgement(self, judged: Judged) -> None:
+        """Keep what held-out samples say of the model that is healed, as an event, for the next heartbeat."""
+        self._events.append(NewEvent("judged", judged))
 
     def renew(self, *, at_once: bool = False) -> None:
         """Send a heartbeat if one is due or something has changed. It is retried until the lease runs out."""

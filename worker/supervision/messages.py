@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
 
+from jobs.events import Judged
 from worker.sources.access import DownloadLimits
 from worker.sources.local_spec import LocalSpec
 
@@ -73,6 +74,10 @@ class PlanMessage(_Message):
     plan: dict[str, JsonValue]
 
 
+class JudgedMessage(_Message):
+    judged: Judged
+
+
 class ErrorMessage(_Message):
     error: ChildError
 
@@ -81,7 +86,7 @@ class FinishedMessage(_Message):
     finished: Literal[True] = True
 
 
-ChildMessage = ProgressMessage | ResolvedMessage | PlanMessage | ErrorMessage | FinishedMessage
+ChildMessage = ProgressMessage | ResolvedMessage | PlanMessage | JudgedMessage | ErrorMessage | FinishedMessage
 _CHILD_MESSAGE: TypeAdapter[ChildMessage] = TypeAdapter(ChildMessage)
 
 

@@ -34,6 +34,7 @@ from worker.supervision.messages import (
     ChildMessage,
     ErrorMessage,
     FinishedMessage,
+    JudgedMessage,
     PlanMessage,
     ProgressMessage,
     ResolvedMessage,
@@ -232,6 +233,8 @@ def _record(message: ChildMessage, lease: Lease) -> None:
             lease.record_fact("resolved", resolved)
         case PlanMessage(plan=plan):
             lease.record_fact("plan", plan)
+        case JudgedMessage(judged=judged):
+            lease.record_judgement(judged)
 
 
 def _died(lease: Lease, status: int) -> Ending:

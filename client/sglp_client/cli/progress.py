@@ -1,7 +1,7 @@
 """The phases of a job on the screen: one bar per phase on a terminal, one line per phase elsewhere."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -89,6 +89,11 @@ def require_success(job: Job) -> None:
         raise JobFailed(f"{job['id']} is {job['status']}")
 
 
+def judgement_line(judgement: Mapping[str, float | None]) -> str:
+    """What held-out samples say of a model that is healed, without the figures that are missing."""
+    return "judged: " + ", ".join(f"{name} {value:.4g}" for name, value in judgement.items() if value is not None)
+
+
 class _JobScreen:
     def __init__(self, service: SGLP, console: Console, bars: PhaseBars) -> None:
         self._service = service
@@ -111,6 +116,9 @@ class _JobScreen:
         if kind == "phase":
             self._phase = data["phase"]
             self._bars.start(data["phase"])
+            return
+        if kind == "judged":
+            self._console.print(judgement_line(data), markup=False, highlight=False)
             return
         self._phase = None
         self._bars.complete()

@@ -1,0 +1,54 @@
+"""What held-out samples say of a model during its training, and which state of it is the best."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from sglp_core.evaluation.quality import evaluate
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
+from sglp_core.healing.training_state import Judgement
+from sglp_core.options import Healing
+from sglp_core.progress import Phase
+from sglp_core.tasks import Batch
+
+
+class Judge:
+    """Judges on the same `batches`, and tells the progress of a training that goes on from a `step`.
+
+    `samples_a_step` are those trained on, for the speed between two judgements.
+    """
+
+    def __init__(
+        self, model: LayeredModel, batches: Sequence[Batch], samples_a_step: int, step: int, progress: Phase
+    ) -> None:
+        self._model, self._batches, self._samples_a_step = model, batches, samples_a_step
+        self._step, self._progress = step, progress
+        self._since = time.monotonic()
+
+    def judge(self, step: int, variant: Variant) -> Judgement:
+        """The judgement of the model as it is after so many steps."""
+        trained = (step - self._step) * self._samples_a_step
+        speed = trained / (time.monotonic() - self._since) if trained else None
+        quality = evaluate(self._model, self._batches, {"healed": variant})["healed"]
+        found = Judgement(step, math.log(quality.perplexity), quality.kl, quality.accuracy, quality.agreement)
+        self._progress.judged({**asdict(found), "samples_per_second": speed})
+        self._step, self._since = step, time.monotonic()
+        return found
+
+
+def best_of(curve: Sequence[Judgement], healing: Healing) -> Judgement:
+    """The first of the best; NaN never wins."""
+    best = curve[0]
+    for point in curve[1:]:
+        if figure_of(point, healing) < figure_of(best, healing):
+            best = point
+    return best
+
+
+def figure_of(judgement: Judgement, healing: Healing) -> float:
+    """KL and loss as they are weighed in training, in nats a position."""
+    weighted = ((healing.alpha, judgement.kl), (1 - healing.alpha, judgement.loss))
+    # What has no weight may be infinite.
+    return sum(weight * figure for weight, figure in weighted if weight)
