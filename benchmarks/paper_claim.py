@@ -125,7 +125,16 @@ def _dense(data: Path, out: Path, network: str, tuned: int, images: int, bars: B
         steps = replace(TUNED, epochs=tuned).steps_on(images, BATCH)
         bar = bars.add_task("the dense network", total=steps)
         batches = training_images(data, images, 0)
-        train(model, model, batches, TUNED, steps, 0, lambda step: bars.update(bar, completed=step))
+        train(
+            model,
+            model,
+            batches,
+            "image_classification",
+            TUNED,
+            steps,
+            0,
+            lambda step: bars.update(bar, completed=step),
+        )
         bars.remove_task(bar)
     model.cpu().save_pretrained(written)
     written.rename(folder)

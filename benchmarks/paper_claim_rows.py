@@ -74,7 +74,16 @@ class Whole:
     def healed(self, healing: Healing, on_step: OnStep) -> dict[str, Any]:
         student = copy.deepcopy(self._network)
         steps = healing.steps_on(len(self._images[0].labels), BATCH)
-        train(student, self._teacher, self._images, healing, steps, self._seed, lambda step: on_step(step, steps))
+        train(
+            student,
+            self._teacher,
+            self._images,
+            "image_classification",
+            healing,
+            steps,
+            self._seed,
+            lambda step: on_step(step, steps),
+        )
         healed = correct(student, *self._test) / TEST_IMAGES
         return {"removed": [], "fewer": self._fewer, "accuracy": {**self._before, "healed": healed}}
 

@@ -15,7 +15,7 @@ from sglp_core.healing.learning_rate import LearningRate
 from sglp_core.healing.optimizer import new_optimizer
 from sglp_core.healing.training_samples import training_samples
 from sglp_core.options import Healing
-from sglp_core.tasks import Batch
+from sglp_core.tasks import Batch, Task, aligned, logits_of
 
 JUDGED_AT_ONCE = 1000
 
@@ -24,12 +24,13 @@ def train(
     student: Any,
     teacher: Any,
     batches: Sequence[Batch],
+    task: Task,
     healing: Healing,
     steps: int,
     seed: int,
     on_step: Callable[[int], None] = lambda _step: None,
 ) -> None:
-    """Train all of the image classifier `student` for so many steps, and leave it in evaluation mode."""
+    """Train all of the `student` for so many steps, and leave it in evaluation mode."""
     assert healing.batch_size
     device = next(student.parameters()).device
     optimizer = new_optimizer(student.parameters(), healing)
@@ -37,11 +38,11 @@ def train(
     samples: Iterator[Batch] = training_samples(batches, healing.batch_size, seed, 0, healing.augmentation)
     student.train()
     for step, batch in enumerate(islice(samples, steps), start=1):
-        images, labels = batch.inputs["pixel_values"].to(device), batch.labels.to(device)
+        moved = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=healing.precision == "mixed"):
-            logits = student(pixel_values=images).logits
+            logits, labels = aligned(logits_of(student, moved), moved.labels, task)
             with torch.no_grad():
-                dense = teacher(pixel_values=images).logits if healing.alpha else None
+                dense = aligned(logits_of(teacher, moved), moved.labels, task)[0] if healing.alpha else None
         _loss(logits.float(), labels, dense, healing).backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
@@ -52,7 +53,11 @@ def train(
 
 
 def _loss(logits: Tensor, labels: Tensor, dense: Tensor | None, healing: Healing) -> Tensor:
-    loss = (1 - healing.alpha) * nn.functional.cross_entropy(logits, labels, label_smoothing=healing.label_smoothing)
+    loss = torch.zeros((), device=logits.device)
+    if healing.alpha < 1:
+        loss = (1 - healing.alpha) * nn.functional.cross_entropy(
+            logits, labels, label_smoothing=healing.label_smoothing
+        )
     if dense is None:
         return loss
     softened = (logits / healing.temperature).log_softmax(-1), (dense.float() / healing.temperature).softmax(-1)
