@@ -7,7 +7,7 @@ from sglp_core.pipeline.analyze import analyze
 from sglp_core.pipeline.compress import compress
 from sglp_core.pipeline.sweep import sweep
 from sglp_core.progress import Progress, ProgressReporter, SilentReporter
-from sglp_core.run_context import RunContext
+from sglp_core.run_context import RunContext, StateTransfer
 
 __all__ = [
     "Calibration",
@@ -21,6 +21,7 @@ __all__ = [
     "RunContext",
     "SGLPError",
     "SilentReporter",
+    "StateTransfer",
     "SweepTarget",
     "Target",
     "analyze",

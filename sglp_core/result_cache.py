@@ -22,6 +22,7 @@ import numpy as np
 LIMIT_BYTES = 1 << 30
 UNFINISHED_SECONDS = 3600
 FACTS = "facts"
+_UNREADABLE = (OSError, zipfile.BadZipFile, ValueError, KeyError)
 # Any JSON: each user of the cache has its own keys and facts.
 Key = Mapping[str, Any]
 Facts = Mapping[str, Any]
@@ -48,19 +49,28 @@ class Cache:
         try:
             content = path.read_bytes()
             result = _read(content, key)
-        except (OSError, zipfile.BadZipFile, ValueError, KeyError):
+        except _UNREADABLE:
             return None
         with suppress(OSError):
             os.utime(path)
         return result
 
-    def keep(self, key: Key, result: CachedResult) -> None:
+    def find_facts(self, key: Key) -> Facts | None:
+        """The facts alone of a key's result, whose arrays are not read and may be damaged; None as for `find`."""
+        try:
+            with zipfile.ZipFile(self._path(key)) as archive:
+                content = archive.read(f"{FACTS}.npy")
+            return _facts(str(np.load(io.BytesIO(content), allow_pickle=False)), key)
+        except _UNREADABLE:
+            return None
+
+    def keep(self, key: Key, result: CachedResult) -> Path | None:
         """Write a result, then delete old ones beyond the limit; one larger than the limit is not written.
 
-        Errors of the disk are ignored: they only make the next job slower.
+        Returns the file. Errors of the disk are ignored and give None: they only make the next job slower.
         """
         if sum(array.nbytes for array in result.arrays.values()) > self.limit_bytes:
-            return
+            return None
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as file:
@@ -73,6 +83,8 @@ class Cache:
                     Path(file.name).unlink(missing_ok=True)
                     raise
             self._delete_beyond_limit()
+            return self._path(key)
+        return None
 
     def drop(self, key: Key) -> None:
         """Delete the result of a key, if there is one."""
@@ -112,7 +124,12 @@ def _read(content: bytes, key: Key) -> CachedResult:
             raise zipfile.BadZipFile("a checksum does not match")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         content_by_name = {name: arrays[name] for name in arrays.files}
-    facts = json.loads(str(content_by_name.pop(FACTS)))
+    facts = _facts(str(content_by_name.pop(FACTS)), key)
+    return CachedResult(content_by_name, facts)
+
+
+def _facts(content: str, key: Key) -> Facts:
+    facts: dict[str, Any] = json.loads(content)
     if key_digest(facts.pop("key")) != key_digest(key):
         raise ValueError("the file holds the result of another key")
-    return CachedResult(content_by_name, facts)
+    return facts

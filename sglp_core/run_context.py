@@ -1,6 +1,6 @@
 """What every step of a run needs besides its own input."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,12 +10,25 @@ from sglp_core.progress import Phase, ProgressReporter, SilentReporter
 
 
 @dataclass(frozen=True)
+class StateTransfer:
+    """How a healing goes on on another machine.
+
+    `received` is a folder with the state that another machine kept, empty where none has. `kept` is called with the
+    file of each state that this one keeps, on the thread that trains; the next state replaces that file.
+    """
+
+    received: Path
+    kept: Callable[[Path], None]
+
+
+@dataclass(frozen=True)
 class RunContext:
     """Where a run may read, its cache, how it uses memory, and the reporter of its progress.
 
     `roots` are the only folders in which local models and data may lie (None: anywhere). `local_files` maps calibration
     and evaluation sources to files that the caller has already fetched. `cache` holds downloaded models and earlier
-    results. `memory` says whether the weights are loaded or streamed from disk.
+    results. `memory` says whether the weights are loaded or streamed from disk. `state_transfer` takes the state of a
+    healing to other machines (None: it resumes from `cache` alone).
     """
 
     roots: Sequence[Path] | None = None
@@ -23,6 +36,7 @@ class RunContext:
     cache: Path = DEFAULT_CACHE
     memory: Memory = "auto"
     reporter: ProgressReporter = field(default_factory=SilentReporter)
+    state_transfer: StateTransfer | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", self.cache.expanduser())

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from sglp_core.loading.cache_key import common_key
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Healing
 from sglp_core.result_cache import Cache, CachedResult, Key
+from sglp_core.run_context import RunContext, StateTransfer
 
 # A state has four float32 values for each trained parameter; this is enough for half a billion parameters.
 LIMIT_BYTES = 8 << 30
@@ -52,29 +52,44 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class KeptState:
-    """The entry of the cache with the state of one run. Runs of the same key may share it: they compute the same."""
+    """The entry of the cache with the state of one run. Runs of the same key may share it: they compute the same.
+
+    With a `transfer` the state may also come from another machine, and goes to others.
+    """
 
     cache: Cache
     key: Key
+    transfer: StateTransfer | None = None
 
     def find(self) -> TrainingState | None:
-        """The state that was kept last, on the CPU; None where there is none, or it cannot be read."""
-        entry = self.cache.find(self.key)
-        return None if entry is None else _from_cached(entry)
+        """The state after most steps, on the CPU; None where there is none, or none that can be read."""
+        places = [self.cache, *([Cache(self.transfer.received)] if self.transfer else [])]
+        # By their facts, because a state may be so large that two do not fit into memory.
+        for place in sorted(places, key=self._step_in, reverse=True):
+            entry = place.find(self.key)
+            if entry is not None:
+                return _from_cached(entry)
+        return None
 
     def keep(self, state: TrainingState) -> None:
         """Replace the kept state by this one."""
-        self.cache.keep(self.key, _to_cached(state))
+        file = self.cache.keep(self.key, _to_cached(state))
+        if file is not None and self.transfer is not None:
+            self.transfer.kept(file)
 
     def drop(self) -> None:
         """Remove the kept state, once the run has ended."""
         self.cache.drop(self.key)
 
+    def _step_in(self, place: Cache) -> int:
+        facts = place.find_facts(self.key)
+        return -1 if facts is None else int(facts["step"])
+
 
 def kept_state(
-    loaded: LoadedModel, data: CalibrationData, pruned: Variant, settings: Healing, folder: Path
+    loaded: LoadedModel, data: CalibrationData, pruned: Variant, settings: Healing, context: RunContext
 ) -> KeptState:
-    """Where below `folder` the state is kept of a run with these settings, model, data, plan and repair."""
+    """Where the state is kept of a run with these settings, model, data, plan and repair."""
     key = common_key(loaded) | {
         "calibration": data.calibration_digest,
         "batch_size": data.batch_size,
@@ -84,7 +99,7 @@ def kept_state(
         "changes": _digest(pruned.changes),
         "healing": asdict(settings),
     }
-    return KeptState(Cache(folder / "healings", LIMIT_BYTES), key)
+    return KeptState(Cache(context.cache / "healings", LIMIT_BYTES), key, context.state_transfer)
 
 
 def _digest(changes: Changes) -> str:

@@ -180,7 +180,7 @@ def _heal(
 ) -> tuple[Healed, Callable[[], None]]:
     """The healed weights, and a function that removes the state that was kept of the healing."""
     loaded, data, healing = measured.loaded, measured.data, options.healing
-    kept = kept_state(loaded, data, pruned, healing, context.cache) if healing.trains else None
+    kept = kept_state(loaded, data, pruned, healing, context) if healing.trains else None
     training = Training(healing, data.seed, kept, data.training(loaded))
     healed = heal(loaded, data.calibration(loaded), pruned, training, context.phase("healing"))
     return healed, kept.drop if kept else lambda: None

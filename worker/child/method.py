@@ -22,6 +22,7 @@ def run_method(files: LocalFiles, request: ChildRequest, output: Path, reporter:
         Method,
         Options,
         RunContext,
+        StateTransfer,
         SweepTarget,
         Target,
         analyze,
@@ -37,7 +38,13 @@ def run_method(files: LocalFiles, request: ChildRequest, output: Path, reporter:
         evaluation=Evaluation(**spec.evaluation.model_dump()),
         healing=Healing(**spec.healing.model_dump()),
     )
-    context = RunContext(roots=request.roots, local_files=files.data, cache=request.cache, reporter=reporter)
+    context = RunContext(
+        roots=request.roots,
+        local_files=files.data,
+        cache=request.cache,
+        reporter=reporter,
+        state_transfer=StateTransfer(request.received_state, reporter.state_kept),
+    )
     if spec.mode == "analyze":
         analyze(model, output, options, context)
     elif spec.mode == "estimate":

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from pydantic import BaseModel
@@ -9,7 +10,14 @@ from pydantic import BaseModel
 from jobs.events import Judged
 from jobs.observability.tracing import Span, begin_span
 from jobs.progress import SourceFile
-from worker.supervision.messages import JudgedMessage, PhaseProgress, PlanMessage, ProgressMessage, ResolvedMessage
+from worker.supervision.messages import (
+    JudgedMessage,
+    PhaseProgress,
+    PlanMessage,
+    ProgressMessage,
+    ResolvedMessage,
+    StateMessage,
+)
 
 if TYPE_CHECKING:
     from sglp_core import Progress
@@ -45,6 +53,10 @@ class PipeReporter:
         # JSON has no NaN and no infinities.
         figures = {name: value if value is None or isfinite(value) else None for name, value in judgement.items()}
         self._send(JudgedMessage(judged=Judged.model_validate(figures)))
+
+    def state_kept(self, file: Path) -> None:
+        """The `kept` of a `StateTransfer`."""
+        self._send(StateMessage(kept_state=file))
 
     def end_phase(self) -> None:
         """End the span of the last phase."""

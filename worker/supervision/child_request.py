@@ -8,6 +8,7 @@ from jobs.settings import Settings
 from jobs.spec import JobSpec
 from worker.sources.access import DownloadLimits
 from worker.sources.uploads import COPIES, made_local
+from worker.supervision.healing_states import RECEIVED
 from worker.supervision.messages import ChildRequest, TraceTarget
 
 
@@ -28,6 +29,7 @@ def make_request(
         redirect_places=tuple(place for place in settings.sources if place.startswith("https://")),
         allowed_networks=tuple(str(network) for network in settings.egress_allowed_networks),
         memory_bytes=settings.job_memory_bytes,
+        received_state=directory / RECEIVED,
         trace=TraceTarget(endpoint=settings.otlp_endpoint, parent=traceparent),
     )
 

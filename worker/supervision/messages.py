@@ -30,6 +30,7 @@ class ChildRequest(_Message):
 
     `file://` URIs must lie below `roots`. HTTPS redirects may lead to `redirect_places`. Connections go to public
     addresses and to `allowed_networks`. `memory_bytes` limits the child and every process it starts; None is no limit.
+    `received_state` is a folder with the state of the job's healing that an earlier attempt has stored, if one has.
     """
 
     spec: LocalSpec
@@ -39,6 +40,7 @@ class ChildRequest(_Message):
     redirect_places: tuple[str, ...]
     allowed_networks: tuple[str, ...]
     memory_bytes: int | None
+    received_state: Path
     trace: TraceTarget
 
 
@@ -78,6 +80,12 @@ class JudgedMessage(_Message):
     judged: Judged
 
 
+class StateMessage(_Message):
+    """The file with the state of the healing was replaced by a newer state."""
+
+    kept_state: Path
+
+
 class ErrorMessage(_Message):
     error: ChildError
 
@@ -86,7 +94,9 @@ class FinishedMessage(_Message):
     finished: Literal[True] = True
 
 
-ChildMessage = ProgressMessage | ResolvedMessage | PlanMessage | JudgedMessage | ErrorMessage | FinishedMessage
+ChildMessage = (
+    ProgressMessage | ResolvedMessage | PlanMessage | JudgedMessage | StateMessage | ErrorMessage | FinishedMessage
+)
 _CHILD_MESSAGE: TypeAdapter[ChildMessage] = TypeAdapter(ChildMessage)
 
 

@@ -29,6 +29,7 @@ from worker.sources.uploads import UploadDamaged, UploadFetch, as_named
 from worker.supervision.child_process import ChildProcess
 from worker.supervision.child_request import credentials_of, make_request
 from worker.supervision.endings import EndedEarly, Ending, failed, released, stopped
+from worker.supervision.healing_states import StateFetch, StateUploads
 from worker.supervision.lease import Lease, Stop
 from worker.supervision.messages import (
     ChildMessage,
@@ -38,6 +39,7 @@ from worker.supervision.messages import (
     PlanMessage,
     ProgressMessage,
     ResolvedMessage,
+    StateMessage,
 )
 from worker.workspace import remove_abandoned, workspace
 
@@ -103,14 +105,17 @@ class Supervisor:
         try:
             destination = self._destination(lease)
             upload_paths = self._fetch_uploads(lease, directory)
+            self._fetch_healing_state(lease, directory)
         except EndedEarly as early:
             return early.ending
         request = make_request(spec, self._settings, directory, upload_paths, span.traceparent)
         child = ChildProcess(request, directory, credentials_of(spec, self._settings))
+        uploads = StateUploads(self._store, lease, directory)
         try:
-            last = self._watch(child, lease)
+            last = self._watch(child, lease, uploads)
         finally:
             status = child.close()
+            uploads.stop()
         log.info("the child ended", status=status)
         if isinstance(last, FinishedMessage) and status == 0 and not lease.stop:
             return self._publish(lease, child.output, destination)
@@ -154,7 +159,24 @@ class Supervisor:
                 raise
             raise EndedEarly(failed(lease, "insufficient_storage", "the worker's disk is full")) from error
 
-    def _watch(self, child: ChildProcess, lease: Lease) -> ChildMessage | None:
+    def _fetch_healing_state(self, lease: Lease, directory: Path) -> None:
+        """What an earlier attempt has stored, if it can be had; healing starts again otherwise. Raises `EndedEarly`."""
+        claim = lease.claim
+        healing = claim.spec.healing
+        if claim.fence == 1 or not (healing.steps or healing.epochs):
+            return
+        fetch = StateFetch(self._store, claim.job_id, directory, self._settings.artifact_patience_seconds)
+        if not self._finishes(fetch, lease, "fetching"):
+            raise EndedEarly(stopped(lease) if lease.stop else released(lease))
+        try:
+            found = fetch.result()
+        except (StorageUnavailable, OSError) as error:
+            log.warning("the state of the healing could not be fetched", error=str(error))
+            return
+        if found is not None:
+            log.info("the healing goes on from a stored state", stored_by_fence=found.fence)
+
+    def _watch(self, child: ChildProcess, lease: Lease, uploads: StateUploads) -> ChildMessage | None:
         """Follow the child to its end, and end it where it must stop; returns its last message, if any."""
         last: ChildMessage | None = None
         kill_at: float | None = None
@@ -162,7 +184,11 @@ class Supervisor:
             # Checked before reading, so that everything the child sent before it ended is read.
             ended = child.ended()
             for last in child.messages(0 if ended else TICK_SECONDS):
-                _record(last, lease)
+                if isinstance(last, StateMessage):
+                    uploads.offer(last.kept_state)
+                else:
+                    _record(last, lease)
+            uploads.advance()
             lease.renew(at_once=ended)
             if ended:
                 return last

@@ -37,7 +37,9 @@ def healed(directory: Path, cache: str) -> Healed:
         data.calibration(loaded),
         Variant(REMOVED, given),
         Training(
-            HEALING, seed=data.seed, kept=kept_state(loaded, data, Variant(REMOVED, given), HEALING, directory / cache)
+            HEALING,
+            seed=data.seed,
+            kept=kept_state(loaded, data, Variant(REMOVED, given), HEALING, RunContext(cache=directory / cache)),
         ),
         Recorder(lambda progress: print(progress.done, flush=True)).phase(),
     )

@@ -250,9 +250,12 @@ def test_another_plan_repair_data_or_setting_is_another_run(tmp_path: Path) -> N
         (drawn(), (2, 3), ones, Healing(5, alpha=0.0)),
     ]
     names = [
-        key_digest(kept_state(loaded, data, Variant(removed, changes), healing, tmp_path).key)
+        key_digest(kept_state(loaded, data, Variant(removed, changes), healing, RunContext(cache=tmp_path)).key)
         for data, removed, changes, healing in places
     ]
     assert len(set(names)) == len(places)
     again = {name: tensor.clone() for name, tensor in ones.items()}
-    assert key_digest(kept_state(loaded, drawn(), Variant((2, 3), again), Healing(5), tmp_path).key) == names[0]
+    assert (
+        key_digest(kept_state(loaded, drawn(), Variant((2, 3), again), Healing(5), RunContext(cache=tmp_path)).key)
+        == names[0]
+    )

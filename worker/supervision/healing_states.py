@@ -1,0 +1,187 @@
+"""The state of a job's healing in the artifact store, so that the job goes on on any worker.
+
+Which attempt writes where, and what removes it: docs/decisions/healing-states.md.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from jobs.artifacts import ArtifactStore, InsufficientStorage, StorageUnavailable
+from worker.background_transfer import BackgroundTransfer
+from worker.supervision.lease import Lease, Stop
+
+RECEIVED = "healing"
+SNAPSHOT = "healing-snapshot"
+# An upload costs the training time on the processor, the disk and the network. All uploads together take at most a
+# tenth of it.
+PAUSES_PER_UPLOAD = 9
+# Below the folder of the job's states: fence, number, sha256, name of the file in the cache.
+KEY = re.compile(r"(\d+)/(\d+)/([0-9a-f]{64})/([0-9a-f]{64}\.npz)")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, order=True)
+class StoredState:
+    """A state in the store: the `number`th that the attempt of this fence has stored. The greatest is the newest."""
+
+    fence: int
+    number: int
+    sha256: str
+    file_name: str
+
+    def key_of(self, job_id: str) -> str:
+        return f"{_prefix(job_id)}{self.fence}/{self.number}/{self.sha256}/{self.file_name}"
+
+
+class StateFetch(BackgroundTransfer[StoredState | None]):
+    """Downloads the newest state of a job that is whole to the new folder `directory / RECEIVED`.
+
+    The result is that state, None where there is none. Raises `StorageUnavailable` and `OSError`.
+    """
+
+    def __init__(self, store: ArtifactStore, job_id: str, directory: Path, retry_seconds: float) -> None:
+        super().__init__("healing state fetch", 0, retry_seconds)
+        self._store, self._job_id, self._folder = store, job_id, directory / RECEIVED
+
+    def transfer(self) -> StoredState | None:
+        sizes = self._retrying(lambda: _sizes(self._store, self._job_id))
+        for state in sorted(sizes, reverse=True):
+            if self.stopping.is_set():
+                break
+            self.total_bytes = sizes[state]
+            self._folder.mkdir(exist_ok=True)
+            if self._retrying(lambda state=state: self._download(state)):
+                return state
+            log.warning("a stored state of the healing is damaged", fence=state.fence, number=state.number)
+        return None
+
+    def _download(self, state: StoredState) -> bool:
+        digest = hashlib.sha256()
+        self.done_bytes = 0
+        target = self._folder / state.file_name
+        with target.open("wb") as file:
+            for chunk in self._store.stream(state.key_of(self._job_id)):
+                if self.stopping.is_set():
+                    break
+                file.write(chunk)
+                digest.update(chunk)
+                self.done_bytes += len(chunk)
+        if digest.hexdigest() == state.sha256:
+            return True
+        target.unlink()
+        return False
+
+
+class StateUploads:
+    """Stores the newest kept state of one attempt, one upload after the other, in the background.
+
+    An upload that fails is logged, and the next state is tried: the job does not depend on it.
+    """
+
+    def __init__(self, store: ArtifactStore, lease: Lease, directory: Path) -> None:
+        self._store, self._lease, self._directory = store, lease, directory
+        self._newest: Path | None = None
+        self._upload: StateUpload | None = None
+        self._begun = 0
+        self._started_at = self._due_at = 0.0
+
+    def offer(self, file: Path) -> None:
+        """A newer state was kept in this file, which a later state may replace."""
+        self._newest = file
+
+    def advance(self) -> None:
+        """Begin an upload if a newer state was offered, none is running, and the last one is long enough ago."""
+        now = time.monotonic()
+        if self._upload is not None and not self._upload.is_alive():
+            self._end(self._upload, now)
+            self._upload = None
+        if self._upload is None and self._newest is not None and now >= self._due_at:
+            self._begun += 1
+            self._upload = StateUpload(self._store, self._lease, self._newest, self._directory, self._begun)
+            self._newest, self._started_at = None, now
+            self._upload.start()
+
+    def stop(self) -> None:
+        """Begin no more uploads; what a running one still stores is deleted again."""
+        self._newest = None
+        if self._upload is not None:
+            self._upload.stopping.set()
+
+    def _end(self, upload: "StateUpload", now: float) -> None:
+        try:
+            upload.result()
+        except (StorageUnavailable, InsufficientStorage, OSError) as error:
+            log.warning("the state of the healing was not stored", error=str(error))
+            return
+        seconds = now - self._started_at
+        self._due_at = now + PAUSES_PER_UPLOAD * seconds
+        log.info("the state of the healing was stored", size_bytes=upload.total_bytes, seconds=round(seconds, 3))
+
+
+class StateUpload(BackgroundTransfer[None]):
+    """Stores one state under a key of its own, then deletes those that it replaces.
+
+    Raises `StorageUnavailable`, `InsufficientStorage` and `OSError`.
+    """
+
+    def __init__(self, store: ArtifactStore, lease: Lease, file: Path, directory: Path, number: int) -> None:
+        # Tried once: the next state is worth more than another try for this one.
+        super().__init__("healing state upload", 0, 0)
+        self._store, self._lease, self._file, self._number = store, lease, file, number
+        self._snapshot = directory / SNAPSHOT
+
+    def transfer(self) -> None:
+        try:
+            _link_or_copy(self._file, self._snapshot)
+            self._store_snapshot()
+        finally:
+            self._snapshot.unlink(missing_ok=True)
+
+    def _store_snapshot(self) -> None:
+        self.total_bytes = self._snapshot.stat().st_size
+        with self._snapshot.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        claim = self._lease.claim
+        state = StoredState(claim.fence, self._number, sha256, self._file.name)
+        key = state.key_of(claim.job_id)
+        self._store.put(key, self._snapshot, "application/octet-stream")
+        if self.stopping.is_set() or self._lease.stop is Stop.LOST:
+            # The job may have ended, and what it left been swept, before this came.
+            self._store.delete(key)
+            return
+        # Only older ones: a worker that was frozen may store after the next one has.
+        for older in _sizes(self._store, claim.job_id):
+            if older < state:
+                self._store.delete(older.key_of(claim.job_id))
+
+
+def _prefix(job_id: str) -> str:
+    return f"jobs/{job_id}/healing/"
+
+
+def _sizes(store: ArtifactStore, job_id: str) -> dict[StoredState, int]:
+    """The size in bytes of each stored state of a job. Raises `StorageUnavailable`."""
+    sizes = {}
+    for key, size_bytes in store.sizes(_prefix(job_id)).items():
+        named = KEY.fullmatch(key.removeprefix(_prefix(job_id)))
+        if named:
+            fence, number, sha256, file_name = named.groups()
+            sizes[StoredState(int(fence), int(number), sha256, file_name)] = size_bytes
+    return sizes
+
+
+def _link_or_copy(file: Path, target: Path) -> None:
+    """The file as it is now: what replaces it later does not change `target`. Raises `OSError`."""
+    try:
+        os.link(file, target)
+    except OSError:
+        # Most likely the cache lies on another disk.
+        shutil.copyfile(file, target)
