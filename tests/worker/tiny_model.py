@@ -32,7 +32,7 @@ WORDS = [
 LAYERS = 6
 
 
-def write_tiny_model(directory: Path) -> Path:
+def write_tiny_model(directory: Path, hidden_size: int = 32) -> Path:
     """Save the model and its tokenizer to `directory`."""
     torch.manual_seed(0)
     vocabulary = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}
@@ -43,8 +43,8 @@ def write_tiny_model(directory: Path) -> Path:
     ).save_pretrained(directory)
     config = LlamaConfig(
         vocab_size=len(vocabulary),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
         num_hidden_layers=LAYERS,
         num_attention_heads=4,
         num_key_value_heads=2,
