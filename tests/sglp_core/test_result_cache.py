@@ -24,7 +24,7 @@ def test_a_result_is_found_by_its_key_in_any_order(tmp_path: Path) -> None:
     cache.keep(KEY, RESULT)
     cached = cache.find({"seed": 0, "model": "a"})
     assert cached is not None
-    assert cached.facts == {"n": 4}
+    assert cached.facts == cache.find_facts(KEY) == {"n": 4}
     assert cached.arrays.keys() == RESULT.arrays.keys()
     assert all(
         np.array_equal(cached.arrays[n], a) and cached.arrays[n].dtype == a.dtype for n, a in RESULT.arrays.items()
@@ -42,9 +42,16 @@ def test_every_damaged_byte_and_every_truncation_counts_as_missing(tmp_path: Pat
         damaged[position] ^= 1
         only_file(cache).write_bytes(damaged)
         assert cache.find(KEY) is None
+        # Of the facts no byte was damaged, and no array is read for them.
+        assert cache.find_facts(KEY) == RESULT.facts
+    four, five = (f'"n": {number}'.encode("utf-32-le") for number in (4, 5))
+    assert four in whole
+    only_file(cache).write_bytes(whole.replace(four, five))
+    assert cache.find_facts(KEY) is None
     for length in (0, 1, len(whole) // 2, len(whole) - 1):
         only_file(cache).write_bytes(whole[:length])
         assert cache.find(KEY) is None
+        assert cache.find_facts(KEY) is None
     cache.keep(KEY, RESULT)
     assert cache.find(KEY) is not None
 
@@ -57,6 +64,7 @@ def test_a_result_under_another_name_is_not_used(tmp_path: Path) -> None:
     (other,) = set(tmp_path.iterdir()) - {own}
     own.replace(other)
     assert cache.find({**KEY, "seed": 1}) is None
+    assert cache.find_facts({**KEY, "seed": 1}) is None
 
 
 def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:

@@ -125,6 +125,33 @@ def test_a_worker_killed_while_it_publishes_leaves_nothing_half(
     assert (job["status"], job["attempt"]) == ("succeeded", 2), stack.logs()
 
 
+def healing_spec(models: Path) -> dict[str, Any]:
+    return tiny_spec(models / "model", models / "text.txt", healing={"steps": 400, "trained": "all"})
+
+
+def test_a_healing_goes_on_while_its_state_cannot_be_stored(stack: Stack, models: Path, proxy: FaultyProxy) -> None:
+    proxy.do(Fault.BUSY, methods={"PUT"})
+    job_id = stack.client.submit(healing_spec(models))["id"]
+    # Of the first upload; each is tried several times by itself.
+    stack.wait_for(job_id, lambda _job: "the state of the healing was not stored" in stack.logs())
+    proxy.heal()
+    job = stack.wait_for_end(job_id)
+    assert (job["status"], job["attempt"]) == ("succeeded", 1), (job["error"], stack.logs())
+
+
+def test_the_state_of_a_cancelled_healing_is_deleted(
+    stack: Stack, store: ArtifactStore, models: Path, proxy: FaultyProxy
+) -> None:
+    job_id = stack.client.submit(healing_spec(models))["id"]
+    stack.wait_for(job_id, lambda _job: store.list(f"jobs/{job_id}/healing/") != [])
+    stack.client.cancel(job_id)
+    assert stack.wait_for_end(job_id)["status"] == "cancelled"
+    give_up = time.monotonic() + SWEEP_SECONDS
+    while store.list(f"jobs/{job_id}/"):
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+
+
 def test_what_cannot_be_deleted_at_once_is_deleted_later(
     stack: Stack, store: ArtifactStore, models: Path, proxy: FaultyProxy, compressed: str
 ) -> None:
@@ -190,7 +217,7 @@ def test_a_silent_store_is_told_in_time(stack: Stack, compressed: str, proxy: Fa
 def test_in_the_end_only_what_was_published_is_in_the_store(stack: Stack, store: ArtifactStore) -> None:
     """Of the jobs above, whatever has happened to them."""
     jobs = list(stack.client.list(limit=100))
-    assert {job["status"] for job in jobs} == {"succeeded", "failed"}
+    assert {job["status"] for job in jobs} == {"succeeded", "failed", "cancelled"}
     published = {
         f"jobs/{job['id']}/{artifact['name']}": artifact["sha256"]
         for job in jobs

@@ -58,8 +58,10 @@ class StateFetch(BackgroundTransfer[StoredState | None]):
                 break
             self.total_bytes = sizes[state]
             self._folder.mkdir(exist_ok=True)
-            if self._retrying(lambda state=state: self._download(state)):
-                return state
+            # The second time is for damage on the way here; damage in the store shows in both.
+            for _ in range(2):
+                if self._retrying(lambda state=state: self._download(state)):
+                    return state
             log.warning("a stored state of the healing is damaged", fence=state.fence, number=state.number)
         return None
 
@@ -93,6 +95,11 @@ class StateUploads:
         self._begun = 0
         self._started_at = self._due_at = 0.0
 
+    @property
+    def is_uploading(self) -> bool:
+        """Whether an upload has begun whose end `advance` has not noted yet."""
+        return self._upload is not None
+
     def offer(self, file: Path) -> None:
         """A newer state was kept in this file, which a later state may replace."""
         self._newest = file
@@ -103,7 +110,7 @@ class StateUploads:
         if self._upload is not None and not self._upload.is_alive():
             self._end(self._upload, now)
             self._upload = None
-        if self._upload is None and self._newest is not None and now >= self._due_at:
+        if not self.is_uploading and self._newest is not None and now >= self._due_at:
             self._begun += 1
             self._upload = StateUpload(self._store, self._lease, self._newest, self._directory, self._begun)
             self._newest, self._started_at = None, now

@@ -1,6 +1,7 @@
 """A healing run that was stopped goes on where it was, to the same end, whatever was left on the disk."""
 
 import math
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,7 @@ from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Healing, Options
 from sglp_core.progress import Progress
 from sglp_core.result_cache import Cache, CachedResult, key_digest
-from sglp_core.run_context import RunContext
+from sglp_core.run_context import RunContext, StateTransfer
 from sglp_core.structure.layer_stack import find_stack
 from sglp_core.tasks import Batch
 from tests.sglp_core.recorded_progress import Recorder
@@ -219,6 +220,52 @@ def test_two_at_once_end_the_same(tmp_path: Path) -> None:
     expected = run(healing)
     for found in both:
         assert_same(found, expected)
+
+
+def test_a_run_goes_on_on_another_machine_from_whichever_state_is_further(tmp_path: Path) -> None:
+    healing = Healing(24, 3e-3)
+    expected = run(healing)
+    told: list[Path] = []
+    received = tmp_path / "received"
+    received.mkdir()
+
+    def machine(name: str) -> KeptState:
+        return KeptState(Cache(tmp_path / name), {"run": 1}, StateTransfer(received, told.append))
+
+    def move() -> None:
+        shutil.copy(told[-1], received)
+
+    # Kept at every third step.
+    with pytest.raises(Killed):
+        run(healing, machine("one"), 11)
+    assert len(told) == 3
+    move()
+    with pytest.raises(Killed):
+        run(healing, machine("two"), 17)
+    assert len(told) == 3 + 2
+    # What was received is now the older one, then the newer one, then a damaged one.
+    state = machine("two").find()
+    assert state is not None
+    assert state.step == 15
+    move()
+    assert run(healing, machine("one"), None).resumed_from_step == 15
+    found = run(healing, machine("two"))
+    assert found.resumed_from_step == 15
+    assert_same(found, expected)
+    machine("two").drop()
+    (file,) = received.iterdir()
+    content = file.read_bytes()
+    file.write_bytes(content[:-300] + bytes(300))
+    assert machine("two").find() is None
+
+
+def test_the_state_of_another_run_is_not_received(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(Healing(24, 3e-3), KeptState(Cache(tmp_path), {"run": 1}), 11)
+    other = KeptState(Cache(tmp_path / "two"), {"run": 2}, StateTransfer(tmp_path, lambda _file: None))
+    (file,) = tmp_path.glob("*.npz")
+    file.rename(file.with_name(f"{key_digest(other.key)}.npz"))
+    assert other.find() is None
 
 
 def test_another_plan_repair_data_or_setting_is_another_run(tmp_path: Path) -> None:
