@@ -39,7 +39,7 @@ class Requeued(_Data):
 
 class Judged(_Data):
     """What held-out samples say of a model that is healed, after so many steps: loss and KL in nats a position, and the
-    shares of positions that are right and that agree with the dense model. `null` stands for what is no number.
+    shares of positions that are right and that agree with the dense model. `null` stands for NaN and infinities.
 
     `samples_per_second` is the speed of the training since the judgement before; `null` for the first.
     """

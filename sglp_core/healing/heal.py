@@ -115,10 +115,7 @@ def heal(
             if len(curve) > 1 and not math.isfinite(figure_of(curve[-1], healing)):
                 break
             find_gradients(model, next(samples), at_once, trainable, healing)
-            nn.utils.clip_grad_norm_(trainable.tensors.values(), 1.0)
-            optimizer.step()
-            learning_rate.advance()
-            optimizer.zero_grad(set_to_none=True)
+            _take_step(trainable, optimizer, learning_rate)
             progress.update(step)
             judging = step % max(1, steps // JUDGEMENTS) == 0 or step == steps
             if judging:
@@ -141,6 +138,13 @@ def heal(
         sample_count(judged),
         resumed_from_step,
     )
+
+
+def _take_step(trainable: Trainable, optimizer: torch.optim.Optimizer, learning_rate: LearningRate) -> None:
+    nn.utils.clip_grad_norm_(trainable.tensors.values(), 1.0)
+    optimizer.step()
+    learning_rate.advance()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def _trainable(model: LayeredModel, pruned: Variant, training: Training, batch: Batch, smallest: int) -> Trainable:

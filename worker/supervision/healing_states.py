@@ -134,7 +134,7 @@ class StateUploads:
 
 
 class StateUpload(BackgroundTransfer[None]):
-    """Stores one state under a key of its own, then deletes those that it replaces.
+    """Stores one state under a new key, then deletes those that it replaces.
 
     Raises `StorageUnavailable`, `InsufficientStorage` and `OSError`.
     """

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sglp_core.execution import native_types
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.weight_changes import swapped
-from sglp_core.repair.elementwise_fit import ElementwiseFit
+from sglp_core.repair.least_squares import ElementwiseFit
 from sglp_core.repair.normal_equations import RIDGES, USUAL_RIDGE, LinearFit, TunedLinearFit
 from sglp_core.repair.refit import RefitThroughNorm
 from sglp_core.repair.repair import repair
