@@ -241,3 +241,16 @@ def test_a_place_of_another_form_is_refused(place: str) -> None:
 
 def test_what_a_place_needs_is_not_shown() -> None:
     assert "canary" not in repr(Settings(sources={"s3://bucket": {"secret_access_key": "canary"}}))
+
+
+@pytest.mark.parametrize(
+    ("healing", "message"),
+    [
+        ({"steps": 1, "epochs": 1}, "not both"),
+        ({"epochs": 1, "source": "file:///data/text.txt"}, "give healing.steps"),
+    ],
+)
+def test_the_length_of_an_estimated_healing_is_one_that_can_be_known(healing: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        JobSpec.model_validate({**SMALLEST, "mode": "estimate", "healing": healing})
+    assert JobSpec.model_validate({**SMALLEST, "mode": "estimate", "healing": {"epochs": 1}}).healing.epochs == 1

@@ -1,6 +1,7 @@
 """A whole job with repairs or healing: what is written is the changed model, and the report has every step."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from safetensors.torch import load_file
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from sglp_core import Calibration, Evaluation, Healing, Method, Target, compress
+from sglp_core.data.token_windows import text_windows
+from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Options
 from sglp_core.run_context import RunContext
 from tests.worker.tiny_model import write_text, write_tiny_model
@@ -130,3 +133,25 @@ def test_a_job_writes_the_healed_model_and_reports_every_step(trained: Any, own_
     assert "resumed" not in page
     # What has ended is forgotten.
     assert list((tmp_path / "cache/healings").iterdir()) == []
+
+
+def test_epochs_are_over_all_samples_of_the_source(tmp_path: Path) -> None:
+    model, own = write_tiny_model(tmp_path / "dense"), write_text(tmp_path / "own.txt", lines=40)
+    loaded = load_model(model.as_uri(), Options(calibration=Calibration(sequence_length=16)), RunContext())
+    windows = len(text_windows(str(own), loaded.processor, 10**6, 16, 0))
+    report = compress(
+        model.as_uri(),
+        Target("layers", 0.34),
+        tmp_path / "out",
+        options=Options(
+            method=Method(repair="none"),
+            calibration=Calibration(str(write_text(tmp_path / "text.txt")), 16, 16, batch_size=4),
+            evaluation=Evaluation(samples=4, controls=False),
+            healing=Healing(epochs=2, alpha=0.5, source=str(own), batch_size=5),
+        ),
+        context=RunContext(cache=tmp_path / "cache"),
+    )
+    assert 10 < windows < 1000
+    assert report.healing.trained_windows == windows
+    assert report.healing.curve[-1].step == math.ceil(2 * windows / 5)
+    assert (report.healing.epochs, report.healing.alpha) == (2, 0.5)
