@@ -126,7 +126,7 @@ def test_a_worker_killed_while_it_publishes_leaves_nothing_half(
 
 
 def healing_spec(models: Path) -> dict[str, Any]:
-    return tiny_spec(models / "model", models / "text.txt", healing={"steps": 400, "trained": "all"})
+    return tiny_spec(models / "model", models / "text.txt", healing={"steps": 160, "trained": "all"})
 
 
 def test_a_healing_goes_on_while_its_state_cannot_be_stored(stack: Stack, models: Path, proxy: FaultyProxy) -> None:
@@ -137,6 +137,27 @@ def test_a_healing_goes_on_while_its_state_cannot_be_stored(stack: Stack, models
     proxy.heal()
     job = stack.wait_for_end(job_id)
     assert (job["status"], job["attempt"]) == ("succeeded", 1), (job["error"], stack.logs())
+
+
+@pytest.mark.parametrize("same_disks", [True, False])
+def test_a_worker_killed_while_it_stores_a_state_loses_no_older_one(
+    stack: Stack, models: Path, proxy: FaultyProxy, tmp_path: Path, same_disks: bool
+) -> None:
+    stack.end_workers()
+    # The state of the first judgement is stored, the next one that is uploaded is only in the cache.
+    proxy.do(Fault.HUNG, methods={"PUT"}, after=1)
+    worker = stack.start_worker()
+    seed = {"seed": 1 + same_disks}
+    spec = healing_spec(models)
+    job_id = stack.client.submit({**spec, "calibration": {**spec["calibration"], **seed}})["id"]
+    stack.wait_for(job_id, lambda _job: proxy.broken > 0)
+    worker.kill()
+    proxy.heal()
+    stack.start_worker(**({} if same_disks else {"cache_dir": str(tmp_path / "cache")}))
+    job = stack.wait_for_end(job_id)
+    assert (job["status"], job["attempt"]) == ("succeeded", 2), stack.logs()
+    resumed_from_step = stack.client.report(job_id)["healing"]["resumed_from_step"]
+    assert resumed_from_step >= 40 if same_disks else resumed_from_step == 20
 
 
 def test_the_state_of_a_cancelled_healing_is_deleted(
