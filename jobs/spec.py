@@ -174,7 +174,8 @@ class HealingSpec(_Part):
     `temperature`, and otherwise the cross-entropy with the labels, smoothed by `label_smoothing`. `learning_rate` is
     the highest, by default one that suits what is trained; `sgd` has a momentum of 0.9. `crop_and_flip` moves and
     mirrors images at random; `mixed` computes in bfloat16 what a step can, which is faster where the hardware has it.
-    What makes held-out calibration data worse is not kept.
+    With `max_seconds` there are fewer steps where there is no time for all. What makes held-out calibration data worse
+    is not kept.
     """
 
     steps: Annotated[int, Field(ge=0, le=100_000, strict=True)] = 0
@@ -190,6 +191,7 @@ class HealingSpec(_Part):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     temperature: Annotated[float, Field(ge=0.1, le=100)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    max_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] | None = None
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

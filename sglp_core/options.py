@@ -135,6 +135,9 @@ class Healing:
 
     `learning_rate` is the highest, by default that of `LEARNING_RATES`; `sgd` has a Nesterov momentum of 0.9.
 
+    `max_seconds` makes the steps fewer where there is no time for all, before the first of them, by the time that one
+    takes; the learning rate still falls to 0 at the last.
+
     `crop_and_flip` moves every image by up to an eighth of its size and mirrors half of them, differently each time;
     the dense model sees the same. `mixed` computes what a step can in bfloat16 (torch.autocast), with weights and
     judgements as they are.
@@ -153,6 +156,7 @@ class Healing:
     weight_decay: float = 0.0
     temperature: float = 1.0
     label_smoothing: float = 0.0
+    max_seconds: float | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES_OF_HEALING.items():
@@ -167,6 +171,8 @@ class Healing:
             raise ValueError("give healing.steps or healing.epochs, not both")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"healing needs at least one sample a step, not {self.batch_size}")
+        if self.max_seconds is not None and not (math.isfinite(self.max_seconds) and self.max_seconds > 0):
+            raise ValueError(f"healing.max_seconds must be a positive number, not {self.max_seconds}")
         if self.source in {"self", "held_out"}:
             raise ValueError(f"healing.source must be 'calibration', or a file or folder, not {self.source!r}")
         if self.steps < 0 or self.epochs < 0:

@@ -48,6 +48,9 @@ def compress(
     heal_epochs: Annotated[
         int, typer.Option(min=0, help="Instead of --heal: train so many times on all samples of --heal-data.")
     ] = 0,
+    heal_seconds: Annotated[
+        float | None, typer.Option(help="Train for about so long at most: fewer steps, chosen before the first.")
+    ] = None,
     heal_with: Annotated[
         Trained, typer.Option(help="Train the layers next to the removed ones, LoRA on all that remain, or all of it.")
     ] = "neighbours",
@@ -90,6 +93,7 @@ def compress(
                 healing=Healing(
                     steps=heal,
                     epochs=heal_epochs,
+                    max_seconds=heal_seconds,
                     learning_rate=heal_rate,
                     alpha=heal_alpha,
                     trained=heal_with,

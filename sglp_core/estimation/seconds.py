@@ -3,6 +3,7 @@
 The plan is not known yet; its first cut is assumed to be in the middle.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,7 +70,8 @@ def expected_seconds(outline: Outline, removed: int, options: Options, speed: Sp
     trials = search_budget(len(stack), removed, parts, spared) if searches else 0
     variants = 1 + plans * (2 if repairs else 1)
     loading = outline.weight_bytes / speed.bytes_per_second
-    healing = {"healing": window * _healed(outline, removed, options)} if options.healing.trains else {}
+    healed = min(window * _healed(outline, removed, options), options.healing.max_seconds or math.inf)
+    healing = {"healing": healed} if options.healing.trains else {}
     return {
         "opening": IMPORT_SECONDS + loading,
         "calibrating": _writing(outline, calibration, evaluation, speed) if calibration.source == "self" else 0.0,

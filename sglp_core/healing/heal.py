@@ -6,7 +6,7 @@ the removed layers bypassed and the trained tensors in place of the originals, s
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ from sglp_core.healing.optimizer import new_optimizer
 from sglp_core.healing.trained_weights import TrainedWeights, names_that_stay
 from sglp_core.healing.training_samples import training_samples
 from sglp_core.healing.training_state import Judgement, KeptState, TrainingState
-from sglp_core.options import Healing
+from sglp_core.options import Augmentation, Healing
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.structure.batch_norms import batch_norms_that_stay
 from sglp_core.tasks import Batch, sample_count, split
@@ -34,6 +34,8 @@ from sglp_core.tasks import Batch, sample_count, split
 JUDGEMENTS = 8
 # The state is also kept between judgements that are further apart than this.
 KEPT_EVERY_SECONDS = 60.0
+# The last of so many is timed: what a process does for the first time takes longer.
+TIMED_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -88,56 +90,128 @@ def heal(
     the batches not trained on, by the KL and the loss as they are weighed in training; those of `pruned` where none did
     better.
     """
-    healing, kept = training.settings, training.kept
-    trained_on, judged = split(batches)
-    if not healing.trains or not trained_on:
+    fitted, judged = split(batches)
+    if not training.settings.trains or not fitted:
         return Healed(pruned.changes, (), 0, (), 0, 0)
-    at_once = len(trained_on[0].labels)
-    trained_on = list(training.data) or trained_on
-    size = min(healing.batch_size or at_once, sample_count(trained_on))
-    steps = healing.steps_on(sample_count(trained_on), size)
-    progress = progress or silent_phase()
-
+    at_once = len(fitted[0].labels)
+    trained_on = list(training.data) or fitted
+    size = min(training.settings.batch_size or at_once, sample_count(trained_on))
+    data = _Data(trained_on, judged, size, at_once)
     with frozen(model.model):
-        trainable = _trainable(model, pruned, training, trained_on[0], smallest=min(size, size % at_once or at_once))
-        optimizer = new_optimizer(trainable.tensors.values(), healing)
-        resumed_from_step, best, curve = _resumed(trainable, optimizer, kept)
-        learning_rate = LearningRate(optimizer, healing.highest_rate, steps, resumed_from_step)
-        progress.start(steps, "steps", resumed_from_step)
-        judge = Judge(model, judged, size, resumed_from_step, progress)
-        if not curve:
-            curve = [judge.judge(0, pruned)]
-        samples = training_samples(trained_on, size, training.seed, resumed_from_step, healing.augmentation)
-        kept_at = time.monotonic()
-        for step in range(resumed_from_step + 1, steps + 1):
-            # What is not a number never becomes one again. Nothing else ends a training early: while the learning rate
-            # is high, a model is often worse than before, and then better than ever.
-            if len(curve) > 1 and not math.isfinite(figure_of(curve[-1], healing)):
-                break
-            find_gradients(model, next(samples), at_once, trainable, healing)
-            _take_step(trainable, optimizer, learning_rate)
-            progress.update(step)
-            judging = step % max(1, steps // JUDGEMENTS) == 0 or step == steps
-            if judging:
-                curve.append(judge.judge(step, Variant(pruned.removed, _detached(trainable.changes()))))
-                if best_of(curve, healing) is curve[-1]:
-                    best = {name: tensor.detach().clone() for name, tensor in trainable.state.items()}
-            if kept and (judging or time.monotonic() - kept_at >= KEPT_EVERY_SECONDS):
-                kept.keep(TrainingState(step, trainable.state, optimizer.state_dict()["state"], best, tuple(curve)))
-                kept_at = time.monotonic()
-        changes = pruned.changes
-        if best:
-            _fill(trainable, best)
-            changes = _detached(trainable.changes())
+        trainable = _trainable(model, pruned, training, data)
+        run = _Run(model, pruned, trainable, data, training, progress or silent_phase())
+        run.train()
+        changes = run.best_changes()
     return Healed(
         changes,
         trainable.names,
-        best_of(curve, healing).step,
-        tuple(curve),
+        best_of(run.curve, training.settings).step,
+        tuple(run.curve),
         sample_count(trained_on),
         sample_count(judged),
-        resumed_from_step,
+        run.resumed_from_step,
     )
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What a training is on, in steps of `size` samples, `at_once` of which go through the model at a time."""
+
+    trained_on: Sequence[Batch]
+    judged: Sequence[Batch]
+    size: int
+    at_once: int
+
+    def samples(self, seed: int, done: int, augmentation: Augmentation) -> Iterator[Batch]:
+        """The samples of each step after those that are done."""
+        return training_samples(self.trained_on, self.size, seed, done, augmentation)
+
+
+class _Run:
+    """One training, which begins where an earlier process was stopped, if its state was kept."""
+
+    def __init__(
+        self,
+        model: LayeredModel,
+        pruned: Variant,
+        trainable: Trainable,
+        data: _Data,
+        training: Training,
+        progress: Phase,
+    ) -> None:
+        self._model, self._pruned, self._trainable, self._at_once = model, pruned, trainable, data.at_once
+        self._healing, self._kept, self._progress = training.settings, training.kept, progress
+        self._optimizer = new_optimizer(trainable.tensors.values(), self._healing)
+        self._steps = self._healing.steps_on(sample_count(data.trained_on), data.size)
+        self.resumed_from_step, self.curve = 0, list[Judgement]()
+        self._best: Mapping[str, Tensor] = {}
+        state = self._kept.find() if self._kept else None
+        if state is not None:
+            self._resume(state)
+        self._samples = data.samples(training.seed, self.resumed_from_step, self._healing.augmentation)
+        progress.start(self._steps, "steps", self.resumed_from_step)
+        self._judge = Judge(model, data.judged, data.size, self.resumed_from_step, progress)
+        if state is None:
+            self.curve.append(self._judge.judge(0, pruned))
+            self._limit_steps(next(data.samples(training.seed, 0, "none")))
+
+    def train(self) -> None:
+        """Take all steps that are left."""
+        rate = LearningRate(self._optimizer, self._healing.highest_rate, self._steps, self.resumed_from_step)
+        kept_at = time.monotonic()
+        for step in range(self.resumed_from_step + 1, self._steps + 1):
+            # What is not a number never becomes one again. Nothing else ends a training early: while the learning rate
+            # is high, a model is often worse than before, and then better than ever.
+            if len(self.curve) > 1 and not math.isfinite(figure_of(self.curve[-1], self._healing)):
+                break
+            find_gradients(self._model, next(self._samples), self._at_once, self._trainable, self._healing)
+            _take_step(self._trainable, self._optimizer, rate)
+            self._progress.update(step)
+            judging = step % max(1, self._steps // JUDGEMENTS) == 0 or step == self._steps
+            if judging:
+                self._judge_now(step)
+            if self._kept and (judging or time.monotonic() - kept_at >= KEPT_EVERY_SECONDS):
+                self._kept.keep(self._state(step))
+                kept_at = time.monotonic()
+
+    def best_changes(self) -> Changes:
+        """The weights that did best; those of before the training where none did better."""
+        if not self._best:
+            return self._pruned.changes
+        _fill(self._trainable, self._best)
+        return _detached(self._trainable.changes())
+
+    def _judge_now(self, step: int) -> None:
+        healed = Variant(self._pruned.removed, _detached(self._trainable.changes()))
+        self.curve.append(self._judge.judge(step, healed))
+        if best_of(self.curve, self._healing) is self.curve[-1]:
+            self._best = {name: tensor.detach().clone() for name, tensor in self._trainable.state.items()}
+
+    def _limit_steps(self, batch: Batch) -> None:
+        """Take no more steps than there are seconds for, by the time that one takes, and at least one."""
+        if self._healing.max_seconds is None:
+            return
+        before = {name: tensor.detach().clone() for name, tensor in self._trainable.state.items()}
+        for _ in range(TIMED_STEPS):
+            begun = time.monotonic()
+            find_gradients(self._model, batch, self._at_once, self._trainable, self._healing)
+            self._optimizer.zero_grad(set_to_none=True)
+        seconds_a_step = time.monotonic() - begun
+        # What batch norms have seen in it.
+        _fill(self._trainable, before)
+        left = self._healing.max_seconds - JUDGEMENTS * self._judge.seconds
+        self._steps = max(1, min(self._steps, int(left / seconds_a_step)))
+        self._progress.start(self._steps, "steps")
+
+    def _state(self, step: int) -> TrainingState:
+        moments = self._optimizer.state_dict()["state"]
+        return TrainingState(step, self._steps, self._trainable.state, moments, self._best, tuple(self.curve))
+
+    def _resume(self, state: TrainingState) -> None:
+        _fill(self._trainable, state.tensors)
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state.optimizer})
+        self.resumed_from_step, self._steps = state.step, state.steps
+        self._best, self.curve = state.best, list(state.curve)
 
 
 def _take_step(trainable: Trainable, optimizer: torch.optim.Optimizer, learning_rate: LearningRate) -> None:
@@ -147,28 +221,16 @@ def _take_step(trainable: Trainable, optimizer: torch.optim.Optimizer, learning_
     optimizer.zero_grad(set_to_none=True)
 
 
-def _trainable(model: LayeredModel, pruned: Variant, training: Training, batch: Batch, smallest: int) -> Trainable:
-    """What is trained; the `smallest` number of samples that go through the model says whether batch norms can."""
+def _trainable(model: LayeredModel, pruned: Variant, training: Training, data: _Data) -> Trainable:
     if training.settings.trained == "lora":
         return Adapters(model, pruned, training.seed)
     if training.settings.trained == "neighbours":
-        return TrainedWeights(model, pruned, names_near_cuts(model, pruned.removed, batch))
+        return TrainedWeights(model, pruned, names_near_cuts(model, pruned.removed, data.trained_on[0]))
+    smallest = min(data.size, data.size % data.at_once or data.at_once)
     # One image may be one pixel, of which there is no variance; and layers that come to the device run twice a step.
     averages = model.weights.resident and smallest > 1
     norms = batch_norms_that_stay(model.model, model.path, pruned.removed) if averages else {}
     return TrainedWeights(model, pruned, names_that_stay(model, pruned.removed), tuple(norms))
-
-
-def _resumed(
-    trainable: Trainable, optimizer: torch.optim.Optimizer, kept: KeptState | None
-) -> tuple[int, Mapping[str, Tensor], list[Judgement]]:
-    """Load the state of an earlier process, if there is one; returns its step, its best tensors and its curve."""
-    state = kept.find() if kept else None
-    if state is None:
-        return 0, {}, []
-    _fill(trainable, state.tensors)
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state.optimizer})
-    return state.step, state.best, list(state.curve)
 
 
 def _detached(changes: Changes) -> Changes:

@@ -17,7 +17,7 @@ from sglp_core.tasks import Batch
 class Judge:
     """Judges on the same `batches`, and tells the progress of a training that goes on from a `step`.
 
-    `samples_a_step` are those trained on, for the speed between two judgements.
+    `samples_a_step` are those trained on, for the speed between two judgements. `seconds` are those of the last one.
     """
 
     def __init__(
@@ -26,12 +26,15 @@ class Judge:
         self._model, self._batches, self._samples_a_step = model, batches, samples_a_step
         self._step, self._progress = step, progress
         self._since = time.monotonic()
+        self.seconds = 0.0
 
     def judge(self, step: int, variant: Variant) -> Judgement:
         """The judgement of the model as it is after so many steps."""
         trained = (step - self._step) * self._samples_a_step
         speed = trained / (time.monotonic() - self._since) if trained else None
+        begun = time.monotonic()
         quality = evaluate(self._model, self._batches, {"healed": variant})["healed"]
+        self.seconds = time.monotonic() - begun
         found = Judgement(step, math.log(quality.perplexity), quality.kl, quality.accuracy, quality.agreement)
         self._progress.judged({**asdict(found), "samples_per_second": speed})
         self._step, self._since = step, time.monotonic()

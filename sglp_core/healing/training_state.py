@@ -37,13 +37,14 @@ class Judgement:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The trained tensors after `step` steps, the optimiser's state of each by its number, and the judgements.
+    """The trained tensors after `step` of `steps` steps, the optimiser's state of each by its number, and the curve.
 
     `best` are the tensors that did best so far, empty where none did better than the start. The order of the data and
     the learning rate follow from the step.
     """
 
     step: int
+    steps: int
     tensors: Mapping[str, Tensor]
     optimizer: Mapping[int, Mapping[str, Tensor]]
     best: Mapping[str, Tensor]
@@ -116,7 +117,7 @@ def _to_cached(state: TrainingState) -> CachedResult:
     arrays |= {f"best/{name}": tensor for name, tensor in state.best.items()}
     for number, held in state.optimizer.items():
         arrays |= {f"optimizer/{number}/{name}": tensor for name, tensor in held.items()}
-    facts = {"step": state.step, "curve": [asdict(point) for point in state.curve]}
+    facts = {"step": state.step, "steps": state.steps, "curve": [asdict(point) for point in state.curve]}
     return CachedResult({name: tensor.detach().cpu().numpy() for name, tensor in arrays.items()}, facts)
 
 
@@ -132,7 +133,7 @@ def _from_cached(entry: CachedResult) -> TrainingState:
         else:
             (best if group == "best" else tensors)[own] = _tensor(array)
     curve = tuple(Judgement(**point) for point in entry.facts["curve"])
-    return TrainingState(entry.facts["step"], tensors, optimizer, best, curve)
+    return TrainingState(entry.facts["step"], entry.facts["steps"], tensors, optimizer, best, curve)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

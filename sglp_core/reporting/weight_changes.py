@@ -104,6 +104,8 @@ class HealingSection:
     """What softens both distributions of the KL."""
     label_smoothing: float
     """The share of every label that is spread over all classes."""
+    max_seconds: float | None
+    """What the training was to take at most; null: no limit. The steps that it took are those of the last judgement."""
     trained: Trained
     """`neighbours`: the layers next to the cuts and what follows the stack; `lora`: adapters on every linear layer;
     `all`: everything that stays."""
@@ -175,6 +177,7 @@ def healing_section(healing: Healing, healed: Healed) -> HealingSection:
         alpha=healing.alpha,
         temperature=healing.temperature,
         label_smoothing=healing.label_smoothing,
+        max_seconds=healing.max_seconds,
         trained=healing.trained,
         source=healing.source,
         batch_size=healing.batch_size,

@@ -1,5 +1,6 @@
 """What a healing is estimated to cost is what it computes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,4 +41,6 @@ def test_the_estimated_operations_are_those_that_are_counted(tmp_path: Path, alp
     # A second for each operation.
     expected = expected_seconds(outline, len(REMOVED), options, Speed(1.0, 1.0))["healing"]
     assert expected == pytest.approx(counter.get_total_flops(), rel=0.15)
+    limited = replace(options, healing=replace(options.healing, max_seconds=7.0))
+    assert expected_seconds(outline, len(REMOVED), limited, Speed(1.0, 1.0))["healing"] == 7.0
     assert "healing" not in expected_seconds(outline, 2, Options(), Speed(1.0, 1.0))

@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+import time
 from typing import Any
 
 import pytest
@@ -152,6 +153,32 @@ def test_two_steps_of_sgd_are_the_written_formulas_of_distillation_and_momentum(
         torch.testing.assert_close(healed.changes[old], expected.detach(), rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize(("seconds", "least", "most"), [(1e-3, 1, 1), (4.0, 2, 38), (1000.0, 50, 50)])
+def test_a_training_takes_the_steps_that_there_is_time_for(seconds: float, least: int, most: int) -> None:
+    model, recorder = build(), Recorder()
+    # At least a tenth of a second for a step, in which teacher and student are called.
+    model.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+    healing = Healing(50, 1e-9, max_seconds=seconds, batch_size=4)
+    healed = heal(
+        LayeredModel(model, "model.layers", "causal_lm"), batches(2), Variant((2,)), Training(healing), recorder.phase()
+    )
+    assert least <= healed.curve[-1].step <= most
+    # The last one is the last that was announced.
+    assert recorder.reports[-1].total == healed.curve[-1].step
+
+
+def test_timing_a_step_changes_nothing() -> None:
+    torch.manual_seed(0)
+    model = CifarResNetForImageClassification(CifarResNetConfig(depths=[5], hidden_sizes=[4], num_labels=3)).eval()
+    data = list(Batch({"pixel_values": torch.randn(16, 3, 8, 8)}, torch.arange(16) % 3).split(12))
+    layered = LayeredModel(model, find_stack(model), "image_classification")
+    found = [
+        heal(layered, data, Variant((2,)), Training(Healing(3, 1e-2, 0.0, "all", max_seconds=seconds))).changes
+        for seconds in (None, 1000.0)
+    ]
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
 def test_a_training_whose_loss_is_no_number_ends_and_changes_nothing() -> None:
     healing = Healing(24, 1e30, 0.0, "all", optimizer="sgd")
     healed = heal(LayeredModel(build(), "model.layers", "causal_lm"), batches(), Variant((2,)), Training(healing))
@@ -288,6 +315,7 @@ def test_half_precision_is_trained_in_single_and_handed_back_in_half(trained: An
         ({"label_smoothing": -0.1}, "must lie between 0.0 and 0.9"),
         ({"optimizer": "magic"}, "must be one of adamw, sgd"),
         ({"epochs": -1}, "must not be negative"),
+        ({"max_seconds": 0.0}, "max_seconds must be a positive number"),
         ({"steps": 1, "epochs": 1}, "not both"),
         ({"source": "self"}, "a file or folder"),
         ({"batch_size": 0}, "at least one sample"),

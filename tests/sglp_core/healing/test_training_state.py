@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,6 +91,20 @@ def test_a_run_that_is_stopped_again_and_again_ends_like_one_that_is_not(
     assert_same(found, expected)
 
 
+def test_a_resumed_run_takes_as_many_steps_as_the_one_before_had_time_for(tmp_path: Path) -> None:
+    kept, totals = place(tmp_path), list[int]()
+    for slowness, kill_at in ((0.0, 7), (0.2, None)):
+        model = build()
+        model.register_forward_pre_hook(lambda *_, slowness=slowness: time.sleep(slowness))
+        # The second run, whose steps are slow, would not have the time for half as many.
+        try:
+            healed = run(Healing(12, 1e-3, max_seconds=3.0, batch_size=4), kept, kill_at, model=model)
+        except Killed:
+            totals.append(kept.find().steps)
+    assert totals == [12]
+    assert (healed.resumed_from_step, healed.curve[-1].step) == (6, 12)
+
+
 @pytest.mark.parametrize("trained", ["neighbours", "lora"])
 def test_best_weights_are_not_forgotten(trained: Any, tmp_path: Path) -> None:
     # The rate is such that the run gets better, and then worse.
@@ -156,11 +171,11 @@ def test_a_state_comes_back_as_it_was_kept(tmp_path: Path) -> None:
     optimizer = {0: {"step": torch.tensor(3.0), "exp_avg": torch.randn(2, 3)}, 5: {"step": torch.tensor(2.0)}}
     curve = (Judgement(0, 0.1, math.inf, 0.5, 0.25), Judgement(3, 1 / 3, 1e-17, 0.75, 1 / 3))
     tensors = {"a.weight": torch.randn(2, 3), "best/b.weight": torch.randn(4)}
-    state = TrainingState(3, tensors, optimizer, {"a.weight": torch.randn(2, 3)}, curve)
+    state = TrainingState(3, 7, tensors, optimizer, {"a.weight": torch.randn(2, 3)}, curve)
     place(tmp_path).keep(state)
     found = place(tmp_path).find()
     assert found is not None
-    assert (found.step, found.curve) == (3, curve)
+    assert (found.step, found.steps, found.curve) == (3, 7, curve)
     for group in ("tensors", "best"):
         assert getattr(found, group).keys() == getattr(state, group).keys()
         assert all(torch.equal(t, getattr(state, group)[n]) for n, t in getattr(found, group).items())
