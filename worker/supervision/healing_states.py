@@ -69,17 +69,21 @@ class StateFetch(BackgroundTransfer[StoredState | None]):
         digest = hashlib.sha256()
         self.done_bytes = 0
         target = self._folder / state.file_name
-        with target.open("wb") as file:
-            for chunk in self._store.stream(state.key_of(self._job_id)):
-                if self.stopping.is_set():
-                    break
-                file.write(chunk)
-                digest.update(chunk)
-                self.done_bytes += len(chunk)
-        if digest.hexdigest() == state.sha256:
-            return True
-        target.unlink()
-        return False
+        is_whole = False
+        try:
+            with target.open("wb") as file:
+                for chunk in self._store.stream(state.key_of(self._job_id)):
+                    if self.stopping.is_set():
+                        break
+                    file.write(chunk)
+                    digest.update(chunk)
+                    self.done_bytes += len(chunk)
+            is_whole = digest.hexdigest() == state.sha256
+        finally:
+            # The job goes on without it, and may need the space.
+            if not is_whole:
+                target.unlink(missing_ok=True)
+        return is_whole
 
 
 class StateUploads:

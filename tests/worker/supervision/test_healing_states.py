@@ -167,6 +167,15 @@ def test_a_state_that_is_gone_or_does_not_fit_is_passed_over(
     assert fetched(store, tmp_path / "after") == b"state"
 
 
+def test_a_state_that_a_new_worker_has_no_room_for_leaves_it_the_room_there_is(
+    store: ArtifactStore, tmp_path: Path, small_disk: Path
+) -> None:
+    stored(uploads(store, tmp_path / "one", 1), keep(tmp_path, bytes(1 << 20)))
+    with pytest.raises(OSError, match="space"):
+        fetched(store, small_disk / "after")
+    assert list((small_disk / "after" / RECEIVED).iterdir()) == []
+
+
 @pytest.mark.parametrize(("fault", "times"), [(Fault.CORRUPTED, 1), (Fault.SHORTENED, 1), (Fault.BUSY, 8)])
 def test_what_was_only_damaged_on_its_way_is_fetched_again(
     store: ArtifactStore, tmp_path: Path, proxy: FaultyProxy, fault: Fault, times: int
