@@ -9,7 +9,7 @@ def test_a_healing_that_is_killed_and_moved_ends_with_the_same_weights(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     told: list[str] = []
-    outcome = run(tmp_path_factory.mktemp("moved"), 300, 2, 1, 32, told.append)
+    outcome = run(tmp_path_factory.mktemp("moved"), 160, 2, 1, 32, told.append)
     assert outcome.files > 0
     assert (outcome.differing, outcome.same_curve, outcome.left_over) == ([], True, []), told
     assert {kill.worker for kill in outcome.kills} == {"first", "second"}
