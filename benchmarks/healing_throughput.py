@@ -73,7 +73,7 @@ def _row(
     name: str, loaded: LoadedModel, trained_on: list[Batch], size: int, rounds: int, precision: Precision
 ) -> dict[str, str]:
     healing = Healing(STEPS, 1e-6, trained="all", batch_size=size, precision=precision)
-    # Its first batch, without what judges, is what goes through the model at once: all samples of a step.
+    # A quarter of this judges. The first batch of the rest says how many go through the model at once: all of a step.
     judged = [trained_on[0].rows(0, size + size // 3)] if len(trained_on) == 1 else trained_on[:2]
 
     def by_the_library(on_step: Callable[[int], None]) -> None:

@@ -1,6 +1,6 @@
 """A CIFAR ResNet made narrower by Torch-Pruning (arXiv 2301.12900), for comparison with fewer blocks.
 
-pip install --no-deps torch-pruning
+It needs `pip install --no-deps torch-pruning`.
 """
 
 import copy
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# How closely the share of the FLOPs is met, and how often it is tried.
+# Each try halves the distance to the share of filters that is looked for.
 TRIES = 12
 
 
