@@ -1,30 +1,12 @@
 """The gradients of a step: of the mean loss on its samples, which go through the model in parts."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
-
 import torch
 from torch import Tensor, nn
 
 from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.healing.trainable import Trainable
 from sglp_core.options import Healing
 from sglp_core.tasks import Batch, aligned, logits_of, predictions
-
-
-class Trainable(Protocol):
-    """The trained part of a pruned model: leaf `tensors` in float32, and the `names` of the weights that they become.
-
-    `state` is everything that a step changes, the tensors among it.
-    """
-
-    names: tuple[str, ...]
-    tensors: dict[str, Tensor]
-
-    @property
-    def state(self) -> Mapping[str, Tensor]: ...
-    def student(self) -> AbstractContextManager[Any]: ...
-    def changes(self) -> dict[str, Tensor]: ...
 
 
 def find_gradients(model: LayeredModel, batch: Batch, at_once: int, trainable: Trainable, healing: Healing) -> None:
@@ -34,11 +16,11 @@ def find_gradients(model: LayeredModel, batch: Batch, at_once: int, trainable: T
     total = sum(count for _, count in parts)
     for part, count in parts:
         if count:
-            _add_gradients(model, model.on_device(part), trainable, healing, count / total)
+            add_gradients(model, model.on_device(part), trainable, healing, count / total)
 
 
-def _add_gradients(model: LayeredModel, batch: Batch, trainable: Trainable, healing: Healing, weight: float) -> None:
-    """Add those of the loss on these samples, times their weight."""
+def add_gradients(model: LayeredModel, batch: Batch, trainable: Trainable, healing: Healing, weight: float) -> None:
+    """Add those of the loss on these samples, which are on the device, times their weight."""
     mixed = torch.autocast(model.device.type, torch.bfloat16, enabled=healing.precision == "mixed")
     dense: Tensor | None = None
     if healing.alpha:

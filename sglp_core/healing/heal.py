@@ -9,25 +9,22 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sglp_core.errors import UnsupportedArchitecture
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import Changes, frozen
-from sglp_core.healing.gradients import Trainable, find_gradients
+from sglp_core.healing.gradients import find_gradients
 from sglp_core.healing.judge import Judge, best_of, figure_of
 from sglp_core.healing.learning_rate import LearningRate
-from sglp_core.healing.lora import Adapters, linear_layers
-from sglp_core.healing.neighbouring_layers import names_near_cuts
-from sglp_core.healing.optimizer import new_optimizer
-from sglp_core.healing.trained_weights import TrainedWeights, names_that_stay
+from sglp_core.healing.lora import linear_layers
+from sglp_core.healing.optimizer import new_optimizer, take_step
+from sglp_core.healing.trainable import Trainable, trainable_of
 from sglp_core.healing.training_samples import training_samples
 from sglp_core.healing.training_state import Judgement, KeptState, TrainingState
 from sglp_core.options import Augmentation, Healing
 from sglp_core.progress import Phase, silent_phase
-from sglp_core.structure.batch_norms import batch_norms_that_stay
 from sglp_core.tasks import Batch, sample_count, split
 
 # How often the model is judged on held-out data.
@@ -98,7 +95,8 @@ def heal(
     size = min(training.settings.batch_size or at_once, sample_count(trained_on))
     data = _Data(trained_on, judged, size, at_once)
     with frozen(model.model):
-        trainable = _trainable(model, pruned, training, data)
+        smallest = min(size, size % at_once or at_once)
+        trainable = trainable_of(model, pruned, training.settings.trained, training.seed, trained_on[0], smallest)
         run = _Run(model, pruned, trainable, data, training, progress or silent_phase())
         run.train()
         changes = run.best_changes()
@@ -165,7 +163,8 @@ class _Run:
             if len(self.curve) > 1 and not math.isfinite(figure_of(self.curve[-1], self._healing)):
                 break
             find_gradients(self._model, next(self._samples), self._at_once, self._trainable, self._healing)
-            _take_step(self._trainable, self._optimizer, rate)
+            take_step(self._optimizer)
+            rate.advance()
             self._progress.update(step)
             judging = step % max(1, self._steps // JUDGEMENTS) == 0 or step == self._steps
             if judging:
@@ -212,25 +211,6 @@ class _Run:
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state.optimizer})
         self.resumed_from_step, self._steps = state.step, state.steps
         self._best, self.curve = state.best, list(state.curve)
-
-
-def _take_step(trainable: Trainable, optimizer: torch.optim.Optimizer, learning_rate: LearningRate) -> None:
-    nn.utils.clip_grad_norm_(trainable.tensors.values(), 1.0)
-    optimizer.step()
-    learning_rate.advance()
-    optimizer.zero_grad(set_to_none=True)
-
-
-def _trainable(model: LayeredModel, pruned: Variant, training: Training, data: _Data) -> Trainable:
-    if training.settings.trained == "lora":
-        return Adapters(model, pruned, training.seed)
-    if training.settings.trained == "neighbours":
-        return TrainedWeights(model, pruned, names_near_cuts(model, pruned.removed, data.trained_on[0]))
-    smallest = min(data.size, data.size % data.at_once or data.at_once)
-    # One image may be one pixel, of which there is no variance; and layers that come to the device run twice a step.
-    averages = model.weights.resident and smallest > 1
-    norms = batch_norms_that_stay(model.model, model.path, pruned.removed) if averages else {}
-    return TrainedWeights(model, pruned, names_that_stay(model, pruned.removed), tuple(norms))
 
 
 def _detached(changes: Changes) -> Changes:
