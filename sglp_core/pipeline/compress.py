@@ -56,15 +56,15 @@ def compress(
     _require_possible(loaded, target, options)
     measured = measure_for_run(loaded, options, context)
     planned = _plan(measured, target, options, context)
-    made = _repair_and_heal(measured, planned, options, context)
+    compressed = _repair_and_heal(measured, planned, options, context)
     placement = placement_section(loaded)
     output.mkdir(parents=True, exist_ok=True)
-    checked = _write_and_verify(measured, made.written, output, options, context)
-    report = _report(measured, Evidence(planned, made, placement, checked), options)
+    checked = _write_and_verify(measured, compressed.written, output, options, context)
+    report = _report(measured, Evidence(planned, compressed, placement, checked), options)
     with context.phase("publishing").single_step():
         write_report(output, report, measured.analysis)
     # Only now: an attempt that fails after its last step need not heal again.
-    made.forget_healing()
+    compressed.forget_healing()
     return report
 
 
@@ -79,7 +79,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Made:
+class Compressed:
     """What is to be written, how it came about, and its quality by control and stage.
 
     `forget_healing` removes the state that was kept of the healing.
@@ -106,7 +106,7 @@ class Evidence:
     """What the steps found."""
 
     planned: Planned
-    made: Made
+    compressed: Compressed
     placement: PlacementSection
     checked: CheckedArtifact
 
@@ -128,14 +128,14 @@ def _plan(measured: Measured, target: Target | QualityTarget, options: Options, 
     return Planned(choice, search, {name: plan.removed_layers for name, plan in plans.items()})
 
 
-def _repair_and_heal(measured: Measured, planned: Planned, options: Options, context: RunContext) -> Made:
+def _repair_and_heal(measured: Measured, planned: Planned, options: Options, context: RunContext) -> Compressed:
     """Repair plan and controls, heal the plan, and judge each stage of all; only the last one's weights are kept."""
     repaired = _repair(measured, planned, options, context)
     stages = {name: _stages(removed, repaired[name]) for name, removed in planned.removed.items()}
     healed, forget_healing = _heal(measured, _last(stages[SGLP]), options, context)
     if healed.step:
         stages[SGLP]["healed"] = Variant(planned.removed[SGLP], healed.changes)
-    return Made(
+    return Compressed(
         written=_last(stages[SGLP]),
         repair=repair_section(repaired[SGLP]),
         healing=healing_section(options.healing, healed),
@@ -223,7 +223,7 @@ def _remaining(loaded: LoadedModel, artifact: Artifact) -> dict[str, tuple[int, 
 
 
 def _report(measured: Measured, evidence: Evidence, options: Options) -> CompressReport:
-    planned, checked, quality = evidence.planned, evidence.checked, evidence.made.quality
+    planned, checked, quality = evidence.planned, evidence.checked, evidence.compressed.quality
     dense, *_, compressed = quality[SGLP].values()
     return CompressReport(
         model=model_section(measured.loaded),
@@ -235,8 +235,8 @@ def _report(measured: Measured, evidence: Evidence, options: Options) -> Compres
         proposals=proposal_rows(planned.choice.proposals),
         table=before_after(_remaining(measured.loaded, checked.artifact), (dense, compressed), checked.footprints),
         stages=stage_rows(quality[SGLP]),
-        repair=evidence.made.repair,
-        healing=evidence.made.healing,
+        repair=evidence.compressed.repair,
+        healing=evidence.compressed.healing,
         controls=control_rows(quality, planned.removed),
         evaluation=evaluation_section(options.evaluation, measured.data),
         verification=verification_section(checked.verification),
