@@ -63,7 +63,7 @@ def give_back_what_is_freed() -> None:
 def _cgroup_limits() -> list[tuple[int, int]]:
     """The memory limits of this process's control group and of all groups above it, for both versions of cgroups.
 
-    Each is with what this process uses of it.
+    Each is with what this process takes of it.
     """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
@@ -78,7 +78,9 @@ def _cgroup_limits() -> list[tuple[int, int]]:
                 files.append(CGROUPS / group / "memory.max")
             elif "memory" in controllers.split(","):
                 files.append(CGROUPS / "memory" / group / "memory.limit_in_bytes")
-    used = int(psutil.Process().memory_info().rss)
+    memory = psutil.Process().memory_info()
+    # Without the pages of mapped files, which go where others need the memory.
+    used = int(memory.rss - getattr(memory, "shared", 0))
     return [(int(text), used) for file in files if file.is_file() and (text := file.read_text().strip()).isdigit()]
 
 

@@ -2,12 +2,12 @@
 
 import weakref
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import torch
 from torch import Tensor
 
 from sglp_core.execution.available_memory import free_bytes
+from sglp_core.execution.mapped_tensor import mapped_tensor
 
 # Shares of the memory that is free when the store is made.
 DEVICE_SHARE = 0.3
@@ -45,12 +45,7 @@ class Intermediates:
                 self._left[place] -= size
                 weakref.finalize(kept.untyped_storage(), self._give_back, place, size)
                 return kept
-        return self._in_file(tensor)
+        return mapped_tensor(tensor.shape, tensor.dtype, self._scratch, "a hidden state").copy_(tensor)
 
     def _give_back(self, place: str, size: int) -> None:
         self._left[place] += size
-
-    def _in_file(self, tensor: Tensor) -> Tensor:
-        with NamedTemporaryFile(dir=self._scratch) as file:
-            copy = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype).view(tensor.shape)
-        return copy.copy_(tensor)

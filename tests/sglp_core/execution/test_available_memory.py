@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors import safe_open
@@ -12,7 +13,9 @@ from safetensors import safe_open
 import sglp_core
 from sglp_core import Calibration, Evaluation, Method, Target
 from sglp_core.errors import BadCalibration
+from sglp_core.execution import available_memory
 from sglp_core.execution.available_memory import available_bytes
+from sglp_core.execution.mapped_tensor import mapped_tensor
 from sglp_core.execution.placement import must_stream
 from sglp_core.options import Options
 from sglp_core.reporting.report import CompressReport
@@ -123,3 +126,23 @@ def test_what_is_allocated_is_no_longer_available_under_a_limit() -> None:
     )
     run = subprocess.run([sys.executable, "-c", allocating], check=True, capture_output=True, text=True)
     assert int(run.stdout) >= 2**28
+
+
+def test_pages_of_mapped_files_are_available_to_a_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = psutil.Process().memory_info().rss + 2**30
+    own = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    for _, controllers, path in own:
+        group = tmp_path / ("" if controllers == "" else "memory") / path.lstrip("/")
+        group.mkdir(parents=True, exist_ok=True)
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            (group / name).write_text(str(limit))
+    monkeypatch.setattr(available_memory, "CGROUPS", tmp_path)
+    before = available_bytes()
+    assert before < limit
+    mapped = mapped_tensor((2**28,), torch.uint8, tmp_path, "this").fill_(1)
+    assert abs(before - available_bytes()) < 2**26
+    kept = torch.ones(2**28, dtype=torch.uint8)
+    assert before - available_bytes() > 2**28 - 2**26
+    assert mapped[0] == kept[0]
