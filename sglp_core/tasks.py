@@ -132,19 +132,26 @@ def logits_of(
     return logits
 
 
+def predicted(labels: Tensor, task: Task) -> Tensor:
+    """Mask `[B, P]` of the predictions that have a label, in the order of the rows of `aligned`."""
+    if task in CLASSIFICATIONS:
+        return torch.ones_like(labels, dtype=torch.bool)[:, None]
+    return (labels[:, 1:] if task == "causal_lm" else labels) != IGNORED
+
+
 def aligned(logits: Tensor, labels: Tensor, task: Task) -> tuple[Tensor, Tensor]:
     """Logits `[N, V]` and labels `[N]` of the positions with a label; row i of the logits predicts label i."""
     if task in CLASSIFICATIONS:
         return logits, labels
+    keep = predicted(labels, task)
     if task == "causal_lm":
         logits, labels = logits[:, :-1], labels[:, 1:]
-    keep = labels != IGNORED
     return logits[keep], labels[keep]
 
 
 def predictions(labels: Tensor, task: Task) -> int:
     """How many positions have a label that is predicted."""
-    return int(((labels[:, 1:] if task == "causal_lm" else labels) != IGNORED).sum())
+    return int(predicted(labels, task).sum())
 
 
 def loss_of(logits: Tensor, labels: Tensor, task: Task) -> Tensor:

@@ -100,8 +100,8 @@ def _probe_logits(model: LayeredModel, probe: dict[str, Tensor], variant: Varian
     # A piece of a causal language model has its last row twice.
     rows = slice(None, -1 if model.task == "causal_lm" else None)
     for pieces in logits_of_variants(stored, [batch], [variant], silent_phase()):
-        for _, logits in pieces:
+        for piece in pieces:
             # Each is freed before the next exists.
-            kept += (keep(each[:, rows].flatten(0, -2)) for each in logits)
+            kept += (keep(each[:, rows].flatten(0, -2)) for each in piece.logits)
     # Only here, where what is outside of the layers is no longer in memory.
     return keep(torch.cat(kept).view(*batch.labels.shape, -1)).cpu()

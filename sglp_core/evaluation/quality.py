@@ -5,17 +5,18 @@ model serves all variants. Verification proves that the written artifact equals 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.logits import WHOLE, Pieces, Trial, logits_of_variants
+from sglp_core.execution.logits import WHOLE, Trial, logits_of_variants
 from sglp_core.execution.variant import Variant
+from sglp_core.execution.variants import Piece
 from sglp_core.progress import Phase, silent_phase
-from sglp_core.tasks import Batch, Task, aligned
+from sglp_core.tasks import Batch, Task, aligned, predicted
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,16 @@ def evaluate(
     model: LayeredModel, batches: Sequence[Batch], variants: Mapping[str, Variant], progress: Phase | None = None
 ) -> dict[str, Quality]:
     """Quality of the dense model, under the name `dense`, and of each variant; no weights change."""
-    total = {name: torch.zeros(4, dtype=torch.float64, device=model.device) for name in ("dense", *variants)}
-    positions = 0
-    for sums, count in _sums_of_batches(model, batches, variants, progress or silent_phase(), WHOLE):
-        total = {name: each + sums[name] for name, each in total.items()}
-        positions += count
-    return {name: quality_of(each, positions) for name, each in total.items()}
+    sums = evaluate_samples(model, batches, variants, progress)
+    return {name: quality_of(each.sum(0)) for name, each in sums.items()}
+
+
+def evaluate_samples(
+    model: LayeredModel, batches: Sequence[Batch], variants: Mapping[str, Variant], progress: Phase | None = None
+) -> dict[str, Tensor]:
+    """As `evaluate`, but the sums of `compared_with_first` of every sample `[N, 5]`, on the CPU."""
+    results = list(_sums_of_batches(model, batches, variants, progress or silent_phase(), WHOLE))
+    return {name: torch.cat([sums[name].cpu() for sums in results]) for name in ("dense", *variants)}
 
 
 def evaluate_batches(
@@ -54,50 +59,59 @@ def evaluate_batches(
 ) -> list[dict[str, Quality]]:
     """As `evaluate`, of each batch by itself, as a `trial`."""
     results = _sums_of_batches(model, batches, variants, silent_phase(), trial)
-    return [{name: quality_of(each, count) for name, each in sums.items()} for sums, count in results]
+    return [{name: quality_of(each.sum(0)) for name, each in sums.items()} for sums in results]
 
 
 @torch.no_grad()
 def _sums_of_batches(
     model: LayeredModel, batches: Sequence[Batch], variants: Mapping[str, Variant], progress: Phase, trial: Trial
-) -> Iterator[tuple[dict[str, Tensor], int]]:
-    """For each batch the sums of `compared_with_first` by the name of the variant, and the number of positions."""
+) -> Iterator[dict[str, Tensor]]:
+    """For each batch the sums of `compared_with_first` by the name of the variant."""
     all_variants = {"dense": Variant(), **variants}
     for pieces in logits_of_variants(model, batches, list(all_variants.values()), progress, trial):
-        sums, positions = compared_with_first(pieces, model.task)
-        yield dict(zip(all_variants, sums, strict=True)), positions
+        yield dict(zip(all_variants, compared_with_first(pieces, model.task), strict=True))
 
 
-def compared_with_first(pieces: Pieces, task: Task) -> tuple[Tensor, int]:
-    """Sums over the positions of one batch, a row `[4]` for each variant, and the number of positions.
+def compared_with_first(pieces: Iterable[Piece], task: Task) -> Tensor:
+    """Sums over the positions of each sample of one batch, for each variant, `[V, B, 5]`.
 
-    The sums are nats, correct answers, answers equal to those of the first variant, and the KL divergence from it.
+    The sums are nats, correct answers, answers equal to those of the first variant, the KL divergence from it, and
+    positions.
     """
-    total, positions = torch.zeros(()), 0
-    for labels, logits in pieces:
+    total: dict[int, Tensor] = {}
+    for piece in pieces:
         first: Tensor | None = None
         sums = []
-        for each in logits:
-            rows, targets = aligned(each, labels, task)
+        for each in piece.logits:
+            rows, targets = aligned(each, piece.labels, task)
             log_probabilities = rows.float().log_softmax(-1)
             first = log_probabilities if first is None else first
-            sums.append(_compared(first, log_probabilities, targets))
-        total = total.to(sums[0].device) + torch.stack(sums)
-        positions += len(targets)
-    return total, positions
+            sums.append(_by_sample(_compared(first, log_probabilities, targets), predicted(piece.labels, task)))
+        # A sample may come in several pieces.
+        total[piece.first] = total.get(piece.first, 0) + torch.stack(sums)
+    return torch.cat(list(total.values()), 1)
 
 
 def _compared(dense: Tensor, variant: Tensor, labels: Tensor) -> Tensor:
-    nats = -variant.gather(-1, labels[:, None]).double().sum()
+    """The figures of every position `[N, 5]`."""
+    nats = -variant.gather(-1, labels[:, None])[:, 0]
     top = variant.argmax(-1)
-    correct = (top == labels).double().sum()
-    agree = (dense.argmax(-1) == top).double().sum()
-    divergence = nn.functional.kl_div(variant, dense, log_target=True, reduction="sum").double()
-    return torch.stack([nats, correct, agree, divergence])
+    divergence = nn.functional.kl_div(variant, dense, log_target=True, reduction="none").sum(-1)
+    figures = [nats, top == labels, dense.argmax(-1) == top, divergence, torch.ones_like(nats)]
+    return torch.stack([figure.double() for figure in figures], -1)
 
 
-def quality_of(total: Tensor, positions: int) -> Quality:
-    """Quality from the sums of `compared_with_first` over a number of positions."""
-    nats, correct, agree, divergence = (float(x) / positions for x in total.tolist())
+def _by_sample(figures: Tensor, mask: Tensor) -> Tensor:
+    """Sums `[B, F]` of the figures `[N, F]` of the positions that are set in the mask `[B, P]`."""
+    # Not by index_add, whose sums differ from run to run on a GPU.
+    placed = figures.new_zeros(*mask.shape, figures.shape[-1])
+    placed[mask] = figures
+    return placed.sum(1)
+
+
+def quality_of(total: Tensor) -> Quality:
+    """Quality from the sums `[5]` of `compared_with_first` over some samples."""
+    *sums, positions = total.tolist()
+    nats, correct, agree, divergence = (each / positions for each in sums)
     # exp overflows float64 above 709; so large a figure only says that the model is destroyed.
     return Quality(math.exp(min(nats, 700)), correct, agree, max(divergence, 0.0))

@@ -9,13 +9,10 @@ from torch import Tensor
 from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.variant import Variant
-from sglp_core.execution.variants import Walk
+from sglp_core.execution.variants import Piece, Walk
 from sglp_core.execution.weight_changes import swapped
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.tasks import Batch, logits_of
-
-# Labels, and the logits of each variant in order, of a part of a batch at a time, each to be used before the next.
-Pieces = Iterator[tuple[Tensor, Iterator[Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,8 @@ def logits_of_variants(
     trial: Trial = WHOLE,
     *,
     divides_samples: bool = True,
-) -> Iterator[Pieces]:
-    """The logits of every batch, in pieces, to be used before those of the next batch.
+) -> Iterator[Iterator[Piece]]:
+    """The logits of every batch, in pieces, each to be used before the next.
 
     A piece has a few samples, or with `divides_samples` a part of one, as in `Walk.exit`. The weights are gone through
     once for all batches and variants where the model runs layer by layer.
@@ -69,12 +66,12 @@ def logits_of_variants(
 def logits_of_one(model: LayeredModel, batches: Sequence[Batch], variant: Variant = Variant()) -> Iterator[Tensor]:
     """Logits of one variant for every batch."""
     for pieces in logits_of_variants(model, batches, [variant], silent_phase(), divides_samples=False):
-        yield torch.cat([each for _, logits in pieces for each in logits])
+        yield torch.cat([each for piece in pieces for each in piece.logits])
 
 
 def _whole(
     model: LayeredModel, batches: Sequence[Batch], variants: Sequence[Variant], progress: Phase
-) -> Iterator[Pieces]:
+) -> Iterator[Iterator[Piece]]:
     progress.start(len(batches), "batches")
     with model.whole() as module:
         for batch in batches:
@@ -85,5 +82,5 @@ def _whole(
                     with bypassed(model.layers, variant.removed), swapped(module, variant.changes):
                         yield logits_of(module, moved)
 
-            yield iter([(moved.labels, logits())])
+            yield iter([Piece(0, moved.labels, logits())])
             progress.advance()

@@ -7,6 +7,7 @@ together, as one batch.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,15 @@ class Track:
     removed: frozenset[int]
     changes: dict[str, Tensor]
     states: States
+
+
+class Piece(NamedTuple):
+    """Labels of a part of a batch, and the logits of each variant in order; `first` is the number of its first sample
+    in the batch."""
+
+    first: int
+    labels: Tensor
+    logits: Iterator[Tensor]
 
 
 class Walk:
@@ -133,8 +143,8 @@ class Walk:
 
     def exit(
         self, tracks: Sequence[Track], number: int, every: int = 1, *, divides_samples: bool = False
-    ) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
-        """Labels, and logits of each track in order, of a few samples of a batch at a time; call inside `outside()`.
+    ) -> Iterator[Piece]:
+        """A few samples of a batch at a time, with the logits of each track; call inside `outside()`.
 
         Of a causal language model only every so many positions are computed, and labels are those that these predict,
         in their place. With `divides_samples`, only as many positions of it at a time as there is room for beside the
@@ -153,17 +163,15 @@ class Walk:
         for first in range(0, len(labels), at_once):
             samples = slice(first, first + at_once)
             tracks_at_once = max(1, at_once // len(labels[samples]))
-            yield labels[samples], self._logits(tracks, number, samples, positions, tracks_at_once)
+            yield Piece(first, labels[samples], self._logits(tracks, number, samples, positions, tracks_at_once))
 
-    def _exit_by_positions(
-        self, tracks: Sequence[Track], number: int, looked_at: Tensor
-    ) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
+    def _exit_by_positions(self, tracks: Sequence[Track], number: int, looked_at: Tensor) -> Iterator[Piece]:
         entered = self.entered[number]
         for sample in range(len(entered.batch.labels)):
             samples = slice(sample, sample + 1)
             for some in looked_at.split(self._layerwise.positions_at_once(1)):
                 labels, positions = _predicted(entered.batch.labels[samples], some)
-                yield labels, self._logits(tracks, number, samples, positions, 1)
+                yield Piece(sample, labels, self._logits(tracks, number, samples, positions, 1))
 
     @torch.no_grad()
     def _logits(

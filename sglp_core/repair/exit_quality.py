@@ -10,22 +10,19 @@ from sglp_core.execution.variants import Track, Walk
 
 
 class ExitQuality:
-    """Sums over the positions of each batch, by track."""
+    """Sums over the positions of each batch `[5]`, by track."""
 
     def __init__(self, walk: Walk) -> None:
         self._walk = walk
         self._sums: dict[tuple[Track, int], Tensor] = {}
-        self._positions: dict[int, int] = {}
 
     def add(self, number: int, dense: Track, tracks: Sequence[Track]) -> None:
         """Compare the tracks with the dense model on one batch; call inside `outside()` of the walk."""
         all_tracks = [dense, *tracks]
         pieces = self._walk.exit(all_tracks, number, divides_samples=True)
-        sums, self._positions[number] = compared_with_first(pieces, self._walk.model.task)
+        sums = compared_with_first(pieces, self._walk.model.task).sum(1)
         self._sums |= {(track, number): each for track, each in zip(all_tracks, sums, strict=True)}
 
     def quality(self, track: Track, numbers: Iterable[int]) -> Quality:
         """The quality of a track on these batches together, all of which were added with it."""
-        numbers = list(numbers)
-        total = torch.stack([self._sums[track, number] for number in numbers]).sum(0)
-        return quality_of(total, sum(self._positions[number] for number in numbers))
+        return quality_of(torch.stack([self._sums[track, number] for number in numbers]).sum(0))

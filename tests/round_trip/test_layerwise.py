@@ -34,8 +34,8 @@ def test_variants_together_equal_hooks_on_the_whole_model(name: str, padded: boo
     removed = [(), (0,), (2, 5), (2, 5, 6), (4, 5, 6, 7)]
     variants = [Variant(each) for each in removed]
     variants += [Variant(each, changed_in(model, layered.layers[index])) for index in (0, 3, 7) for each in removed[:4]]
-    for number, ((_, logits),) in enumerate(logits_of_variants(layered, batches, variants, silent_phase())):
-        for variant, found in zip(variants, logits, strict=True):
+    for number, (piece,) in enumerate(logits_of_variants(layered, batches, variants, silent_phase())):
+        for variant, found in zip(variants, piece.logits, strict=True):
             with bypassed(layered.layers, variant.removed), swapped(model, variant.changes):
                 expected = model(**batches[number].inputs).logits
             assert difference(found, expected) < 1e-5, variant.removed
@@ -51,9 +51,9 @@ def test_logits_of_some_positions_are_those_of_all_at_these_positions(name: str)
     data, variants = batch(model, 3, padded=True), [Variant(), Variant((2, 5))]
     ((some, some_logits), (every, all_logits)) = (
         next(
-            (labels, list(logits))
+            (piece.labels, list(piece.logits))
             for pieces in logits_of_variants(layered, [data], variants, silent_phase(), Trial(n))
-            for labels, logits in pieces
+            for piece in pieces
         )
         for n in (4, 1)
     )
@@ -77,8 +77,8 @@ def test_what_changes_outside_of_the_layers_may_come_before_them_all(name: str) 
     data = batch(model, 2, padded=False)
     changes = {name: 2 * torch.rand_like(model.get_parameter(name))}
     variants = [Variant(removed, each) for removed in ((), (0,), (3, 5)) for each in (changes, {})]
-    (((_, logits),),) = logits_of_variants(layered, [data], variants, silent_phase())
-    for variant, found in zip(variants, logits, strict=True):
+    ((piece,),) = logits_of_variants(layered, [data], variants, silent_phase())
+    for variant, found in zip(variants, piece.logits, strict=True):
         with bypassed(model.model.layers, variant.removed), swapped(model, variant.changes):
             assert difference(found, model(**data.inputs).logits) < 1e-5
 
@@ -93,7 +93,7 @@ def test_the_exit_looks_at_the_samples_it_is_given(monkeypatch: pytest.MonkeyPat
     layered, data = LayeredModel(model, find_stack(model), "text_classification"), batch(model, 3, padded=True)
     data.inputs["input_ids"][data.inputs["attention_mask"] == 0] = 0
     (pieces,) = logits_of_variants(layered, [data], [Variant((2,))], silent_phase())
-    found = [next(logits) for _, logits in pieces]
+    found = [next(piece.logits) for piece in pieces]
     assert len(found) == 3
     with bypassed(layered.layers, (2,)):
         assert difference(torch.cat(found), model(**data.inputs).logits) < 1e-5
@@ -108,8 +108,8 @@ def test_layers_run_once_for_all_that_share_them() -> None:
     for index, layer in enumerate(model.model.layers):
         layer.mlp.register_forward_hook(lambda _m, args, _o, i=index: rows.append((i, len(args[0]))))
     variants = [Variant(), Variant((3, 5)), Variant((3, 5)), Variant((5,))]
-    for ((_, logits),) in logits_of_variants(layered, [batch(model, 2, padded=False)], variants, silent_phase()):
-        list(logits)
+    for (piece,) in logits_of_variants(layered, [batch(model, 2, padded=False)], variants, silent_phase()):
+        list(piece.logits)
     # Two windows: the dense model, and from layer 4 on those without layer 3, and from 6 on those without 5.
     entry = [(0, 2)]
     assert [each for each in rows if each not in entry] == [(1, 2), (2, 2), (3, 2), (4, 4), (5, 2), (6, 6), (7, 6)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sglp_core.evaluation.quality import Quality, evaluate
+from sglp_core.evaluation.quality import Quality, evaluate, evaluate_samples
 from sglp_core.execution import variants
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.variant import Variant
@@ -70,6 +70,29 @@ def test_perplexity_accuracy_agreement_and_divergence_equal_their_definitions(
     assert found["pruned"].accuracy == pytest.approx((pruned.argmax(1) == labels).mean())
     assert found["pruned"].agreement == pytest.approx((dense.argmax(1) == pruned.argmax(1)).mean())
     assert found["pruned"].kl == pytest.approx((np.exp(dense) * (dense - pruned)).sum(1).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("logits_at_once", [2**24, 1], ids=["whole batches", "sample by sample"])
+def test_the_sums_of_a_sample_are_over_its_own_positions(
+    model: Any, logits_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variants, "LOGITS_AT_ONCE", logits_at_once)
+    layered = LayeredModel(model, "model.layers", "causal_lm")
+    found = evaluate_samples(layered, BATCHES, {"pruned": Variant([1, 2])})["pruned"].numpy()
+    samples = [batch.rows(row, row + 1) for batch in BATCHES for row in range(len(batch.labels))]
+    assert len(found) == len(samples) == 3
+    for sums, sample in zip(found, samples, strict=True):
+        dense, labels = log_probabilities(model, [0, 1, 2, 3], sample)
+        pruned, _ = log_probabilities(model, [0, 3], sample)
+        top = pruned.argmax(1)
+        expected = [
+            -pruned[np.arange(len(labels)), labels].sum(),
+            (top == labels).sum(),
+            (top == dense.argmax(1)).sum(),
+            (np.exp(dense) * (dense - pruned)).sum(),
+            len(labels),
+        ]
+        np.testing.assert_allclose(sums, expected, rtol=1e-4)
 
 
 def test_evaluating_leaves_the_model_whole(model: Any) -> None:

@@ -11,8 +11,9 @@ from sglp_core.analysis.criteria import CRITERIA
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.analysis.tracing import trace
 from sglp_core.errors import OutOfMemory, UnsafeFormat
-from sglp_core.evaluation.quality import evaluate
+from sglp_core.evaluation.quality import evaluate, evaluate_samples
 from sglp_core.execution.intermediates import Intermediates
+from sglp_core.execution.layerwise import Layerwise
 from sglp_core.execution.variant import Variant
 from sglp_core.tasks import logits_of
 from tests.sglp_core.execution.placements import CASES, batches_for, from_disk, from_memory, resident, save
@@ -51,6 +52,18 @@ def test_variants_are_judged_the_same_in_every_placement(name: str, tmp_path: Pa
     # From disk, sums are over fewer positions at a time.
     for each, quality in evaluate(from_disk(tmp_path / "model"), data, variants).items():
         assert astuple(quality) == pytest.approx(astuple(expected[each]), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_sums_of_each_sample_are_the_same_where_it_comes_in_parts(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, variants = save(name, tmp_path / "model"), {"pruned": Variant((1, 3))}
+    data, on_disk = batches_for(model), from_disk(tmp_path / "model")
+    expected = evaluate_samples(resident(model), data, variants)
+    monkeypatch.setattr(Layerwise, "positions_at_once", lambda *_: 4)
+    for each, sums in evaluate_samples(on_disk, data, variants).items():
+        torch.testing.assert_close(sums, expected[each], rtol=1e-5, atol=1e-5)
 
 
 def test_only_what_is_asked_for_is_in_memory(tmp_path: Path) -> None:

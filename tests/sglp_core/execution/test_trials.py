@@ -30,8 +30,8 @@ def test_the_stream_is_as_long_as_the_dense_models_after_every_cut(
     layers, data = layers_of(model, find_stack(model)), batches_for(model)
     both = [Variant(), Variant(removed)]
     results = logits_of_variants(resident(model), data, both, silent_phase(), Trial(keeps_length=True))
-    for batch, ((_, logits),) in zip(data, results, strict=True):
-        _, found = logits
+    for batch, (piece,) in zip(data, results, strict=True):
+        _, found = piece.logits
         lengths: list[Tensor] = []
         handles = [layer.register_forward_hook(_keep_lengths(lengths)) for layer in layers]
         model(**batch.inputs)
