@@ -5,8 +5,9 @@
 
 Every way to choose blocks is healed for several numbers of epochs, each a training with its whole schedule, and so are
 the dense network and a narrower one. All start from the dense network after a training on the same images. Accuracy is
-on the whole test set. Finished rows are in `claim/results.jsonl`, and a command that was stopped goes on behind them;
-several may run at once, each with other rows, once the dense network is there.
+on the whole test set. Finished rows are in `claim/results.jsonl`, and a command that was stopped goes on behind them:
+in the middle of a row, where blocks are removed. Several may run at once, each with other rows, once the dense network
+is there.
 """
 
 import time

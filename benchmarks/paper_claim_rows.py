@@ -16,6 +16,7 @@ from sglp_core.architectures import CifarResNetForImageClassification
 from sglp_core.evaluation.quality import evaluate
 from sglp_core.execution.variant import Variant
 from sglp_core.healing.heal import Training, heal
+from sglp_core.healing.training_state import kept_state
 from sglp_core.pipeline.run import Measured, choose_for_run, measure_for_run, open_for_run
 from sglp_core.progress import Phase, Progress
 from sglp_core.repair.repair import repair_plans
@@ -99,7 +100,7 @@ class FewerBlocks:
             evaluation=Evaluation(str(ground.data / "cifar10/test.zip"), TEST_IMAGES),
             healing=Healing(ground.images // BATCH, source=source, batch_size=BATCH),
         )
-        context = RunContext(cache=ground.cache)
+        context = self._context = RunContext(cache=ground.cache)
         loaded = open_for_run(str(ground.dense), ground.cache / "no output", options, context)
         self._measured = measure_for_run(loaded, options, context)
         self._seed, self._removed = seed, _smallest_plan(self._measured, options, parameters, flops)
@@ -113,13 +114,15 @@ class FewerBlocks:
 
     def healed(self, healing: Healing, on_step: OnStep) -> dict[str, Any]:
         loaded, data = self._measured.loaded, self._measured.data
+        kept = kept_state(loaded, data, self._repaired, healing, self._context)
         healed = heal(
             loaded,
             data.calibration(loaded),
             self._repaired,
-            Training(healing, self._seed, data=data.training(loaded)),
+            Training(healing, self._seed, kept, data.training(loaded)),
             Phase(_Steps(on_step), "healing"),
         )
+        kept.drop()
         quality = evaluate(loaded, self._test, {"healed": Variant(self._removed, healed.changes)})
         layers, stack = [loaded.stack.layers[index] for index in self._removed], loaded.stack
         return {
