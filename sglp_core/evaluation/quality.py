@@ -18,6 +18,9 @@ from sglp_core.execution.variants import Piece
 from sglp_core.progress import Phase, silent_phase
 from sglp_core.tasks import Batch, Task, aligned, predicted
 
+# Columns of `compared_with_first`.
+NATS, CORRECT, AGREE, KL, POSITIONS = range(5)
+
 
 @dataclass(frozen=True)
 class Quality:

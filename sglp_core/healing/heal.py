@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sglp_core.errors import UnsupportedArchitecture
+from sglp_core.evaluation.paired_difference import Difference
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import Changes, frozen
 from sglp_core.healing.gradients import find_gradients
-from sglp_core.healing.judge import Judge, best_of, figure_of
+from sglp_core.healing.judge import Judge, best_of, figure_of, gain_of
 from sglp_core.healing.learning_rate import LearningRate
 from sglp_core.healing.lora import linear_layers
 from sglp_core.healing.optimizer import new_optimizer, take_step
@@ -40,7 +41,8 @@ class Healed:
     """The weights to change (those of the repair too), the names of the trained tensors, and the judgements.
 
     `step` is the one whose weights were kept; 0 where training made nothing better, and the weights are those before
-    it. `resumed_from_step` is where an earlier process was stopped, 0 where there was none.
+    it. `gain` is how much better they are on the judged samples, None for step 0. `resumed_from_step` is where an
+    earlier process was stopped, 0 where there was none.
     """
 
     changes: Changes
@@ -49,6 +51,7 @@ class Healed:
     curve: tuple[Judgement, ...]
     trained_windows: int
     judged_windows: int
+    gain: Difference | None = None
     resumed_from_step: int = 0
 
 
@@ -100,13 +103,15 @@ def heal(
         run = _Run(model, pruned, trainable, data, training, progress or silent_phase())
         run.train()
         changes = run.best_changes()
+    step = best_of(run.curve, training.settings).step
     return Healed(
         changes,
         trainable.names,
-        best_of(run.curve, training.settings).step,
+        step,
         tuple(run.curve),
         sample_count(trained_on),
         sample_count(judged),
+        gain_of(run.before, run.after, training.settings) if step else None,
         run.resumed_from_step,
     )
 
@@ -150,7 +155,9 @@ class _Run:
         progress.start(self._steps, "steps", self.resumed_from_step)
         self._judge = Judge(model, data.judged, data.size, self.resumed_from_step, progress)
         if state is None:
-            self.curve.append(self._judge.judge(0, pruned))
+            judgement, self.before = self._judge.judge(0, pruned)
+            self.curve.append(judgement)
+            self.after = self.before
             self._limit_steps(next(data.samples(training.seed, 0, "none")))
 
     def train(self) -> None:
@@ -182,8 +189,10 @@ class _Run:
 
     def _judge_now(self, step: int) -> None:
         healed = Variant(self._pruned.removed, _detached(self._trainable.changes()))
-        self.curve.append(self._judge.judge(step, healed))
-        if best_of(self.curve, self._healing) is self.curve[-1]:
+        judgement, sums = self._judge.judge(step, healed)
+        self.curve.append(judgement)
+        if best_of(self.curve, self._healing) is judgement:
+            self.after = sums
             self._best = {name: tensor.detach().clone() for name, tensor in self._trainable.state.items()}
 
     def _limit_steps(self, batch: Batch) -> None:
@@ -204,13 +213,23 @@ class _Run:
 
     def _state(self, step: int) -> TrainingState:
         moments = self._optimizer.state_dict()["state"]
-        return TrainingState(step, self._steps, self._trainable.state, moments, self._best, tuple(self.curve))
+        return TrainingState(
+            step,
+            self._steps,
+            self._trainable.state,
+            moments,
+            self._best,
+            tuple(self.curve),
+            self.before,
+            self.after,
+        )
 
     def _resume(self, state: TrainingState) -> None:
         _fill(self._trainable, state.tensors)
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state.optimizer})
         self.resumed_from_step, self._steps = state.step, state.steps
         self._best, self.curve = state.best, list(state.curve)
+        self.before, self.after = state.before, state.after
 
 
 def _detached(changes: Changes) -> Changes:

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,7 +39,8 @@ class TrainingState:
     """The trained tensors after `step` of `steps` steps, the optimiser's state of each by its number, and the curve.
 
     `best` are the tensors that did best so far, empty where none did better than the start. The order of the data and
-    the learning rate follow from the step.
+    the learning rate follow from the step. `before` and `after` are the sums of each held-out sample
+    (`evaluate_samples`) before the first step, and with the tensors that did best so far.
     """
 
     step: int
@@ -49,6 +49,8 @@ class TrainingState:
     optimizer: Mapping[int, Mapping[str, Tensor]]
     best: Mapping[str, Tensor]
     curve: tuple[Judgement, ...]
+    before: Tensor
+    after: Tensor
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def _digest(changes: Changes) -> str:
 def _to_cached(state: TrainingState) -> CachedResult:
     arrays = {f"tensors/{name}": tensor for name, tensor in state.tensors.items()}
     arrays |= {f"best/{name}": tensor for name, tensor in state.best.items()}
+    arrays |= {"judged/before": state.before, "judged/after": state.after}
     for number, held in state.optimizer.items():
         arrays |= {f"optimizer/{number}/{name}": tensor for name, tensor in held.items()}
     facts = {"step": state.step, "steps": state.steps, "curve": [asdict(point) for point in state.curve]}
@@ -122,19 +125,22 @@ def _to_cached(state: TrainingState) -> CachedResult:
 
 
 def _from_cached(entry: CachedResult) -> TrainingState:
-    tensors: dict[str, Tensor] = {}
-    best: dict[str, Tensor] = {}
+    groups: dict[str, dict[str, Tensor]] = {"tensors": {}, "best": {}, "judged": {}}
     optimizer: dict[int, dict[str, Tensor]] = {}
     for name, array in entry.arrays.items():
         group, _, own = name.partition("/")
         if group == "optimizer":
             number, _, own = own.partition("/")
-            optimizer.setdefault(int(number), {})[own] = _tensor(array)
+            optimizer.setdefault(int(number), {})[own] = torch.from_numpy(array)
         else:
-            (best if group == "best" else tensors)[own] = _tensor(array)
-    curve = tuple(Judgement(**point) for point in entry.facts["curve"])
-    return TrainingState(entry.facts["step"], entry.facts["steps"], tensors, optimizer, best, curve)
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(array)
+            groups[group][own] = torch.from_numpy(array)
+    return TrainingState(
+        entry.facts["step"],
+        entry.facts["steps"],
+        groups["tensors"],
+        optimizer,
+        groups["best"],
+        tuple(Judgement(**point) for point in entry.facts["curve"]),
+        groups["judged"]["before"],
+        groups["judged"]["after"],
+    )

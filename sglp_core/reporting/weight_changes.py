@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from sglp_core.evaluation.paired_difference import Difference
 from sglp_core.healing.heal import Healed
 from sglp_core.options import Augmentation, Healing, Optimizer, Precision, Trained
 from sglp_core.repair.contract import Attempt, HeldOutQuality
@@ -85,6 +86,23 @@ class HealingPoint:
 
 
 @dataclass(frozen=True)
+class HealingGain:
+    """How much lower `alpha` × KL + (1 − `alpha`) × loss is at the kept step than before training, in nats a position.
+
+    On the judged samples, in pairs. The kept step is the best of all judgements on the same samples, so the gain is
+    somewhat too high; `stages` has the quality on samples that chose nothing. An interval that includes 0 says that the
+    gain may be chance. Null where it is not finite.
+    """
+
+    mean: float | None
+    """The mean over positions."""
+    low: float | None
+    """The lower end of its 95 % confidence interval; null where there is one sample."""
+    high: float | None
+    """The upper end."""
+
+
+@dataclass(frozen=True)
 class HealingSection:
     """The training after the cut: options, and how it went."""
 
@@ -125,6 +143,8 @@ class HealingSection:
     """Names, in the dense model, of the tensors that were trained."""
     kept_step: int
     """The step whose weights were kept; 0 where no step was better than the model before training."""
+    gain: HealingGain | None
+    """How much better the kept step is than the model before training; null where that was kept."""
     resumed_from_step: int
     """The step from which training was resumed after an interruption; 0 where there was none."""
     curve: tuple[HealingPoint, ...]
@@ -187,9 +207,14 @@ def healing_section(healing: Healing, healed: Healed) -> HealingSection:
         judged_windows=healed.judged_windows,
         trained_tensors=healed.trained_tensors,
         kept_step=healed.step,
+        gain=_gain(healed.gain) if healed.gain else None,
         resumed_from_step=healed.resumed_from_step,
         curve=tuple(
             HealingPoint(each.step, finite(each.loss), finite(each.kl), each.accuracy, each.agreement)
             for each in healed.curve
         ),
     )
+
+
+def _gain(gain: Difference) -> HealingGain:
+    return HealingGain(finite(gain.mean), finite(gain.low), finite(gain.high))

@@ -17,6 +17,9 @@ def show_figures(console: Console, title: str, report: Json) -> None:
         console.print(_controls(report["controls"]))
         if better := [row["name"] for row in report["controls"] if row["beats_plan"]]:
             console.print(f"[bold]On this model the plan loses to: {', '.join(better)}[/]")
+    # Absent in a job's `result` and in reports of older versions.
+    if gain := (report.get("healing") or {}).get("gain"):
+        console.print(_gain(gain, report["healing"]["judged_windows"]), highlight=False, soft_wrap=True)
     if report.get("sweep"):
         console.print(_sweep(title, report["sweep"]))
         for each in report["sweep"]["unreachable"]:
@@ -51,6 +54,16 @@ def _controls(rows: list[Json]) -> Table:
         stages = [row, row.get("repaired") or {}] if repairs else [row]
         table.add_row(row["name"], *(_figure(stage.get(metric)) for metric in metrics for stage in stages))
     return table
+
+
+def _gain(gain: Json, samples: int) -> str:
+    """What healing has gained, and whether that may be chance."""
+    interval, chance = "no interval", ""
+    if gain["low"] is not None:
+        interval = f"95 %: {_figure(gain['low'])} to {_figure(gain['high'])}"
+        chance = "; the interval includes 0, so it may be chance" if gain["low"] <= 0 else ""
+    mean = _figure(gain["mean"]) or "infinitely many"
+    return f"healing: gain of {mean} nats a position ({interval}) on {samples} held-out samples{chance}"
 
 
 def _figure(value: float | None) -> str:

@@ -3,6 +3,7 @@
 import io
 from typing import Any
 
+import pytest
 from rich.console import Console
 from sglp_client.cli.tables import show_figures
 
@@ -52,3 +53,24 @@ def test_a_sweep_has_a_row_for_each_point() -> None:
         ["0", "30", "134,515,008", "1.769e+04", "0.7123", "0.2441", ""],
         ["0.2", "24", "134,515,008", "1.769e+04", "0.7123", "", "0.25"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("gain", "line"),
+    [
+        ((0.12, 0.08, 0.151), "gain of 0.12 nats a position (95 %: 0.08 to 0.151) on 32 held-out samples"),
+        (
+            (0.12, -0.01, 0.25),
+            "gain of 0.12 nats a position (95 %: -0.01 to 0.25) on 32 held-out samples; the interval includes 0, so it "
+            "may be chance",
+        ),
+        ((0.12, None, None), "gain of 0.12 nats a position (no interval) on 32 held-out samples"),
+        ((None, None, None), "gain of infinitely many nats a position (no interval) on 32 held-out samples"),
+        (None, None),
+    ],
+)
+def test_a_gain_of_healing_comes_with_its_interval(gain: tuple[float | None, ...] | None, line: str | None) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    named = gain and dict(zip(("mean", "low", "high"), gain, strict=True))
+    show_figures(console, "model", {"healing": {"gain": named, "judged_windows": 32}})
+    assert console.file.getvalue() == (f"healing: {line}\n" if line else "")

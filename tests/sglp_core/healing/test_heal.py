@@ -262,6 +262,47 @@ def test_healing_makes_the_pruned_model_better_and_leaves_the_dense_one_as_it_wa
     assert quality.kl == pytest.approx(next(p.kl for p in healed.curve if p.step == healed.step))
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_the_gain_is_that_of_the_kept_weights_window_by_window(alpha: float) -> None:
+    model, data = build(), batches(16)
+    given = {"model.norm.weight": torch.full((32,), 1.01)}
+    training = Training(Healing(24, 3e-3, alpha))
+    healed = heal(LayeredModel(model, "model.layers", "causal_lm"), data, Variant((2, 3), given), training)
+    windows = next(rebatch(split(data)[1], 64))
+    figures = []
+    for changes in (given, healed.changes):
+        with torch.no_grad():
+            dense = logits_of(model, windows)[:, :-1].double().log_softmax(-1)
+            cut = copy.deepcopy(model)
+            apply(cut, changes)
+            remove_layers(cut, "model.layers", (2, 3))
+            pruned = logits_of(cut, windows)[:, :-1].double().log_softmax(-1)
+        nats = -pruned.gather(-1, windows.labels[:, 1:, None])[..., 0]
+        divergence = (dense.exp() * (dense - pruned)).sum(-1)
+        figures.append((alpha * divergence + (1 - alpha) * nats).mean(1).numpy())
+    differences = figures[0] - figures[1]
+    assert healed.step > 0
+    assert len(differences) == healed.judged_windows == 16
+    assert healed.gain is not None
+    assert healed.gain.low is not None
+    assert healed.gain.high is not None
+    # 2.131450 is Student's t of 15 degrees of freedom.
+    margin = 2.131450 * differences.std(ddof=1) / 4
+    assert healed.gain.mean == pytest.approx(differences.mean(), abs=1e-5)
+    assert healed.gain.low == pytest.approx(differences.mean() - margin, abs=1e-5)
+    assert healed.gain.high == pytest.approx(differences.mean() + margin, abs=1e-5)
+
+
+def test_a_better_model_is_kept_although_it_may_be_by_chance() -> None:
+    # Tokens drawn at random teach nothing of other ones.
+    training, data = Training(Healing(8, 1e-3, 0.0)), batches(4)
+    healed = heal(LayeredModel(build(), "model.layers", "causal_lm"), data, Variant((2, 3)), training)
+    assert healed.step > 0
+    assert healed.gain is not None
+    assert healed.gain.low is not None
+    assert healed.gain.low < 0 < healed.gain.mean
+
+
 @pytest.mark.parametrize("trained", ["neighbours", "lora", "all"])
 def test_training_that_only_harms_gives_back_what_was_given(trained: Any) -> None:
     # Nothing diverges less from the dense model than itself.
@@ -273,7 +314,7 @@ def test_training_that_only_harms_gives_back_what_was_given(trained: Any) -> Non
         Training(Healing(80, 0.01, trained=trained)),
     )
     assert healed.changes is given
-    assert healed.step == 0
+    assert (healed.step, healed.gain) == (0, None)
     assert [point.step for point in healed.curve] == [*range(0, 81, 10)]
 
 

@@ -66,7 +66,8 @@ def test_a_killed_healing_is_resumed_to_the_same_end(tmp_path: Path, capsys: pyt
     expected = healed(tmp_path, "another cache")
     assert found.resumed_from_step % JUDGED_EVERY == 0
     assert KILLED_FROM - JUDGED_EVERY <= found.resumed_from_step < HEALING.steps
-    assert (found.step, found.curve) == (expected.step, expected.curve)
+    assert (found.step, found.curve, found.gain) == (expected.step, expected.curve, expected.gain)
+    assert found.gain is not None
     assert found.step > 0
     assert found.changes.keys() == expected.changes.keys()
     assert all(torch.equal(tensor, expected.changes[name]) for name, tensor in found.changes.items())

@@ -20,6 +20,7 @@ from sglp_core.execution.variant import Variant
 from sglp_core.healing import heal as healing_module
 from sglp_core.healing.heal import Healed, Training, heal
 from sglp_core.healing.training_state import Judgement, KeptState, TrainingState, kept_state
+from sglp_core.loading import cache_key
 from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Healing, Options
 from sglp_core.progress import Progress
@@ -67,7 +68,9 @@ def run(
 
 
 def assert_same(found: Healed, expected: Healed) -> None:
-    assert (found.step, found.curve, found.trained_tensors) == (expected.step, expected.curve, expected.trained_tensors)
+    assert (found.step, found.curve, found.gain) == (expected.step, expected.curve, expected.gain)
+    assert (found.gain is None) == (found.step == 0)
+    assert found.trained_tensors == expected.trained_tensors
     assert found.changes.keys() == expected.changes.keys()
     assert all(torch.equal(tensor, expected.changes[name]) for name, tensor in found.changes.items())
 
@@ -172,11 +175,14 @@ def test_a_state_comes_back_as_it_was_kept(tmp_path: Path) -> None:
     optimizer = {0: {"step": torch.tensor(3.0), "exp_avg": torch.randn(2, 3)}, 5: {"step": torch.tensor(2.0)}}
     curve = (Judgement(0, 0.1, math.inf, 0.5, 0.25), Judgement(3, 1 / 3, 1e-17, 0.75, 1 / 3))
     tensors = {"a.weight": torch.randn(2, 3), "best/b.weight": torch.randn(4)}
-    state = TrainingState(3, 7, tensors, optimizer, {"a.weight": torch.randn(2, 3)}, curve)
+    before, after = torch.randn(2, 4, 5, dtype=torch.float64)
+    state = TrainingState(3, 7, tensors, optimizer, {"a.weight": torch.randn(2, 3)}, curve, before, after)
     place(tmp_path).keep(state)
     found = place(tmp_path).find()
     assert found is not None
     assert (found.step, found.steps, found.curve) == (3, 7, curve)
+    assert torch.equal(found.before, before)
+    assert torch.equal(found.after, after)
     for group in ("tensors", "best"):
         assert getattr(found, group).keys() == getattr(state, group).keys()
         assert all(torch.equal(t, getattr(state, group)[n]) for n, t in getattr(found, group).items())
@@ -282,6 +288,28 @@ def test_the_state_of_another_run_is_not_received(tmp_path: Path) -> None:
     (file,) = tmp_path.glob("*.npz")
     file.rename(file.with_name(f"{key_digest(other.key)}.npz"))
     assert other.find() is None
+
+
+def test_the_state_of_other_code_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = RunContext(cache=tmp_path)
+    loaded = load_model(
+        str(write_tiny_model(tmp_path / "model")), Options(calibration=Calibration(sequence_length=16)), context
+    )
+    calibration = Calibration(str(write_text(tmp_path / "text.txt")), samples=16, sequence_length=16, batch_size=4)
+    data, healing = prepare(loaded, calibration, None, context), Healing(8, 1e-3, 0.0)
+    pruned = Variant((2, 3))
+    with monkeypatch.context() as older:
+        older.setattr(cache_key, "code_digest", lambda _package: "older")
+        kept = kept_state(loaded, data, pruned, healing, context)
+    # It had no sums of each sample.
+    kept.cache.keep(
+        kept.key, CachedResult({"tensors/lm_head.weight": np.zeros(3)}, {"step": 8, "steps": 8, "curve": []})
+    )
+    assert len(list((tmp_path / "healings").iterdir())) == 1
+    training = Training(healing, data.seed, kept_state(loaded, data, pruned, healing, context))
+    healed = heal(loaded, data.calibration(loaded), pruned, training)
+    assert healed.resumed_from_step == 0
+    assert [point.step for point in healed.curve] == list(range(9))
 
 
 def test_another_plan_repair_data_or_setting_is_another_run(tmp_path: Path) -> None:

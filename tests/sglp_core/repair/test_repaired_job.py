@@ -14,6 +14,7 @@ from sglp_core import Calibration, Evaluation, Healing, Method, Target, compress
 from sglp_core.data.token_windows import text_windows
 from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Options
+from sglp_core.reporting.markdown import figure
 from sglp_core.run_context import RunContext
 from tests.worker.tiny_model import write_text, write_tiny_model
 
@@ -114,6 +115,11 @@ def test_a_job_writes_the_healed_model_and_reports_every_step(trained: Any, own_
     assert (report.healing.source, report.healing.batch_size) == (source, size)
     assert report.healing.trained_windows == (144 if own_data else 12)
     assert report.healing.trained == trained
+    gain = report.healing.gain
+    assert gain is not None
+    assert gain.mean is not None
+    best = next(point for point in report.healing.curve if point.step == report.healing.kept_step)
+    assert gain.mean == pytest.approx(report.healing.curve[0].loss - best.loss, abs=1e-9)
     assert (report.healing.learning_rate, report.healing.resumed_from_step) == (1e-3, 0)
     losses = [point.loss for point in report.healing.curve]
     assert min(losses) < losses[0]
@@ -131,6 +137,10 @@ def test_a_job_writes_the_healed_model_and_reports_every_step(trained: Any, own_
     assert "| healed |" in page
     assert f"Healing ({trained}, alpha 0) trained" in page
     assert "resumed" not in page
+    assert f"A gain of {figure(gain.mean)} nats a position" in page
+    assert f"(95 %: {figure(gain.low)} to {figure(gain.high)}) on 4 held-out samples" in page
+    assert ("may be chance" in page) == (gain.low <= 0)
+    assert "the best of 8 judgements on the same samples" in page
     # What has ended is forgotten.
     assert list((tmp_path / "cache/healings").iterdir()) == []
 
