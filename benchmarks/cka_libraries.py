@@ -80,7 +80,7 @@ def _activations(text: Path, count: int) -> Tensor:
     loaded = load_model(
         find_model().as_uri(), Options(calibration=Calibration(sequence_length=256)), RunContext(cache=CACHE)
     )
-    windows = text_windows(str(text), loaded.processor, count // 255 + 1, 256, 0)
+    windows = text_windows(text, loaded.processor, count // 255 + 1, 256, 0)
     features: list[list[Tensor]] = []
     for layer in layers_of(loaded.model, loaded.stack.path):
         kept: list[Tensor] = []

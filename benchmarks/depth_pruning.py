@@ -64,7 +64,7 @@ def _perplexities(text: Path, count: int, windows: int, judged: int, with_optipf
     loaded = load_model(
         find_model().as_uri(), Options(calibration=Calibration(sequence_length=256)), RunContext(cache=CACHE)
     )
-    measured = text_windows(calibration.source, loaded.processor, windows, 256, 0)
+    measured = text_windows(Path(calibration.source), loaded.processor, windows, 256, 0)
     data = CalibrationData(measured, None, calibration.batch_size, 0, "")
     batches = data.calibration(loaded)
     analysis = measure(loaded, data, Options(method=Method(), calibration=calibration))
@@ -79,7 +79,7 @@ def _perplexities(text: Path, count: int, windows: int, judged: int, with_optipf
         scores = analyze_layer_importance(loaded.model, [batch.inputs for batch in batches], show_progress=False)
         chosen["optipfair, by its scores"] = tuple(sorted(sorted(scores, key=scores.__getitem__)[:count]))
         chosen["optipfair, its default (last)"] = tuple(range(len(loaded.stack) - count, len(loaded.stack)))
-    test = text_windows(str(text / "test.txt"), loaded.processor, judged, 256, 0)
+    test = text_windows(text / "test.txt", loaded.processor, judged, 256, 0)
     judge = list(test.batches(loaded.task, loaded.processor, 4, 0))
     quality = evaluate(loaded, judge, {name: Variant(removed) for name, removed in chosen.items()})
     table = Table(

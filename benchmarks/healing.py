@@ -62,8 +62,8 @@ def main(
     )
     if bfloat16:
         loaded.model.bfloat16()
-    calibration_windows = text_windows(calibration.source, loaded.processor, windows, 256, seed)
-    test = text_windows(str(data / "wikitext-2/test.txt"), loaded.processor, judged, 256, 0)
+    calibration_windows = text_windows(Path(calibration.source), loaded.processor, windows, 256, seed)
+    test = text_windows(data / "wikitext-2/test.txt", loaded.processor, judged, 256, 0)
     healed_on = list(batches(calibration_windows, loaded.task, loaded.processor, batch_size, seed))
     judge = list(batches(test, loaded.task, loaded.processor, 4, 0))
 

@@ -56,7 +56,7 @@ def main(
         def texts() -> tuple[LoadedModel, list[Batch]]:
             options = Options(calibration=Calibration(sequence_length=length))
             loaded = load_model(find_model().as_uri(), options, context)
-            drawn = text_windows(str(data / "wikitext-2/valid.txt"), loaded.processor, 8 * windows, length, 0)
+            drawn = text_windows(data / "wikitext-2/valid.txt", loaded.processor, 8 * windows, length, 0)
             return loaded, list(batches(drawn, loaded.task, loaded.processor, windows, 0))
 
         rows = {

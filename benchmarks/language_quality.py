@@ -81,8 +81,8 @@ def main(
     loaded = load_model(find_model().as_uri(), Options(calibration=calibration), RunContext(cache=CACHE))
     if bfloat16:
         loaded.model.bfloat16()
-    measured = text_windows(calibration.source, loaded.processor, windows, 256, seed)
-    test = text_windows(str(data / "wikitext-2/test.txt"), loaded.processor, judged, 256, 0)
+    measured = text_windows(Path(calibration.source), loaded.processor, windows, 256, seed)
+    test = text_windows(data / "wikitext-2/test.txt", loaded.processor, judged, 256, 0)
     calibration_data = CalibrationData(measured, None, calibration.batch_size, seed, "")
     sentences = blimp.read_pairs(data / "blimp", pairs)
 
@@ -136,7 +136,7 @@ def _heal_each(
     progress: Progress,
 ) -> None:
     """Add a variant for each plan, healed from where `auto` has brought it; of the random ones only for the first."""
-    windows = text_windows(calibration.source, loaded.processor, HEALING_WINDOWS, 256, calibration.seed)
+    windows = text_windows(Path(calibration.source), loaded.processor, HEALING_WINDOWS, 256, calibration.seed)
     healed_on = list(batches(windows, loaded.task, loaded.processor, HEALING_BATCH, calibration.seed))
     default = "SGLP (chosen with auto)"
     plans = {n: removed for n, removed in sets.items() if n == default or f"{n} + auto" in sets}

@@ -70,8 +70,8 @@ def main(
     )
     if bfloat16:
         loaded.model.bfloat16()
-    calibration_windows = text_windows(str(data / "wikitext-2/valid.txt"), loaded.processor, windows, 256, seed)
-    test = text_windows(str(data / "wikitext-2/test.txt"), loaded.processor, judged, 256, 0)
+    calibration_windows = text_windows(data / "wikitext-2/valid.txt", loaded.processor, windows, 256, seed)
+    test = text_windows(data / "wikitext-2/test.txt", loaded.processor, judged, 256, 0)
     calibration = list(batches(calibration_windows, loaded.task, loaded.processor, 4, seed))
     judge = list(batches(test, loaded.task, loaded.processor, 4, 0))
     for text in removed:

@@ -63,7 +63,13 @@ class Batch:
 
 
 def rebatch(batches: Sequence[Batch], rows: int) -> Iterator[Batch]:
-    """The same samples in the same order in batches of `rows`, the last may be smaller. All must have one shape."""
+    """The same samples in the same order in batches of `rows`, the last may be smaller. All must have one shape.
+
+    A single batch, which may be larger than memory, is not copied.
+    """
+    if len(batches) == 1:
+        yield from batches[0].split(rows)
+        return
     inputs = {name: torch.cat([batch.inputs[name] for batch in batches]) for name in batches[0].inputs}
     yield from Batch(inputs, torch.cat([batch.labels for batch in batches])).split(rows)
 

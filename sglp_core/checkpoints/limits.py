@@ -20,6 +20,11 @@ def require_stored(parameters: int, stored_bits: int) -> None:
 
 def require_space(directory: Path, needed_bytes: int, what: str) -> None:
     """Raise `InsufficientStorage` where the disk of `directory` has less than `needed_bytes` free."""
-    free = shutil.disk_usage(directory).free
+    free = free_disk_bytes(directory)
     if free < needed_bytes:
         raise InsufficientStorage(f"{what} needs {needed_bytes:,} bytes, the disk has {free:,} left")
+
+
+def free_disk_bytes(directory: Path) -> int:
+    """What the disk of `directory` has left for this user, in bytes."""
+    return shutil.disk_usage(directory).free

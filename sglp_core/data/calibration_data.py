@@ -2,48 +2,32 @@
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, Self
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from sglp_core.checkpoints.limits import free_disk_bytes
 from sglp_core.checkpoints.model_folder import local_path, sha256_of
 from sglp_core.data.images import read_images
 from sglp_core.data.labelled_texts import read_labelled_texts
+from sglp_core.data.samples import Samples
 from sglp_core.data.self_generated import UNMASKING_STEPS, self_generated_windows
 from sglp_core.data.token_windows import text_windows
 from sglp_core.data.window_cache import find_or_generate
 from sglp_core.errors import BadCalibration
-from sglp_core.execution.available_memory import available_bytes
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.loading.processor import image_shape
 from sglp_core.options import Calibration, Evaluation, Healing
 from sglp_core.run_context import RunContext
-from sglp_core.tasks import Batch, Task
+from sglp_core.tasks import Batch
 
-# The share of the free memory that samples to train on may take, which exist twice while they are put together.
-TRAINED_SHARE = 0.2
-
-
-class Samples(Protocol):
-    """Token windows, texts or images, in the order in which they were drawn.
-
-    `noun` names them in reports, `digest` is the sha256 of their content, `probe` a small input for comparing logits,
-    and `split(n)` gives the first n and the others.
-    """
-
-    @property
-    def noun(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def probe(self) -> dict[str, Tensor]: ...
-    def __len__(self) -> int: ...
-    def split(self, first: int) -> tuple[Self, Self]: ...
-    def batches(self, task: Task, processor: Any, batch_size: int, seed: int) -> Iterator[Batch]: ...
+# The share of the free disk that samples to train on may take; the rest is for hidden states and the result.
+DISK_SHARE = 0.5
+# A token to train on is in the text's stream of tokens, then in a window with its mask, then as input and label.
+TOKEN_BYTES = torch.int.itemsize + 4 * torch.long.itemsize
 
 
 @dataclass(frozen=True)
@@ -81,10 +65,10 @@ class CalibrationData:
         return self._calibration
 
     def training(self, loaded: LoadedModel) -> list[Batch]:
-        """The batches that healing has for itself."""
+        """The samples that healing has for itself, in mapped files: one batch, or none."""
         if self.healing is None:
             return []
-        return list(self.healing.batches(loaded.task, loaded.processor, self.batch_size, self.seed + 2))
+        return [self.healing.to_train_on(loaded, self.batch_size, self.seed + 2)]
 
     def evaluation(self, loaded: LoadedModel) -> list[Batch]:
         assert self.held_out is not None
@@ -100,48 +84,28 @@ def prepare(
 ) -> CalibrationData:
     """Read or generate calibration samples, held-out ones where there is an evaluation, and those of a healing.
 
-    Text that the model generates is cached in the context's cache. Raises `BadCalibration`, and `SourceForbidden` for a
-    source outside the context's roots.
+    Text that the model generates is cached in the context's cache. What is read of a source lies in mapped files.
+    Raises `BadCalibration`, `InsufficientStorage`, and `SourceForbidden` for a source outside the context's roots.
     """
     if evaluation and _is_same(evaluation.source, calibration.source, context):
         # Read separately, the evaluation samples would be the calibration samples, drawn in the same order.
         evaluation = replace(evaluation, source="held_out")
-    trained = 0
-    if healing.source != "calibration":
-        fitting = max(1, int(TRAINED_SHARE * available_bytes()) // _bytes_a_sample(loaded, calibration))
-        needed = healing.steps * (healing.batch_size or calibration.batch_size)
-        trained = fitting if healing.epochs else min(needed, fitting)
+    if evaluation and evaluation.source == "self":
+        raise BadCalibration("evaluation.source cannot be 'self'; give a file, or 'held_out'")
+    trained = _count_to_train_on(loaded, calibration, healing)
     if trained and evaluation and _is_same(healing.source, evaluation.source, context):
         raise BadCalibration(
             "healing.source is what evaluation.source is: nothing would be left that was not trained on"
         )
     shared = trained if trained and _is_same(healing.source, calibration.source, context) else 0
     reserved = evaluation.samples if evaluation and evaluation.source == "held_out" else 0
-    drawn = _samples(loaded, calibration, calibration.source, calibration.samples + reserved + shared, context)
-    # In one draw, so that no sample is two of the three.
-    samples, own = drawn.split(min(len(drawn), calibration.samples + reserved))
-    if len(samples) <= reserved:
-        # A short source still leaves half of its samples to judge on.
-        reserved = len(samples) // 2
-    measured, held_out = samples.split(len(samples) - reserved)
+    measured, held_out, own = _draw_together(loaded, calibration, reserved, shared, context)
     description = f"{len(held_out)} {held_out.noun} of the calibration source that were not measured"
-    if evaluation and evaluation.source == "self":
-        raise BadCalibration("evaluation.source cannot be 'self'; give a file, or 'held_out'")
     if evaluation and evaluation.source != "held_out":
         held_out = _samples(loaded, calibration, evaluation.source, evaluation.samples, context)
         description = f"{len(held_out)} {held_out.noun} of {Path(evaluation.source).name}"
     if trained and not shared:
         own = _samples(loaded, calibration, healing.source, trained, context)
-    if not len(measured) or (evaluation and not len(held_out)):
-        raise BadCalibration(
-            f"{Path(calibration.source).name} gives {len(samples)} {samples.noun}, too few for both calibration and "
-            "evaluation; give more, or a shorter sequence_length (blank lines separate the documents of a .txt)"
-        )
-    if trained and not len(own):
-        raise BadCalibration(
-            f"{Path(healing.source).name} gives {len(samples)} {samples.noun}, which calibration and evaluation need; "
-            "name another healing.source, or fewer samples"
-        )
     return CalibrationData(
         measured,
         held_out if evaluation else None,
@@ -152,12 +116,38 @@ def prepare(
     )
 
 
-def _bytes_a_sample(loaded: LoadedModel, calibration: Calibration) -> int:
-    """What a sample takes in memory: token ids and their mask, or the numbers of an image."""
-    if loaded.task != "image_classification":
-        return 2 * torch.long.itemsize * calibration.sequence_length
-    size: int = loaded.model.dtype.itemsize
-    return size * math.prod(image_shape(loaded.processor))
+def _count_to_train_on(loaded: LoadedModel, calibration: Calibration, healing: Healing) -> int:
+    """How many samples a healing draws of a source of its own: what its steps need, and no more than have room."""
+    if healing.source == "calibration":
+        return 0
+    size = TOKEN_BYTES * calibration.sequence_length
+    if loaded.task == "image_classification":
+        size = loaded.model.dtype.itemsize * math.prod(image_shape(loaded.processor))
+    fitting = max(1, int(DISK_SHARE * free_disk_bytes(loaded.scratch)) // size)
+    return fitting if healing.epochs else min(healing.steps * (healing.batch_size or calibration.batch_size), fitting)
+
+
+def _draw_together(
+    loaded: LoadedModel, calibration: Calibration, reserved: int, shared: int, context: RunContext
+) -> tuple[Samples, Samples, Samples]:
+    """Samples to measure, `reserved` held-out ones and `shared` ones to train on in one draw, so that none is two of
+    the three; fewer of them where the source is short."""
+    drawn = _samples(loaded, calibration, calibration.source, calibration.samples + reserved + shared, context)
+    samples, own = drawn.split(min(len(drawn), calibration.samples + reserved))
+    # A short source still leaves half of its samples to judge on.
+    kept = reserved if len(samples) > reserved else len(samples) // 2
+    if not len(samples) or (reserved and not kept):
+        raise BadCalibration(
+            f"{Path(calibration.source).name} gives {len(samples)} {samples.noun}, too few for both calibration and "
+            "evaluation; give more, or a shorter sequence_length (blank lines separate the documents of a .txt)"
+        )
+    if shared and not len(own):
+        raise BadCalibration(
+            f"{Path(calibration.source).name} gives {len(samples)} {samples.noun}, which calibration and evaluation "
+            "need; name another healing.source, or fewer samples"
+        )
+    measured, held_out = samples.split(len(samples) - kept)
+    return measured, held_out, own
 
 
 def _is_same(one: str, other: str, context: RunContext) -> bool:
@@ -204,7 +194,7 @@ def _samples(loaded: LoadedModel, calibration: Calibration, source: str, count: 
             lambda: self_generated_windows(loaded, loaded.processor, calibration, count, progress),
         )
     else:
-        samples = text_windows(source, loaded.processor, count, length, seed, roots)
+        samples = text_windows(local_path(source, roots), loaded.processor, count, length, seed, loaded.scratch)
     progress.start(len(samples), samples.noun, len(samples))
     return samples
 

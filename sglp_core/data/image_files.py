@@ -1,6 +1,6 @@
 """Read encoded images and their labels from a folder of class folders, a zip of one, or a Parquet file.
 
-Nothing is unpacked to disk: members of a zip are read one by one, each up to a fixed size.
+Only labels are read at once, images one by one, each up to a fixed size. Nothing is unpacked to disk.
 """
 
 import io
@@ -9,10 +9,14 @@ import lzma
 import random
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
 
 from sglp_core.checkpoints.model_folder import within
 from sglp_core.data.parquet import batches_of_rows
@@ -35,21 +39,29 @@ UNREADABLE = (
 )
 
 
+Label = str | int | None
+
+
 @dataclass(frozen=True)
 class ImageFile:
-    """One encoded image; `label` is a class name, a number, or None where the source has no labels."""
+    """One encoded image."""
 
     name: str
     content: bytes
-    label: str | int | None
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The chosen images, and all class names that occur in the source (none where labels are numbers or missing)."""
+    """The images that were drawn from a source.
 
-    chosen: tuple[ImageFile, ...]
+    `labels` are those of the images in the order of the draw: class names, numbers, or None where the source has none.
+    `class_names` are all that occur in the source (none where labels are numbers or missing). `read` gives the images
+    one by one, each with its place in that order; it raises what `read_image_files` does.
+    """
+
+    labels: Sequence[Label]
     class_names: tuple[str, ...]
+    read: Callable[[], Iterator[tuple[int, ImageFile]]]
 
 
 def read_image_files(path: Path, count: int, seed: int, roots: Sequence[Path] | None = None) -> ImageFiles:
@@ -58,7 +70,7 @@ def read_image_files(path: Path, count: int, seed: int, roots: Sequence[Path] | 
     In a folder or a zip, the class of an image is the name of its folder; where all images are in one folder, they have
     no labels. Raises `BadCalibration` for an unreadable source, and `SourceForbidden` where a link leaves `roots`.
     """
-    try:
+    with _readable(path):
         if path.is_dir():
             return _from_folder(path, count, seed, roots)
         if not path.is_file():
@@ -67,45 +79,65 @@ def read_image_files(path: Path, count: int, seed: int, roots: Sequence[Path] | 
             return _from_zip(path, count, seed)
         if path.suffix == ".parquet":
             return _from_parquet(path, count, seed)
+    raise BadCalibration(f"{path.name}: images come as a folder of class folders, a .zip of one, or a .parquet file")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except UNREADABLE as error:
         raise BadCalibration(f"{path.name} cannot be read as images: {error}") from error
-    raise BadCalibration(f"{path.name}: images come as a folder of class folders, a .zip of one, or a .parquet file")
 
 
 def _from_folder(path: Path, count: int, seed: int, roots: Sequence[Path] | None) -> ImageFiles:
     files = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     names = [file.relative_to(path).as_posix() for file in files]
+    drawn, labels, class_names = _draw_names(path.name, names, count, seed)
 
-    def read(name: str) -> bytes:
-        with within(path / name, roots).open("rb") as file:
-            return _limited(name, file.read)
+    def read() -> Iterator[tuple[int, ImageFile]]:
+        with _readable(path):
+            for place, name in enumerate(drawn):
+                with within(path / name, roots).open("rb") as file:
+                    content = _limited(name, file.read)
+                yield place, ImageFile(name, content)
 
-    return _from_names(path.name, names, read, count, seed)
+    return ImageFiles(labels, class_names, read)
 
 
 def _from_zip(path: Path, count: int, seed: int) -> ImageFiles:
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    drawn, labels, class_names = _draw_names(path.name, names, count, seed)
 
-        def read(name: str) -> bytes:
-            with archive.open(name) as file:
-                return _limited(name, file.read)
+    def read() -> Iterator[tuple[int, ImageFile]]:
+        with _readable(path), zipfile.ZipFile(path) as archive:
+            for place, name in enumerate(drawn):
+                with archive.open(name) as file:
+                    content = _limited(name, file.read)
+                yield place, ImageFile(name, content)
 
-        return _from_names(path.name, names, read, count, seed)
+    return ImageFiles(labels, class_names, read)
 
 
-def _from_names(source: str, names: list[str], read: Callable[[str], bytes], count: int, seed: int) -> ImageFiles:
+def _draw_names(
+    source: str, names: list[str], count: int, seed: int
+) -> tuple[list[str], list[str] | list[None], tuple[str, ...]]:
+    """The names that were drawn, their labels, and all class names."""
     if len(names) > MAX_IMAGES:
         raise BadCalibration(f"{source} holds more than {MAX_IMAGES:,} images")
     # Without hidden files, and without the folder of metadata that macOS adds to archives.
-    visible = sorted(name for name in names if not any(p.startswith((".", "__MACOSX")) for p in name.split("/")))
-    folders = {name: PurePosixPath(name).parent.name for name in visible}
-    labelled = len(set(folders.values())) > 1
-    if labelled and "" in folders.values():
+    drawn = sorted(name for name in names if not any(p.startswith((".", "__MACOSX")) for p in name.split("/")))
+    folders = {PurePosixPath(name).parent.name for name in drawn}
+    if len(folders) > 1 and "" in folders:
         raise BadCalibration(f"{source} has images both beside and inside class folders; keep only one of the two")
-    drawn = _draw(visible, count, seed)
-    chosen = tuple(ImageFile(name, read(name), folders[name] if labelled else None) for name in drawn)
-    return ImageFiles(chosen, tuple(sorted(set(folders.values()))) if labelled else ())
+    random.Random(seed).shuffle(drawn)
+    drawn = drawn[:count]
+    if len(folders) < 2:
+        return drawn, [None] * len(drawn), ()
+    class_names = {name: name for name in sorted(folders)}
+    # The same string for all images of a class.
+    return drawn, [class_names[PurePosixPath(name).parent.name] for name in drawn], tuple(class_names)
 
 
 def _from_parquet(path: Path, count: int, seed: int) -> ImageFiles:
@@ -123,33 +155,48 @@ def _from_parquet(path: Path, count: int, seed: int) -> ImageFiles:
         ):
             raise BadCalibration(f"{path.name}: the column {label} holds neither class numbers nor class names")
         names = _class_names(schema.metadata, label)
-        drawn = _draw(list(range(file.metadata.num_rows)), count, seed)
-        rows: dict[int, ImageFile] = dict.fromkeys(drawn, ImageFile("", b"", None))
-        number = 0
-        for group in batches_of_rows(file, [image, *([label] if label else [])]):
-            for row in range(len(group)):
-                if number in rows:
-                    content = group.column(image)[row].as_py()
-                    stored_label = group.column(label)[row].as_py() if label else None
-                    rows[number] = _image_of_row(f"row {number}", content, stored_label, names)
-                number += 1
-    if len({image.label is None for image in rows.values()}) > 1:
+        if file.metadata.num_rows > MAX_IMAGES:
+            raise BadCalibration(f"{path.name} holds more than {MAX_IMAGES:,} images")
+        places = _draw_rows(file.metadata.num_rows, count, seed)
+        labels: list[Label] = [None] * int((places >= 0).sum())
+        if label:
+            for row, value in _column(file, label):
+                if places[row] >= 0:
+                    stored = value.as_py()
+                    labels[places[row]] = (
+                        names[stored] if isinstance(stored, int) and 0 <= stored < len(names) else stored
+                    )
+    if len({each is None for each in labels}) > 1:
         raise BadCalibration(f"{path.name}: some images have a label and some have none")
-    strings = {image.label for image in rows.values() if isinstance(image.label, str)}
-    return ImageFiles(tuple(rows.values()), names or tuple(sorted(strings)))
+
+    def read() -> Iterator[tuple[int, ImageFile]]:
+        with _readable(path), pq.ParquetFile(path) as file:
+            for row, value in _column(file, image):
+                if places[row] >= 0:
+                    yield int(places[row]), _image_of_row(f"row {row}", value.as_py())
+
+    strings = {each for each in labels if isinstance(each, str)}
+    return ImageFiles(labels, names or tuple(sorted(strings)), read)
 
 
-def _image_of_row(name: str, value: Any, label: str | int | None, names: Sequence[str]) -> ImageFile:
+def _column(file: Any, name: str) -> Iterator[tuple[int, Any]]:
+    """The values of a column of a `pyarrow.parquet.ParquetFile`, each with the number of its row."""
+    return enumerate(value for rows in batches_of_rows(file, [name]) for value in rows.column(0))
+
+
+def _draw_rows(rows: int, count: int, seed: int) -> np.ndarray:
+    """For each row its place among those that were drawn, or -1."""
+    drawn = array("q", range(rows))
+    random.Random(seed).shuffle(drawn)
+    drawn = drawn[:count]
+    places = np.full(rows, -1)
+    places[drawn] = np.arange(len(drawn))
+    return places
+
+
+def _image_of_row(name: str, value: Any) -> ImageFile:
     content = value.get("bytes") if isinstance(value, dict) else value
-    if isinstance(label, int) and 0 <= label < len(names):
-        label = names[label]
-    return ImageFile(name, _limited(name, io.BytesIO(content or b"").read), label)
-
-
-def _draw(items: list[Any], count: int, seed: int) -> list[Any]:
-    shuffled = list(items)
-    random.Random(seed).shuffle(shuffled)
-    return shuffled[:count]
+    return ImageFile(name, _limited(name, io.BytesIO(content or b"").read))
 
 
 def _limited(name: str, read: Callable[[int], bytes]) -> bytes:

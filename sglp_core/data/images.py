@@ -1,6 +1,5 @@
 """Read a user's images for an image classifier: preprocessed by the model's own processor, each with its class."""
 
-import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,16 +11,18 @@ from PIL import Image
 from torch import Tensor
 
 from sglp_core.checkpoints.model_folder import local_path
-from sglp_core.data.image_files import ImageFile, read_image_files
+from sglp_core.data.image_files import ImageFile, ImageFiles, read_image_files
+from sglp_core.data.predicted_labels import predicted_labels
+from sglp_core.data.samples import digest_of
 from sglp_core.errors import BadCalibration
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.logits import logits_of_one
+from sglp_core.execution.mapped_tensor import mapped_tensor
+from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.tasks import Batch, Task
 
 # More than photographs have; a small file can claim far more.
 MAX_PIXELS = 100_000_000
 PROBE_IMAGES = 2
-LABELLED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Images:
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(self.pixel_values.float().numpy().tobytes() + self.labels.numpy().tobytes()).hexdigest()
+        return digest_of(self.pixel_values, self.labels)
 
     @property
     def probe(self) -> dict[str, Tensor]:
@@ -54,8 +55,14 @@ class Images:
         )
 
     def batches(self, _task: Task, _processor: Any, batch_size: int, _seed: int) -> Iterator[Batch]:
-        for pixels, labels in zip(self.pixel_values.split(batch_size), self.labels.split(batch_size), strict=True):
-            yield Batch({"pixel_values": pixels}, labels)
+        return self._whole.split(batch_size)
+
+    def to_train_on(self, _loaded: LoadedModel, _batch_size: int, _seed: int) -> Batch:
+        return self._whole
+
+    @property
+    def _whole(self) -> Batch:
+        return Batch({"pixel_values": self.pixel_values}, self.labels)
 
 
 def read_images(
@@ -65,21 +72,45 @@ def read_images(
 
     Class names are looked up in the model's `label2id`. Where it has none of them, and the number of classes is the
     same, they are numbered in sorted order. Images without a label get the dense model's prediction as label, so that
-    accuracy on them is agreement with the dense model. Raises `BadCalibration`.
+    accuracy on them is agreement with the dense model. Raises `BadCalibration` and `InsufficientStorage`.
     """
-    model = layered.model
     files = read_image_files(local_path(source, roots), count, seed, roots)
-    if not files.chosen:
+    if not files.labels:
         raise BadCalibration(f"{Path(source).name} holds no images")
-    pixel_values = torch.cat([_pixels(file, processor).to(model.dtype) for file in files.chosen])
-    if files.chosen[0].label is None:
-        return Images(pixel_values, _predicted(layered, pixel_values), "images labelled by the dense model itself")
-    numbers, noun = _numbers(files.class_names, model.config)
-    labels = [file.label if isinstance(file.label, int) else numbers[str(file.label)] for file in files.chosen]
-    wrong = sorted({label for label in labels if not 0 <= label < model.config.num_labels})
+    if files.labels[0] is None:
+        pixel_values = _pixel_values(source, files, layered, processor)
+        labels = predicted_labels(layered, {"pixel_values": pixel_values})
+        return Images(pixel_values, labels, "images labelled by the dense model itself")
+    config = layered.model.config
+    by_name, noun = _numbers(files.class_names, config)
+    numbers = torch.tensor([label if isinstance(label, int) else by_name[str(label)] for label in files.labels])
+    wrong = sorted({label for label in numbers.tolist() if not 0 <= label < config.num_labels})
     if wrong:
-        raise BadCalibration(f"the model has {model.config.num_labels} classes, the images have labels {wrong[:5]}")
-    return Images(pixel_values, torch.tensor(labels), noun)
+        raise BadCalibration(f"the model has {config.num_labels} classes, the images have labels {wrong[:5]}")
+    return Images(_pixel_values(source, files, layered, processor), numbers, noun)
+
+
+def _pixel_values(source: str, files: ImageFiles, layered: LayeredModel, processor: Any) -> Tensor:
+    """The pixels of all images in a mapped file; each image is read when it is decoded."""
+    pixel_values: Tensor | None = None
+    count = 0
+    for place, file in files.read():
+        pixels = _pixels(file, processor)
+        if pixel_values is None:
+            shape = (len(files.labels), *pixels.shape[1:])
+            pixel_values = mapped_tensor(
+                shape, layered.model.dtype, layered.scratch, f"the images of {Path(source).name}"
+            )
+        if pixels.shape[1:] != pixel_values.shape[1:]:
+            raise BadCalibration(
+                f"the model's processor makes {tuple(pixels.shape[1:])} of {file.name}, and "
+                f"{tuple(pixel_values.shape[1:])} of another image; give images of one size"
+            )
+        pixel_values[place] = pixels[0]
+        count += 1
+    if pixel_values is None or count < len(files.labels):
+        raise BadCalibration(f"{Path(source).name} was changed while it was read")
+    return pixel_values
 
 
 def _pixels(file: ImageFile, processor: Any) -> Tensor:
@@ -114,9 +145,3 @@ def _numbers(class_names: Sequence[str], config: Any) -> tuple[dict[str, int], s
 
 def _folded(name: str) -> str:
     return name.casefold().replace("_", " ")
-
-
-@torch.no_grad()
-def _predicted(model: LayeredModel, pixel_values: Tensor) -> Tensor:
-    batches = Batch({"pixel_values": pixel_values}, torch.zeros(len(pixel_values))).split(LABELLED_AT_ONCE)
-    return torch.cat([logits.argmax(-1).cpu() for logits in logits_of_one(model, list(batches))])

@@ -3,24 +3,29 @@
 So accuracy on them is agreement with the dense model, as for images without labels (`images.py`).
 """
 
-import hashlib
+import itertools
 import random
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sglp_core.data.predicted_labels import predicted_labels
+from sglp_core.data.samples import digest_of
 from sglp_core.data.text_files import draw_texts
 from sglp_core.data.token_windows import LEAST_TEXT_CHARACTERS, PROBE_ROWS, PROBE_TOKENS, TEXT_CHARACTERS_A_TOKEN
 from sglp_core.errors import BadCalibration, as_unsupported
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.logits import logits_of_one
+from sglp_core.execution.mapped_tensor import mapped_tensor
+from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.tasks import Batch, Task
 
-LABELLED_AT_ONCE = 16
+TOKENIZED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,7 @@ class LabelledTexts:
 
     @property
     def digest(self) -> str:
-        parts = (self.input_ids, self.attention_mask, self.labels)
-        return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
+        return digest_of(self.input_ids, self.attention_mask, self.labels)
 
     @property
     def probe(self) -> dict[str, Tensor]:
@@ -53,9 +57,14 @@ class LabelledTexts:
         )
 
     def batches(self, _task: Task, _processor: Any, batch_size: int, _seed: int) -> Iterator[Batch]:
-        yield from Batch({"input_ids": self.input_ids, "attention_mask": self.attention_mask}, self.labels).split(
-            batch_size
-        )
+        return self._whole.split(batch_size)
+
+    def to_train_on(self, _loaded: LoadedModel, _batch_size: int, _seed: int) -> Batch:
+        return self._whole
+
+    @property
+    def _whole(self) -> Batch:
+        return Batch({"input_ids": self.input_ids, "attention_mask": self.attention_mask}, self.labels)
 
 
 def read_labelled_texts(
@@ -63,22 +72,30 @@ def read_labelled_texts(
 ) -> LabelledTexts:
     """Up to `count` documents of a user's file, each cut at `length` tokens, in an order drawn at random with the seed.
 
-    Raises `BadCalibration`, and `UnsupportedArchitecture` where the model cannot read them.
+    Raises `BadCalibration`, `UnsupportedArchitecture` where the model cannot read them, and `InsufficientStorage`.
     """
     most = LEAST_TEXT_CHARACTERS + TEXT_CHARACTERS_A_TOKEN * count * length
     documents = draw_texts(file, most, seed)
     if not documents:
         raise BadCalibration(f"{file.name} holds no text")
-    random.Random(seed).shuffle(documents)
     if tokenizer.pad_token_id is None:
         raise BadCalibration("the tokenizer has no padding token, so texts of different lengths cannot form a batch")
-    tokens = tokenizer(documents[:count], padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-    inputs = {name: tokens[name] for name in ("input_ids", "attention_mask")}
-    return LabelledTexts(**inputs, labels=_predicted(model, inputs))
-
-
-@torch.no_grad()
-def _predicted(model: LayeredModel, inputs: dict[str, Tensor]) -> Tensor:
-    batches = Batch(inputs, torch.zeros(len(inputs["input_ids"]))).split(LABELLED_AT_ONCE)
+    order = array("q", range(len(documents)))
+    random.Random(seed).shuffle(order)
+    order = order[:count]
+    inputs = {
+        name: mapped_tensor((len(order), length), torch.long, model.scratch, f"the tokens of {file.name}")
+        for name in ("input_ids", "attention_mask")
+    }
+    row_of = np.full(len(documents), -1)
+    row_of[order] = np.arange(len(order))
+    # In the order of the file.
+    chosen = ((int(row), text) for row, text in zip(row_of, documents, strict=True) if row >= 0)
+    while piece := list(itertools.islice(chosen, TOKENIZED_AT_ONCE)):
+        rows, texts = map(list, zip(*piece, strict=True))
+        tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        for name, tensor in inputs.items():
+            tensor[rows] = tokens[name]
     with as_unsupported("the model cannot read a batch of texts"):
-        return torch.cat([logits.argmax(-1).cpu() for logits in logits_of_one(model, list(batches))])
+        labels = predicted_labels(model, inputs)
+    return LabelledTexts(inputs["input_ids"], inputs["attention_mask"], labels)

@@ -1,9 +1,12 @@
-"""Read the documents of a user's text file in small pieces; of a large file, only a random sample is kept."""
+"""Read the documents of a user's text file in small pieces; of a large file, only a random sample."""
 
 import heapq
 import json
 import random
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +15,72 @@ from sglp_core.errors import BadCalibration
 
 PIECE_CHARACTERS = 1 << 20
 MAX_RECORD_CHARACTERS = 1 << 26
+# The random numbers of Python's generator are multiples of this part of 1.
+KEYS = 1 << 53
+MOST_DOCUMENTS = 1 << 40
 TEXT_FIELDS = ("text", "content")
 
 
-def draw_texts(path: Path, most: int, seed: int) -> list[str]:
+@dataclass(frozen=True)
+class DrawnTexts:
+    """The documents of a file with these numbers, in the order of the file, each cut at `most` characters.
+
+    The file is read again each time that they are gone through, which raises `BadCalibration` as `draw_texts` does.
+    """
+
+    path: Path
+    numbers: Sequence[int]
+    most: int
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[str]:
+        numbers = iter(self.numbers)
+        number = next(numbers, None)
+        with _readable(self.path):
+            for each, text in enumerate(_documents(self.path)):
+                if each == number:
+                    yield text[: self.most]
+                    number = next(numbers, None)
+        if number is not None:
+            raise BadCalibration(f"{self.path.name} was changed while it was read")
+
+
+def draw_texts(path: Path, most: int, seed: int) -> DrawnTexts:
     """The non-blank documents of a `.txt`, `.jsonl` or `.parquet` file, in the order of the file.
 
     Where they have more than `most` characters in all, a random sample with the seed that has no more; a single
-    document that is longer is cut. Memory is bounded by `most` and one record. Raises `BadCalibration`.
+    document that is longer is cut. Memory holds one record, and some 50 bytes for each document. Raises
+    `BadCalibration`.
     """
     if not path.is_file():
         raise BadCalibration(f"{path.name} is not a file")
     generator = random.Random(seed)
+    lengths = array("q")
     # Each document gets a random key, and those with the smallest keys are kept; the largest key is on top of the heap.
-    kept: list[tuple[float, int, str]] = []
+    # Key and number are one integer, which takes a third of the memory of a tuple.
+    kept: list[int] = []
     held = 0
-    try:
+    with _readable(path):
         for number, text in enumerate(_documents(path)):
+            lengths.append(len(text))
             if not text.strip():
                 continue
-            heapq.heappush(kept, (-generator.random(), number, text))
+            key = int(generator.random() * KEYS)
+            heapq.heappush(kept, -key * MOST_DOCUMENTS + number)
             held += len(text)
             while held > most and len(kept) > 1:
-                held -= len(heapq.heappop(kept)[2])
+                held -= lengths[heapq.heappop(kept) % MOST_DOCUMENTS]
+    return DrawnTexts(path, array("q", sorted(each % MOST_DOCUMENTS for each in kept)), most)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, NotImplementedError, RecursionError) as error:
         raise BadCalibration(f"{path.name} cannot be read as {path.suffix}: {error}") from error
-    return [text[:most] for _, _, text in sorted(kept, key=lambda document: document[1])]
 
 
 def _documents(path: Path) -> Iterator[str]:

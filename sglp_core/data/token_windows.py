@@ -3,21 +3,25 @@
 Every window has the special tokens that the tokenizer adds to a text, such as the beginning-of-sequence token.
 """
 
-import hashlib
 import random
 import re
+import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from tempfile import TemporaryFile
+from typing import IO, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sglp_core.checkpoints.model_folder import local_path
-from sglp_core.data.text_files import draw_texts
-from sglp_core.errors import BadCalibration
+from sglp_core.data.samples import digest_of
+from sglp_core.data.text_files import DrawnTexts, draw_texts
+from sglp_core.errors import BadCalibration, InsufficientStorage
+from sglp_core.execution.mapped_tensor import mapped_tensor
+from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.tasks import IGNORED, Batch, Task
 
 PROBE_ROWS = 2
@@ -29,6 +33,7 @@ LEAST_TEXT_CHARACTERS = 1 << 23
 TEXT_CHARACTERS_A_TOKEN = 8
 # How much text is tokenized at a time. No tokenizer has a token that goes on after the beginning of a word.
 CHARACTERS_AT_ONCE = 1 << 16
+FEWEST_TOKENS = 8
 WORD_START = re.compile(r"(?<=\S) (?=\S)")
 
 
@@ -42,8 +47,7 @@ class Windows:
 
     @property
     def digest(self) -> str:
-        ids, mask = self.input_ids.numpy().tobytes(), self.attention_mask.numpy().tobytes()
-        return hashlib.sha256(ids + mask).hexdigest()
+        return digest_of(self.input_ids, self.attention_mask)
 
     @property
     def probe(self) -> dict[str, Tensor]:
@@ -63,37 +67,46 @@ class Windows:
     def batches(self, task: Task, processor: Any, batch_size: int, seed: int) -> Iterator[Batch]:
         return batches(self, task, processor, batch_size, seed)
 
+    def to_train_on(self, loaded: LoadedModel, batch_size: int, seed: int) -> Batch:
+        ids, labels = (_mapped(self.input_ids.shape, loaded.scratch) for _ in range(2))
+        first = 0
+        for batch in self.batches(loaded.task, loaded.processor, batch_size, seed):
+            rows = slice(first, first + len(batch.labels))
+            ids[rows], labels[rows] = batch.inputs["input_ids"], batch.labels
+            first = rows.stop
+        return Batch({"input_ids": ids, "attention_mask": self.attention_mask}, labels)
+
 
 def text_windows(
-    source: str, tokenizer: Any, count: int, length: int, seed: int, roots: Sequence[Path] | None = None
+    file: Path, tokenizer: Any, count: int, length: int, seed: int, scratch: Path = Path(tempfile.gettempdir())
 ) -> Windows:
     """Up to `count` windows of `length` tokens cut from a user's file, in an order drawn at random with the seed.
 
-    Of a file with far more text than that, only a random sample of its documents is used (`text_files.py`). Raises
-    `BadCalibration` for a file that is empty, unreadable or of an unknown format.
+    They and the tokens that they are cut from are in files in `scratch`. Of a file with far more text than that, only a
+    random sample of its documents is used (`text_files.py`). Raises `BadCalibration` for a file that is empty,
+    unreadable or of an unknown format, and `InsufficientStorage`.
     """
     prefix, suffix = special_tokens(tokenizer)
     body = length - len(prefix) - len(suffix)
     if body < 2:
         raise BadCalibration(f"a window of {length} tokens leaves no room beside the tokenizer's special tokens")
-    most = LEAST_TEXT_CHARACTERS + TEXT_CHARACTERS_A_TOKEN * count * length
-    documents = draw_texts(local_path(source, roots), most, seed)
+    documents = draw_texts(file, LEAST_TEXT_CHARACTERS + TEXT_CHARACTERS_A_TOKEN * count * length, seed)
     if not documents:
-        raise BadCalibration(f"{source} holds no text")
-    # Documents are joined with the end token of the tokenizer between them, as in the training of language models.
-    separator = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    stream = array("i")
-    for document in documents:
-        # A tokenizer keeps hundreds of bytes a character until a call ends.
-        for part in _parts(document):
-            stream.extend(tokenizer(part, add_special_tokens=False)["input_ids"])
-        stream.extend(separator)
-    if len(stream) < 8:
-        raise BadCalibration(f"{source} holds only {len(stream)} tokens; give at least a few sentences")
-    starts = list(range(0, max(len(stream) - body, 0) + 1, body))
-    random.Random(seed).shuffle(starts)
-    rows = [prefix + stream[start : start + body].tolist() + suffix for start in starts[:count]]
-    return _padded(rows, length, tokenizer)
+        raise BadCalibration(f"{file} holds no text")
+    with TemporaryFile(dir=scratch) as tokens:
+        stream = _tokenized(documents, tokenizer, tokens)
+        if len(stream) < FEWEST_TOKENS:
+            raise BadCalibration(f"{file} holds only {len(stream)} tokens; give at least a few sentences")
+        starts = array("q", range(0, max(len(stream) - body, 0) + 1, body))
+        random.Random(seed).shuffle(starts)
+        starts = starts[:count]
+        ids, mask = (_mapped((len(starts), length), scratch) for _ in range(2))
+        ids.fill_(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
+        for row, start in enumerate(starts):
+            tokens_of_row = [*prefix, *stream[start : start + body].tolist(), *suffix]
+            ids[row, : len(tokens_of_row)] = torch.tensor(tokens_of_row)
+            mask[row, : len(tokens_of_row)] = 1
+    return Windows(ids, mask)
 
 
 def batches(windows: Windows, task: Task, tokenizer: Any, batch_size: int, seed: int) -> Iterator[Batch]:
@@ -132,11 +145,22 @@ def _parts(document: str) -> Iterator[str]:
     yield document[start:]
 
 
-def _padded(rows: list[list[int]], length: int, tokenizer: Any) -> Windows:
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    ids = torch.full((len(rows), length), padding, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
-    return Windows(ids, mask)
+def _tokenized(documents: DrawnTexts, tokenizer: Any, file: IO[bytes]) -> np.ndarray:
+    """The tokens of all documents, mapped from the file that they are written to."""
+    # Documents are joined with the end token of the tokenizer between them, as in the training of language models.
+    separator = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    try:
+        for document in documents:
+            # A tokenizer keeps hundreds of bytes a character until a call ends.
+            for part in _parts(document):
+                array("i", tokenizer(part, add_special_tokens=False)["input_ids"]).tofile(file)
+            array("i", separator).tofile(file)
+        file.flush()
+    except OSError as error:
+        raise InsufficientStorage(f"the tokens of {documents.path} cannot be written: {error}") from error
+    # A file without a byte cannot be mapped.
+    return np.memmap(file, np.intc, "r") if file.tell() else np.empty(0, np.intc)
+
+
+def _mapped(shape: Sequence[int], scratch: Path) -> Tensor:
+    return mapped_tensor(shape, torch.long, scratch, "the token windows of a text")

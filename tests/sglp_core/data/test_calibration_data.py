@@ -8,7 +8,7 @@ import pytest
 
 from sglp_core.data import calibration_data
 from sglp_core.data.calibration_data import CalibrationData, prepare
-from sglp_core.errors import BadCalibration
+from sglp_core.errors import BadCalibration, SourceForbidden
 from sglp_core.loading.loaded_model import LoadedModel, load_model
 from sglp_core.options import Calibration, Evaluation, Healing, Options
 from sglp_core.run_context import RunContext
@@ -74,6 +74,17 @@ def test_another_text_is_taken_as_it_is(loaded: LoadedModel, tmp_path: Path) -> 
     assert "not measured" in local.description
 
 
+def test_a_file_uri_is_a_path_and_a_text_outside_the_roots_is_forbidden(loaded: LoadedModel, tmp_path: Path) -> None:
+    text = write_text(tmp_path / "text.txt")
+    by_path, by_uri = (
+        prepare(loaded, Calibration(source, 20, 16), None, RunContext(cache=tmp_path)).measured.digest
+        for source in (str(text), text.as_uri())
+    )
+    assert by_path == by_uri
+    with pytest.raises(SourceForbidden):
+        prepared(loaded, tmp_path, text, "held_out", roots=[tmp_path / "elsewhere"])
+
+
 def prepared_to_heal(loaded: LoadedModel, folder: Path, evaluation: str, healing: Healing) -> CalibrationData:
     asked = Calibration(str(folder / "text.txt"), samples=20, sequence_length=16, batch_size=4)
     return prepare(loaded, asked, Evaluation(evaluation, samples=8), RunContext(cache=folder), healing)
@@ -97,7 +108,7 @@ def test_another_text_to_train_on_is_taken_as_it_is(loaded: LoadedModel, tmp_pat
     other.write_text("\n".join(reversed(text.read_text().splitlines())))
     data = prepared_to_heal(loaded, tmp_path, "held_out", Healing(3, source=str(other)))
     assert data.healing is not None
-    assert [len(batch.labels) for batch in data.training(loaded)] == [4, 4, 4]
+    assert [len(batch.labels) for batch in data.training(loaded)] == [12]
     assert data.measured.digest == prepared(loaded, tmp_path, text, "held_out").measured.digest
 
 
@@ -120,8 +131,8 @@ def test_no_more_is_trained_on_than_has_room(
 ) -> None:
     other = write_text(tmp_path / "other.txt")
     write_text(tmp_path / "text.txt", lines=40)
-    # A fifth of it holds seven windows of 16 tokens, two numbers each.
-    monkeypatch.setattr(calibration_data, "available_bytes", lambda: 5 * 7 * 16 * 16)
+    # Half of it holds seven windows of 16 tokens.
+    monkeypatch.setattr(calibration_data, "free_disk_bytes", lambda _folder: 2 * 7 * 16 * 36)
     data = prepared_to_heal(loaded, tmp_path, "held_out", Healing(100_000, source=str(other), batch_size=4096))
     assert data.healing is not None
     assert len(data.healing) == 7

@@ -148,7 +148,7 @@ def test_a_job_writes_the_healed_model_and_reports_every_step(trained: Any, own_
 def test_epochs_are_over_all_samples_of_the_source(tmp_path: Path) -> None:
     model, own = write_tiny_model(tmp_path / "dense"), write_text(tmp_path / "own.txt", lines=40)
     loaded = load_model(model.as_uri(), Options(calibration=Calibration(sequence_length=16)), RunContext())
-    windows = len(text_windows(str(own), loaded.processor, 10**6, 16, 0))
+    windows = len(text_windows(own, loaded.processor, 10**6, 16, 0))
     report = compress(
         model.as_uri(),
         Target("layers", 0.34),
