@@ -1,0 +1,95 @@
+"""Healing on more data than memory holds: it trains on all of it, and leaves nothing on the disk."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+from tests.sglp_core.data.tiny_images import zipped
+from tests.sglp_core.healing.healing_beyond_memory import LENGTH, STEP
+from tests.worker.tiny_model import WORDS, write_tiny_model
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux")
+
+SIZE, IMAGES = 192, 600
+LINES, WORDS_A_LINE = 16_000, 50
+ROOM_FOR_IMAGES, ROOM_FOR_TEXTS = 64 << 20, 12 << 20
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """265 MB of pixels for a model of three patches a side, in a folder, a zip and one row group of a Parquet file."""
+    folder = tmp_path_factory.mktemp("images")
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=6,
+        num_attention_heads=2,
+        image_size=SIZE,
+        patch_size=SIZE // 3,
+        num_labels=2,
+    )
+    ViTForImageClassification(config).save_pretrained(folder / "model")
+    ViTImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(folder / "model")
+    generator = np.random.default_rng(0)
+    for number in range(IMAGES):
+        pixels = generator.integers(0, 255, (SIZE, SIZE, 3), np.uint8)
+        path = folder / "folder" / f"LABEL_{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, compress_level=0)
+    zipped(folder / "folder", folder / "images.zip")
+    paths = sorted((folder / "folder").rglob("*.png"))
+    columns = {"image": [path.read_bytes() for path in paths], "label": [path.parent.name for path in paths]}
+    pq.write_table(pa.table(columns), folder / "images.parquet", row_group_size=IMAGES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """800,000 words, of which there are 29 MB of tokens, windows, masks, inputs and labels."""
+    folder = tmp_path_factory.mktemp("texts")
+    write_tiny_model(folder / "model", hidden_size=8)
+    drawn = np.random.default_rng(0).integers(0, len(WORDS), (LINES, WORDS_A_LINE))
+    lines = [" ".join(WORDS[word] for word in line) for line in drawn]
+    (folder / "text.txt").write_text("\n\n".join(lines))
+    (folder / "text.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    return folder
+
+
+def run(folder: Path, source: str, room_bytes: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.sglp_core.healing.healing_beyond_memory", folder, source, str(room_bytes)]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("source", ["folder", "images.zip", "images.parquet"])
+def test_a_healing_on_more_images_than_memory_holds(images: Path, source: str) -> None:
+    ended = run(images, source, ROOM_FOR_IMAGES)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    healed = json.loads(ended.stdout)
+    samples = IMAGES - 64
+    assert (healed["samples"], healed["steps"]) == (samples, math.ceil(2 * samples / STEP))
+    assert healed["finite"]
+    assert list((images / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("source", ["text.txt", "text.jsonl"])
+def test_a_healing_on_more_text_than_memory_holds(texts: Path, source: str) -> None:
+    ended = run(texts, source, ROOM_FOR_TEXTS)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    healed = json.loads(ended.stdout)
+    # Every line ends with the token that separates documents.
+    samples = LINES * (WORDS_A_LINE + 1) // LENGTH - 64
+    assert abs(healed["samples"] - samples) <= 1
+    assert healed["steps"] == math.ceil(2 * healed["samples"] / STEP)
+    assert healed["finite"]
+    assert list((texts / "cache").iterdir()) == []
