@@ -45,7 +45,7 @@ class Intermediates:
                 self._left[place] -= size
                 weakref.finalize(kept.untyped_storage(), self._give_back, place, size)
                 return kept
-        return mapped_tensor(tensor.shape, tensor.dtype, self._scratch, "a hidden state").copy_(tensor)
+        return mapped_tensor(tensor.shape, tensor.dtype, self._scratch, "a tensor without room in memory").copy_(tensor)
 
     def _give_back(self, place: str, size: int) -> None:
         self._left[place] += size
