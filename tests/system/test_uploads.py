@@ -80,7 +80,7 @@ def test_a_job_heals_on_an_uploaded_file(stack: Stack, uploads: dict[str, Any], 
     job_id = stack.client.submit(tiny_spec(models / "model", models / "text.txt", healing=healing))["id"]
     assert stack.wait_for_end(job_id)["status"] == "succeeded", stack.logs()
     healed = stack.client.report(job_id)["healing"]
-    assert (Path(healed["source"]).name, healed["trained_windows"]) == ("own.txt", 6)
+    assert (healed["source"], healed["trained_windows"]) == (own["uri"], 6)
     judged = [event["data"] for event in stack.client.events(job_id) if event["type"] == "judged"]
     speeds = [judgement.pop("samples_per_second") for judgement in judged]
     assert judged == healed["curve"]
@@ -95,7 +95,9 @@ def test_a_job_reads_its_uploads_and_leaves_no_copy(stack: Stack, models: Path, 
     assert job["resolved"]["class"] == "LlamaForCausalLM"
     assert len(stack.client.similarity(job["id"])["layers"]) == LAYERS
     assert job["spec"]["model"]["uri"] == uploads["model"]["uri"]
-    assert "/work/" not in str(job) + str(stack.client.report(job["id"]))
+    report = stack.client.report(job["id"])
+    assert report["calibration"]["source"] == uploads["dataset"]["uri"]
+    assert "/work/" not in str(job) + str(report)
     assert stack.work_files() == []
 
 

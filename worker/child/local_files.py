@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """`model` has the weights, or for an estimate only their headers. `data` maps each remote source to its file."""
+    """`model` has the weights, or for an estimate only their headers. `data` maps remote sources and uploads to files."""
 
     model: "FetchedOutline"
     data: Mapping[str, Path]
@@ -42,7 +42,7 @@ def make_local(
     data = {
         source: sources.data(source, part) for part, source in parts.items() if part != "model" and is_remote(source)
     }
-    return LocalFiles(model, data)
+    return LocalFiles(model, {**data, **request.uploads})
 
 
 def _from_hub(request: ChildRequest, folder: Path, credentials: Mapping[str, Mapping[str, str]]) -> "FetchedOutline":

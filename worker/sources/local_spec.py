@@ -1,6 +1,6 @@
-"""The specification of a job whose uploads were copied to its folder."""
+"""The specification of a job whose model may be an upload that was copied to its folder."""
 
-from jobs.spec import CalibrationSpec, EvaluationSpec, HealingSpec, JobSpec, ModelSource
+from jobs.spec import JobSpec, ModelSource
 
 
 class LocalModel(ModelSource):
@@ -9,28 +9,7 @@ class LocalModel(ModelSource):
     uri: str
 
 
-class LocalCalibration(CalibrationSpec):
-    """As `CalibrationSpec`, but `source` may also be a path relative to the job's folder."""
-
-    source: str = "self"
-
-
-class LocalEvaluation(EvaluationSpec):
-    """As `EvaluationSpec`, but `source` may also be a path relative to the job's folder."""
-
-    source: str = "held_out"
-
-
-class LocalHealing(HealingSpec):
-    """As `HealingSpec`, but `source` may also be a path relative to the job's folder."""
-
-    source: str = "calibration"
-
-
 class LocalSpec(JobSpec):
-    """A job's specification in which the paths of their copies replace the URIs of uploads."""
+    """A job's specification in which the path of its copy replaces the URI of a model that is an upload."""
 
     model: LocalModel
-    calibration: LocalCalibration = LocalCalibration()
-    evaluation: LocalEvaluation = LocalEvaluation()
-    healing: LocalHealing = LocalHealing()

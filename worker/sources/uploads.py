@@ -85,11 +85,12 @@ class UploadFetch(BackgroundTransfer[dict[str, str]]):
 
 
 def made_local(spec: JobSpec, paths: Mapping[str, str]) -> LocalSpec:
-    """The specification with the paths of their copies in place of the URIs of uploads."""
+    """The specification with the path of its copy in place of the URI of a model that is an upload.
+
+    Data keeps its URI, by which reports name it.
+    """
     local = spec.model_dump()
-    for pointer, uri in spec.uris().items():
-        _, part, name = pointer.split("/")
-        local[part][name] = paths.get(uri, uri)
+    local["model"]["uri"] = paths.get(spec.model.uri, spec.model.uri)
     return LocalSpec(**local)
 
 

@@ -29,6 +29,7 @@ def make_request(
         redirect_places=tuple(place for place in settings.sources if place.startswith("https://")),
         allowed_networks=tuple(str(network) for network in settings.egress_allowed_networks),
         memory_bytes=settings.job_memory_bytes,
+        uploads={uri: Path(path) for uri, path in upload_paths.items()},
         received_state=directory / RECEIVED,
         trace=TraceTarget(endpoint=settings.otlp_endpoint, parent=traceparent),
     )

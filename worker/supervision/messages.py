@@ -30,7 +30,8 @@ class ChildRequest(_Message):
 
     `file://` URIs must lie below `roots`. HTTPS redirects may lead to `redirect_places`. Connections go to public
     addresses and to `allowed_networks`. `memory_bytes` limits the child and every process it starts; None is no limit.
-    `received_state` is a folder with the state of the job's healing that an earlier attempt has stored, if one has.
+    `uploads` maps the URIs of uploads to their copies, relative to the child's working directory. `received_state` is a
+    folder with the state of the job's healing that an earlier attempt has stored, if one has.
     """
 
     spec: LocalSpec
@@ -40,6 +41,7 @@ class ChildRequest(_Message):
     redirect_places: tuple[str, ...]
     allowed_networks: tuple[str, ...]
     memory_bytes: int | None
+    uploads: dict[str, Path]
     received_state: Path
     trace: TraceTarget
 

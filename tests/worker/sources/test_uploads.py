@@ -102,14 +102,15 @@ def test_a_full_disk_is_told(store: ArtifactStore, small_disk: Path, tmp_path: P
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_only_uploads_change_in_a_specification_and_messages_name_them(workspace: Path) -> None:
-    spec = JobSpec(
-        mode="analyze", model=ModelSource(uri="hf://org/name"), calibration=CalibrationSpec(source=URI, samples=8)
-    )
-    paths = {URI: "uploads/a/mine/text.txt"}
+def test_only_a_model_that_is_an_upload_changes_in_a_specification_and_messages_name_uploads(workspace: Path) -> None:
+    own = "upload://upload_" + "1" * 26
+    spec = JobSpec(mode="analyze", model=ModelSource(uri=own), calibration=CalibrationSpec(source=URI, samples=8))
+    paths = {URI: "uploads/a/mine/text.txt", own: "uploads/b/mine"}
     expected = spec.model_dump()
-    expected["calibration"]["source"] = "uploads/a/mine/text.txt"
+    expected["model"]["uri"] = "uploads/b/mine"
     assert made_local(spec, paths).model_dump() == expected
+    elsewhere = JobSpec(mode="analyze", model=ModelSource(uri="hf://org/name"))
+    assert made_local(elsewhere, paths).model_dump() == elsewhere.model_dump()
     message = as_named(f"uploads/a/mine/text.txt is empty: {workspace}/uploads/a/mine/text.txt", paths, workspace)
     assert message == f"{URI} is empty: {URI}"
 

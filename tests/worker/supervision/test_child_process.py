@@ -38,6 +38,7 @@ def request(spec: dict[str, Any], root: Path) -> ChildRequest:
         redirect_places=(),
         allowed_networks=(),
         memory_bytes=None,
+        uploads={},
         received_state=root / "state",
         trace=TraceTarget(endpoint=None, parent=None),
     )
