@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """`model` has the weights, or for an estimate only their headers. `data` maps remote sources and uploads to files."""
+    """`model` has the weights, or for an estimate only their headers. `data` has the file of each URI."""
 
     model: "FetchedOutline"
     data: Mapping[str, Path]
