@@ -224,7 +224,7 @@ def _remaining(loaded: LoadedModel, artifact: Artifact) -> dict[str, tuple[int, 
 
 def _report(measured: Measured, evidence: Evidence, options: Options) -> CompressReport:
     planned, checked, quality = evidence.planned, evidence.checked, evidence.compressed.quality
-    dense, *_, compressed = quality[SGLP].values()
+    dense, *_, written = quality[SGLP].values()
     return CompressReport(
         model=model_section(measured.loaded),
         method=options.method,
@@ -233,7 +233,7 @@ def _report(measured: Measured, evidence: Evidence, options: Options) -> Compres
         placement=evidence.placement,
         plan=plan_section(planned.choice.plan),
         proposals=proposal_rows(planned.choice.proposals),
-        table=before_after(_remaining(measured.loaded, checked.artifact), (dense, compressed), checked.footprints),
+        table=before_after(_remaining(measured.loaded, checked.artifact), (dense, written), checked.footprints),
         stages=stage_rows(quality[SGLP]),
         repair=evidence.compressed.repair,
         healing=evidence.compressed.healing,
@@ -241,5 +241,5 @@ def _report(measured: Measured, evidence: Evidence, options: Options) -> Compres
         evaluation=evaluation_section(options.evaluation, measured.data),
         verification=verification_section(checked.verification),
         layer_map={str(old): new for old, new in checked.artifact.layer_map.items()},
-        quality_target=quality_target_section(planned.search, dense, compressed) if planned.search else None,
+        quality_target=quality_target_section(planned.search, dense, written) if planned.search else None,
     )
