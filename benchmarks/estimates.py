@@ -1,17 +1,18 @@
 """Estimates beside the measured seconds and peak memory of the jobs, through the embedded service.
 
-    python -m benchmarks.estimates
+    python -m benchmarks.estimates --data ../shared/data
 
 Every model is estimated and then compressed by a service that has never seen it. The seconds of a phase are those
-between its first event and that of the next; the peak is the largest resident set of the job's own process (VmHWM).
+between its first event and that of the next; its peak is the largest resident set of the job's own process (VmHWM),
+which is set back as soon as the next phase is seen.
 """
 
 import itertools
 import tempfile
-import threading
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,17 +27,21 @@ from rich.console import Console
 from rich.table import Table
 from sglp_client import SGLP
 
+from benchmarks.cifar_models import write_model as write_cifar_model
 from benchmarks.encoder_repairs import convert_rxnfp
 from benchmarks.larger_than_memory import write_model
 from sglp_service.demo import find_model
 from sglp_service.embedded_stack import EmbeddedStack
 
 Spec = dict[str, Any]
+# A specification of a job; from an empty folder, and that of the data.
+Case = Callable[[Path, Path], Spec]
 IMAGE_SIZE = 224
 SAMPLED_SECONDS = 0.05
 
 
 def main(
+    data: Annotated[Path, typer.Option(help="Folder with cifar10/ and cifar10-resnets/.", exists=True)],
     only: Annotated[list[str] | None, typer.Option(help="Only these models; repeatable.")] = None,
     phases: Annotated[bool, typer.Option(help="Also a row for every phase.")] = False,
 ) -> None:
@@ -45,61 +50,59 @@ def main(
     for name in only or CASES:
         with tempfile.TemporaryDirectory() as folder:
             work = Path(folder)
-            spec = CASES[name](work)
-            with EmbeddedStack(work / "state", model_roots=[work, find_model().parent]) as stack:
-                estimate, job, taken, peak_bytes = _both(stack, spec)
+            spec = CASES[name](work, data)
+            with EmbeddedStack(work / "state", model_roots=[work, data.resolve(), find_model().parent]) as stack:
+                estimate, job, taken, peaks = _both(stack, spec)
         if phases:
             for phase in {**estimate["seconds"], **taken}:
-                table.add_row(name, phase, *_beside(estimate["seconds"].get(phase, 0.0), taken.get(phase, 0.0)))
-        megabytes = _beside((estimate["peak_memory_bytes"] or 0) / 1e6, peak_bytes / 1e6)
+                seconds = _beside(estimate["seconds"].get(phase, 0.0), taken.get(phase, 0.0))
+                memory = _beside((estimate["memory_bytes"].get(phase) or 0) / 1e6, peaks.get(phase, 0) / 1e6)
+                table.add_row(name, phase, *seconds, *memory)
+        megabytes = _beside((estimate["peak_memory_bytes"] or 0) / 1e6, max(peaks.values()) / 1e6)
         table.add_row(name, "all", *_beside(estimate["total_seconds"], _seconds(job)), *megabytes)
     Console(width=120).print(table)
 
 
-def _both(stack: EmbeddedStack, spec: Spec) -> tuple[Spec, Spec, dict[str, float], int]:
-    """The estimate, the job, its seconds by phase, and its peak memory."""
+def _both(stack: EmbeddedStack, spec: Spec) -> tuple[Spec, Spec, dict[str, float], dict[str, int]]:
+    """The estimate, the job, its seconds by phase, and its peak memory by phase."""
     with SGLP(stack.url) as service:
         estimating = service.wait(service.submit({**spec, "mode": "estimate"})["id"])
         assert estimating["status"] == "succeeded", estimating
         estimate = service.report(estimating["id"])["estimate"]
-        with _watched_peak() as peak:
-            job = service.wait(service.submit(spec)["id"])
+        job_id = service.submit(spec)["id"]
+        peaks: dict[str, int] = {}
+        while (job := service.get(job_id))["finished_at"] is None:
+            peak = _peak_bytes()
+            if job["phase"]:
+                peaks[job["phase"]] = max(peaks.get(job["phase"], 0), peak)
+            time.sleep(SAMPLED_SECONDS)
         assert job["status"] == "succeeded", job
-        events = list(service.events(job["id"]))
+        events = list(service.events(job_id))
     taken: dict[str, float] = defaultdict(float)
     for event, following in itertools.pairwise(events):
         if event["data"].get("phase"):
             taken[event["data"]["phase"]] += (
                 _time(following["created_at"]) - _time(event["created_at"])
             ).total_seconds()
-    return estimate, job, taken, peak()
+    return estimate, job, taken, peaks
 
 
-@contextmanager
-def _watched_peak() -> Iterator[Callable[[], int]]:
-    """Look at the jobs' processes until the end of the block; the largest peak of one of them."""
-    peaks, ended = [0], threading.Event()
-
-    def look() -> None:
-        while not ended.wait(SAMPLED_SECONDS):
-            for process in psutil.Process().children(recursive=True):
-                # A process may end while it is looked at.
-                with suppress(psutil.Error, OSError, StopIteration):
-                    if "worker.child" in process.cmdline():
-                        status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-                        high = next(line for line in status if line.startswith("VmHWM:"))
-                        peaks.append(int(high.split()[1]) * 1024)
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield lambda: max(peaks)
-    finally:
-        ended.set()
-        thread.join()
+def _peak_bytes() -> int:
+    """The largest resident set of a job's process since this was last asked."""
+    peak = 0
+    for process in psutil.Process().children(recursive=True):
+        # A process may end while it is looked at.
+        with suppress(psutil.Error, OSError, StopIteration):
+            if "worker.child" in process.cmdline():
+                proc = Path(f"/proc/{process.pid}")
+                high = next(line for line in (proc / "status").read_text().splitlines() if line.startswith("VmHWM:"))
+                peak = max(peak, int(high.split()[1]) * 1024)
+                # Sets the high-water mark back to what is resident now (proc(5)).
+                (proc / "clear_refs").write_text("5")
+    return peak
 
 
-def _smollm2(_work: Path) -> Spec:
+def _smollm2(_work: Path, _data: Path) -> Spec:
     return {
         "model": {"uri": find_model().as_uri()},
         "target": {"kind": "parameters", "ratio": 0.25},
@@ -107,7 +110,7 @@ def _smollm2(_work: Path) -> Spec:
     }
 
 
-def _bert(work: Path) -> Spec:
+def _bert(work: Path, _data: Path) -> Spec:
     return {
         "model": {"uri": convert_rxnfp(work / "bert").as_uri()},
         "target": {"kind": "layers", "ratio": 0.25},
@@ -115,7 +118,7 @@ def _bert(work: Path) -> Spec:
     }
 
 
-def _vit(work: Path) -> Spec:
+def _vit(work: Path, _data: Path) -> Spec:
     classes = dict(enumerate(("red", "green", "blue")))
     config = transformers.ViTConfig(
         hidden_size=192,
@@ -141,7 +144,7 @@ def _vit(work: Path) -> Spec:
     }
 
 
-def _llama(work: Path) -> Spec:
+def _llama(work: Path, _data: Path) -> Spec:
     write_model(work / "llama", 8)
     (work / "text.txt").write_text("\n\n".join(f"word{number % 2000} " * 60 for number in range(400)))
     return {
@@ -151,11 +154,34 @@ def _llama(work: Path) -> Spec:
     }
 
 
-CASES: dict[str, Callable[[Path], Spec]] = {
+def _resnet(work: Path, data: Path) -> Spec:
+    model = write_cifar_model(data / "cifar10-resnets/resnet56-jpeg.safetensors", work / "resnet")
+    return {
+        "model": {"uri": model.as_uri()},
+        "target": {"kind": "parameters", "ratio": 0.5},
+        "calibration": {"source": (data / "cifar10/test.zip").resolve().as_uri(), "samples": 512, "batch_size": 128},
+    }
+
+
+def _healed(case: Case, **healing: Any) -> Case:
+    """The same job with a healing of everything that stays."""
+
+    def spec(work: Path, data: Path) -> Spec:
+        return {**case(work, data), "healing": {"steps": 8, "trained": "all", **healing}}
+
+    return spec
+
+
+CASES: dict[str, Case] = {
     "SmolLM2-135M-Instruct, text of its own": _smollm2,
     "BERT of rxnfp, text of its own": _bert,
     "ViT, 12 × 192, random": _vit,
     "Llama, 8 × 1024, random, given text": _llama,
+    "ResNet-56 on CIFAR-10, healed": _healed(_resnet, optimizer="sgd", batch_size=256, augmentation="crop_and_flip"),
+    "ViT, 12 × 192, random, healed": _healed(_vit),
+    "BERT of rxnfp, healed": _healed(_bert),
+    "Llama, 8 × 1024, random, healed": _healed(_llama, alpha=0.5),
+    "SmolLM2-135M-Instruct, healed": _healed(_smollm2),
 }
 
 

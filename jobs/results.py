@@ -238,7 +238,8 @@ class MachineSpeed(Document):
 class Estimate(Document):
     """What a job would need. `streamed`: the weights would be read from disk layer by layer.
 
-    `peak_memory_bytes` is null where it cannot be estimated; `seconds` are by phase.
+    `memory_bytes` are peaks, of the phases that take most, and `peak_memory_bytes` is the largest of them; null where
+    it cannot be estimated. `seconds` are by phase.
     """
 
     layers: int
@@ -248,6 +249,7 @@ class Estimate(Document):
     stack: list[StackLayer]
     reachable: ReachableRatios
     target: EstimatedTarget | None = None
+    memory_bytes: dict[str, int | None]
     peak_memory_bytes: int | None
     available_memory_bytes: int
     streamed: bool

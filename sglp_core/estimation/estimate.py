@@ -1,9 +1,10 @@
 """What a job would take, estimated from configuration and tensor headers: reachable ratios, peak memory, seconds."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from sglp_core.checkpoints.fetch import FetchedOutline
-from sglp_core.estimation.memory import peak_bytes
+from sglp_core.estimation.memory import expected_memory
 from sglp_core.estimation.model_outline import Outline, read_outline
 from sglp_core.estimation.seconds import Speed, expected_seconds, measure_speed
 from sglp_core.execution.available_memory import available_bytes
@@ -59,10 +60,11 @@ def _estimated(
     options: Options,
     speed: Speed,
 ) -> EstimateSection:
-    stack, method, calibration = outline.stack, options.method, options.calibration
+    stack, method = outline.stack, options.method
     reachable = {kind: _reachable(outline, kind, method) for kind in KINDS}
     layers = _removed_layers(outline, target)
     phases = expected_seconds(outline, layers, options, speed)
+    memory = expected_memory(outline, layers, options)
     available = available_bytes()
     return EstimateSection(
         layers=len(stack),
@@ -74,13 +76,20 @@ def _estimated(
         target=EstimatedTarget(target.kind, target.ratio, target.ratio <= reachable[target.kind].largest)
         if target
         else None,
-        peak_memory_bytes=peak_bytes(outline, calibration.batch_size, calibration.samples + options.evaluation.samples),
+        memory_bytes=memory,
+        peak_memory_bytes=_largest(memory.values()),
         available_memory_bytes=available,
         streamed=outline.weight_bytes > WEIGHTS_SHARE * available,
         seconds={name: round(seconds, 1) for name, seconds in phases.items()},
         total_seconds=round(sum(phases.values()), 1),
         speed=SpeedSection(speed.flops_per_second, speed.bytes_per_second),
     )
+
+
+def _largest(values: Iterable[int | None]) -> int | None:
+    """None where one is not known."""
+    known = list(values)
+    return None if None in known else max(value for value in known if value is not None)
 
 
 def _reachable(outline: Outline, kind: str, method: Method) -> ReachableRatio:

@@ -1,17 +1,20 @@
 """The peak memory of a job, counted without weights.
 
-The model runs on fake tensors, which have a shape and no memory, and everything that would be kept for the backward
-pass is added up. The fake tensors are on the CPU, so that attention uses its implementation for the CPU.
+The model runs on fake tensors, which have a shape and no memory, and everything that measuring would keep for the
+backward pass is added up. The fake tensors are on the CPU, so that attention uses its implementation for the CPU.
 """
 
 import math
+from collections.abc import Callable
 
 import psutil
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
+from sglp_core.estimation.healing_memory import healing_bytes
 from sglp_core.estimation.model_outline import Outline
+from sglp_core.options import Options
 from sglp_core.structure.layer_stack import example_inputs, layers_of
 from sglp_core.structure.model_class import untrained_model
 
@@ -19,20 +22,35 @@ LOGIT_BYTES = 4
 PIXEL_BYTES = 4
 
 
-def peak_bytes(outline: Outline, batch_size: int, samples: int) -> int | None:
-    """Bytes of the interpreter as it is now, the weights, the activations kept of one batch, the gradients of its
-    logits and of one layer, and all images, preprocessed. Tokens of texts are too small to count.
+def expected_memory(outline: Outline, removed: int, options: Options) -> dict[str, int | None]:
+    """Bytes at the peak of the phases that take most, `measuring` and `healing`: with the interpreter as it is now, the
+    weights, and all images, preprocessed. Tokens of texts are too small to count.
 
     None where the model's computation depends on the values of its input, which fake tensors do not have.
     """
-    try:
-        kept, logits = saved_for_backward(outline, batch_size)
-    except (DataDependentOutputException, DynamicOutputShapeException):
-        return None
-    width = outline.weight_bytes // outline.stack.total_parameters
-    layer = max(layer.parameters for layer in outline.stack.layers) * width
+    samples = options.calibration.samples + options.evaluation.samples
     images = samples * math.prod(outline.image_shape) * PIXEL_BYTES if outline.image_shape else 0
-    return int(psutil.Process().memory_info().rss) + outline.weight_bytes + kept + 2 * logits + layer + images
+    everywhere = int(psutil.Process().memory_info().rss) + outline.weight_bytes + images
+    phases: dict[str, Callable[[], int]] = {
+        "measuring": lambda: measuring_bytes(outline, options.calibration.batch_size),
+        "healing": lambda: healing_bytes(outline, removed, options),
+    }
+    expected: dict[str, int | None] = {}
+    for name, beside in phases.items():
+        if name == "healing" and not options.healing.trains:
+            continue
+        try:
+            expected[name] = everywhere + beside()
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            expected[name] = None
+    return expected
+
+
+def measuring_bytes(outline: Outline, batch_size: int) -> int:
+    """Bytes of the activations kept of one batch, and of the gradients of its logits and of one layer."""
+    kept, logits = saved_for_backward(outline, batch_size)
+    width = outline.weight_bytes // outline.stack.total_parameters
+    return kept + 2 * logits + max(layer.parameters for layer in outline.stack.layers) * width
 
 
 def saved_for_backward(outline: Outline, batch_size: int) -> tuple[int, int]:

@@ -31,7 +31,7 @@ class Adapters:
         self._model, self._pruned = model, pruned
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._updates = {name: _update(layer).to(model.device) for name, layer in self._linear.items()}
+            self._updates = {name: _update(layer, model.device) for name, layer in self._linear.items()}
         self.tensors: dict[str, Tensor] = {
             f"{name}.{factor}": parameter
             for name, update in self._updates.items()
@@ -68,7 +68,7 @@ class Adapters:
         return {**self._pruned.changes, **merged}
 
 
-def _update(linear: Any) -> nn.Sequential:
+def _update(linear: Any, device: torch.device) -> nn.Sequential:
     """Two factors that map the input of a linear layer to what is added to its output; the second is 0."""
     width_in, width_out = linear.weight.shape if isinstance(linear, Conv1D) else linear.weight.shape[::-1]
     down = nn.Linear(width_in, RANK, bias=False, dtype=torch.float32)
@@ -76,6 +76,8 @@ def _update(linear: Any) -> nn.Sequential:
     # As peft draws them, so that a healing can be compared with one by peft.
     down.reset_parameters()
     nn.init.zeros_(up.weight)
+    for factor in (down, up):
+        factor.weight.data = factor.weight.data.to(device)
     return nn.Sequential(down, up)
 
 

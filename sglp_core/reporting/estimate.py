@@ -88,8 +88,11 @@ class EstimateSection:
     """How much could be removed of each kind."""
     target: EstimatedTarget | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
     """The target; left out where none was asked for."""
+    memory_bytes: dict[str, int | None]
+    """Expected peak memory of the phases that take most, in bytes; null where it depends on the values that the model
+    computes."""
     peak_memory_bytes: int | None
-    """Peak memory of the job, in bytes; null where it depends on the values that the model computes."""
+    """The largest of them; null where one is."""
     available_memory_bytes: int
     """Memory that the worker has free, in bytes."""
     streamed: bool

@@ -10,7 +10,7 @@ import transformers
 from transformers import LlamaConfig, ViTImageProcessor
 
 from sglp_core import Calibration, SGLPError, Target, estimate
-from sglp_core.estimation.memory import peak_bytes, saved_for_backward
+from sglp_core.estimation.memory import expected_memory, saved_for_backward
 from sglp_core.estimation.model_outline import read_outline
 from sglp_core.options import Options
 from sglp_core.reporting.estimate import EstimatedTarget
@@ -107,7 +107,10 @@ def test_images_are_held_and_counted(tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path / "model")
     outline = read_outline(str(tmp_path / "model"), None, TOKENS, tmp_path, None)
     image = processor(torch.zeros(3, SIZE, SIZE), return_tensors="pt")["pixel_values"]
-    few, many = peak_bytes(outline, 1, 0), peak_bytes(outline, 1, 100_000)
+    few, many = (
+        expected_memory(outline, 1, Options(calibration=Calibration(samples=samples)))["measuring"]
+        for samples in (1, 100_001)
+    )
     assert few is not None
     assert many is not None
     # The interpreter itself may grow in between.

@@ -62,6 +62,7 @@ def test_a_name_of_several_lines_stays_in_its_heading() -> None:
             weight_bytes=4_000,
             stack=(),
             reachable={"layers": ratio},
+            memory_bytes={"measuring": None},
             peak_memory_bytes=None,
             available_memory_bytes=8_000_000_000,
             streamed=False,
@@ -74,7 +75,7 @@ def test_a_name_of_several_lines_stays_in_its_heading() -> None:
     assert page.startswith("# one \\| two \\|: estimate\n\nLlamaForCausalLM in F32: 6 layers, 1,000 parameters")
     assert "Peak memory not known, of the 8,000 MB that the worker has free.\n" in page
     assert "\n| layers | 0.5000 | 0.1000–0.1000 |\n" in page
-    assert page.endswith("| opening | 1.2 |\n| all | 1,234.5 |\n")
+    assert page.endswith("| opening | 1.2 |  |\n| all | 1,234.5 |  |\n")
 
 
 @pytest.mark.parametrize(

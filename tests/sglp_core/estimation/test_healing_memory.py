@@ -1,0 +1,73 @@
+"""The memory that a healing is estimated to take is what the allocator gives it."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch.profiler import ProfilerActivity, profile
+from transformers import ViTImageProcessor
+
+from sglp_core import Calibration, Healing, Options
+from sglp_core.estimation import healing_memory
+from sglp_core.estimation.healing_memory import healing_bytes
+from sglp_core.estimation.model_outline import read_outline
+from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import Variant
+from sglp_core.healing.heal import Training, heal
+from sglp_core.tasks import Batch
+from tests.round_trip.test_round_trip import CASES, STAGED_CASES
+
+TOKENS, SIZE, SAMPLES = 16, 16, 8
+REMOVED = 1
+FAMILIES = {
+    "LlamaForCausalLM": CASES["LlamaForCausalLM"],
+    "ViTForImageClassification": CASES["ViTForImageClassification"],
+    "ResNetForImageClassification": STAGED_CASES["ResNetForImageClassification"][0],
+}
+HEALINGS: dict[str, dict[str, Any]] = {
+    "all": {"trained": "all"},
+    "sgd": {"trained": "all", "optimizer": "sgd", "alpha": 0.5, "precision": "mixed"},
+    "parts": {"trained": "all", "batch_size": 2 * SAMPLES},
+    "neighbours": {"trained": "neighbours"},
+    "lora": {"trained": "lora", "alpha": 0.0},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("way", HEALINGS)
+def test_the_estimated_memory_is_that_of_the_allocator(
+    name: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way == "lora" and name.startswith("ResNet"):
+        pytest.skip("has no linear layers")
+    # What the C library loses to holes in its heap, the allocator does not see.
+    monkeypatch.setattr(healing_memory, "HOLES_SHARE", 0.0)
+    stock = getattr(transformers, name)
+    stock(stock.config_class(**FAMILIES[name])).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(tmp_path)
+    outline = read_outline(str(tmp_path), None, TOKENS, tmp_path, None)
+    options = Options(
+        calibration=Calibration(batch_size=SAMPLES, sequence_length=TOKENS), healing=Healing(steps=3, **HEALINGS[way])
+    )
+    real = stock.from_pretrained(tmp_path).eval()
+    layered = LayeredModel(real, outline.stack.path, outline.task)
+    samples = _samples(real, outline.image_shape, 4 * SAMPLES)
+    removed = healing_memory.in_the_middle(outline.stack, REMOVED)
+    # Once before, as some things are made only once in a process.
+    heal(layered, samples, Variant(removed), Training(options.healing))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        heal(layered, samples, Variant(removed), Training(options.healing))
+    allocated = [event.nbytes() for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    assert healing_bytes(outline, REMOVED, options) == pytest.approx(max(itertools.accumulate(allocated)), rel=0.1)
+
+
+def _samples(model: Any, image_shape: tuple[int, ...] | None, count: int) -> list[Batch]:
+    if image_shape:
+        whole = Batch({"pixel_values": torch.randn(count, *image_shape)}, torch.arange(count) % 2)
+    else:
+        ids = torch.arange(count)[:, None] + torch.arange(TOKENS) % 5
+        whole = Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, ids)
+    return list(whole.split(SAMPLES))
