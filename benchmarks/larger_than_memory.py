@@ -73,7 +73,7 @@ def main(
         for model in chosen:
             with tempfile.TemporaryDirectory(dir=folder) as root:
                 smollm2 = model is Model.SMOLLM2
-                subject = _smollm2(Path(root), data) if smollm2 else _random_llama(Path(root), layers, width)
+                subject = _smollm2(Path(root), data) if smollm2 else random_llama(Path(root), layers, width)
                 print_table(
                     f"{subject.name}, {subject.weight_bytes / 1e6:,.0f} MB of weights",
                     (_row(code, subject, _run(code, subject, share, windows, limit)) for code in codes),
@@ -173,7 +173,8 @@ def _smollm2(root: Path, data: Path) -> Subject:
     return Subject("SmolLM2-135M", root, root / "valid.txt", root / "test.txt")
 
 
-def _random_llama(root: Path, layers: int, width: int) -> Subject:
+def random_llama(root: Path, layers: int, width: int) -> Subject:
+    """A Llama in bfloat16 with random weights, and texts of random words, below the folder `root`."""
     vocabulary = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -39,10 +39,14 @@ def free_bytes(device: torch.device) -> int:
     return kept + int(free)
 
 
-def give_back_device_memory() -> None:
-    """Give memory that is not used, and that the allocator would keep, back to the device, for other processes too."""
+def give_back_memory() -> None:
+    """Give memory that is not used, and that the allocators would keep, back to the device and to the system."""
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
+    libc = _glibc()
+    if libc:
+        # The holes in its heap.
+        libc.malloc_trim(0)
 
 
 def give_back_what_is_freed() -> None:
@@ -51,13 +55,19 @@ def give_back_what_is_freed() -> None:
     By default glibc raises the size from which it does so up to 32 MB, as tensors are freed. Those below lie among each
     other on the heap, and the holes between them count towards a limit of the process. Does nothing without glibc.
     """
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim"):
+    libc = _glibc()
+    if libc:
         libc.mallopt(M_MMAP_THRESHOLD, THRESHOLD_BYTES)
         libc.mallopt(M_TRIM_THRESHOLD, THRESHOLD_BYTES)
         libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library of this process, if it is glibc."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
 
 
 def _cgroup_limits() -> list[tuple[int, int]]:

@@ -158,7 +158,9 @@ class Walk:
                 yield from self._exit_by_positions(tracks, number, looked_at)
                 return
             labels, positions = _predicted(labels, looked_at)
-        numbers = max(1, (labels.shape[1] if labels.ndim > 1 else 1) * self._layerwise.classes)
+        # The inputs enter the model once more with each track, and those of images are larger than their logits.
+        inputs = max(each[0].numel() for each in self.entered[number].batch.inputs.values())
+        numbers = max(inputs, (labels.shape[1] if labels.ndim > 1 else 1) * self._layerwise.classes)
         at_once = max(1, self._at_once(LOGITS_AT_ONCE) // numbers)
         for first in range(0, len(labels), at_once):
             samples = slice(first, first + at_once)

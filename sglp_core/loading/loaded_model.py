@@ -10,7 +10,7 @@ import transformers
 
 from sglp_core.checkpoints.fetch import Fetched, fetch
 from sglp_core.checkpoints.stored_tensors import stored_tensors
-from sglp_core.execution.available_memory import give_back_device_memory, give_back_what_is_freed
+from sglp_core.execution.available_memory import give_back_memory, give_back_what_is_freed
 from sglp_core.execution.disk_home import DiskHome, empty_model
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.loaded_tensors import LoadedTensors, read_loaded_tensors
@@ -52,7 +52,7 @@ class LoadedModel(LayeredModel):
             vars(self).pop(name, None)
         self._entered.clear()
         gc.collect()
-        give_back_device_memory()
+        give_back_memory()
 
 
 def load_model(model: str | Fetched, options: Options, context: RunContext) -> LoadedModel:

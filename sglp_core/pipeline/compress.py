@@ -10,6 +10,7 @@ from sglp_core.artifact.write import Artifact, write_artifact
 from sglp_core.checkpoints.fetch import Fetched
 from sglp_core.evaluation.footprint import Footprint, measure_footprint, weigh
 from sglp_core.evaluation.quality import Quality, evaluate
+from sglp_core.execution.available_memory import give_back_memory
 from sglp_core.execution.variant import Variant
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.healing.heal import Healed, Training, heal, require_trainable
@@ -182,6 +183,7 @@ def _heal(
     loaded, data, healing = measured.loaded, measured.data, options.healing
     kept = kept_state(loaded, data, pruned, healing, context) if healing.trains else None
     training = Training(healing, data.seed, kept, data.training(loaded))
+    give_back_memory()
     healed = heal(loaded, data.calibration(loaded), pruned, training, context.phase("healing"))
     return healed, kept.drop if kept else lambda: None
 

@@ -13,7 +13,7 @@ from sglp_core.analysis.result import Analysis
 from sglp_core.checkpoints.fetch import Fetched
 from sglp_core.data.calibration_data import CalibrationData, prepare
 from sglp_core.errors import DeviceOutOfMemory
-from sglp_core.execution.available_memory import give_back_device_memory
+from sglp_core.execution.available_memory import give_back_memory
 from sglp_core.loading.loaded_model import LoadedModel, load_model
 from sglp_core.options import Healing, Options, QualityTarget, Target
 from sglp_core.planning import quality_budget
@@ -88,7 +88,7 @@ def measure_for_run(loaded: LoadedModel, options: Options, context: RunContext, 
     # Only here, where the error no longer keeps what did not fit.
     if loaded.layerwise is not None:
         loaded.layerwise.end_visits()
-    give_back_device_memory()
+    give_back_memory()
     smaller = replace(data, batch_size=max(1, data.batch_size // SMALLER_BATCH))
     return _measured(loaded, smaller, options, context, evaluates)
 
