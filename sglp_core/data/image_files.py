@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from sglp_core.checkpoints.model_folder import within
-from sglp_core.data.parquet import batches_of_rows
+from sglp_core.data.parquet import READ_AT_ONCE, batches_of_rows, open_parquet
 from sglp_core.errors import BadCalibration
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
@@ -142,9 +142,8 @@ def _draw_names(
 
 def _from_parquet(path: Path, count: int, seed: int) -> ImageFiles:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         schema = file.schema_arrow
         image = next((f.name for f in schema if _holds_images(f.type)), None)
         if image is None:
@@ -170,7 +169,7 @@ def _from_parquet(path: Path, count: int, seed: int) -> ImageFiles:
         raise BadCalibration(f"{path.name}: some images have a label and some have none")
 
     def read() -> Iterator[tuple[int, ImageFile]]:
-        with _readable(path), pq.ParquetFile(path) as file:
+        with _readable(path), open_parquet(path) as file:
             for row, value in _column(file, image):
                 if places[row] >= 0:
                     yield int(places[row]), _image_of_row(f"row {row}", value.as_py())
@@ -200,10 +199,13 @@ def _image_of_row(name: str, value: Any) -> ImageFile:
 
 
 def _limited(name: str, read: Callable[[int], bytes]) -> bytes:
-    content = read(MAX_IMAGE_BYTES + 1)
-    if len(content) > MAX_IMAGE_BYTES:
-        raise BadCalibration(f"{name} is larger than {MAX_IMAGE_BYTES:,} bytes")
-    return content
+    content = bytearray()
+    # In pieces: a file allocates all that it is asked for before it reads what there is.
+    while piece := read(READ_AT_ONCE):
+        content += piece
+        if len(content) > MAX_IMAGE_BYTES:
+            raise BadCalibration(f"{name} is larger than {MAX_IMAGE_BYTES:,} bytes")
+    return bytes(content)
 
 
 def _holds_images(column_type: Any) -> bool:

@@ -1,10 +1,19 @@
 """Read a Parquet file a few rows at a time, by the uncompressed sizes in its metadata, so that memory stays bounded."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 MAX_BYTES_AT_ONCE = 1 << 26
 MAX_ROWS_AT_ONCE = 64
+READ_AT_ONCE = 1 << 20
+
+
+def open_parquet(path: Path) -> Any:
+    """A `pyarrow.parquet.ParquetFile` that holds a few pages of a column; by default, it holds all of a row group's."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path, buffer_size=READ_AT_ONCE, pre_buffer=False)
 
 
 def batches_of_rows(file: Any, columns: Sequence[str]) -> Iterator[Any]:

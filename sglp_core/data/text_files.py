@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sglp_core.data.parquet import batches_of_rows
+from sglp_core.data.parquet import batches_of_rows, open_parquet
 from sglp_core.errors import BadCalibration
 
 PIECE_CHARACTERS = 1 << 20
@@ -120,9 +120,8 @@ def _of_lines(path: Path) -> Iterator[str]:
 
 def _of_rows(path: Path) -> Iterator[str]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         schema = file.schema_arrow
         strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
         column = next((name for name in (*TEXT_FIELDS, *strings) if name in strings), None)

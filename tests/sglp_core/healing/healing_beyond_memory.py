@@ -3,6 +3,7 @@
 import json
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,18 @@ from sglp_core.options import Options
 from sglp_core.run_context import RunContext
 
 REMOVED = (1, 2, 3, 4)
-LENGTH, STEP = 32, 192
+LENGTH = 32
 
 
-def main(folder: Path, source: str, room_bytes: int) -> None:
+def main(folder: Path, source: str, batch_size: int, room_bytes: int) -> None:
     """Heal the model of the folder for two epochs on a source there, measured on a small part of it."""
     context = RunContext(cache=folder / "cache")
-    calibration = Calibration(str(folder / source), samples=64, sequence_length=LENGTH, batch_size=64)
-    healing = Healing(epochs=2, alpha=0.0, learning_rate=1e-4, source=str(folder / source), batch_size=STEP)
+    calibration = Calibration(str(folder / source), samples=64, sequence_length=LENGTH, batch_size=batch_size)
+    healing = Healing(epochs=2, alpha=0.0, learning_rate=1e-4, source=str(folder / source), batch_size=batch_size)
     loaded = load_model(str(folder / "model"), Options(calibration=calibration), context)
     # What libraries take at their first use is not in question.
-    _heal(loaded, prepare(loaded, calibration, None, context), Healing(1))
+    few = folder / f"few{Path(source).suffix}"
+    _heal(loaded, prepare(loaded, replace(calibration, source=str(few)), None, context), Healing(1))
     limit = int(psutil.Process().memory_info().data + room_bytes)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     data = prepare(loaded, calibration, None, context, healing)
@@ -48,4 +50,4 @@ def _heal(loaded: LoadedModel, data: CalibrationData, healing: Healing) -> dict[
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
