@@ -25,10 +25,10 @@ class StateTransfer:
 class RunContext:
     """Where a run may read, its cache, how it uses memory, and the reporter of its progress.
 
-    `roots` are the only folders in which local models and data may lie (None: anywhere). `local_files` maps calibration
-    and evaluation sources to files that the caller has already fetched. `cache` holds downloaded models and earlier
-    results. `memory` says whether the weights are loaded or streamed from disk. `state_transfer` takes the state of a
-    healing to other machines (None: it resumes from `cache` alone).
+    `roots` are the only folders in which local models and data may lie (None: anywhere). `local_files` maps sources of
+    data to files that the caller has already fetched. `cache` holds downloaded models, earlier results, and what has no
+    room in memory while a run lasts. `memory` says whether the weights are loaded or streamed from disk.
+    `state_transfer` takes the state of a healing to other machines (None: it resumes from `cache` alone).
     """
 
     roots: Sequence[Path] | None = None
