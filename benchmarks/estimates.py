@@ -70,11 +70,12 @@ def _both(stack: EmbeddedStack, spec: Spec) -> tuple[Spec, Spec, dict[str, float
         assert estimating["status"] == "succeeded", estimating
         estimate = service.report(estimating["id"])["estimate"]
         job_id = service.submit(spec)["id"]
-        peaks: dict[str, int] = {}
+        peaks: dict[str, int] = defaultdict(int)
+        before = ""
         while (job := service.get(job_id))["finished_at"] is None:
-            peak = _peak_bytes()
-            if job["phase"]:
-                peaks[job["phase"]] = max(peaks.get(job["phase"], 0), peak)
+            # What is looked at in a phase for the first time may be the end of the one before.
+            peaks[before] = max(peaks[before], _peak_bytes())
+            before = job["phase"] or before
             time.sleep(SAMPLED_SECONDS)
         assert job["status"] == "succeeded", job
         events = list(service.events(job_id))
