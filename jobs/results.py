@@ -238,7 +238,7 @@ class MachineSpeed(Document):
 class Estimate(Document):
     """What a job would need. `streamed`: the weights would be read from disk layer by layer.
 
-    `memory_bytes` are peaks, of the phases that take most, and `peak_memory_bytes` is the largest of them; null where
+    `memory_bytes` are peaks, of measuring and of a healing, and `peak_memory_bytes` is the largest of them; null where
     it cannot be estimated. `seconds` are by phase.
     """
 

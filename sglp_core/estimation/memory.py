@@ -23,8 +23,8 @@ PIXEL_BYTES = 4
 
 
 def expected_memory(outline: Outline, removed: int, options: Options) -> dict[str, int | None]:
-    """Bytes at the peak of the phases that take most, `measuring` and `healing`: with the interpreter as it is now, the
-    weights, and all images, preprocessed. Tokens of texts are too small to count.
+    """Bytes at the peak of `measuring` and of `healing`, with the interpreter as it is now, the weights, and all
+    images, preprocessed. Tokens of texts are too small to count.
 
     None where the model's computation depends on the values of its input, which fake tensors do not have.
     """

@@ -89,7 +89,7 @@ class EstimateSection:
     target: EstimatedTarget | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
     """The target; left out where none was asked for."""
     memory_bytes: dict[str, int | None]
-    """Expected peak memory of the phases that take most, in bytes; null where it depends on the values that the model
+    """Expected peak memory of measuring and of a healing, in bytes; null where it depends on the values that the model
     computes."""
     peak_memory_bytes: int | None
     """The largest of them; null where one is."""
