@@ -59,7 +59,7 @@ def main(
         if package and importlib.util.find_spec(package) is None:
             print(f"{name} is not installed and takes no part: pip install {name}", file=sys.stderr)
             continue
-        times = []
+        times: list[float] = []
         while len(times) < repeats and sum(times) < ENOUGH_SECONDS:
             begin = time.perf_counter()
             matrix = measure(activations, samples)
@@ -140,8 +140,9 @@ def _pytorch_cka(activations: Tensor, samples: int) -> np.ndarray:
     names = [f"layers.{index}" for index in range(count)]
     loader = DataLoader(TensorDataset(activations), batch_size=samples)
     model = _Replay(count)
-    (matrix,) = compute_cka(model, model, loader, layers=names, device="cpu", progress=False)
-    return matrix.cpu().double().numpy()
+    (similarity,) = compute_cka(model, model, loader, layers=names, device="cpu", progress=False)
+    matrix: np.ndarray = similarity.cpu().double().numpy()
+    return matrix
 
 
 def _torch_cka(activations: Tensor, samples: int) -> np.ndarray:
@@ -154,7 +155,8 @@ def _torch_cka(activations: Tensor, samples: int) -> np.ndarray:
         warnings.simplefilter("ignore")
         cka = CKA(_Replay(count), _Replay(count), "left", "right", names, names, device="cpu")
         cka.compare(loader, loader)
-    return cka.export()["CKA"].double().numpy()
+    matrix: np.ndarray = cka.export()["CKA"].double().numpy()
+    return matrix
 
 
 MEASURES: dict[str, Measure] = {"sglp": _sglp, "pytorch-cka": _pytorch_cka, "torch-cka": _torch_cka}

@@ -49,11 +49,11 @@ def main(
     judged: Annotated[int, typer.Option(min=1, help="Test windows of 256 tokens.")] = 16,
 ) -> None:
     """Print a table of perplexities and one of architectures."""
+    ways: dict[str, Remove] = {"sglp": _remove_with_sglp}
     if importlib.util.find_spec("optipfair") is None:
         print("optipfair is not installed and takes no part: pip install optipfair", file=sys.stderr)
-        ways = {"sglp": _remove_with_sglp}
     else:
-        ways = {"sglp": _remove_with_sglp, "optipfair": _remove_with_optipfair}
+        ways["optipfair"] = _remove_with_optipfair
     console = Console(width=120)
     console.print(_survivors(ways))
     console.print(_perplexities(data / "wikitext-2", layers, windows, judged, "optipfair" in ways))

@@ -58,7 +58,7 @@ def main(
 def _analysis_and_model(work: Path, layers: int, width: int, windows: int) -> int:
     """Print the cost of the analysis, save the model for the jobs and return the bytes of its weights."""
     model = _random_llama(layers, width)
-    weight_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    weight_bytes: int = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     title = f"random Llama, {layers} layers, {width} channels, bfloat16: {weight_bytes / 1e9:.1f} GB of weights"
     print_table(title, _analysis_rows(model, windows))
     model.save_pretrained(work / "model", max_shard_size="2GB")

@@ -18,10 +18,11 @@ from typing import Annotated
 import torch
 import typer
 from rich.progress import Progress as Bars
+from rich.progress import TaskID
 
 from benchmarks.cifar_models import write_model
 from benchmarks.paper_claim_results import draw, print_results
-from benchmarks.paper_claim_rows import BATCH, FewerBlocks, Ground, Row, Whole, device, training_images
+from benchmarks.paper_claim_rows import BATCH, FewerBlocks, Ground, OnStep, Row, Whole, device, training_images
 from benchmarks.plain_training import train
 from benchmarks.results_file import ResultsFile
 from sglp_core import Healing
@@ -98,15 +99,16 @@ def main(
                     bar = bars.add_task(f"{name}, {count} epochs", total=None)
                     smaller = smaller or _row(name, ground, parameters, flops, drawn)
                     begun = time.monotonic()
-                    found = smaller.healed(
-                        replace(healing, epochs=count),
-                        lambda step, steps, bar=bar: bars.update(bar, completed=step, total=steps),
-                    )
+                    found = smaller.healed(replace(healing, epochs=count), _shown_by(bars, bar))
                     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
                     results.add(settings, {**found, "seconds": round(time.monotonic() - begun), "device": hardware})
                     bars.remove_task(bar)
     print_results(results, network)
     draw(results, network, out / "accuracy.svg")
+
+
+def _shown_by(bars: Bars, bar: TaskID) -> OnStep:
+    return lambda step, steps: bars.update(bar, completed=step, total=steps)
 
 
 def _row(name: str, ground: Ground, parameters: float, flops: float, seed: int) -> Row:

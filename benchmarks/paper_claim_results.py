@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.markdown_table import print_table
 from benchmarks.paper_claim_rows import TEST_IMAGES
@@ -57,7 +58,7 @@ def print_results(results: ResultsFile, network: str) -> None:
 
 def curves_of(results: ResultsFile, network: str) -> list[Curve]:
     """All rows of a network in the order of `NAMES`; the newest result of those with the same row, epochs and seed."""
-    newest: dict[str, dict[int, dict[int, dict]]] = {}
+    newest: dict[str, dict[int, dict[int, dict[str, Any]]]] = {}
     for settings, result in results.rows():
         if settings["network"] == network:
             images = settings["epochs"] * settings["images"]
@@ -146,7 +147,7 @@ def draw(results: ResultsFile, network: str, path: Path) -> None:
         images, accuracy, error = (
             [getattr(point, name) for point in curve.points] for name in ("images", "accuracy", "error")
         )
-        style = {"color": "black", "linestyle": "--"} if curve.row == "dense" else {}
+        style: dict[str, Any] = {"color": "black", "linestyle": "--"} if curve.row == "dense" else {}
         axes.errorbar(images, accuracy, error, marker="o", capsize=2, label=NAMES[curve.row].replace("`", ""), **style)
     axes.set_xscale("log")
     axes.set_xlabel("training images seen")

@@ -184,13 +184,16 @@ def _bfloat16(jobs: Jobs, codes: list[Worktree], windows: int, target: tuple[str
 
 def _greedy_seconds(dense: dict[str, Any], count: int) -> float:
     """Seconds that greedy takes for `count` layers: a pass for every layer that is left, in each round."""
-    layers = dense["layers"]
-    layer = (dense["seconds"] - dense["half_seconds"]) / (layers - layers // 2)
-    return sum((layers - done) * (dense["seconds"] - (done + 1) * layer) for done in range(count))
+    layers: int = dense["layers"]
+    seconds: float = dense["seconds"]
+    half_seconds: float = dense["half_seconds"]
+    layer = (seconds - half_seconds) / (layers - layers // 2)
+    return sum((layers - done) * (seconds - (done + 1) * layer) for done in range(count))
 
 
 def _planning(answer: Answer) -> float:
-    return sum(answer.content.get("phases", {}).get(phase, 0.0) for phase in PLANNING)
+    phases: dict[str, float] = answer.content.get("phases", {})
+    return sum(phases.get(phase, 0.0) for phase in PLANNING)
 
 
 def _at_least(answer: Answer) -> str:

@@ -43,7 +43,8 @@ def subset_grad_norm(
         for subset in tried:
             norms[subset] = _grad_norm(model, path, subset, batch) if len(tried) > 1 else 0.0
             on_subset()
-        removed += max(norms, key=lambda subset: norms[subset])
+        largest = max(norms, key=norms.__getitem__)
+        removed += largest
     return tuple(removed)
 
 

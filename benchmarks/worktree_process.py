@@ -45,7 +45,8 @@ class Worktree:
             request_file, answer_file = Path(name) / "request.json", Path(name) / "answer.json"
             request_file.write_text(json.dumps(request))
             # With -P, nothing is imported from the folder of the program.
-            command = [self.python, "-P", HERE / "benchmarks" / f"{program}.py", request_file, answer_file]
+            program_file = HERE / "benchmarks" / f"{program}.py"
+            command: list[str | Path] = [self.python, "-P", program_file, request_file, answer_file]
             stopped = ""
             with (Path(name) / "log").open("w+", errors="replace") as log:
                 try:

@@ -168,6 +168,7 @@ class Faults:
 
 def _connections(process: psutil.Process) -> list[Any]:
     try:
-        return process.net_connections("tcp")
+        connections: list[Any] = process.net_connections("tcp")
     except (psutil.AccessDenied, psutil.NoSuchProcess):
         return []
+    return connections

@@ -54,8 +54,9 @@ def main(
         for folder in ("postgresql", "stack", "whole"):
             (directory / folder).mkdir()
         with postgresql(directory / "postgresql") as database, _bare(database.empty_database(), directory) as bare:
+            database_url = database.database()
             settings = {
-                "database_url": database.database(),
+                "database_url": database_url,
                 "broker_url": "redis://127.0.0.1:1/0",
                 "artifact_url": (directory / "artifacts").as_uri(),
                 "requests_per_minute": 100_000_000,
@@ -66,7 +67,7 @@ def main(
                 ours = f"http://127.0.0.1:{stack.port}/v1/jobs"
                 _throughput(ours, bare, seconds, api, database)
                 _watching(ours, watchers, api)
-                _listing(ours, settings["database_url"], rows, seconds)
+                _listing(ours, database_url, rows, seconds)
             finally:
                 stack.end()
             if starts:
@@ -189,7 +190,7 @@ def _order(**order: Any) -> list[float]:
 
 def _cpu(processes: list[psutil.Process]) -> float:
     """CPU seconds so far of a server and what it has started, also of what has ended meanwhile."""
-    spent = sum(processes[0].cpu_times()[2:4])
+    spent: float = sum(processes[0].cpu_times()[2:4])
     for process in processes:
         # A backend may end between being listed and being asked; then it is among those that have ended.
         with suppress(psutil.NoSuchProcess):

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -61,6 +62,9 @@ async def watch(url: str, watchers: int, end_of: str) -> list[float]:
     return seconds_to_end
 
 
+ORDERS: dict[str, Callable[..., Coroutine[Any, Any, list[float]]]] = {"hammer": hammer, "watch": watch}
+
+
 if __name__ == "__main__":
     order = json.loads(sys.argv[1])
-    print(json.dumps(asyncio.run({"hammer": hammer, "watch": watch}[order.pop("do")](**order))))
+    print(json.dumps(asyncio.run(ORDERS[order.pop("do")](**order))))
