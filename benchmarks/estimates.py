@@ -25,7 +25,7 @@ import typer
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from sglp_client import SGLP
+from sglp_client import SGLP, Job
 
 from benchmarks.cifar_models import write_model
 from benchmarks.encoder_repairs import convert_rxnfp
@@ -63,7 +63,7 @@ def main(
     Console(width=120).print(table)
 
 
-def _both(stack: EmbeddedStack, spec: Spec) -> tuple[Spec, Spec, dict[str, float], dict[str, int]]:
+def _both(stack: EmbeddedStack, spec: Spec) -> tuple[Spec, Job, dict[str, float], dict[str, int]]:
     """The estimate, the job, its seconds by phase, and its peak memory by phase."""
     with SGLP(stack.url) as service:
         estimating = service.wait(service.submit({**spec, "mode": "estimate"})["id"])
@@ -190,7 +190,9 @@ def _beside(estimate: float, taken: float) -> tuple[str, str, str]:
     return f"{estimate:,.0f}", f"{taken:,.0f}", ratio
 
 
-def _seconds(job: Spec) -> float:
+def _seconds(job: Job) -> float:
+    assert job["started_at"]
+    assert job["finished_at"]
     return (_time(job["finished_at"]) - _time(job["started_at"])).total_seconds()
 
 
