@@ -25,8 +25,7 @@ from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.data.token_windows import text_windows
 from sglp_core.evaluation.logits import TOLERANCES, difference, probe_logits
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.execution.bypass import bypassed
-from sglp_core.execution.variant import Variant
+from sglp_core.execution.variant import Variant, bypassed
 from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Calibration, Method, Options, Target
 from sglp_core.planning.choose import choose_plan

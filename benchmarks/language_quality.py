@@ -24,8 +24,7 @@ from sglp_core.analysis.segmentation import Segmentation
 from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.data.token_windows import batches, text_windows
 from sglp_core.evaluation.quality import Quality, evaluate
-from sglp_core.execution.bypass import bypassed
-from sglp_core.execution.variant import Variant
+from sglp_core.execution.variant import Variant, bypassed
 from sglp_core.execution.weight_changes import Changes, swapped
 from sglp_core.healing.heal import Training, heal
 from sglp_core.loading.loaded_model import LoadedModel, load_model

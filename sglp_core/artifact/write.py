@@ -13,11 +13,10 @@ from sglp_core.artifact.stored_changes import with_changes
 from sglp_core.artifact.verify import Written
 from sglp_core.errors import as_unsupported
 from sglp_core.evaluation.logits import probe_logits
-from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.disk_home import DiskHome, empty_model
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.logits import logits_of_variants
-from sglp_core.execution.variant import Variant
+from sglp_core.execution.variant import Variant, bypassed
 from sglp_core.execution.weight_changes import apply, swapped
 from sglp_core.execution.weights import OnloadedWeights
 from sglp_core.loading.loaded_model import LoadedModel

@@ -117,7 +117,7 @@ def prepare(
 
 
 def _count_to_train_on(loaded: LoadedModel, calibration: Calibration, healing: Healing) -> int:
-    """How many samples a healing draws of a source of its own: what its steps need, and no more than have room."""
+    """How many samples a healing draws of another source: what its steps need, and no more than have room."""
     if healing.source == "calibration":
         return 0
     size = TOKEN_BYTES * calibration.sequence_length

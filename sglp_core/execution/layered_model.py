@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sglp_core.errors import OutOfMemory
-from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.intermediates import Intermediates
 from sglp_core.execution.layer_call import NotLayerwise
 from sglp_core.execution.layerwise import Entered, Layerwise
-from sglp_core.execution.variant import Variant
+from sglp_core.execution.variant import Variant, bypassed
 from sglp_core.execution.weight_changes import Changes, replaced, tensor_named
 from sglp_core.execution.weights import Group, ResidentWeights, Weights
 from sglp_core.structure.layer_calls import KeywordArguments, layer_input

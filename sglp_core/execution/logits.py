@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.variant import Variant
+from sglp_core.execution.variant import Variant, bypassed
 from sglp_core.execution.variants import Piece, Walk
 from sglp_core.execution.weight_changes import swapped
 from sglp_core.progress import Phase, silent_phase

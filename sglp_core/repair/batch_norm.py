@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.variant import Variant
+from sglp_core.execution.variant import Variant, bypassed
 from sglp_core.execution.weight_changes import Changes
 from sglp_core.repair.contract import Attempt, HeldOutQuality, ModelRepair, RepairedAtOnce
 from sglp_core.structure.batch_norms import batch_norms_that_stay

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 from sglp_core.evaluation.logits import difference
 from sglp_core.execution import variants as execution_variants
-from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.logits import Trial, logits_of_variants
-from sglp_core.execution.variant import Variant
+from sglp_core.execution.variant import Variant, bypassed
 from sglp_core.execution.weight_changes import swapped
 from sglp_core.progress import silent_phase
 from sglp_core.structure.layer_stack import find_stack

@@ -13,7 +13,7 @@ from torch import nn
 from sglp_core import architectures
 from sglp_core.artifact.verify import Written, verify
 from sglp_core.evaluation.logits import probe_logits
-from sglp_core.execution.bypass import bypassed
+from sglp_core.execution.variant import bypassed
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.structure.layer_stack import find_stack, layers_of, measure_stack

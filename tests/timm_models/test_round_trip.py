@@ -11,7 +11,7 @@ from torch import nn
 
 from sglp_core.artifact.verify import Written, verify
 from sglp_core.evaluation.logits import difference, probe_logits
-from sglp_core.execution.bypass import bypassed
+from sglp_core.execution.variant import bypassed
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.loading.loaded_model import LoadedModel, load_model
 from sglp_core.options import Calibration, Options

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from sglp_core.artifact import write
 from sglp_core.evaluation.logits import difference
 from sglp_core.execution import layerwise
-from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.logits import Trial, logits_of_variants
-from sglp_core.execution.variant import Variant
+from sglp_core.execution.variant import Variant, bypassed
 from sglp_core.planning.harm import HarmMeter
 from sglp_core.progress import silent_phase
 from sglp_core.repair.write_finder import WriteFinder

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from sglp_core.errors import UnsupportedArchitecture
-from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.variant import Variant
+from sglp_core.execution.variant import Variant, bypassed
 from sglp_core.execution.weight_changes import frozen
 from sglp_core.healing.heal import Training, heal, require_trainable
 from sglp_core.healing.lora import RANK, Adapters, linear_layers

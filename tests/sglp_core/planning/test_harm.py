@@ -9,9 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from sglp_core.architectures import CifarResNetConfig, CifarResNetForImageClassification
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.variant import Variant
+from sglp_core.execution.variant import Variant, bypassed
 from sglp_core.execution.weight_changes import apply
 from sglp_core.options import Target
 from sglp_core.planning.harm import SAMPLES_AT_ONCE, HarmMeter, harm_of

@@ -14,8 +14,8 @@ from sglp_core import Calibration, Evaluation, SweepTarget, compress, sweep
 from sglp_core.errors import TargetUnreachable
 from sglp_core.evaluation.latency import Latency
 from sglp_core.evaluation.quality import Quality
-from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import bypassed
 from sglp_core.options import Method, Options, Target
 from sglp_core.planning.sweep import Point, cut_copy, knee_of
 from sglp_core.reporting.report import SweepReport

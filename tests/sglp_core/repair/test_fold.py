@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.variant import bypassed
 from sglp_core.execution.weight_changes import swapped
 from sglp_core.repair import write_finder
 from sglp_core.repair.fold import fold, fold_change, shrink

@@ -10,9 +10,8 @@ import transformers
 from torch import Tensor, nn
 
 from sglp_core.evaluation.quality import evaluate
-from sglp_core.execution.bypass import bypassed
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.execution.variant import Variant
+from sglp_core.execution.variant import Variant, bypassed
 from sglp_core.execution.weight_changes import Changes, swapped
 from sglp_core.progress import silent_phase
 from sglp_core.repair import REPAIRS, Attempt, Candidate, Cut, CutRepair, CutStreams
