@@ -32,13 +32,12 @@ def expected_memory(outline: Outline, removed: int, options: Options) -> dict[st
     images = samples * math.prod(outline.image_shape) * PIXEL_BYTES if outline.image_shape else 0
     everywhere = int(psutil.Process().memory_info().rss) + outline.weight_bytes + images
     phases: dict[str, Callable[[], int]] = {
-        "measuring": lambda: measuring_bytes(outline, options.calibration.batch_size),
-        "healing": lambda: healing_bytes(outline, removed, options),
+        "measuring": lambda: measuring_bytes(outline, options.calibration.batch_size)
     }
+    if options.healing.trains:
+        phases["healing"] = lambda: healing_bytes(outline, removed, options)
     expected: dict[str, int | None] = {}
     for name, beside in phases.items():
-        if name == "healing" and not options.healing.trains:
-            continue
         try:
             expected[name] = everywhere + beside()
         except (DataDependentOutputException, DynamicOutputShapeException):
