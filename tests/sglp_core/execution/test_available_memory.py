@@ -146,3 +146,16 @@ def test_pages_of_mapped_files_are_available_to_a_control_group(
     kept = torch.ones(2**28, dtype=torch.uint8)
     assert before - available_bytes() > 2**28 - 2**26
     assert mapped[0] == kept[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps holes")
+def test_holes_in_the_heap_are_given_back() -> None:
+    freeing = (
+        "import psutil, torch; from sglp_core.execution.available_memory import give_back_memory; "
+        "many = [torch.ones(25_000) for _ in range(2_000)]; "
+        # The last one, at the end of the heap, keeps what lies before it.
+        "del many[:-1]; rss = lambda: psutil.Process().memory_info().rss; before = rss(); "
+        "give_back_memory(); print(before - rss())"
+    )
+    run = subprocess.run([sys.executable, "-c", freeing], check=True, capture_output=True, text=True)
+    assert int(run.stdout) > 150_000_000

@@ -6,16 +6,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import ViTConfig, ViTForImageClassification
 
 from sglp_core.artifact import write
 from sglp_core.evaluation.logits import difference
-from sglp_core.execution import layerwise
+from sglp_core.execution import layerwise, variants
+from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.logits import Trial, logits_of_variants
 from sglp_core.execution.variant import Variant, bypassed
 from sglp_core.planning.harm import HarmMeter
 from sglp_core.progress import silent_phase
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.layer_stack import find_stack, layers_of
+from sglp_core.tasks import Batch
 from tests.sglp_core.execution.placements import batches_for, from_disk, resident, save
 
 
@@ -108,3 +111,27 @@ def test_from_disk_the_head_gets_as_many_positions_of_a_probe_as_there_is_room_f
     assert positions == [(1, 3), (1, 3), (1, 2)] * 3
     with bypassed(layers_of(model, find_stack(model)), (2,)), torch.no_grad():
         assert difference(logits, model(input_ids=ids).logits) < 1e-5
+
+
+@torch.no_grad()
+def test_images_do_not_enter_the_model_once_for_every_variant_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ViTConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=6, num_attention_heads=4, image_size=16)
+    model = ViTForImageClassification(config).eval()
+    images = torch.randn(4, 3, 16, 16)
+    data = [Batch({"pixel_values": images}, torch.zeros(4, dtype=torch.long))]
+    monkeypatch.setattr(variants, "LOGITS_AT_ONCE", images.numel())
+    cuts = [Variant((index,)) for index in range(1, 6)]
+    entered: list[int] = []
+    layered = LayeredModel(model, find_stack(model), "image_classification")
+    assert layered.layerwise is not None
+    layered.entered(data)
+    handle = model.register_forward_pre_hook(
+        lambda _module, _args, inputs: entered.append(len(inputs["pixel_values"])), with_kwargs=True
+    )
+    ((piece,),) = logits_of_variants(layered, data, cuts, silent_phase(), Trial())
+    found = list(piece.logits)
+    handle.remove()
+    assert max(entered) == len(images)
+    for cut, logits in zip(cuts, found, strict=True):
+        with bypassed(layers_of(model, find_stack(model)), cut.removed):
+            assert difference(logits, model(images).logits) < 1e-5
