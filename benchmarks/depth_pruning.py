@@ -34,7 +34,7 @@ from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_service.demo import find_model
-from tests.round_trip.test_round_trip import CASES
+from tests.round_trip.models import CASES
 
 CACHE = Path("~/.cache/sglp").expanduser()
 REMOVED = ((2, 5), (0, 3), (4, 7))

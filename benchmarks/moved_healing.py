@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import psutil
 import typer
+from sglp_client import Job
 
 from benchmarks.markdown_table import print_table
 from jobs.artifacts import ArtifactStore, open_store
@@ -159,18 +160,22 @@ def _start_worker(stack: Stack, directory: Path, name: str) -> "Popen[bytes]":
 def _wait_for_step(stack: Stack, job_id: str, attempt: int, step: int) -> int:
     """Wait until this attempt heals and has done this step, or is past healing; returns the step shown."""
 
-    def reached(job: dict[str, Any]) -> bool:
+    def reached(job: Job) -> bool:
         if job["attempt"] != attempt or job["status"] != "running":
             assert job["finished_at"] is None, (job, stack.logs())
             return False
-        return (job["phase"] == "healing" and job["progress"]["done"] >= step) or job["phase"] in {
+        return _healed_steps(job) >= step or job["phase"] in {
             "verifying",
             "evaluating",
             "publishing",
         }
 
     job = stack.wait_for(job_id, reached, DAY_SECONDS)
-    return job["progress"]["done"] if job["phase"] == "healing" else -1
+    return _healed_steps(job)
+
+
+def _healed_steps(job: Job) -> int:
+    return job["progress"]["done"] if job["phase"] == "healing" and job["progress"] else -1
 
 
 def _kill(worker: "Popen[bytes]", *, child_first: bool) -> None:

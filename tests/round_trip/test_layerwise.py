@@ -14,7 +14,7 @@ from sglp_core.execution.weight_changes import swapped
 from sglp_core.progress import silent_phase
 from sglp_core.structure.layer_stack import find_stack
 from sglp_core.tasks import Batch, task_of
-from tests.round_trip.test_round_trip import CASES, HYBRIDS
+from tests.round_trip.models import CASES, HYBRIDS
 
 # Families whose layers leave something for each other, or change hidden states between them.
 WHOLE = {"Gemma3nForCausalLM", "Zamba2ForCausalLM"}

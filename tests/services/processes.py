@@ -15,7 +15,8 @@ READY_SECONDS = 30
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+        port: int = server.getsockname()[1]
+    return port
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> Non
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
             if process.poll() is not None or time.monotonic() > give_up:
-                raise RuntimeError(f"{process.args} does not listen:\n{log.read_text()}") from None
+                raise RuntimeError(f"{process.args!r} does not listen:\n{log.read_text()}") from None
             time.sleep(0.05)
         else:
             return

@@ -45,7 +45,7 @@ def s3(directory: Path) -> Iterator[S3]:
         check=True,
         capture_output=True,
     )
-    command = [
+    command: list[str | Path] = [
         program, "gateway", *quiet, "--no-usage-report", "--no-banner", "--cache-dir", f"{directory}/cache",
         "--cache-size", "0", "--keep-etag", metadata, f"127.0.0.1:{port}",
     ]  # fmt: skip

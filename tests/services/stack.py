@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 from cryptography.fernet import Fernet
-from sglp_client import SGLP
+from sglp_client import SGLP, Job
 
 from jobs.settings import Settings
 from tests.services.processes import free_port, wait_for_port
@@ -58,7 +58,7 @@ class Stack:
     def logs(self) -> str:
         return "\n".join(f"== {log.name}\n{log.read_text()}" for log in sorted(self._directory.glob("*.log")))
 
-    def wait_for(self, job_id: str, until: Callable[[dict[str, Any]], bool], seconds: float = 120) -> dict[str, Any]:
+    def wait_for(self, job_id: str, until: Callable[[Job], bool], seconds: float = 120) -> Job:
         """The job once the condition holds."""
         give_up = time.monotonic() + seconds
         while not until(job := self.client.get(job_id)):
@@ -66,7 +66,7 @@ class Stack:
             time.sleep(0.1)
         return job
 
-    def wait_for_end(self, job_id: str, seconds: float = 120) -> dict[str, Any]:
+    def wait_for_end(self, job_id: str, seconds: float = 120) -> Job:
         return self.wait_for(job_id, lambda job: job["finished_at"] is not None, seconds)
 
     def event_types(self, job_id: str) -> list[str]:

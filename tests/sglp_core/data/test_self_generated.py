@@ -12,7 +12,7 @@ from sglp_core.data.self_generated import self_generated_windows
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.options import Calibration
 from sglp_core.structure.layer_stack import find_stack
-from tests.round_trip.test_round_trip import CASES, GROUPED, HYBRIDS
+from tests.round_trip.models import CASES, GROUPED, HYBRIDS
 from tests.sglp_core.data.test_token_windows import BEGUN, BOTH
 from tests.sglp_core.small_models import build
 

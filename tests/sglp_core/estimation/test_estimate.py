@@ -15,7 +15,7 @@ from sglp_core.estimation.model_outline import read_outline
 from sglp_core.options import Options
 from sglp_core.reporting.estimate import EstimatedTarget
 from sglp_core.structure.layer_stack import example_inputs, find_stack, layers_of, measure_stack
-from tests.round_trip.test_round_trip import CASES, STAGED_CASES
+from tests.round_trip.models import CASES, STAGED_CASES
 from tests.services import bad_models
 from tests.worker.tiny_model import LAYERS, write_tiny_model
 

@@ -20,7 +20,7 @@ from sglp_core.healing.heal import Training, heal
 from sglp_core.healing.judge import best_of
 from sglp_core.healing.lora import RANK
 from sglp_core.tasks import Batch
-from tests.round_trip.test_round_trip import CASES, STAGED_CASES
+from tests.round_trip.models import CASES, STAGED_CASES
 
 TOKENS, SIZE, SAMPLES = 16, 16, 8
 REMOVED = 1
