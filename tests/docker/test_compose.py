@@ -2,17 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from jobs.settings import Settings
+from tests.docker.rendered import rendered
 
-ROOT = Path(__file__).parents[2]
 PROCESSES = ("api", "worker", "scheduler", "migrate")
-SECRET_KEYS = '["' + "A" * 43 + '="]'
 FIXED = {
     "state_dir": "everything that would lie in it has a place of its own here",
     "database_url": "the database is the stack's own",
@@ -31,17 +27,7 @@ FIXED = {
 
 def environments(**variables: str) -> dict[str, dict[str, str | None]]:
     """The variables of each process, given those of docker/example.env and these."""
-    # Installed beside the interpreter that runs the tests.
-    command = [Path(sys.executable).with_name("docker-compose"), "--env-file", "docker/example.env"]
-    rendered = subprocess.run(
-        [*command, "config", "--format", "json"],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "SGLP_SECRET_KEYS": SECRET_KEYS, **variables},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    services = json.loads(rendered.stdout)["services"]
+    services = rendered(**variables)["services"]
     return {name: services[name]["environment"] for name in PROCESSES}
 
 
