@@ -20,6 +20,8 @@ SAFETENSORS_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16,
     "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F4": 4,
 }  # fmt: skip
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000
 MAX_DIMENSIONS = 32
 # PyTorch cannot make a larger tensor, not even an empty one: its strides are products of its sides.
@@ -78,9 +80,9 @@ def weight_files(directory: Path) -> list[Path]:
     Raises `ModelNotFound` where a shard or all weights are missing, and `UnsafeFormat` for pickle weights or an index
     that does not match its shards.
     """
-    index = directory / "model.safetensors.index.json"
+    index = directory / INDEX
     if index.is_file():
-        shards = _read_shards(index)
+        shards = read_shards(index)
         missing = [n for n in shards if not (directory / n).is_file()]
         if missing:
             raise ModelNotFound(f"{index.name} names shards that are not there: {', '.join(missing)}")
@@ -89,7 +91,7 @@ def weight_files(directory: Path) -> list[Path]:
             if absent:
                 raise UnsafeFormat(f"{index.name} names tensors that {name} does not hold: {sorted(absent)[:5]}")
         return [directory / n for n in sorted(shards)]
-    single = directory / "model.safetensors"
+    single = directory / WEIGHTS
     if single.is_file():
         return [single]
     pickles = sorted(p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"})
@@ -98,11 +100,11 @@ def weight_files(directory: Path) -> list[Path]:
             f"the model has only pickle weights ({', '.join(pickles)}), which can run code when they are read; "
             "save it again with model.save_pretrained(…), which writes safetensors"
         )
-    raise ModelNotFound("the model directory holds neither model.safetensors nor model.safetensors.index.json")
+    raise ModelNotFound(f"the model directory holds neither {WEIGHTS} nor {INDEX}")
 
 
-def _read_shards(index: Path) -> dict[str, set[str]]:
-    """The names of the tensors in each shard."""
+def read_shards(index: Path) -> dict[str, set[str]]:
+    """The names of the tensors in each shard that an index names. Raises `UnsafeFormat`."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UnsafeFormat(f"{index.name} names no shards")

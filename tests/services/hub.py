@@ -15,7 +15,8 @@ COMMIT = hashlib.sha1(b"the only commit").hexdigest()
 class Hub:
     """`models` maps org/name to a folder; `requested` lists the files that were downloaded.
 
-    Models in `gated` are for whoever sends the `token`; another token is refused wherever it is sent.
+    Models in `gated` are for whoever sends the `token`; another token is refused wherever it is sent. Of files in
+    `endless` half is sent, and then nothing any more.
     """
 
     def __init__(self, url: str) -> None:
@@ -23,6 +24,8 @@ class Hub:
         self.models: dict[str, Path] = {}
         self.requested: list[str] = []
         self.gated: set[str] = set()
+        self.endless: set[str] = set()
+        self.closed = threading.Event()
         self.token = "hub-token"
 
 
@@ -34,6 +37,7 @@ def hub() -> Iterator[Hub]:
         server.hub = offered  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield offered
+        offered.closed.set()
         server.shutdown()
 
 
@@ -85,7 +89,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if with_body:
             offered.requested.append(name)
-            self.wfile.write(content)
+            endless = name in offered.endless
+            self.wfile.write(content[: len(content) // 2] if endless else content)
+            if endless:
+                self.wfile.flush()
+                offered.closed.wait()
 
     def _missing(self, code: str | None, status: int = 404) -> None:
         self.send_response(status)
@@ -104,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _info(name: str, folder: Path) -> dict[str, object]:
-    siblings = [{"rfilename": f.name, "size": f.stat().st_size} for f in sorted(folder.iterdir())]
+    siblings = [{"rfilename": path, "size": file.stat().st_size} for path, file in _files(folder)]
     return {"_id": "0", "id": name, "modelId": name, "sha": COMMIT, "private": False, "tags": [], "siblings": siblings}
 
 
@@ -112,9 +120,15 @@ def _tree(folder: Path) -> list[dict[str, object]]:
     return [
         {
             "type": "file",
-            "path": f.name,
-            "size": f.stat().st_size,
-            "oid": hashlib.sha1(f.read_bytes()).hexdigest(),
+            "path": path,
+            "size": file.stat().st_size,
+            "oid": hashlib.sha1(file.read_bytes()).hexdigest(),
         }
-        for f in sorted(folder.iterdir())
+        for path, file in _files(folder)
     ]
+
+
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    """All files below the folder, by the names that a repository has for them."""
+    found = [file for entry in folder.iterdir() for file in (entry, *entry.rglob("*")) if file.is_file()]
+    return [(file.relative_to(folder).as_posix(), file) for file in sorted(found)]

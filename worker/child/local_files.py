@@ -35,9 +35,9 @@ def make_local(
         path = sources.outline(uri) if is_estimate else sources.model(uri)
         model = FetchedOutline(Fetched(path, uri, None, downloaded=True), {})
     elif uri.startswith("hf://"):
-        model = _from_hub(request, folder / "model", credentials)
+        model = _from_hub(request, folder / "model", sources, credentials)
     else:
-        model = _fetch(request, credentials)
+        model = _fetch(request, sources, credentials)
     parts = {} if is_estimate else {pointer.split("/")[1]: source for pointer, source in spec.uris().items()}
     data = {
         source: sources.data(source, part) for part, source in parts.items() if part != "model" and is_remote(source)
@@ -45,12 +45,14 @@ def make_local(
     return LocalFiles(model, {**data, **request.uploads})
 
 
-def _from_hub(request: ChildRequest, folder: Path, credentials: Mapping[str, Mapping[str, str]]) -> "FetchedOutline":
+def _from_hub(
+    request: ChildRequest, folder: Path, sources: Sources, credentials: Mapping[str, Mapping[str, str]]
+) -> "FetchedOutline":
     """The model with `folder` as its path, which has links to the files in the hub client's cache."""
     models: list[FetchedOutline] = []
 
     def download() -> Path:
-        models.append(_fetch(request, credentials))
+        models.append(_fetch(request, sources, credentials))
         return models[-1].fetched.path
 
     hold(download, folder)
@@ -59,13 +61,14 @@ def _from_hub(request: ChildRequest, folder: Path, credentials: Mapping[str, Map
     return replace(models[-1], fetched=fetched)
 
 
-def _fetch(request: ChildRequest, credentials: Mapping[str, Mapping[str, str]]) -> "FetchedOutline":
-    from sglp_core.checkpoints.fetch import FetchedOutline, HubAccess, fetch, fetch_outline
+def _fetch(request: ChildRequest, sources: Sources, credentials: Mapping[str, Mapping[str, str]]) -> "FetchedOutline":
+    from sglp_core.checkpoints.fetch import FetchedOutline, fetch, fetch_outline
+    from sglp_core.checkpoints.hub import HubAccess
 
     model, limits = request.spec.model, request.limits
     # False: without credentials for this job, never use a token that is stored on this machine.
     token = credentials.get(place_of(model.uri, credentials) or "", {}).get("token", False)
-    access = HubAccess(token, limits.max_bytes, limits.max_files)
+    access = HubAccess(token, limits.max_bytes, limits.max_files, sources.seconds_left())
     if request.spec.mode == "estimate":
         return fetch_outline(model.uri, model.revision, request.cache, request.roots, access)
     return FetchedOutline(fetch(model.uri, model.revision, request.cache, request.roots, access), {})

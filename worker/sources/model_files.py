@@ -69,6 +69,10 @@ class Sources:
         """Close the open connections; the files stay."""
         self._connections.close()
 
+    def seconds_left(self) -> float:
+        """How long all downloads of this job may still take."""
+        return self._transfers.seconds_left()
+
     def model(self, uri: str) -> Path:
         """A model's folder, or its GGUF file, as a whole."""
         remote, files = self._model_files(uri)

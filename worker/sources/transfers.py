@@ -64,6 +64,10 @@ class Transfers:
         self.require_time()
         time.sleep(LOCK_POLL_SECONDS)
 
+    def seconds_left(self) -> float:
+        """Until the time for downloads is over."""
+        return max(0.0, self.deadline - time.monotonic())
+
     def require_time(self) -> None:
         """Raises `SourceError` once the time for downloads is over."""
         if time.monotonic() > self.deadline:
@@ -87,7 +91,7 @@ class Transfers:
 
     def _pause_seconds(self, state: RetryCallState) -> float:
         pause = wait_exponential(multiplier=FIRST_PAUSE_SECONDS)(state)
-        return min(pause, max(0.0, self.deadline - time.monotonic()))
+        return min(pause, self.seconds_left())
 
 
 class ByteCounter:

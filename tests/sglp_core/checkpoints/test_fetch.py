@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,15 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from sglp_core.errors import SGLPError
-from sglp_core.checkpoints.fetch import HubAccess, fetch, fetch_outline
+from sglp_core.checkpoints.fetch import fetch, fetch_outline
+from sglp_core.checkpoints.hub import HubAccess
 for line in sys.stdin:
     uri, revision, cache, outline, access = json.loads(line)
     try:
         arguments = (uri, revision, Path(cache), [], HubAccess(**access))
         fetched_outline = fetch_outline(*arguments) if outline else None
         fetched = fetched_outline.fetched if fetched_outline else fetch(*arguments)
-        files = sorted(file.name for file in fetched.path.iterdir())
+        files = sorted(str(file.relative_to(fetched.path)) for file in fetched.path.rglob('*') if file.is_file())
         answer = {"revision": fetched.revision, "origin": fetched.origin, "files": files}
         if fetched_outline:
             answer["weights_by_dtype"] = fetched_outline.weights_by_dtype
@@ -146,6 +148,74 @@ def test_a_gated_model_needs_the_token(server: Hub, model: Path, fetch: Fetch, o
 def test_a_revision_may_stand_in_the_uri(server: Hub, model: Path, fetch: Fetch) -> None:
     assert fetch(f"hf://org/name@{COMMIT}")["revision"] == COMMIT
     assert fetch("hf://org/name@no-such-branch") == {"error": "model_not_found"}
+
+
+def test_only_what_loading_reads_is_downloaded(server: Hub, model: Path, fetch: Fetch) -> None:
+    for name in ("onnx/config.json", "checkpoint-1/model.safetensors", "consolidated.safetensors"):
+        (model / name).parent.mkdir(exist_ok=True)
+        shutil.copy(model / "model.safetensors", model / name)
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates" / "tool.jinja").write_text("{{ messages }}")
+    assert set(fetch("hf://org/name")["files"]) == {
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "additional_chat_templates/tool.jinja",
+    }  # fmt: skip
+
+
+def test_of_shards_those_that_the_index_names(server: Hub, model: Path, fetch: Fetch, tmp_path: Path) -> None:
+    header = load_file(model / "model.safetensors")
+    (model / "model.safetensors").rename(model / "a.safetensors")
+    shutil.copy(model / "a.safetensors", model / "consolidated.safetensors")
+    index = model / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(header, "a.safetensors")}))
+    assert [file for file in fetch("hf://org/name")["files"] if file.endswith(".safetensors")] == ["a.safetensors"]
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(header, "missing.safetensors")}))
+    shutil.rmtree(tmp_path / "cache")
+    server.requested.clear()
+    assert fetch("hf://org/name") == {"error": "model_not_found"}
+    assert "a.safetensors" not in server.requested
+
+
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
+def test_what_cannot_be_loaded_is_refused_before_any_download(
+    server: Hub, model: Path, fetch: Fetch, name: str
+) -> None:
+    (model / "config.json" if name == "config.json" else model / "model.safetensors").rename(model / "other")
+    (model / "adapter_model.safetensors").touch()
+    if name == "adapter_config.json":
+        (model / name).touch()
+    assert fetch("hf://org/name")["error"] == ("model_not_found" if name == "config.json" else "unsafe_format")
+    assert server.requested == []
+
+
+@pytest.mark.parametrize("outline", [False, True])
+@pytest.mark.parametrize("limit", [{"max_bytes": 300_000}, {"max_files": 10}])
+def test_everything_that_is_downloaded_counts_for_the_limits(
+    server: Hub, model: Path, fetch: Fetch, limit: dict[str, int], outline: bool
+) -> None:
+    assert "error" not in fetch("hf://org/name", outline=outline, **limit)
+    server.requested.clear()
+    for number in range(20):
+        (model / f"{number}.json").write_text(" " * 20_000)
+    assert fetch("hf://org/name", outline=outline, **limit) == {"error": "insufficient_storage"}
+    assert server.requested == []
+
+
+def test_weights_that_an_outline_does_not_download_do_not_count(server: Hub, model: Path, fetch: Fetch) -> None:
+    limit = (model / "model.safetensors").stat().st_size
+    assert fetch("hf://org/name", max_bytes=limit) == {"error": "insufficient_storage"}
+    assert "error" not in fetch("hf://org/name", outline=True, max_bytes=limit)
+
+
+@pytest.mark.parametrize("outline", [False, True])
+def test_a_download_ends_with_its_time(server: Hub, model: Path, fetch: Fetch, outline: bool) -> None:
+    server.endless.add("tokenizer.json")
+    try:
+        began = time.monotonic()
+        assert fetch("hf://org/name", outline=outline, seconds=1) == {"error": "source_unreachable"}
+        assert time.monotonic() - began < 5
+    finally:
+        server.endless.clear()
 
 
 @pytest.mark.parametrize("limit", [{"max_bytes": 1000}, {"max_files": 0}])

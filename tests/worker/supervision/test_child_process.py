@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,14 @@ def test_the_child_sees_no_address_or_secret_of_the_service(
         child.close()
     assert "secret" not in environment.values()
     assert environment["HF_ENDPOINT"] == os.environ["HF_ENDPOINT"]
+
+
+def test_a_hub_that_never_answers_takes_no_longer_than_downloads_may(tmp_path: Path, silent_hub: None) -> None:
+    waiting = waiting_request(tmp_path)
+    limited = waiting.model_copy(update={"limits": replace(waiting.limits, seconds=0.5)})
+    child = ChildProcess(limited, folder(tmp_path))
+    said = follow(child)
+    assert (child.close(), said[-1]["error"]["code"]) == (1, "source_unreachable")
 
 
 def test_sigterm_ends_it_at_once_and_cleanly(tmp_path: Path, silent_hub: None) -> None:
