@@ -65,7 +65,7 @@ def make_app(settings: Settings) -> FastAPI:
         requests_per_minute=settings.requests_per_minute,
     )
     app.add_middleware(AllowedHosts, allowed_hosts=settings.allowed_hosts, same_origin=not settings.require_keys)
-    app.state.metrics = make_registry(app.state.sessions)
+    app.state.metrics = make_registry(app.state.sessions, settings.gpu_classes)
     app.add_middleware(Requests, metrics=RequestMetrics(app.state.metrics))
     problems.install(app)
     # As FastAPI documents it.

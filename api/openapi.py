@@ -23,7 +23,18 @@ PROBLEM = {
         "title": {"type": "string", "examples": ["Unprocessable Content"]},
         "status": {"type": "integer", "examples": [422]},
         "detail": {"type": "string", "examples": ["the request does not have the documented form"]},
-        "code": {"type": "string", "description": "distinguishes errors of the same status for programs"},
+        "code": {
+            "type": "string",
+            "description": "distinguishes errors of the same status for programs, such as `unknown_gpu_class`",
+        },
+        "gpu_classes": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "of `unknown_gpu_class`: those that a job may name",
+        },
+        "quota": {"type": "string", "description": "of `quota_exceeded`: which"},
+        "limit": {"type": "integer", "description": "of `quota_exceeded`: the most that the tenant may have"},
+        "use": {"type": "integer", "description": "of `quota_exceeded`: what it has"},
         "errors": {
             "type": "array",
             "items": {

@@ -4,6 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+PHASES = frozenset(
+    {
+        "fetching", "opening", "calibrating", "measuring", "planning", "repairing", "pruning", "healing", "verifying",
+        "evaluating", "publishing",
+    }
+)  # fmt: skip
+"""What a job's process may be at; whatever else it says is no label of a metric."""
+
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Layers = Annotated[list[int], Field(description="indices of layers, from 0")]
 

@@ -10,8 +10,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.locations.destinations import Destination
 from jobs.locations.uris import PLACE_SCHEMES
+from jobs.spec import GPU_CLASS
 from jobs.uploads import MOST_PRESIGN_SECONDS
 
+GPUClass = Annotated[str, Field(pattern=GPU_CLASS)]
 SOURCE_SCHEMES = ("hf", *PLACE_SCHEMES)
 
 
@@ -120,8 +122,13 @@ class Settings(BaseSettings):
     """Most private memory (heap and private mappings) that each process of a job may have, on Linux; none is no
     limit. A model that would not fit is streamed; a job that needs more all the same fails with `out_of_memory`."""
 
-    gpu_class: str = "default"
+    gpu_class: GPUClass = "default"
     """The class of jobs that this worker takes."""
+
+    gpu_classes: Annotated[tuple[GPUClass, ...], Field(min_length=1)] = Field(
+        default_factory=lambda data: tuple(dict.fromkeys(("default", data["gpu_class"])))
+    )
+    """The classes that jobs may name; as a JSON list. A job of another class is refused when it is submitted."""
 
     lease_seconds: PositiveFloat = 30
     """A worker that has not been heard of for so long has lost its job."""

@@ -23,6 +23,7 @@ from jobs.locations.uris import DATA_SCHEMES, MODEL_SCHEMES, BadURI, check_form
 Importance = Literal[
     "proposals", "grad_norm", "block_influence", "taylor", "first_order", "angular", "last_layers", "random"
 ]  # fmt: skip
+GPU_CLASS = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 MAX_DEPTH = 10
 UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
 ModelURI = Annotated[str, Field(max_length=2048), AfterValidator(lambda uri: check_form(uri, MODEL_SCHEMES))]
@@ -235,6 +236,7 @@ class JobSpec(_Part):
 
     `mode` says how far to go: `estimate` reads no weights and estimates what a job would need, `analyze` measures,
     `sweep` also evaluates a plan for each of several ratios, `compress` also removes layers and writes the model.
+    `gpu_class` is one of those that the service's operator names: which workers may take the job.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})
@@ -247,7 +249,7 @@ class JobSpec(_Part):
     evaluation: EvaluationSpec = EvaluationSpec()
     healing: Annotated[HealingSpec, NullIsDefault, Field(json_schema_extra=_describe_null)] = HealingSpec()
     output: OutputSpec = OutputSpec()
-    gpu_class: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] = "default"
+    gpu_class: Annotated[str, Field(pattern=GPU_CLASS)] = "default"
     deadline_seconds: Annotated[int, Field(ge=1, le=30 * 86400, strict=True)] = 86400
     metadata: Annotated[dict[str, JsonValue], Field(max_length=50), AfterValidator(_storable)] = {}
 

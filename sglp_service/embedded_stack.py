@@ -144,6 +144,7 @@ class EmbeddedStack:
             "SGLP_WORK_DIR": str(state / "work"),
             "SGLP_MODEL_ROOTS": json.dumps([str(root) for root in self._roots]),
             "SGLP_GPU_CLASS": "default",
+            "SGLP_GPU_CLASSES": json.dumps(["default"]),
             "SGLP_HOST": HOST,
             "SGLP_PORT": str(self._port),
             "SGLP_REQUIRE_KEYS": str(self._require_keys).lower(),

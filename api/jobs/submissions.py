@@ -14,6 +14,7 @@ from api.dependencies import JobId, ServiceSettings, Tenant, job_or_404
 from api.jobs.schemas import JobView, job_path
 from api.protocol.problems import Problem
 from api.protocol.strict_json import StrictRoute
+from jobs.ceilings import check_ceilings
 from jobs.locations.destinations import destination_of
 from jobs.locations.uris import check_place, check_root
 from jobs.repository import IdempotentRequest, JobDeleted, JobRepository, KeyReused, SubmissionRepository
@@ -69,6 +70,7 @@ def retry_job(
 
 
 def _checked(spec: JobSpec, tenant: str, settings: Settings) -> JobSpec:
+    check_ceilings(spec, settings)
     for pointer, uri in spec.uris().items():
         check_root(pointer, uri, settings.model_roots)
         check_place(pointer, uri, settings.sources)

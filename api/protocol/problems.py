@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from jobs.artifacts import StorageUnavailable
+from jobs.ceilings import UnknownGPUClass
 from jobs.database import DATABASE_DOWN
 from jobs.locations.uris import ForbiddenURI
 from jobs.repository import QuotaExceeded, UnusableUpload
@@ -40,6 +41,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ForbiddenURI, _forbidden_uri)
+    app.add_exception_handler(UnknownGPUClass, _unknown_gpu_class)
     app.add_exception_handler(UnusableUpload, _unusable_upload)
     for kind in DATABASE_DOWN:
         app.add_exception_handler(kind, _unavailable)
@@ -123,6 +125,18 @@ async def _forbidden_uri(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ForbiddenURI)
     errors = [{"pointer": error.pointer, "detail": str(error)}]
     return respond(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), code="source_forbidden", errors=errors)
+
+
+async def _unknown_gpu_class(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, UnknownGPUClass)
+    errors = [{"pointer": "/gpu_class", "detail": str(error)}]
+    return respond(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        str(error),
+        code="unknown_gpu_class",
+        errors=errors,
+        gpu_classes=error.known,
+    )
 
 
 async def _unusable_upload(_request: Request, error: Exception) -> JSONResponse:

@@ -2,7 +2,7 @@
 restart loses them; counts of requests are those of this process. See docs/decisions/metrics.md.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from http import HTTPMethod
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, disable_created_metrics
@@ -18,6 +18,7 @@ from jobs.states import TERMINAL, State
 # They would be one more series for each counter, and Prometheus does not use them.
 disable_created_metrics()
 
+OTHER = "other"
 METHODS = frozenset(HTTPMethod)
 DOWNLOADS = frozenset({"/v1/jobs/{job_id}/artifacts/{name:path}", "/v1/jobs/{job_id}/artifacts.tar"})
 
@@ -48,7 +49,7 @@ class RequestMetrics:
 
     def count(self, method: str, route: str | None, status: int, seconds: float, sent_bytes: int) -> None:
         """Count one request; a label has one of few values, whatever is asked for."""
-        self._requests.labels(method if method in METHODS else "other", route or "none", status).inc()
+        self._requests.labels(method if method in METHODS else OTHER, route or "none", status).inc()
         self._seconds.labels(route or "none").observe(seconds)
         if route in DOWNLOADS and method != "HEAD" and status < 400:
             self._downloads.labels("redirect" if status == 307 else "direct").inc()
@@ -56,8 +57,8 @@ class RequestMetrics:
 
 
 class _JobsCollector(Collector):
-    def __init__(self, sessions: sessionmaker[Session]) -> None:
-        self._sessions = sessions
+    def __init__(self, sessions: sessionmaker[Session], gpu_classes: Collection[str]) -> None:
+        self._sessions, self._gpu_classes = sessions, gpu_classes
 
     def collect(self) -> Iterator[Metric]:
         with transaction(self._sessions) as session:
@@ -77,7 +78,7 @@ class _JobsCollector(Collector):
             "queue_age_seconds",
             "How long the job that has waited longest waits.",
             "gpu_class",
-            {gpu_class: max(0.0, seconds) for gpu_class, seconds in ages.items()},
+            self._known(ages),
         )
         yield _gauge("failed_jobs", "Failed jobs that are there, by error code.", "code", failures)
         yield _gauge(
@@ -110,12 +111,20 @@ class _JobsCollector(Collector):
         yield CounterMetricFamily("sglp_artifact_stored_bytes", "Bytes ever published.", stored)
         yield _phases(counted.get(counters.PHASE_SECONDS, {}), counted.get(counters.PHASE_BUCKETS, {}))
 
+    def _known(self, ages: Mapping[str, float]) -> dict[str, float]:
+        """Jobs may still wait for a class that the operator names no more: all of these as `other`."""
+        known: dict[str, float] = {}
+        for gpu_class, seconds in ages.items():
+            label = gpu_class if gpu_class in self._gpu_classes else OTHER
+            known[label] = max(0.0, seconds, known.get(label, 0.0))
+        return known
 
-def make_registry(sessions: sessionmaker[Session]) -> CollectorRegistry:
-    """A registry over this database."""
+
+def make_registry(sessions: sessionmaker[Session], gpu_classes: Collection[str]) -> CollectorRegistry:
+    """A registry over this database; `gpu_classes` are those that become labels."""
     # Nothing is read at registration: the database may not be there yet.
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_JobsCollector(sessions))
+    registry.register(_JobsCollector(sessions, gpu_classes))
     return registry
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import event, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from jobs.progress import PHASES
 from jobs.tables import Counter
 
 JOBS_ENDED = "jobs_ended"
@@ -40,7 +41,8 @@ def increment(session: Session, name: str, label: str = "", amount: float = 1) -
 
 
 def increment_phase(session: Session, phase: str, seconds: float) -> None:
-    """Count a phase that took `seconds`."""
+    """Count a phase that took `seconds`; those that are none of `PHASES` count as `other`."""
+    phase = phase if phase in PHASES else "other"
     bound = next(bound for bound in BOUNDS if seconds <= bound)
     increment(session, PHASE_SECONDS, phase, seconds)
     increment(session, PHASE_BUCKETS, f"{phase} {bound}")

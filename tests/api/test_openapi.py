@@ -56,7 +56,7 @@ def test_every_example_is_a_job(client: httpx.Client, number: int) -> None:
 
 
 def test_metrics_say_what_the_database_says(client: httpx.Client) -> None:
-    spec = {"mode": "analyze", "model": {"uri": "hf://org/name"}, "gpu_class": "large"}
+    spec = {"mode": "analyze", "model": {"uri": "hf://org/name"}, "gpu_class": "default"}
     ids = [client.post("/v1/jobs", json=spec).json()["id"] for _ in range(3)]
     client.post(f"/v1/jobs/{ids[0]}/cancel")
     answer = client.get("/metrics")
@@ -65,6 +65,8 @@ def test_metrics_say_what_the_database_says(client: httpx.Client) -> None:
     assert 'sglp_jobs{state="queued"} 2.0' in lines
     assert 'sglp_jobs{state="cancelled"} 1.0' in lines
     assert 'sglp_jobs{state="running"} 0.0' in lines
-    (age,) = [float(line.split()[1]) for line in lines if line.startswith('sglp_queue_age_seconds{gpu_class="large"}')]
+    (age,) = [
+        float(line.split()[1]) for line in lines if line.startswith('sglp_queue_age_seconds{gpu_class="default"}')
+    ]
     assert 0 <= age < 120
     assert not any(job_id in answer.text for job_id in ids)

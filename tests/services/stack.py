@@ -38,6 +38,7 @@ class Stack:
             "retry_backoff_seconds": 0.1,
             "hint_interval_seconds": 2.0,
             "scheduler_interval_seconds": 0.2,
+            "gpu_classes": ["default", "small", "limited", "nobody"],
             "port": self.port,
             "secret_keys": [Fernet.generate_key().decode()],
             **settings,

@@ -1,10 +1,13 @@
 """Numbers that only grow, on both databases: each thing that is committed counts once."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from jobs.database import transaction
+from jobs.progress import PHASES
 from jobs.repository import ClaimRepository, DeliveryRepository, OverviewRepository, WebhookRepository
 from jobs.repository import counters as names
 from jobs.repository.counters import increment
@@ -58,6 +61,18 @@ def test_phases_fall_between_the_bounds(sessions: Sessions) -> None:
     values = counted(sessions)
     assert values[names.PHASE_SECONDS] == {"measuring": pytest.approx(60.5 + 1e9)}
     assert values[names.PHASE_BUCKETS] == {"measuring 1": 1, "measuring 60": 1, "measuring inf": 1}
+
+
+def test_phases_that_a_job_makes_up_are_one(sessions: Sessions) -> None:
+    with transaction(sessions) as session:
+        ClaimRepository(session).count_phases([(f"phase-{number}", 0.5) for number in range(300)])
+    values = counted(sessions)
+    assert (values[names.PHASE_SECONDS], values[names.PHASE_BUCKETS]) == ({"other": 150}, {"other 1": 300})
+
+
+def test_every_phase_of_the_method_is_known() -> None:
+    sources = "".join(file.read_text() for file in Path("sglp_core").rglob("*.py"))
+    assert set(re.findall(r'\.phase\("(\w+)"\)', sources)) == PHASES
 
 
 def test_tries_to_deliver_count_by_outcome(sessions: Sessions) -> None:
