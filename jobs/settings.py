@@ -130,6 +130,12 @@ class Settings(BaseSettings):
     )
     """The classes that jobs may name; as a JSON list. A job of another class is refused when it is submitted."""
 
+    worker_idle_seconds: PositiveFloat | None = None
+    """A worker that has had no job for so long ends; none is never. For workers that are started when jobs wait."""
+
+    worker_max_jobs: PositiveInt | None = None
+    """A worker ends after so many jobs; none is never."""
+
     lease_seconds: PositiveFloat = 30
     """A worker that has not been heard of for so long has lost its job."""
 

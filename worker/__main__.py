@@ -8,6 +8,7 @@ from jobs.observability.logs import configure_logs
 from jobs.observability.tracing import configure_tracing
 from jobs.settings import Settings
 from worker.celery_app import TASK, make_app, queue_of
+from worker.lifetime import Lifetime
 from worker.supervision.supervisor import Supervisor
 
 
@@ -19,8 +20,10 @@ def main() -> None:
     app = make_app(settings)
     supervisor = Supervisor(settings, make_sessions(make_engine(settings)), open_store(settings))
 
+    lifetime = Lifetime(settings.worker_idle_seconds, settings.worker_max_jobs)
+
     def run_job(job_id: str) -> None:
-        supervisor.run(job_id)
+        lifetime.run(lambda: supervisor.run(job_id))
 
     def keep_logging(**_: object) -> None:
         """Celery does not change the logging if this signal has a receiver."""
@@ -29,6 +32,7 @@ def main() -> None:
         supervisor.shut_down()
 
     app.task(name=TASK)(run_job)
+    lifetime.start()
     signals.setup_logging.connect(keep_logging, weak=False)
     signals.worker_shutting_down.connect(shut_down, weak=False)
     # Quiet: the banner is not a JSON line, as every line of the log must be.

@@ -61,6 +61,15 @@ def test_a_running_job_is_cancelled_within_grace_and_a_quarter_of_the_lease(stac
     assert stack.work_files() == []
 
 
+def test_a_worker_that_may_not_be_idle_ends_after_its_job(stack: Stack, models: Path) -> None:
+    job_id = stack.client.submit(tiny_spec(models / "model", models / "text.txt", mode="estimate"))["id"]
+    # The job takes longer.
+    worker = stack.start_worker(worker_idle_seconds=3)
+    assert worker.wait(60) == 0
+    job = stack.client.get(job_id)
+    assert (job["status"], job["attempt"]) == ("succeeded", 1), stack.logs()
+
+
 def test_a_running_job_ends_at_its_deadline(stack: Stack, silent_hub: None) -> None:
     stack.start_worker()
     job = stack.wait_for_end(stack.client.submit(endless(deadline_seconds=20))["id"])

@@ -61,19 +61,20 @@ class Supervisor:
         """Claim no more jobs, and put the running job back in the queue."""
         self._shutting_down = True
 
-    def run(self, job_id: str) -> None:
-        """Run a job if it waits for a worker of this GPU class; a repeated or late hint does nothing."""
+    def run(self, job_id: str) -> bool:
+        """Whether there was a job to run: it waits for a worker of this GPU class; a repeated or late hint has none."""
         # Before the claim: it may take long, and there are no heartbeats meanwhile.
         remove_abandoned(self._settings.work_dir)
         claim = None if self._shutting_down else self._claim(job_id)
         if claim is None:
-            return
+            return False
         names: dict[str, str | int] = {"job_id": job_id, "attempt": claim.attempt, "fence": claim.fence}
         with span_of("attempt", claim.traceparent, **names) as span:
             if span.trace_id:
                 names["trace_id"] = span.trace_id
             with structlog.contextvars.bound_contextvars(**names):
                 self._run(claim, span)
+        return True
 
     def _claim(self, job_id: str) -> Claim | None:
         with transaction(self._sessions) as session:
