@@ -136,6 +136,31 @@ class Settings(BaseSettings):
     worker_max_jobs: PositiveInt | None = None
     """A worker ends after so many jobs; none is never."""
 
+    job_max_samples: PositiveInt = 4096
+    """Most samples that a job may be calibrated, or evaluated, on. A job that asks for more than this or one of the
+    following six is refused when it is submitted."""
+
+    job_max_tokens: PositiveInt = 1 << 23
+    """Most tokens (`samples` times `sequence_length`) that a job may be calibrated, or evaluated, on."""
+
+    job_max_batch_tokens: PositiveInt = 1 << 20
+    """Most tokens (`batch_size` times `sequence_length`) in one batch of calibration or healing."""
+
+    job_max_healing_steps: PositiveInt = 100_000
+    """Most `healing.steps`."""
+
+    job_max_healing_epochs: PositiveInt = 1000
+    """Most `healing.epochs`."""
+
+    job_max_healing_seconds: PositiveFloat = 7 * 86400
+    """Most `healing.max_seconds`."""
+
+    job_max_deadline_seconds: PositiveInt = 7 * 86400
+    """Most `deadline_seconds`."""
+
+    tenant_max_queued_jobs: PositiveInt = 20_000
+    """Most waiting jobs of a tenant whose quotas say nothing of them."""
+
     lease_seconds: PositiveFloat = 30
     """A worker that has not been heard of for so long has lost its job."""
 

@@ -16,7 +16,7 @@ TEN_YEARS_SECONDS = 10 * 366 * 86400
 
 
 class QuotasView(BaseModel):
-    """The most that a tenant may have at a time; null, or left out, is no limit."""
+    """The most that a tenant may have at a time; null, or left out, is no limit, but of `queued_jobs` the service's."""
 
     model_config = ConfigDict(extra="forbid", from_attributes=True)
 

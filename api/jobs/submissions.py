@@ -17,7 +17,7 @@ from api.protocol.strict_json import StrictRoute
 from jobs.ceilings import check_ceilings
 from jobs.locations.destinations import destination_of
 from jobs.locations.uris import check_place, check_root
-from jobs.repository import IdempotentRequest, JobDeleted, JobRepository, KeyReused, SubmissionRepository
+from jobs.repository import IdempotentRequest, JobDeleted, JobRepository, KeyReused, Origin, SubmissionRepository
 from jobs.settings import Settings
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL
@@ -107,8 +107,8 @@ def _submit(
                     spec,
                     request,
                     max_attempts=settings.max_attempts,
-                    retry_of=retry_of,
-                    traceparent=action.traceparent,
+                    max_queued=settings.tenant_max_queued_jobs,
+                    origin=Origin(retry_of, action.traceparent),
                 )
             action.subject = job.id
     except KeyReused:

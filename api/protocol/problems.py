@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from jobs.artifacts import StorageUnavailable
-from jobs.ceilings import UnknownGPUClass
+from jobs.ceilings import BeyondCeilings, UnknownGPUClass
 from jobs.database import DATABASE_DOWN
 from jobs.locations.uris import ForbiddenURI
 from jobs.repository import QuotaExceeded, UnusableUpload
@@ -41,6 +41,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ForbiddenURI, _forbidden_uri)
+    app.add_exception_handler(BeyondCeilings, _beyond_ceilings)
     app.add_exception_handler(UnknownGPUClass, _unknown_gpu_class)
     app.add_exception_handler(UnusableUpload, _unusable_upload)
     for kind in DATABASE_DOWN:
@@ -125,6 +126,21 @@ async def _forbidden_uri(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ForbiddenURI)
     errors = [{"pointer": error.pointer, "detail": str(error)}]
     return respond(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), code="source_forbidden", errors=errors)
+
+
+async def _beyond_ceilings(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, BeyondCeilings)
+    errors = [
+        {
+            "pointer": each.pointer,
+            "detail": str(each),
+            "setting": each.setting,
+            "limit": each.limit,
+            "asked": each.asked,
+        }
+        for each in error.excesses
+    ]
+    return respond(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), code="limit_exceeded", errors=errors)
 
 
 async def _unknown_gpu_class(_request: Request, error: Exception) -> JSONResponse:

@@ -3,7 +3,7 @@
 from jobs.repository.audit import AuditRepository
 from jobs.repository.claims import Claim, ClaimRepository, JobUpdate, Outcome, PublishedArtifact, StoredAnalysis
 from jobs.repository.health import BROKER, SCHEDULER, HealthRepository
-from jobs.repository.jobs import JobRepository
+from jobs.repository.jobs import JobRepository, Origin
 from jobs.repository.keys import Caller, KeyRepository
 from jobs.repository.overview import OverviewRepository
 from jobs.repository.submissions import IdempotentRequest, JobDeleted, KeyReused, SubmissionRepository
@@ -34,6 +34,7 @@ __all__ = [
     "JobVersion",
     "KeyRepository",
     "KeyReused",
+    "Origin",
     "Outcome",
     "OverviewRepository",
     "PublishedArtifact",

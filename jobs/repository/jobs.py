@@ -1,32 +1,48 @@
 """What users may do with jobs and see of them. Every method takes the tenant; another tenant's job does not exist."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
-from sqlalchemy import ColumnElement, Float, bindparam, delete, insert, literal, select
+from sqlalchemy import ColumnElement, Float, Integer, bindparam, delete, insert, literal, select
 from sqlalchemy.orm import Session
 
 from jobs.clock import UTCDateTime, later, now, seconds_until
 from jobs.ids import new_id
-from jobs.repository.tenants import check_submission, is_limited
+from jobs.repository.tenants import check_submission, hold, is_limited, other_waiting
 from jobs.repository.transitions import move
 from jobs.repository.uploads import take_uploads
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL, State
 from jobs.tables import Analysis, Artifact, DeletedJob, Event, Job
 
+UNLIMITED = 2**31 - 1
 NEW = {"state": State.QUEUED, "version": 1, "last_event_seq": 1, "attempt": 0, "fence": 0}
 # Of the tables and not of the classes, and made once: a submission is what the service is asked for most, and what the
 # row holds is known, but for the times.
 NEW_JOB = (
     insert(Job.__table__)  # type: ignore[arg-type]
     .values(**NEW, created_at=now(), not_before=now(), deadline_at=later(bindparam("deadline_seconds", type_=Float)))
-    .returning(Job.created_at, Job.not_before, Job.deadline_at, is_limited(bindparam("owner")).label("limited"))
+    .returning(
+        Job.created_at,
+        Job.not_before,
+        Job.deadline_at,
+        is_limited(bindparam("owner")).label("limited"),
+        other_waiting(bindparam("owner"), bindparam("new_id"), bindparam("max_queued", type_=Integer)).label("waiting"),
+    )
 )
 FIRST_EVENT = insert(Event.__table__).values(seq=1, type=State.QUEUED, data={}, created_at=now())  # type: ignore[arg-type]
 # SQLite has no such thing, and no round trip to save.
 NEW_JOB_WITH_EVENT = NEW_JOB.add_cte(FIRST_EVENT.values(job_id=bindparam("event_of")).cte("first_event"))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a new job comes from: the job that it repeats, and the trace of the request that asked for it."""
+
+    retry_of: str | None = None
+    traceparent: str | None = None
 
 
 class JobRepository:
@@ -41,29 +57,35 @@ class JobRepository:
         spec: JobSpec,
         *,
         max_attempts: int,
+        max_queued: int = UNLIMITED,
         job_id: str | None = None,
-        retry_of: str | None = None,
-        traceparent: str | None = None,
+        origin: Origin = Origin(),
     ) -> Job:
-        """Write a new job that waits for a worker, and its first event. Raises `QuotaExceeded`, `UnusableUpload`."""
+        """Write a new job that waits for a worker, and its first event; `max_queued` is the quota of waiting jobs of a
+        tenant that has none. It is not locked for that, so of several at once each may miss the others.
+
+        Raises `QuotaExceeded`, `UnusableUpload`.
+        """
         job_id = job_id or new_id("job")
         written = {
             "id": job_id,
             "tenant": tenant,
             "spec": spec.model_dump(mode="json"),
             "gpu_class": spec.gpu_class,
-            "retry_of": retry_of,
             "max_attempts": max_attempts,
-            "traceparent": traceparent,
+            **vars(origin),
         }
-        asked = {**written, "owner": tenant, "deadline_seconds": spec.deadline_seconds}
+        asked = {**written, "owner": tenant, "deadline_seconds": spec.deadline_seconds, "new_id": job_id}
+        asked["max_queued"] = max_queued
         if self._session.get_bind().dialect.name == "postgresql":
             made = self._session.execute(NEW_JOB_WITH_EVENT, {**asked, "event_of": job_id}).one()
         else:
             made = self._session.execute(NEW_JOB, asked).one()
             self._session.execute(FIRST_EVENT, {"job_id": job_id})
         if made.limited:
-            check_submission(self._session, tenant)
+            check_submission(self._session, tenant, max_queued)
+        else:
+            hold("queued_jobs", max_queued, made.waiting)
         take_uploads(self._session, tenant, job_id, spec)
         times = {"created_at": made.created_at, "not_before": made.not_before, "deadline_at": made.deadline_at}
         return Job(**written, **NEW, **times)

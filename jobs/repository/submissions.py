@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from jobs.clock import later, now
 from jobs.ids import new_id
-from jobs.repository.jobs import JobRepository
+from jobs.repository.jobs import JobRepository, Origin
 from jobs.spec import JobSpec
 from jobs.tables import IdempotencyKey, Job
 
@@ -54,8 +54,8 @@ class SubmissionRepository:
         request: IdempotentRequest | None,
         *,
         max_attempts: int,
-        retry_of: str | None = None,
-        traceparent: str | None = None,
+        max_queued: int,
+        origin: Origin = Origin(),
     ) -> tuple[Job, bool]:
         """The job, and whether the same request had already made it within the last 24 hours.
 
@@ -67,9 +67,7 @@ class SubmissionRepository:
             if earlier is not None:
                 return self._job_of(earlier, request), True
         jobs = JobRepository(self._session)
-        job = jobs.submit(
-            tenant, spec, max_attempts=max_attempts, job_id=job_id, retry_of=retry_of, traceparent=traceparent
-        )
+        job = jobs.submit(tenant, spec, max_attempts=max_attempts, max_queued=max_queued, job_id=job_id, origin=origin)
         return job, False
 
     def _job_of(self, row: IdempotencyKey, request: IdempotentRequest) -> Job:

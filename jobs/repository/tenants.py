@@ -1,7 +1,7 @@
 """Tenants, and the quotas that their jobs are held to.
 
 A check locks its tenant's row, so that of any number of requests at once no two count the same free place. Most tenants
-have no quotas, so a submission asks for them in the statement that writes the job, and counts only where there are any.
+have no quotas, so a submission asks for them in the statement that writes the job, and locks only where there are any.
 """
 
 from collections.abc import Sequence
@@ -82,18 +82,33 @@ def is_limited(tenant: BindParameter[str]) -> Exists:
     return exists().where(Tenant.name == tenant, HAS_LIMITS)
 
 
-def check_submission(session: Session, tenant: str) -> None:
-    """Raises `QuotaExceeded` where the waiting jobs of the tenant, the one just written included, are more than it may
-    have, or it has stored enough.
+def other_waiting(
+    tenant: BindParameter[str], job_id: BindParameter[str], most: BindParameter[int]
+) -> ScalarSelect[int]:
+    """How many jobs of the tenant wait beside this one, counted up to `most`."""
+    other = aliased(Job)
+    waiting = select(other.id).where(other.tenant == tenant, other.state == State.QUEUED, other.id != job_id)
+    return select(func.count()).select_from(waiting.limit(most).subquery()).scalar_subquery()
+
+
+def check_submission(session: Session, tenant: str, max_queued: int) -> None:
+    """Raises `QuotaExceeded` where the waiting jobs of the tenant, the one just written included, are more than its
+    quota or else `max_queued`, or it has stored enough.
     """
     row = session.execute(LIMITS, {"tenant": tenant}).one_or_none()
     if row is None:
         return
-    if row.queued_jobs is not None:
-        waiting = select(func.count()).select_from(Job).where(Job.tenant == tenant, Job.state == State.QUEUED)
-        _hold("queued_jobs", row.queued_jobs, (session.scalar(waiting) or 0) - 1)
+    waiting = select(func.count()).select_from(Job).where(Job.tenant == tenant, Job.state == State.QUEUED)
+    most = max_queued if row.queued_jobs is None else row.queued_jobs
+    hold("queued_jobs", most, (session.scalar(waiting) or 0) - 1)
     if row.stored_bytes is not None:
-        _hold("stored_bytes", row.stored_bytes, _stored_bytes(session, tenant))
+        hold("stored_bytes", row.stored_bytes, _stored_bytes(session, tenant))
+
+
+def hold(quota: str, limit: int, use: int) -> None:
+    """Raises `QuotaExceeded` where there is no room for one more."""
+    if use >= limit:
+        raise QuotaExceeded(quota, limit, use)
 
 
 def check_stored_bytes(session: Session, tenant: str, more_bytes: int) -> None:
@@ -133,8 +148,3 @@ def _running(tenant: object) -> ScalarSelect[int]:
     held = aliased(Job)
     counted = select(func.count()).select_from(held).where(held.tenant == tenant, held.state.in_(HELD))
     return counted.scalar_subquery()
-
-
-def _hold(quota: str, limit: int, use: int) -> None:
-    if use >= limit:
-        raise QuotaExceeded(quota, limit, use)

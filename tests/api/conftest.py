@@ -71,10 +71,12 @@ def serving(settings: Settings) -> Iterator[httpx.Client]:
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as session:
-        yield session
-    server.should_exit = True
-    thread.join()
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as session:
+            yield session
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from jobs.repository import Quotas, TenantRepository
 from jobs.security.api_keys import Scope
 from jobs.settings import Settings
 from jobs.tables import Artifact
-from tests.api.conftest import FILES, SPEC
+from tests.api.conftest import FILES, SPEC, serving
 from tests.api.keyed import assert_problem, make_key, with_keys
 from worker.upkeep.cleanup import Sweeper
 
@@ -54,6 +54,19 @@ def test_of_fifty_submissions_at_once_exactly_as_many_wait_as_may(client: httpx.
     assert client.post("/v1/jobs", json=SPEC, headers=other).status_code == 202
     client.post(f"/v1/jobs/{accepted[0].json()['id']}/cancel", headers=key)
     assert client.post("/v1/jobs", json=SPEC, headers=key).status_code == 202
+
+
+def test_where_a_quota_says_nothing_the_service_has_one(settings: Settings, sessions: Sessions) -> None:
+    keys = [make_key(sessions, tenant, *BOTH) for tenant in ("none", "bytes", "more")]
+    limit(sessions, "bytes", stored_bytes=1000)
+    limit(sessions, "more", queued_jobs=4)
+    with serving(settings.model_copy(update={"tenant_max_queued_jobs": 3})) as client:
+        answers = [[client.post("/v1/jobs", json=SPEC, headers=key) for _ in range(5)] for key in keys]
+        assert [[each.status_code for each in some].count(202) for some in answers] == [3, 3, 4]
+        exceeded = {"code": "quota_exceeded", "quota": "queued_jobs", "limit": 3, "use": 3}
+        assert [told(answers[0][-1]), told(answers[1][-1])] == [exceeded] * 2
+        client.post(f"/v1/jobs/{answers[0][0].json()['id']}/cancel", headers=keys[0])
+        assert client.post("/v1/jobs", json=SPEC, headers=keys[0]).status_code == 202
 
 
 def test_who_has_stored_enough_submits_no_more(
