@@ -21,7 +21,9 @@ from api.openapi import LICENSE, SERVERS, TAGS, describe, operation_id
 from api.protocol import problems
 from api.protocol.query_parameters import refuse_unknown_parameters
 from api.service import endpoints as service
-from api.service.metrics import RequestMetrics, make_registry
+from api.service.metrics import RequestMetrics, make_registry, read_metrics
+from api.service.readiness import read_troubles
+from api.service.shared import Shared
 from api.uploads import endpoints as uploads
 from api.webhooks import endpoints as webhooks
 from api.webhooks import sent as sent_webhooks
@@ -65,8 +67,10 @@ def make_app(settings: Settings) -> FastAPI:
         requests_per_minute=settings.requests_per_minute,
     )
     app.add_middleware(AllowedHosts, allowed_hosts=settings.allowed_hosts, same_origin=not settings.require_keys)
-    app.state.metrics = make_registry(app.state.sessions, settings.gpu_classes)
-    app.add_middleware(Requests, metrics=RequestMetrics(app.state.metrics))
+    registry = make_registry(app.state.sessions, settings.gpu_classes)
+    app.state.metrics = Shared(partial(read_metrics, registry))
+    app.state.readiness = Shared(partial(read_troubles, app.state.sessions))
+    app.add_middleware(Requests, metrics=RequestMetrics(registry))
     problems.install(app)
     # As FastAPI documents it.
     app.openapi = partial(describe, app)  # type: ignore[method-assign]

@@ -1,6 +1,7 @@
 """Authentication: ASGI middleware that identifies the caller before any route runs, and refuses requests without a key.
 
-It runs before the router, so every new route is protected; the paths in `PUBLIC` are the only exceptions.
+It runs before the router, so every new route is protected; the paths in `PUBLIC` and `ALIVE` are the only exceptions.
+The former count for the rate limit of an address all the same; the latter costs nothing.
 """
 
 from http import HTTPStatus
@@ -18,7 +19,8 @@ from jobs.database import DATABASE_DOWN, transaction
 from jobs.repository import Caller, KeyRepository
 from jobs.security.api_keys import Scope, read_key
 
-PUBLIC = frozenset({"/livez", "/readyz", "/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+ALIVE = "/livez"
+PUBLIC = frozenset({"/readyz", "/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 ADMIN = "/v1/admin/"
 # Whoever reaches a service without keys may do everything, as its one tenant.
 ANYBODY = Caller("default", None, frozenset(Scope))
@@ -37,12 +39,13 @@ class Callers:
         self._rates = Rates(requests_per_minute)
 
     async def __call__(self, connection: Connection, receive: Receive, send: Send) -> None:
-        if connection["type"] != "http" or connection["path"] in PUBLIC:
+        if connection["type"] != "http" or connection["path"] == ALIVE:
             await self._app(connection, receive, send)
             return
         request = Request(connection)
+        is_public = connection["path"] in PUBLIC
         try:
-            caller = await run_in_threadpool(self._caller, request) if self._require_keys else ANYBODY
+            caller = None if is_public else await self._caller_of(request)
         except DATABASE_DOWN as error:
             await unavailable(error)(connection, receive, send)
             return
@@ -58,13 +61,16 @@ class Callers:
         needed = _needed(request)
         if not rate.within:
             answer = respond(HTTPStatus.TOO_MANY_REQUESTS, "too many requests", rate.retry_headers, code="rate_limited")
-        elif caller is None:
+        elif caller is None and not is_public:
             answer = respond(HTTPStatus.UNAUTHORIZED, UNKNOWN, {"WWW-Authenticate": "Bearer"})
-        elif needed not in caller.scopes:
+        elif caller and needed not in caller.scopes:
             answer = respond(HTTPStatus.FORBIDDEN, f"the key does not have the scope {needed}")
-        else:
+        elif caller:
             connection.setdefault("state", {})["caller"] = caller
         await answer(connection, receive, send_with_rate)
+
+    async def _caller_of(self, request: Request) -> Caller | None:
+        return await run_in_threadpool(self._caller, request) if self._require_keys else ANYBODY
 
     def _caller(self, request: Request) -> Caller | None:
         """The caller; None without a key or with one that is unknown, expired or revoked."""

@@ -4,19 +4,14 @@ from functools import cache
 from importlib.resources import files
 from typing import Annotated, Literal
 
-from anyio import CapacityLimiter, fail_after, to_thread
 from fastapi import APIRouter, Depends, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import TimeoutError as DatabaseTimeout
 
-from api.dependencies import BEARER, Sessions
+from api.dependencies import BEARER
 from api.openapi import OpenAPIObject
-from jobs.database import transaction
-from jobs.repository import HealthRepository
+from api.service.shared import Shared
 
-# Shorter than those who ask usually wait.
-READY_SECONDS = 3
 # Without a key.
 PUBLIC: OpenAPIObject = {"security": []}
 
@@ -58,22 +53,14 @@ async def check_liveness() -> dict[str, str]:
 
 
 @router.get("/readyz", openapi_extra=PUBLIC)
-async def check_readiness(sessions: Sessions) -> Readiness:
+async def check_readiness(request: Request) -> Readiness:
     """Jobs can be taken; 503 where the database does not answer at once.
 
     `degraded`: jobs are taken, and will wait, since the scheduler or the broker is in trouble.
     """
 
-    def look() -> dict[str, str]:
-        with transaction(sessions) as session:
-            return HealthRepository(session).troubles()
-
-    try:
-        with fail_after(READY_SECONDS):
-            # Not on a thread of those that requests share, which may all be waiting.
-            troubles = await to_thread.run_sync(look, abandon_on_cancel=True, limiter=CapacityLimiter(1))
-    except TimeoutError as error:
-        raise DatabaseTimeout(f"nothing came for {READY_SECONDS} s") from error
+    readiness: Shared[dict[str, str]] = request.app.state.readiness
+    troubles = await readiness.get()
     return Readiness(status="degraded" if troubles else "ok", troubles=troubles)
 
 
@@ -83,9 +70,13 @@ async def check_readiness(sessions: Sessions) -> Readiness:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     openapi_extra=PUBLIC,
 )
-def get_metrics(request: Request) -> Response:
-    """What Prometheus reads of jobs, workers, scheduler and this process's requests; no tenant and no id is in it."""
-    return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
+async def get_metrics(request: Request) -> Response:
+    """What Prometheus reads of jobs, workers, scheduler and this process's requests; no tenant and no id is in it.
+
+    It is at most some seconds old.
+    """
+    metrics: Shared[bytes] = request.app.state.metrics
+    return Response(await metrics.get(), media_type=CONTENT_TYPE_LATEST)
 
 
 @cache

@@ -5,7 +5,8 @@ restart loses them; counts of requests are those of this process. See docs/decis
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from http import HTTPMethod
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, disable_created_metrics
+from anyio import CapacityLimiter, to_thread
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -126,6 +127,12 @@ def make_registry(sessions: sessionmaker[Session], gpu_classes: Collection[str])
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_JobsCollector(sessions, gpu_classes))
     return registry
+
+
+async def read_metrics(registry: CollectorRegistry) -> bytes:
+    """The page that Prometheus reads."""
+    # Not on a thread of those that requests share.
+    return await to_thread.run_sync(generate_latest, registry, limiter=CapacityLimiter(1))
 
 
 def _gauge(name: str, description: str, label: str, values: Mapping[str, float]) -> Metric:

@@ -59,7 +59,17 @@ def test_without_keys_an_address_has_the_limit(settings: Settings) -> None:
         assert_runs_out(client, {}, 200)
 
 
-def test_probes_are_not_counted(client: httpx.Client) -> None:
+@pytest.mark.parametrize("path", ["/metrics", "/readyz", "/openapi.json"])
+def test_what_needs_no_key_counts_for_its_address(client: httpx.Client, path: str) -> None:
+    for left in reversed(range(PER_MINUTE)):
+        response = client.get(path)
+        assert (response.status_code, remaining(response)) == (200, left)
+    response = client.get(path)
+    assert_problem(response, 429)
+    assert response.json()["code"] == "rate_limited"
+
+
+def test_whether_it_lives_is_not_counted(client: httpx.Client) -> None:
     answers = [client.get("/livez") for _ in range(PER_MINUTE + 2)]
     assert {answer.status_code for answer in answers} == {200}
     assert "RateLimit" not in answers[0].headers

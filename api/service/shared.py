@@ -1,0 +1,36 @@
+"""Answers that are the same for whoever asks, worked out once for all who ask at the same time."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+FRESH_SECONDS = 2.0
+
+Answer = TypeVar("Answer")
+
+
+class Shared(Generic[Answer]):
+    """What `compute` returns, at most `FRESH_SECONDS` old; of any number of callers one computes it, and its errors go
+    to those who waited for it alone.
+    """
+
+    def __init__(self, compute: Callable[[], Awaitable[Answer]]) -> None:
+        self._compute = compute
+        self._task: asyncio.Task[Answer] | None = None
+        self._computed_at = 0.0
+
+    async def get(self) -> Answer:
+        """The answer; raises what `compute` raises."""
+        if self._task is None or (self._task.done() and self._is_old(self._task)):
+            self._task = asyncio.create_task(self._run())
+        # A caller that goes away takes the answer from nobody.
+        return await asyncio.shield(self._task)
+
+    async def _run(self) -> Answer:
+        answer = await self._compute()
+        self._computed_at = time.monotonic()
+        return answer
+
+    def _is_old(self, task: asyncio.Task[Answer]) -> bool:
+        return task.cancelled() or task.exception() is not None or time.monotonic() - self._computed_at >= FRESH_SECONDS
