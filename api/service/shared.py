@@ -18,11 +18,12 @@ class Shared(Generic[Answer]):
     def __init__(self, compute: Callable[[], Awaitable[Answer]]) -> None:
         self._compute = compute
         self._task: asyncio.Task[Answer] | None = None
-        self._computed_at = 0.0
+        self._computed_at = float("-inf")
 
     async def get(self) -> Answer:
         """The answer; raises what `compute` raises."""
-        if self._task is None or (self._task.done() and self._is_old(self._task)):
+        is_old = time.monotonic() - self._computed_at >= FRESH_SECONDS
+        if self._task is None or (self._task.done() and is_old):
             self._task = asyncio.create_task(self._run())
         # A caller that goes away takes the answer from nobody.
         return await asyncio.shield(self._task)
@@ -31,6 +32,3 @@ class Shared(Generic[Answer]):
         answer = await self._compute()
         self._computed_at = time.monotonic()
         return answer
-
-    def _is_old(self, task: asyncio.Task[Answer]) -> bool:
-        return task.cancelled() or task.exception() is not None or time.monotonic() - self._computed_at >= FRESH_SECONDS
