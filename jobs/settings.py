@@ -177,9 +177,6 @@ class Settings(BaseSettings):
     """So long after a job has ended, what its attempts left unpublished is deleted; longer than an upload that nobody
     waits for any more goes on."""
 
-    hint_interval_seconds: PositiveFloat = 30
-    """After so long a waiting job is announced to the workers again."""
-
     scheduler_interval_seconds: PositiveFloat = 0.5
     """Time between two rounds of the scheduler."""
 

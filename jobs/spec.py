@@ -237,6 +237,7 @@ class JobSpec(_Part):
     `mode` says how far to go: `estimate` reads no weights and estimates what a job would need, `analyze` measures,
     `sweep` also evaluates a plan for each of several ratios, `compress` also removes layers and writes the model.
     `gpu_class` is one of those that the service's operator names: which workers may take the job.
+    Of a tenant's own waiting jobs those of higher `priority` start first; others' are not affected.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": EXAMPLES})
@@ -250,6 +251,7 @@ class JobSpec(_Part):
     healing: Annotated[HealingSpec, NullIsDefault, Field(json_schema_extra=_describe_null)] = HealingSpec()
     output: OutputSpec = OutputSpec()
     gpu_class: Annotated[str, Field(pattern=GPU_CLASS)] = "default"
+    priority: Annotated[int, Field(ge=-100, le=100, strict=True)] = 0
     deadline_seconds: Annotated[int, Field(ge=1, le=30 * 86400, strict=True)] = 86400
     metadata: Annotated[dict[str, JsonValue], Field(max_length=50), AfterValidator(_storable)] = {}
 

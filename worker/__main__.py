@@ -22,8 +22,10 @@ def main() -> None:
 
     lifetime = Lifetime(settings.worker_idle_seconds, settings.worker_max_jobs)
 
-    def run_job(job_id: str) -> None:
-        lifetime.run(lambda: supervisor.run(job_id))
+    def run_jobs(_job_id: str) -> None:
+        # As long as jobs wait, no further message is needed.
+        while lifetime.run(supervisor.run):
+            pass
 
     def keep_logging(**_: object) -> None:
         """Celery does not change the logging if this signal has a receiver."""
@@ -31,7 +33,7 @@ def main() -> None:
     def shut_down(**_: object) -> None:
         supervisor.shut_down()
 
-    app.task(name=TASK)(run_job)
+    app.task(name=TASK)(run_jobs)
     lifetime.start()
     signals.setup_logging.connect(keep_logging, weak=False)
     signals.worker_shutting_down.connect(shut_down, weak=False)

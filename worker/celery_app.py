@@ -1,4 +1,6 @@
-"""Celery carries hints: a message holds only a job id, and a lost or repeated message does no harm.
+"""Celery carries hints: a message says that a job of this class waits, and a lost or repeated one does no harm.
+
+It names one such job, for workers of the release before, which take the job that is named.
 
 The measurements behind these settings: docs/decisions/celery-pool.md.
 """

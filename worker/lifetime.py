@@ -28,14 +28,18 @@ class Lifetime:
         self._idle_since = time.monotonic()
         self._wait()
 
-    def run(self, job: Callable[[], bool]) -> None:
-        """Call `job`, which says whether there was one; if there was none, the worker stays as idle as it was."""
+    def run(self, job: Callable[[], bool]) -> bool:
+        """Call `job`, which says whether there was one; if there was none, the worker stays as idle as it was. Returns
+        what it said.
+        """
         if self._timer:
             self._timer.cancel()
         try:
-            if job():
+            there_was = job()
+            if there_was:
                 self._idle_since = time.monotonic()
                 self._count()
+            return there_was
         finally:
             self._wait()
 

@@ -1,4 +1,4 @@
-"""The scheduler: hints queued jobs to workers, requeues jobs of dead workers, expires jobs, and cleans up.
+"""The scheduler: tells workers that jobs wait, requeues jobs of dead workers, expires jobs, and cleans up.
 
 Every duty may run any number of times and in any number of processes at once.
 """
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs.artifacts import ArtifactStore, open_store
 from jobs.database import make_engine, make_sessions, transaction
 from jobs.observability.logs import configure_logs
-from jobs.repository import BROKER, SCHEDULER, HealthRepository, UpkeepRepository
+from jobs.repository import BROKER, SCHEDULER, HealthRepository, QueueRepository, UpkeepRepository
 from jobs.security.signing_secrets import make_sealer
 from jobs.settings import Settings
 from worker.celery_app import TASK, make_app, queue_of
@@ -26,7 +26,8 @@ BROKER_SECONDS = 5
 SWEEP_INTERVAL_SECONDS = 5.0
 HEALTH_INTERVAL_SECONDS = 5.0
 ORPHAN_INTERVAL_SECONDS = 60.0
-MOST_WAITING_HINTS = 1000
+# Each wakes an idle worker, which then goes on by itself as long as jobs wait.
+MOST_WAITING_HINTS = 100
 
 log = structlog.get_logger(__name__)
 
@@ -47,13 +48,13 @@ class Scheduler:
         self._failing: set[str] = set()
 
     def run(self, stopping: threading.Event) -> None:
-        """Reap, expire and hint until `stopping` is set."""
+        """Reap, expire, keep the queues and hint until `stopping` is set."""
         while not stopping.wait(self._settings.scheduler_interval_seconds):
             self.run_once()
 
     def run_once(self) -> None:
-        """Reap, expire and hint once."""
-        for duty in (self._reap, self._expire, self._hint):
+        """Reap, expire, keep the queues and hint once."""
+        for duty in (self._reap, self._expire, self._advance, self._hint):
             self._try(duty)
 
     def start_threads(self, stopping: threading.Event) -> None:
@@ -120,16 +121,20 @@ class Scheduler:
         with transaction(self._sessions) as session:
             UpkeepRepository(session).expire_queued(BATCH)
 
-    def _hint(self) -> None:
+    def _advance(self) -> None:
         with transaction(self._sessions) as session:
-            hints = UpkeepRepository(session).take_hints(BATCH, self._settings.hint_interval_seconds)
-        if not hints:
+            QueueRepository(session).advance()
+
+    def _hint(self) -> None:
+        """Have as many messages in each queue as jobs wait, or as many as are useful at a time."""
+        with transaction(self._sessions) as session:
+            claimable = QueueRepository(session).claimable(MOST_WAITING_HINTS)
+        if not claimable:
             return
         with self._celery.producer_pool.acquire(block=True) as producer:
-            for job_id, gpu_class in hints:
+            for gpu_class, job_ids in claimable.items():
                 queue = queue_of(gpu_class)
-                # A job that waits for a free worker is hinted repeatedly, so a hint that is left out now comes later.
-                if producer.channel.queue_declare(queue=queue).message_count < MOST_WAITING_HINTS:
+                for job_id in job_ids[producer.channel.queue_declare(queue=queue).message_count :]:
                     self._celery.send_task(TASK, args=[job_id], queue=queue, producer=producer)
 
 

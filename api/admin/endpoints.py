@@ -67,7 +67,9 @@ def get_tenant(name: TenantName, sessions: Sessions) -> TenantView:
 
 @router.put("/tenants/{name}/quotas")
 def set_quotas(name: TenantName, quotas: QuotasView, action: Action) -> TenantView:
-    """Replace all quotas of a tenant; one that is left out is no limit. Jobs that the tenant already has stay."""
+    """Replace all quotas of a tenant; one that is left out is no limit, and a weight that is left out is 1. Jobs that
+    the tenant already has stay.
+    """
     with action.transaction() as session:
         tenant = TenantRepository(session).set_quotas(name, quotas.read()) if "\0" not in name else None
         if tenant is None:

@@ -16,13 +16,17 @@ TEN_YEARS_SECONDS = 10 * 366 * 86400
 
 
 class QuotasView(BaseModel):
-    """The most that a tenant may have at a time; null, or left out, is no limit, but of `queued_jobs` the service's."""
+    """The most that a tenant may have at a time; null, or left out, is no limit, but of `queued_jobs` the service's.
+
+    `weight` is its share of the workers where several tenants wait for them: one of 2 gets twice the time of one of 1.
+    """
 
     model_config = ConfigDict(extra="forbid", from_attributes=True)
 
     queued_jobs: Count | None = None
     running_jobs: Count | None = None
     stored_bytes: Bytes | None = None
+    weight: Annotated[float, Field(ge=0.01, le=100)] = 1.0
 
     def read(self) -> Quotas:
         return Quotas(**self.model_dump())

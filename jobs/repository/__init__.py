@@ -2,6 +2,7 @@
 
 from jobs.repository.audit import AuditRepository
 from jobs.repository.claims import Claim, ClaimRepository, JobUpdate, Outcome, PublishedArtifact, StoredAnalysis
+from jobs.repository.fair_queue import QueueRepository
 from jobs.repository.health import BROKER, SCHEDULER, HealthRepository
 from jobs.repository.jobs import JobRepository, Origin
 from jobs.repository.keys import Caller, KeyRepository
@@ -38,6 +39,7 @@ __all__ = [
     "Outcome",
     "OverviewRepository",
     "PublishedArtifact",
+    "QueueRepository",
     "QuotaExceeded",
     "Quotas",
     "SecretRepository",

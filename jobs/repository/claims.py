@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import structlog
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
@@ -11,12 +13,17 @@ from jobs.errors import JobError
 from jobs.events import AttemptStarted, NewEvent, RequeueReason
 from jobs.progress import Progress
 from jobs.repository.counters import FENCED_WRITES, STORED_BYTES, increment, increment_phase
+from jobs.repository.fair_queue import lock, standings, take_turn
 from jobs.repository.tenants import may_run
 from jobs.repository.transitions import change, fail, move, requeue
 from jobs.repository.uploads import StoredUpload, claimed_uploads
 from jobs.spec import JobSpec
 from jobs.states import HELD, State
 from jobs.tables import Analysis, Artifact, Job, JsonObject
+
+NOT_UNDERSTOOD_SECONDS = 30.0
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,24 +93,42 @@ class Outcome:
 
 
 class ClaimRepository:
-    """Every method but `claim` takes the fence of the claim and does nothing where it is not the row's any more."""
+    """Every method but the claims takes the fence of the claim and does nothing where it is not the row's any more."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def claim(self, job_id: str, *, worker: str, gpu_class: str, lease_seconds: float) -> Claim | None:
-        """Take a waiting job. None where it does not wait (any more), waits for another class, or for its time.
+    def claim_next(self, *, worker: str, gpu_class: str, lease_seconds: float) -> Claim | None:
+        """Take the job whose turn it is in this class, if any waits that may run."""
+        lock(self._session, gpu_class)
+        for turn in standings(self._session, gpu_class):
+            if turn.head is not None:
+                claim = self.claim(turn.head, worker=worker, gpu_class=gpu_class, lease_seconds=lease_seconds)
+                if claim is not None:
+                    take_turn(self._session, gpu_class, turn)
+                    return claim
+        return None
 
-        A job whose tenant has as many running as its quota allows is left to wait, too, and is hinted again once one
-        of them has ended.
+    def claim(self, job_id: str, *, worker: str, gpu_class: str, lease_seconds: float) -> Claim | None:
+        """Take a waiting job. None where it does not wait (any more), waits for another class or for its time, or its
+        tenant has as many running as its quota allows.
+
+        A job whose specification is of a later release waits `NOT_UNDERSTOOD_SECONDS` more, for a worker that knows it.
         """
-        guards = [Job.id == job_id, Job.gpu_class == gpu_class, Job.not_before <= now(), Job.deadline_at > now()]
         if not may_run(self._session, job_id):
-            unhinted = update(Job).where(Job.id == job_id, Job.state == State.QUEUED).values(hinted_at=None)
-            self._session.execute(unhinted.execution_options(synchronize_session=False))
             return None
-        seen = self._session.execute(select(Job.fence, Job.attempt, seconds_until(Job.deadline_at)).where(*guards))
-        for fence, attempt, seconds_left in seen:
+        guards = [Job.id == job_id, Job.gpu_class == gpu_class, Job.not_before <= now(), Job.deadline_at > now()]
+        chosen = select(Job.fence, Job.attempt, Job.spec, seconds_until(Job.deadline_at)).where(
+            Job.state == State.QUEUED, *guards
+        )
+        for fence, attempt, stored, seconds_left in self._session.execute(chosen.with_for_update(skip_locked=True)):
+            try:
+                spec = JobSpec.model_validate(stored)
+            except ValidationError:
+                log.warning("the specification of a job is not understood", job_id=job_id)
+                waits = update(Job).where(*guards, Job.fence == fence).values(not_before=later(NOT_UNDERSTOOD_SECONDS))
+                self._session.execute(waits.execution_options(synchronize_session=False))
+                return None
             job = move(
                 self._session,
                 State.RUNNING,
@@ -113,10 +138,10 @@ class ClaimRepository:
                 fence=fence + 1,
                 worker=worker,
                 lease_until=later(lease_seconds),
+                claimed_at=now(),
                 started_at=func.coalesce(Job.started_at, now()),
             )
             if job is not None:
-                spec = JobSpec.model_validate(job.spec)
                 uploads = claimed_uploads(self._session, job.tenant, spec)
                 left = float(seconds_left)
                 return Claim(job.id, job.tenant, job.fence, job.attempt, spec, left, uploads, job.traceparent)

@@ -70,8 +70,10 @@ class JobRepository:
         written = {
             "id": job_id,
             "tenant": tenant,
-            "spec": spec.model_dump(mode="json"),
+            # Releases that know no priorities read what names none.
+            "spec": spec.model_dump(mode="json", exclude=None if spec.priority else {"priority"}),
             "gpu_class": spec.gpu_class,
+            "precedence": -spec.priority,
             "max_attempts": max_attempts,
             **vars(origin),
         }

@@ -34,11 +34,14 @@ class QuotaExceeded(Exception):
 
 @dataclass(frozen=True)
 class Quotas:
-    """How much a tenant may have at a time; None does not limit."""
+    """How much a tenant may have at a time, None does not limit; and of workers that others want too, its share by
+    `weight`.
+    """
 
     queued_jobs: int | None = None
     running_jobs: int | None = None
     stored_bytes: int | None = None
+    weight: float = 1.0
 
 
 class TenantRepository:

@@ -6,13 +6,21 @@ from typing import Any
 from sqlalchemy import ColumnElement, update
 from sqlalchemy.orm import Session
 
-from jobs.clock import later, now
+from jobs.clock import later, now, seconds_until
 from jobs.errors import JobError
 from jobs.events import EventData, NewEvent, NoData, Requeued, RequeueReason
 from jobs.repository.counters import JOBS_ENDED, increment
+from jobs.repository.fair_queue import count_attempt
 from jobs.repository.webhooks.deliveries import write_deliveries
 from jobs.states import HELD, TERMINAL, State, sources
 from jobs.tables import Event, Job
+
+NOT_HELD = {
+    "lease_until": None,
+    "worker": None,
+    "claimed_at": None,
+    "attempt_seconds": -seconds_until(Job.claimed_at),
+}
 
 
 def change(
@@ -45,11 +53,12 @@ def move(
     """Move a job from any state that may lead to this one, with an event of the same name. None where it cannot."""
     values |= {"state": to}
     if to not in HELD:
-        values |= {"lease_until": None, "worker": None}
+        values |= NOT_HELD
     if to in TERMINAL:
         values |= {"finished_at": now()}
     job = change(session, [Job.state.in_(sources(to)), *guards], values, [NewEvent(to.value, data)])
     if job is not None and to in TERMINAL:
+        count_attempt(session, job)
         increment(session, JOBS_ENDED, to)
         write_deliveries(session, job.tenant, job.id, f"job.{to}")
         session.flush()
@@ -65,18 +74,19 @@ def requeue(
 ) -> Job | None:
     """Move a running job back to the queue, with a new fence, so that the old holder can write nothing more."""
     values = {
+        **NOT_HELD,
         "state": State.QUEUED,
-        "lease_until": None,
-        "worker": None,
         "phase": None,
         "progress": None,
-        "hinted_at": None,
         "fence": Job.fence + 1,
         "attempt": attempt,
         "not_before": later(wait_seconds),
     }
     guards = [Job.state.in_(sources(State.QUEUED)), *guards]
-    return change(session, guards, values, [NewEvent("requeued", Requeued(reason=reason))])
+    job = change(session, guards, values, [NewEvent("requeued", Requeued(reason=reason))])
+    if job is not None:
+        count_attempt(session, job)
+    return job
 
 
 def fail(session: Session, guards: Iterable[ColumnElement[bool]], error: JobError) -> Job | None:

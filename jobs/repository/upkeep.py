@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from jobs.clock import later, now
 from jobs.errors import JobError
 from jobs.repository.counters import LEASES_EXPIRED, increment
 from jobs.repository.submissions import KEY_SECONDS
-from jobs.repository.tenants import tenants_at_running_quota
 from jobs.repository.transitions import fail, move, requeue
 from jobs.repository.uploads import OPEN_SECONDS, in_use
 from jobs.states import TERMINAL, State
@@ -22,27 +21,6 @@ class UpkeepRepository:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-
-    def take_hints(self, limit: int, interval_seconds: float) -> list[tuple[str, str]]:
-        """(id, gpu_class) of waiting jobs whose last hint is at least `interval_seconds` old; sets their `hinted_at`.
-
-        Those never hinted come first, then those whose hint is oldest, so that no class of jobs starves another."""
-        chosen = (
-            select(Job.id)
-            .where(
-                Job.state == State.QUEUED,
-                Job.not_before <= now(),
-                or_(Job.hinted_at.is_(None), Job.hinted_at <= later(-interval_seconds)),
-                # No worker would take them, and those of others must not wait behind them.
-                Job.tenant.not_in(tenants_at_running_quota()),
-            )
-            .order_by(Job.hinted_at.nulls_first(), Job.id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-        hinted = update(Job).where(Job.id.in_(chosen)).values(hinted_at=now()).returning(Job.id, Job.gpu_class)
-        rows = self._session.execute(hinted.execution_options(synchronize_session=False))
-        return sorted((job_id, gpu_class) for job_id, gpu_class in rows)
 
     def reap(self, limit: int, backoff_seconds: float) -> list[tuple[str, State]]:
         """Take jobs from workers whose lease has run out: back to the queue after a wait that doubles with every

@@ -5,6 +5,7 @@ from jobs.tables.counters import Counter
 from jobs.tables.health import Health
 from jobs.tables.jobs import Analysis, Artifact, Event, Job
 from jobs.tables.keys import ApiKey, AuditEvent, Tenant
+from jobs.tables.queues import Queue, Share
 from jobs.tables.submissions import DeletedJob, IdempotencyKey
 from jobs.tables.uploads import JobUpload, Upload, UploadFile
 from jobs.tables.webhooks import WebhookDelivery, WebhookEndpoint
@@ -23,6 +24,8 @@ __all__ = [
     "Job",
     "JobUpload",
     "JsonObject",
+    "Queue",
+    "Share",
     "Tenant",
     "Upload",
     "UploadFile",

@@ -14,7 +14,12 @@ def _in(column: str, words: frozenset[State]) -> str:
 
 
 class Job(Base):
-    """A job and where it stands. `fence` grows with every change of holder; `version` with every visible change."""
+    """A job and where it stands. `fence` grows with every change of holder; `version` with every visible change.
+
+    `precedence` is minus its priority, so that an index sorts jobs as they wait; `claimed_at` is when its holder took
+    it, `attempt_seconds` how long the last attempt took that is over. `hinted_at` is of the release before, whose
+    schedulers still write it.
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -26,6 +31,22 @@ class Job(Base):
         Index("ix_jobs_tenant_state", "tenant", "state"),
         Index("ix_jobs_state_hinted_at", "state", "hinted_at"),
         Index("ix_jobs_lease_until", "lease_until"),
+        Index(
+            "ix_jobs_held",
+            "gpu_class",
+            "tenant",
+            postgresql_where=text("lease_until IS NOT NULL"),
+            sqlite_where=text("lease_until IS NOT NULL"),
+        ),
+        Index(
+            "ix_jobs_waiting",
+            "gpu_class",
+            "tenant",
+            "precedence",
+            "id",
+            postgresql_where=text("state = 'queued'"),
+            sqlite_where=text("state = 'queued'"),
+        ),
         Index(
             "ix_jobs_unswept",
             "finished_at",
@@ -39,6 +60,7 @@ class Job(Base):
     state: Mapped[str] = mapped_column(String(16))
     spec: Mapped[JsonObject]
     gpu_class: Mapped[str] = mapped_column(String(64))
+    precedence: Mapped[int] = mapped_column(server_default="0")
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -50,6 +72,8 @@ class Job(Base):
     fence: Mapped[int]
     worker: Mapped[str | None]
     lease_until: Mapped[datetime | None]
+    claimed_at: Mapped[datetime | None]
+    attempt_seconds: Mapped[float | None]
     not_before: Mapped[datetime]
     hinted_at: Mapped[datetime | None]
     phase: Mapped[str | None] = mapped_column(String(32))

@@ -9,16 +9,22 @@ from jobs.tables.base import Base
 
 
 class Tenant(Base):
-    """A team whose jobs no other team sees. A quota that is null does not limit."""
+    """A team whose jobs no other team sees. A quota that is null does not limit; of workers that are wanted by several
+    tenants each gets a share by its `weight`.
+    """
 
     __tablename__ = "tenants"
-    __table_args__ = (CheckConstraint("queued_jobs >= 0 AND running_jobs >= 0 AND stored_bytes >= 0", name="quotas"),)
+    __table_args__ = (
+        CheckConstraint("queued_jobs >= 0 AND running_jobs >= 0 AND stored_bytes >= 0", name="quotas"),
+        CheckConstraint("weight > 0", name="weight"),
+    )
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     created_at: Mapped[datetime]
     queued_jobs: Mapped[int | None]
     running_jobs: Mapped[int | None]
     stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    weight: Mapped[float] = mapped_column(server_default="1")
 
 
 class ApiKey(Base):

@@ -36,7 +36,6 @@ class Stack:
             "lease_seconds": LEASE_SECONDS,
             "cancel_grace_seconds": GRACE_SECONDS,
             "retry_backoff_seconds": 0.1,
-            "hint_interval_seconds": 2.0,
             "scheduler_interval_seconds": 0.2,
             "gpu_classes": ["default", "small", "limited", "nobody"],
             "port": self.port,

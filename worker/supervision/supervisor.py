@@ -61,14 +61,14 @@ class Supervisor:
         """Claim no more jobs, and put the running job back in the queue."""
         self._shutting_down = True
 
-    def run(self, job_id: str) -> bool:
-        """Whether there was a job to run: it waits for a worker of this GPU class; a repeated or late hint has none."""
+    def run(self) -> bool:
+        """Run the job whose turn it is among those that wait for a worker of this GPU class; whether there was one."""
         # Before the claim: it may take long, and there are no heartbeats meanwhile.
         remove_abandoned(self._settings.work_dir)
-        claim = None if self._shutting_down else self._claim(job_id)
+        claim = None if self._shutting_down else self._claim()
         if claim is None:
             return False
-        names: dict[str, str | int] = {"job_id": job_id, "attempt": claim.attempt, "fence": claim.fence}
+        names: dict[str, str | int] = {"job_id": claim.job_id, "attempt": claim.attempt, "fence": claim.fence}
         with span_of("attempt", claim.traceparent, **names) as span:
             if span.trace_id:
                 names["trace_id"] = span.trace_id
@@ -76,10 +76,9 @@ class Supervisor:
                 self._run(claim, span)
         return True
 
-    def _claim(self, job_id: str) -> Claim | None:
+    def _claim(self) -> Claim | None:
         with transaction(self._sessions) as session:
-            return ClaimRepository(session).claim(
-                job_id,
+            return ClaimRepository(session).claim_next(
                 worker=f"{socket.gethostname()}:{os.getpid()}",
                 gpu_class=self._settings.gpu_class,
                 lease_seconds=self._settings.lease_seconds,

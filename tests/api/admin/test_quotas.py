@@ -98,7 +98,7 @@ def test_files_that_are_gone_are_not_counted(
 def test_an_administrator_sets_quotas_and_takes_them_away(client: httpx.Client, sessions: Sessions) -> None:
     admin, key = make_key(sessions, "operators", Scope.ADMIN), make_key(sessions, "vision", *BOTH)
     put = client.put("/v1/admin/tenants/vision/quotas", json={"queued_jobs": 0}, headers=admin)
-    assert put.json()["quotas"] == {"queued_jobs": 0, "running_jobs": None, "stored_bytes": None}
+    assert put.json()["quotas"] == {"queued_jobs": 0, "running_jobs": None, "stored_bytes": None, "weight": 1.0}
     assert told(client.post("/v1/jobs", json=SPEC, headers=key))["limit"] == 0
     client.put("/v1/admin/tenants/vision/quotas", json={}, headers=admin)
     assert client.post("/v1/jobs", json=SPEC, headers=key).status_code == 202

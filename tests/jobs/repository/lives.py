@@ -102,6 +102,6 @@ def pass_time(sessions: Sessions, job_id: str, seconds: float) -> None:
     """Move the job's times into the past."""
     with transaction(sessions) as session:
         job = session.scalars(select(Job).where(Job.id == job_id)).one()
-        for name in ("lease_until", "not_before", "hinted_at", "deadline_at", "finished_at"):
+        for name in ("lease_until", "not_before", "claimed_at", "deadline_at", "finished_at"):
             if getattr(job, name) is not None:
                 setattr(job, name, getattr(job, name) - timedelta(seconds=seconds))

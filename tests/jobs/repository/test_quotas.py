@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.database import transaction
-from jobs.repository import Claim, ClaimRepository, JobRepository, Quotas, TenantRepository, UpkeepRepository
+from jobs.repository import Claim, ClaimRepository, JobRepository, QueueRepository, Quotas, TenantRepository
 from jobs.spec import JobSpec
 
 Sessions = sessionmaker[Session]
@@ -28,9 +28,9 @@ def claim(sessions: Sessions, job_id: str) -> Claim | None:
         return ClaimRepository(session).claim(job_id, worker="w", gpu_class="default", lease_seconds=60)
 
 
-def hints(sessions: Sessions) -> set[str]:
+def claimable(sessions: Sessions) -> set[str]:
     with transaction(sessions) as session:
-        return {job_id for job_id, _ in UpkeepRepository(session).take_hints(100, 3600)}
+        return {job_id for ids in QueueRepository(session).claimable(100).values() for job_id in ids}
 
 
 def release(sessions: Sessions, held: Claim) -> None:
@@ -60,17 +60,17 @@ def test_a_claim_waits_for_another_of_its_tenant_that_is_not_decided_yet(session
         assert later.result() is None
 
 
-def test_a_job_that_was_passed_over_is_hinted_as_soon_as_one_has_ended(sessions: Sessions) -> None:
+def test_a_job_that_was_passed_over_may_start_as_soon_as_one_has_ended(sessions: Sessions) -> None:
     limit(sessions, "one", 1)
     first, second, other = submit(sessions, "one"), submit(sessions, "one"), submit(sessions, "other")
-    assert hints(sessions) == {first, second, other}
+    assert claimable(sessions) == {first, second, other}
     held = claim(sessions, first)
     assert held is not None
     assert claim(sessions, second) is None
-    # While nobody may take it, it is no news to the workers; then it does not wait for the hint's interval.
-    assert hints(sessions) == set()
+    # While nobody may take it, workers are not told of it.
+    assert claimable(sessions) == {other}
     release(sessions, held)
-    assert second in hints(sessions)
+    assert claimable(sessions) == {first, second, other}
     assert claim(sessions, second) is not None
 
 
@@ -87,7 +87,7 @@ def test_a_quota_of_none_runs_nothing_and_its_absence_everything(sessions: Sessi
     limit(sessions, "a", 0)
     job_id = submit(sessions, "a")
     assert claim(sessions, job_id) is None
-    assert hints(sessions) == set()
+    assert claimable(sessions) == set()
     limit(sessions, "a", None)
-    assert hints(sessions) == {job_id}
+    assert claimable(sessions) == {job_id}
     assert claim(sessions, job_id) is not None

@@ -11,11 +11,20 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs.database import make_engine, make_sessions, transaction
 from jobs.errors import JobError
 from jobs.events import NewEvent, PhaseStarted
-from jobs.repository import Claim, ClaimRepository, JobRepository, JobUpdate, Outcome, StoredAnalysis, UpkeepRepository
+from jobs.repository import (
+    Claim,
+    ClaimRepository,
+    JobRepository,
+    JobUpdate,
+    Outcome,
+    QueueRepository,
+    StoredAnalysis,
+    UpkeepRepository,
+)
 from jobs.settings import Settings
 from jobs.spec import JobSpec
 from jobs.states import HELD, MOVES, TERMINAL, State
-from jobs.tables import Event, Job
+from jobs.tables import Event, Job, Share
 from tests.services.postgresql import PostgreSQL
 
 SPEC = JobSpec.model_validate({"model": {"uri": "hf://org/name"}, "target": {"kind": "layers", "ratio": 0.25}})
@@ -34,6 +43,7 @@ class Life(RuleBasedStateMachine):
         with transaction(self.sessions) as session:
             # The scheduler would go on with what the example before has left.
             session.execute(delete(Job))
+            session.execute(delete(Share))
         self.claims: list[Claim] = []
         self.jobs: dict[str, State] = {}
 
@@ -56,6 +66,16 @@ class Life(RuleBasedStateMachine):
             claim = ClaimRepository(session).claim(job_id, worker="w", gpu_class="default", lease_seconds=60)
         assert claim is None or self.jobs[job_id] == State.QUEUED
         if claim:
+            self.claims.append(claim)
+
+    @rule()
+    def a_worker_asks_for_any_job(self) -> None:
+        with transaction(self.sessions) as session:
+            waiting = {job_id for ids in QueueRepository(session).claimable(10).values() for job_id in ids}
+            claim = ClaimRepository(session).claim_next(worker="w", gpu_class="default", lease_seconds=60)
+        assert (claim is not None) == bool(waiting)
+        if claim:
+            assert claim.job_id in waiting
             self.claims.append(claim)
 
     @precondition(lambda self: self.claims)
@@ -110,7 +130,7 @@ class Life(RuleBasedStateMachine):
             if getattr(job, column) is not None:
                 setattr(job, column, getattr(job, column) - 48 * HOUR)
 
-    @rule(duty=st.sampled_from(["reap", "expire", "hint"]))
+    @rule(duty=st.sampled_from(["reap", "expire", "advance"]))
     def the_scheduler_does_a_duty(self, duty: str) -> None:
         with transaction(self.sessions) as session:
             upkeep = UpkeepRepository(session)
@@ -119,7 +139,7 @@ class Life(RuleBasedStateMachine):
             elif duty == "expire":
                 upkeep.expire_queued(10)
             else:
-                upkeep.take_hints(10, interval_seconds=1)
+                QueueRepository(session).advance()
 
     @invariant()
     def every_move_is_in_the_table_and_every_promise_holds(self) -> None:
@@ -130,6 +150,7 @@ class Life(RuleBasedStateMachine):
                 self.jobs[job.id] = now
                 assert 0 <= job.attempt <= MAX_ATTEMPTS
                 assert (now in HELD) == (job.lease_until is not None) == (job.worker is not None)
+                assert (now in HELD) == (job.claimed_at is not None)
                 assert (now in TERMINAL) == (job.finished_at is not None)
                 numbers = session.scalars(select(Event.seq).where(Event.job_id == job.id).order_by(Event.seq)).all()
                 assert list(numbers) == list(range(1, job.last_event_seq + 1))

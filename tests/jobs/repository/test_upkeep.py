@@ -100,31 +100,6 @@ def test_a_job_that_is_being_reaped_can_still_be_cancelled(sessions: Sessions) -
     assert job.state == "cancelled"
 
 
-def test_the_jobs_of_a_class_without_workers_do_not_keep_others_from_their_hints(sessions: Sessions) -> None:
-    jobs = [submit(sessions, gpu_class=f"class-{i}") for i in range(3)]
-    hinted = [upkeep(sessions, lambda duties: duties.take_hints(1, interval_seconds=0)) for _ in range(3)]
-    assert {job_id for ((job_id, _),) in hinted} == set(jobs)
-
-
-def test_hints_go_out_oldest_first_and_again_after_the_interval(sessions: Sessions) -> None:
-    first, second = sorted([submit(sessions), submit(sessions, gpu_class="a100")])
-    classes = {first: row(sessions, first).gpu_class, second: row(sessions, second).gpu_class}
-
-    def hints() -> list[tuple[str, str]]:
-        return upkeep(sessions, lambda duties: duties.take_hints(10, interval_seconds=30))
-
-    assert hints() == [(first, classes[first]), (second, classes[second])]
-    assert hints() == []
-    pass_time(sessions, second, 31)
-    assert hints() == [(second, classes[second])]
-
-
-def test_running_and_finished_jobs_are_not_hinted(sessions: Sessions) -> None:
-    running(sessions)
-    cancel(sessions, submit(sessions))
-    assert upkeep(sessions, lambda duties: duties.take_hints(10, 30)) == []
-
-
 def test_a_finished_job_is_swept_behind_once_and_not_at_once(sessions: Sessions) -> None:
     held = running(sessions)
     as_holder(sessions, held, "succeed")
