@@ -80,6 +80,7 @@ def test_deliveries_are_listed_and_sent_again(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     "url",
     ["http://example.com/", "ftp://example.com/", "https://", "https://127.0.0.1/", "https://[::1]/", "https://10.0.0.1/",
+     "https://192.0.0.192/", "https://168.63.129.16/", "https://0xa83f8110/", "https://[64:ff9b::a83f:8110]/",
      "https://[::ffff:10.0.0.1]/", "https://169.254.169.254/latest", "https://user:pw@example.com/", "https://a b/",
      "https://example.com/#x", "https://[::1", "https://example.com:99999/", "https://example.com/\n", "x", "",
      "https://ex\u00e4mple.com/", "https://example.com/\u00e4"],
