@@ -11,9 +11,9 @@ Network = IPv4Network | IPv6Network
 
 # Ways around IPv4 rules that count as global themselves: NAT64 (RFC 6052, RFC 8215) and IPv4-compatible addresses.
 TRANSLATED = tuple(ip_network(each) for each in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96"))
-# Python calls them public, though they are in the registries of special purposes (RFC 6890): protocol assignments, where
-# Oracle's cloud has its metadata; AS112 (RFC 7534, RFC 7535); multicast tunnels (RFC 7450); 6to4 relays (RFC 7526);
-# site-local addresses (RFC 3879); those for documentation (RFC 9637).
+# Python calls them public, though they are in the registries of special purposes (RFC 6890): protocol assignments,
+# where Oracle's cloud has its metadata; AS112 (RFC 7534, RFC 7535); multicast tunnels (RFC 7450); 6to4 relays
+# (RFC 7526); site-local addresses (RFC 3879); those for documentation (RFC 9637).
 SPECIAL = (
     "192.0.0.0/24", "192.31.196.0/24", "192.175.48.0/24", "2620:4f:8000::/48", "192.52.193.0/24", "192.88.99.0/24",
     "fec0::/10", "3fff::/20",

@@ -60,18 +60,29 @@ def check_output(uri: str) -> str:
 
 
 def destination_of(pointer: str, uri: str, destinations: Sequence[Destination], tenant: str) -> Destination:
-    """The first destination that this URI lies below and the tenant may use. Raises `ForbiddenURI`."""
-    for destination in destinations:
-        allowed = destination.tenants is None or tenant in destination.tenants
-        if allowed and _is_below(uri, destination.prefix):
-            return destination
-    raise ForbiddenURI(pointer, f"{uri} does not lie below one of the destinations that you may write to")
+    """The destination that this URI lies below, if the tenant may use it; the longest prefix decides.
+
+    Of several with the same prefix the first that the tenant may use. Raises `ForbiddenURI`, also where a place of
+    others lies below the URI.
+    """
+    place = _place(uri)
+    own = [each for each in destinations if each.tenants is None or tenant in each.tenants]
+    longest = max(
+        (_place(each.prefix) for each in destinations if place.startswith(_place(each.prefix))), key=len, default=None
+    )
+    chosen = next((each for each in own if _place(each.prefix) == longest), None)
+    if chosen is None:
+        raise ForbiddenURI(pointer, f"{uri} does not lie below one of the destinations that you may write to")
+    of_others = {_place(each.prefix) for each in destinations} - {_place(each.prefix) for each in own}
+    if any(other.startswith(place) for other in of_others):
+        raise ForbiddenURI(
+            pointer, f"a destination that you may not write to lies below {uri}; name a folder beside it"
+        )
+    return chosen
 
 
-def _is_below(uri: str, prefix: str) -> bool:
-    inner, outer = urlsplit(uri), urlsplit(prefix)
-    if (inner.scheme, inner.netloc) != (outer.scheme, outer.netloc):
-        return False
+def _place(uri: str) -> str:
+    """A URI as it is compared with others."""
+    parts = urlsplit(uri)
     # The slash, so that /results-of-others is not below /results.
-    below, above = (posixpath.normpath(f"/{unquote(parts.path)}").rstrip("/") + "/" for parts in (inner, outer))
-    return below.startswith(above)
+    return f"{parts.scheme}://{parts.netloc}" + posixpath.normpath(f"/{unquote(parts.path)}").rstrip("/") + "/"

@@ -56,6 +56,49 @@ def test_a_destination_may_be_one_tenants_own() -> None:
     assert allowed("file:///results/a", "speech")
 
 
+NESTED = [
+    Destination(prefix="s3://results"),
+    Destination(prefix="s3://results/vision/", tenants=("vision",)),
+    Destination(prefix="s3://results/vision/shared", tenants=("speech",), options={"region": "one"}),
+    Destination(prefix="s3://results/vision/shared/", tenants=("vision",), options={"region": "two"}),
+    Destination(prefix="hf://team", options={"token": "hub-token"}),
+    Destination(prefix="hf://team/one", options={"token": "hub-token"}, tenants=("vision",)),
+]
+
+
+@pytest.mark.parametrize("places", [NESTED, NESTED[::-1]])
+@pytest.mark.parametrize(
+    ("tenant", "uri", "expected"),
+    [
+        ("other", "s3://results/a", NESTED[0]),
+        ("vision", "s3://results/a", NESTED[0]),
+        ("other", "s3://results/vision-too/a", NESTED[0]),
+        ("vision", "s3://results/vision/a", NESTED[1]),
+        ("other", "s3://results/vision/a", None),
+        ("other", "s3://results/vision", None),
+        ("other", "s3://results/%76ision/a", None),
+        ("speech", "s3://results/vision/a", None),
+        ("speech", "s3://results/vision/shared/a", NESTED[2]),
+        ("vision", "s3://results/vision/shared/a", NESTED[3]),
+        ("other", "s3://results/vision/shared/a", None),
+        # What is written there lies in names below it.
+        ("other", "s3://results", None),
+        ("vision", "s3://results/vision", NESTED[1]),
+        ("vision", "hf://team/one", NESTED[5]),
+        ("other", "hf://team/one", None),
+        ("other", "hf://team/two", NESTED[4]),
+    ],
+)
+def test_the_longest_prefix_decides_whatever_the_order(
+    places: list[Destination], tenant: str, uri: str, expected: Destination | None
+) -> None:
+    if expected is None:
+        with pytest.raises(ForbiddenURI):
+            destination_of("/output/uri", uri, places, tenant)
+    else:
+        assert destination_of("/output/uri", uri, places, tenant) is expected
+
+
 @pytest.mark.parametrize(
     "uri",
     ["s3://", "s3:///a", "http://host/a", "hf://org", "hf://org/name/a", "hf://org/name@v1", "hf://org/..",
