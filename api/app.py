@@ -13,6 +13,7 @@ from api.artifacts import endpoints as artifacts
 from api.events.watcher import JobWatcher
 from api.jobs import endpoints as jobs
 from api.jobs import submissions
+from api.jobs.outlooks import Outlooks
 from api.middleware.access_log import Requests
 from api.middleware.allowed_hosts import AllowedHosts
 from api.middleware.authentication import Callers
@@ -56,6 +57,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.sessions = make_sessions(engine)
     app.state.watcher = JobWatcher(app.state.sessions)
+    app.state.outlooks = Outlooks(app.state.sessions)
     app.state.store = open_store(settings)
     app.state.sealer = make_sealer(settings)
     # From the inside out: what is added last sees a request first.

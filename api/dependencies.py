@@ -2,7 +2,7 @@
 
 import re
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
@@ -11,13 +11,14 @@ from sqlalchemy.orm import Session, sessionmaker
 from api.events.watcher import JobWatcher
 from api.protocol.problems import Problem
 from jobs.artifacts import ArtifactStore
-from jobs.repository import Caller
+from jobs.repository import Caller, RankedJob
 from jobs.security.signing_secrets import Sealer
 from jobs.settings import Settings
 from jobs.tables import Job
 
 # For the OpenAPI document alone; `api/middleware/authentication.py` checks keys.
 BEARER = HTTPBearer(auto_error=False, scheme_name="apiKey", description="`sglp_<keyid>_<secret>`")
+AnyJob = TypeVar("AnyJob", Job, RankedJob)
 JOB_ID = re.compile("job_[0-9a-z]{26}")
 
 # All are `async`: the framework runs other dependencies in a thread pool.
@@ -72,7 +73,7 @@ async def _job_id(job_id: str) -> str:
 JobId = Annotated[str, Depends(_job_id)]
 
 
-def job_or_404(job: Job | None, job_id: str) -> Job:
+def job_or_404(job: AnyJob | None, job_id: str) -> AnyJob:
     """The job, or a 404; another tenant's job is answered exactly like one that never was."""
     if job is None:
         raise Problem(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")

@@ -12,6 +12,7 @@ from api.audit import Action
 from api.dependencies import JobId, Sessions, Tenant, Watcher, job_or_404
 from api.events.schemas import EventPage
 from api.events.stream import stream_events
+from api.jobs.outlooks import Outlooks
 from api.jobs.schemas import JobPage, JobView
 from api.protocol.conditional import etag_of, is_known, wanted_wait
 from api.protocol.negotiation import negotiate
@@ -19,9 +20,8 @@ from api.protocol.pages import After, Limit
 from api.protocol.problems import Problem
 from api.protocol.query_parameters import members
 from jobs.database import transaction
-from jobs.repository import JobRepository
+from jobs.repository import JobRepository, RankedJob
 from jobs.states import TERMINAL, State
-from jobs.tables import Job
 
 EVENT_STREAM = "text/event-stream"
 # FastAPI cannot declare an object in the query.
@@ -75,28 +75,33 @@ def list_jobs(
 
 @router.get("/{job_id}", responses={304: {"description": "It has not changed"}}, response_model=JobView)
 async def get_job(job_id: JobId, request: Request, sessions: Sessions, tenant: Tenant, watcher: Watcher) -> Response:
-    """One job. With `If-None-Match` the answer is 304 while the job is unchanged.
+    """One job. With `If-None-Match` the answer is 304 while the job and its position in the queue are unchanged.
 
     `Prefer: wait=30` waits up to 30 seconds, at most 60, for a change.
     """
 
-    def read() -> Job:
-        with transaction(sessions) as session:
-            return job_or_404(JobRepository(session).get(tenant, job_id), job_id)
+    outlooks: Outlooks = request.app.state.outlooks
 
-    job = await run_in_threadpool(read)
+    def read() -> RankedJob:
+        with transaction(sessions) as session:
+            return job_or_404(JobRepository(session).get_ranked(tenant, job_id), job_id)
+
+    ranked = await run_in_threadpool(read)
+    place = await outlooks.place(ranked)
     wait_seconds = wanted_wait(request)
-    has_changed = "if-none-match" in request.headers and not is_known(request, job)
-    if wait_seconds and not has_changed and job.state not in TERMINAL:
-        await watcher.changed(job_id, job.version, wait_seconds)
-        job = await run_in_threadpool(read)
-    headers = {"ETag": etag_of(job), "Cache-Control": "private, no-cache"}
+    has_changed = "if-none-match" in request.headers and not is_known(request, ranked.job, place)
+    if wait_seconds and not has_changed and ranked.job.state not in TERMINAL:
+        await watcher.changed(job_id, ranked.job.version, wait_seconds)
+        ranked = await run_in_threadpool(read)
+        place = await outlooks.place(ranked)
+    headers = {"ETag": etag_of(ranked.job, place), "Cache-Control": "private, no-cache"}
     if wait_seconds:
         headers["Preference-Applied"] = f"wait={wait_seconds}"
-    if is_known(request, job):
+    if is_known(request, ranked.job, place):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     # Serialised here: the framework would validate the new object once more.
-    return Response(JobView.of(job).model_dump_json(), headers=headers, media_type="application/json")
+    content = JobView.of(ranked.job, place=place).model_dump_json()
+    return Response(content, headers=headers, media_type="application/json")
 
 
 @router.delete("/{job_id}", status_code=HTTPStatus.NO_CONTENT)

@@ -4,27 +4,43 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 from urllib.parse import quote
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from api.protocol.pages import Page
 from api.protocol.stored_json import DescribedAs
 from jobs.errors import JobError
 from jobs.progress import Plan, Progress, Resolved
+from jobs.repository import Place
 from jobs.results import JobResult
 from jobs.spec import JobSpec
 from jobs.states import State
 from jobs.tables import Artifact, Job, JsonObject
 
 
+class QueuePlace(BaseModel):
+    """Where a waiting job stands among those of all tenants for its GPU class, if nothing more was submitted.
+
+    `position` 1 is the next to start. `expected_start_seconds` is estimated from how long the last attempts took; null
+    where nothing runs, or nothing has run that it could be known from.
+    """
+
+    model_config = ConfigDict(from_attributes=True)
+
+    position: int
+    expected_start_seconds: int | None
+
+
 class JobView(BaseModel):
     """A job. `version` grows with every visible change.
 
-    `resolved` appears once the model has been read, `plan` once it was chosen, and `result` when the job has succeeded.
+    `queue` is there while the job waits and is asked for by its id; it may be some seconds old. `resolved` appears once
+    the model has been read, `plan` once it was chosen, and `result` when the job has succeeded.
     """
 
     id: str
     object: Literal["compression.job"] = "compression.job"
     status: State
+    queue: QueuePlace | None
     phase: str | None
     progress: Progress | None
     spec: JobSpec
@@ -41,12 +57,13 @@ class JobView(BaseModel):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, job: Job, spec: JobSpec | None = None) -> Self:
+    def of(cls, job: Job, spec: JobSpec | None = None, place: Place | None = None) -> Self:
         """Without `spec`, the specification is read from the row."""
         path = job_path(job.id)
         return cls(
             id=job.id,
             status=State(job.state),
+            queue=place and QueuePlace.model_validate(place),
             phase=job.phase,
             progress=Progress.model_validate(job.progress) if job.progress else None,
             spec=spec or JobSpec.model_validate(job.spec),

@@ -5,21 +5,23 @@ import re
 from fastapi import Request
 from werkzeug.http import parse_etags
 
+from jobs.repository import Place
 from jobs.tables import Job
 
 MOST_WAIT_SECONDS = 60
 
 
-def etag_of(job: Job) -> str:
-    """A strong validator: the job's visible state has this version."""
-    return f'"{job.id[4:]}-{job.version}"'
+def etag_of(job: Job, place: Place | None) -> str:
+    """A validator of the job's visible state: its version, and its position while it waits."""
+    position = f"-{place.position}" if place else ""
+    return f'"{job.id[4:]}-{job.version}{position}"'
 
 
-def is_known(request: Request, job: Job) -> bool:
-    """Whether the client already has this version."""
+def is_known(request: Request, job: Job, place: Place | None) -> bool:
+    """Whether the client already has this version at this position."""
     known = parse_etags(request.headers.get("if-none-match", ""))
     # A proxy that compresses makes a strong validator a weak one.
-    return known.contains_weak(etag_of(job).strip('"'))
+    return known.contains_weak(etag_of(job, place).strip('"'))
 
 
 def wanted_wait(request: Request) -> int:

@@ -30,12 +30,20 @@ class JobError(TypedDict):
     retryable: bool
 
 
+class QueuePlace(TypedDict):
+    """Where a waiting job stands: `position` 1 is the next to start; the seconds until then are an estimate."""
+
+    position: int
+    expected_start_seconds: int | None
+
+
 class Job(TypedDict):
     """A job; `version` grows with every visible change."""
 
     id: str
     object: Literal["compression.job"]
     status: JobStatus
+    queue: QueuePlace | None
     phase: str | None
     progress: Progress | None
     spec: Json

@@ -2,11 +2,12 @@
 
 from jobs.repository.audit import AuditRepository
 from jobs.repository.claims import Claim, ClaimRepository, JobUpdate, Outcome, PublishedArtifact, StoredAnalysis
-from jobs.repository.fair_queue import QueueRepository
 from jobs.repository.health import BROKER, SCHEDULER, HealthRepository
-from jobs.repository.jobs import JobRepository, Origin
+from jobs.repository.jobs import JobRepository, Origin, RankedJob
 from jobs.repository.keys import Caller, KeyRepository
 from jobs.repository.overview import OverviewRepository
+from jobs.repository.queue.fair_queue import QueueRepository
+from jobs.repository.queue.outlook import Outlook, Place
 from jobs.repository.submissions import IdempotentRequest, JobDeleted, KeyReused, SubmissionRepository
 from jobs.repository.tenants import QuotaExceeded, Quotas, TenantRepository
 from jobs.repository.upkeep import UpkeepRepository
@@ -37,11 +38,14 @@ __all__ = [
     "KeyReused",
     "Origin",
     "Outcome",
+    "Outlook",
     "OverviewRepository",
+    "Place",
     "PublishedArtifact",
     "QueueRepository",
     "QuotaExceeded",
     "Quotas",
+    "RankedJob",
     "SecretRepository",
     "StoredAnalysis",
     "StoredUpload",

@@ -13,7 +13,7 @@ from jobs.errors import JobError
 from jobs.events import AttemptStarted, NewEvent, RequeueReason
 from jobs.progress import Progress
 from jobs.repository.counters import FENCED_WRITES, STORED_BYTES, increment, increment_phase
-from jobs.repository.fair_queue import lock, standings, take_turn
+from jobs.repository.queue.fair_queue import lock, standings, take_turn
 from jobs.repository.tenants import may_run
 from jobs.repository.transitions import change, fail, move, requeue
 from jobs.repository.uploads import StoredUpload, claimed_uploads

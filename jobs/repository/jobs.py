@@ -4,9 +4,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Float, Integer, bindparam, delete, insert, literal, select
-from sqlalchemy.orm import Session
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    Integer,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    literal_column,
+    select,
+    tuple_,
+)
+from sqlalchemy.orm import Session, aliased
 
 from jobs.clock import UTCDateTime, later, now, seconds_until
 from jobs.ids import new_id
@@ -35,6 +49,32 @@ NEW_JOB = (
 FIRST_EVENT = insert(Event.__table__).values(seq=1, type=State.QUEUED, data={}, created_at=now())  # type: ignore[arg-type]
 # SQLite has no such thing, and no round trip to save.
 NEW_JOB_WITH_EVENT = NEW_JOB.add_cte(FIRST_EVENT.values(job_id=bindparam("event_of")).cte("first_event"))
+
+
+BEFORE = aliased(Job)
+# Of the same tenant; counted only where the job waits.
+AHEAD = case(
+    (
+        Job.state == literal_column(f"'{State.QUEUED}'"),
+        select(func.count())
+        .select_from(BEFORE)
+        .where(
+            BEFORE.state == literal_column(f"'{State.QUEUED}'"),
+            BEFORE.gpu_class == Job.gpu_class,
+            BEFORE.tenant == Job.tenant,
+            tuple_(BEFORE.precedence, BEFORE.id) < tuple_(Job.precedence, Job.id),
+        )
+        .correlate(Job)
+        .scalar_subquery(),
+    ),
+)
+
+
+class RankedJob(NamedTuple):
+    """A job, and how many waiting jobs of its tenant start before it; None if it does not wait."""
+
+    job: Job
+    ahead: int | None
 
 
 @dataclass(frozen=True)
@@ -95,6 +135,11 @@ class JobRepository:
     def get(self, tenant: str, job_id: str) -> Job | None:
         """The job, if the tenant has one of this id."""
         return self._session.scalars(select(Job).where(*_owned(tenant, job_id))).one_or_none()
+
+    def get_ranked(self, tenant: str, job_id: str) -> RankedJob | None:
+        """The same with its rank among its tenant's."""
+        row = self._session.execute(select(Job, AHEAD).where(*_owned(tenant, job_id))).one_or_none()
+        return None if row is None else RankedJob(*row)
 
     def page(
         self,

@@ -10,7 +10,7 @@ from jobs.clock import later, now, seconds_until
 from jobs.errors import JobError
 from jobs.events import EventData, NewEvent, NoData, Requeued, RequeueReason
 from jobs.repository.counters import JOBS_ENDED, increment
-from jobs.repository.fair_queue import count_attempt
+from jobs.repository.queue.fair_queue import count_attempt
 from jobs.repository.webhooks.deliveries import write_deliveries
 from jobs.states import HELD, TERMINAL, State, sources
 from jobs.tables import Event, Job

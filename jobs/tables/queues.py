@@ -1,4 +1,4 @@
-"""Whose turn it is: how much of a class's workers each tenant has used. `jobs/repository/fair_queue.py` says how."""
+"""Whose turn it is: how much of a class's workers each tenant has used. `jobs/repository/queue/` says how."""
 
 from sqlalchemy import String
 from sqlalchemy.orm import Mapped, mapped_column

@@ -8,7 +8,7 @@ from sglp_client import resources
 
 from api.admin.schemas import NewKeyView
 from api.events.schemas import EventView
-from api.jobs.schemas import ArtifactView, JobView, Progress
+from api.jobs.schemas import ArtifactView, JobView, Progress, QueuePlace
 from api.uploads.schemas import UploadAddress, UploadFileView, UploadView
 from api.webhooks.schemas import DeliveryView, EndpointWithSecret
 from jobs.errors import JobError
@@ -19,6 +19,7 @@ from jobs.states import State
     ("resource", "view"),
     [
         (resources.Job, JobView),
+        (resources.QueuePlace, QueuePlace),
         (resources.Progress, Progress),
         (resources.JobError, JobError),
         (resources.Event, EventView),

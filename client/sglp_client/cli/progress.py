@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from sglp_client.errors import JobFailed
-from sglp_client.resources import Event, Job
+from sglp_client.resources import Event, Job, QueuePlace
 from sglp_client.sdk import SGLP
 
 
@@ -89,6 +89,13 @@ def require_success(job: Job) -> None:
         raise JobFailed(f"{job['id']} is {job['status']}")
 
 
+def place_line(place: QueuePlace) -> str:
+    """Where a job stands in the queue, and when it is expected to start if that can be said."""
+    seconds = place["expected_start_seconds"]
+    when = "" if seconds is None else f", expected to start in {timedelta(seconds=seconds)}"
+    return f"number {place['position']} in the queue{when}"
+
+
 def judgement_line(judgement: Mapping[str, float | None]) -> str:
     """What held-out samples say of a model that is healed, without the figures that are missing."""
     return "judged: " + ", ".join(f"{name} {value:.4g}" for name, value in judgement.items() if value is not None)
@@ -101,15 +108,26 @@ class _JobScreen:
         self._bars = bars
         self._last_seq = 0
         self._phase: str | None = None
+        self._shown_position: int | None = None
 
     def show(self, job: Job) -> None:
         for event in self._service.events(job["id"], after=self._last_seq):
             self._last_seq = event["seq"]
             self._show_event(event)
+        # Not from a service that is older than this client.
+        self._show_place(job.get("queue"))
         progress = job["progress"]
         # The events were read after the job, and may be in its next phase already.
         if self._phase and self._phase == job["phase"] and progress:
             self._bars.update(self._phase, progress["done"], progress["total"], progress["unit"])
+
+    def _show_place(self, place: QueuePlace | None) -> None:
+        """When the job begins to wait, and whenever half of those before it have started."""
+        if place is None:
+            self._shown_position = None
+        elif self._shown_position is None or place["position"] <= self._shown_position / 2:
+            self._console.print(place_line(place), markup=False, highlight=False)
+            self._shown_position = place["position"]
 
     def _show_event(self, event: Event) -> None:
         kind, data = event["type"], event["data"]

@@ -62,6 +62,17 @@ def test_a_job_is_sent_again_only_when_it_has_changed(client: httpx.Client, subm
     assert changed.headers["ETag"] != first.headers["ETag"]
 
 
+def test_a_waiting_job_is_sent_again_when_it_has_moved_up(client: httpx.Client, submit: Submit) -> None:
+    first, second = submit(), submit()
+    asked = client.get(f"/v1/jobs/{second}")
+    assert asked.json()["queue"] == {"position": 2, "expected_start_seconds": None}
+    client.post(f"/v1/jobs/{first}/cancel")
+    moved = client.get(f"/v1/jobs/{second}", headers={"If-None-Match": asked.headers["ETag"]})
+    assert (moved.status_code, moved.json()["queue"]["position"]) == (200, 1)
+    assert client.get(f"/v1/jobs/{second}", headers={"If-None-Match": moved.headers["ETag"]}).status_code == 304
+    assert client.get(f"/v1/jobs/{first}").json()["queue"] is None
+
+
 def test_a_long_poll_answers_when_the_job_changes(
     client: httpx.Client,
     submit: Submit,

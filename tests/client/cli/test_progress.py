@@ -3,6 +3,7 @@
 import io
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -51,3 +52,24 @@ def test_elsewhere_each_phase_is_one_line_with_the_time_it_began_at(monkeypatch:
     console = Console(file=io.StringIO(), width=100)
     run(console)
     assert shown(console) == ["0:00:00 fetching", "0:01:01 measuring", "1:01:01 verifying"]
+
+
+def test_a_waiting_job_says_where_it_stands_when_half_of_those_before_it_have_started() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    with PhaseBars(console) as bars:
+        screen = progress._JobScreen(SimpleNamespace(events=lambda *_args, **_kw: []), console, bars)  # type: ignore[arg-type]
+        for position, seconds in ((100, None), (99, 600), (50, 300), (40, 250), (2, 5), (1, 3)):
+            screen.show(job(queue={"position": position, "expected_start_seconds": seconds}))
+        screen.show(job(queue=None))
+        # A service that is older than the client says nothing.
+        screen.show(job())
+    assert shown(console) == [
+        "number 100 in the queue",
+        "number 50 in the queue, expected to start in 0:05:00",
+        "number 2 in the queue, expected to start in 0:00:05",
+        "number 1 in the queue, expected to start in 0:00:03",
+    ]
+
+
+def job(**fields: Any) -> Any:
+    return {"id": "job_1", "phase": None, "progress": None, **fields}
