@@ -110,7 +110,8 @@ class Settings(BaseSettings):
     """How long the downloads of one job may take."""
 
     source_cache_bytes: PositiveInt = 400 << 30
-    """How much of what was downloaded a worker's disk keeps; files that were not used for longest go first."""
+    """How much of what was downloaded, and of what was converted from GGUF, a worker's disk keeps; files that were not
+    used for longest go first."""
 
     cache_dir: Path = Field(default_factory=lambda data: data["state_dir"] / "cache")
     """Where workers keep downloaded and converted models."""

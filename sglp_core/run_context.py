@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sglp_core.checkpoints.converted_models import ConvertedModels
 from sglp_core.checkpoints.fetch import DEFAULT_CACHE
 from sglp_core.options import Memory
 from sglp_core.progress import Phase, ProgressReporter, SilentReporter
@@ -28,6 +29,7 @@ class RunContext:
     `roots` are the only folders in which local models and data may lie (None: anywhere). `local_files` maps sources of
     data to files that the caller has already fetched. `cache` holds downloaded models, earlier results, and what has no
     room in memory while a run lasts. `memory` says whether the weights are loaded or streamed from disk.
+    `converted` has the models that were converted from GGUF (None: all of them stay, in `cache`).
     `state_transfer` takes the state of a healing to other machines (None: it resumes from `cache` alone).
     """
 
@@ -37,9 +39,14 @@ class RunContext:
     memory: Memory = "auto"
     reporter: ProgressReporter = field(default_factory=SilentReporter)
     state_transfer: StateTransfer | None = None
+    converted: ConvertedModels | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", self.cache.expanduser())
+
+    def converted_models(self) -> ConvertedModels:
+        """Where converted models lie."""
+        return self.converted or ConvertedModels(self.cache / "converted")
 
     def phase(self, name: str) -> Phase:
         """The progress of the phase of this name."""

@@ -1,7 +1,7 @@
-"""Convert a GGUF file to a safetensors directory once, in float32, which holds every dequantised value exactly."""
+"""Convert a GGUF file to a safetensors directory, in float32, which holds every dequantised value exactly."""
 
-import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import transformers
 from gguf import GGUFReader
 
 from sglp_core.checkpoints.gguf_header import read_tensors
-from sglp_core.checkpoints.limits import FEWEST_BITS, require_space, require_stored
+from sglp_core.checkpoints.limits import FEWEST_BITS, require_stored
 from sglp_core.checkpoints.weight_checks import require_finite, require_loaded
 from sglp_core.errors import UnsafeFormat, as_unsupported
 from sglp_core.structure.config import read_config
@@ -31,33 +31,19 @@ def check_gguf(path: Path) -> str | None:
     return str(licence) if licence else None
 
 
-def convert_gguf(path: Path, directory: Path) -> Path:
-    """Write the model and its tokenizer to `directory`, unless it exists, and return it.
+def convert_gguf(path: Path, directory: Path, make_room: Callable[[int], None]) -> None:
+    """Write the model and its tokenizer to `directory`, which is new. `make_room` is called with its size in bytes.
 
-    Two processes may convert the same file at once. Raises `UnsafeFormat`, `UnsupportedArchitecture` and
-    `InsufficientStorage`.
+    Raises `UnsafeFormat`, `UnsupportedArchitecture` and what `make_room` raises.
     """
-    if directory.is_dir():
-        return directory
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix="converting-") as scratch:
+    with tempfile.TemporaryDirectory(dir=directory.parent) as alone:
         # Linked into an empty folder, because transformers would also read the unchecked files beside it.
-        link = Path(scratch) / "alone" / GGUF_NAME
-        link.parent.mkdir()
-        link.symlink_to(path)
+        link = Path(alone) / GGUF_NAME
+        link.symlink_to(path.absolute())
         model, tokenizer = _load(link)
-        weight_bytes = sum(t.numel() * FLOAT32_BYTES for t in model.state_dict().values())
-        require_space(directory.parent, weight_bytes, "the converted model")
-        plain = _unquantised(model)
-        written = Path(scratch) / "model"
-        plain.save_pretrained(written)
-        tokenizer.save_pretrained(written)
-        try:
-            written.rename(directory)
-        except OSError:
-            # Another process has converted the same file in the meantime; its result is the same.
-            shutil.rmtree(written)
-    return directory
+        make_room(sum(t.numel() * FLOAT32_BYTES for t in model.state_dict().values()))
+        _unquantised(model).save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
 
 
 def _load(file: Path) -> tuple[Any, Any]:

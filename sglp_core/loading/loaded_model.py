@@ -66,7 +66,8 @@ def load_model(model: str | Fetched, options: Options, context: RunContext) -> L
         context.phase("fetching").start(1, "steps")
         fetched = fetch(model, options.revision, context.cache, context.roots)
     with context.phase("opening").single_step():
-        source = open_source(fetched.path, context.cache, None if fetched.downloaded else context.roots)
+        roots = None if fetched.downloaded else context.roots
+        source = open_source(fetched.path, context.converted_models(), roots)
         config = read_config(source.directory)
         stock = model_class(config)
         task = task_of(stock)

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from sglp_core.checkpoints.converted_models import ConvertedModel, ConvertedModels
 from sglp_core.checkpoints.model_folder import (
     check_folder,
     refuse_adapters,
@@ -23,24 +24,25 @@ class Source:
     """A checked model directory that `from_pretrained` can load, and facts of the original model.
 
     `format` is `safetensors` or `gguf`; `digest` is the sha256 over the names and contents of the original
-    configuration and weight files.
+    configuration and weight files. A converted model is kept as long as its source exists.
     """
 
     directory: Path
     format: str
     digest: str
     licence: str | None
+    converted: ConvertedModel | None = field(default=None, repr=False, compare=False)
 
 
-def open_source(path: Path, cache: Path, roots: Sequence[Path] | None = None) -> Source:
-    """Check a local model and make it loadable; a GGUF file is converted once into `cache`, keyed by its content.
+def open_source(path: Path, converted: ConvertedModels, roots: Sequence[Path] | None = None) -> Source:
+    """Check a local model and make it loadable; a GGUF file is converted once, keyed by its content.
 
     Raises `ModelNotFound`, `SourceForbidden` (a link leads out of `roots`), `UnsafeFormat`, `InsufficientStorage`.
     """
     path = within(path, roots)
     refuse_adapters(path)
     if path.is_file():
-        return _open_gguf(path, cache)
+        return _open_gguf(path, converted)
     return _open_directory(path, roots)
 
 
@@ -60,13 +62,14 @@ def _open_directory(directory: Path, roots: Sequence[Path] | None) -> Source:
     return Source(directory, "safetensors", digest.hexdigest(), _card_licence(directory / "README.md"))
 
 
-def _open_gguf(path: Path, cache: Path) -> Source:
+def _open_gguf(path: Path, converted: ConvertedModels) -> Source:
     require_gguf(path)
     from sglp_core.loading.gguf_conversion import check_gguf, convert_gguf
 
     licence = check_gguf(path)
     digest = sha256_of(path)
-    return Source(convert_gguf(path, cache / f"gguf-{digest}"), "gguf", digest, licence)
+    model = converted.find_or_write(digest, lambda directory: convert_gguf(path, directory, converted.make_room))
+    return Source(model.directory, "gguf", digest, licence, model)
 
 
 def _card_licence(card: Path) -> str | None:

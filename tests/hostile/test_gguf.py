@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from sglp_core.checkpoints.converted_models import ConvertedModels
 from sglp_core.errors import UnsafeFormat
 from sglp_core.estimation.model_outline import read_outline
 from sglp_core.loading.gguf_conversion import check_gguf
@@ -18,7 +19,7 @@ def test_it_is_refused_and_nothing_is_left_behind(name: str, tmp_path: Path) -> 
     model.write_bytes(GGUF[name])
     with bounded(memory_bytes=1 << 28):
         with pytest.raises(UnsafeFormat):
-            open_source(model, cache, [tmp_path])
+            open_source(model, ConvertedModels(cache), [tmp_path])
         with pytest.raises(UnsafeFormat):
             read_outline(str(model), None, 16, cache, [tmp_path])
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [model]

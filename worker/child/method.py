@@ -1,5 +1,6 @@
 """Run `sglp_core` as the specification asks."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from worker.supervision.messages import ChildRequest
 
 if TYPE_CHECKING:
     from sglp_core import QualityTarget, Target
+    from sglp_core.checkpoints.converted_models import ConvertedModels
 
 
 def run_method(files: LocalFiles, request: ChildRequest, output: Path, reporter: PipeReporter) -> None:
@@ -44,6 +46,7 @@ def run_method(files: LocalFiles, request: ChildRequest, output: Path, reporter:
         cache=request.cache,
         reporter=reporter,
         state_transfer=StateTransfer(request.received_state, reporter.state_kept),
+        converted=converted_models(request),
     )
     if spec.mode == "analyze":
         analyze(model, output, options, context)
@@ -54,6 +57,15 @@ def run_method(files: LocalFiles, request: ChildRequest, output: Path, reporter:
         sweep(model, SweepTarget(spec.target.of, spec.target.ratios), output, options, context)
     elif spec.target is not None:
         compress(model, _target(spec.target), output, options, context)
+
+
+def converted_models(request: ChildRequest) -> "ConvertedModels":
+    """Where models that are converted from GGUF lie: what is made of an upload goes with its job."""
+    from sglp_core.checkpoints.converted_models import ConvertedModels
+
+    is_upload = request.spec.model.uri in map(str, request.uploads.values())
+    folder = Path(tempfile.gettempdir()) if is_upload else request.cache
+    return ConvertedModels(folder / "converted", request.limits.cache_bytes)
 
 
 def _target(spec: RatioTargetSpec | QualityTargetSpec) -> "Target | QualityTarget":

@@ -7,6 +7,7 @@ import torch
 from gguf import GGUFReader, dequantize
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sglp_core.checkpoints.converted_models import ConvertedModels
 from sglp_core.loading.source import Source, open_source
 from sglp_service.demo import find_model
 
@@ -18,7 +19,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def source(cache: Path) -> Source:
-    return open_source(find_model(), cache)
+    return open_source(find_model(), ConvertedModels(cache))
 
 
 def test_every_tensor_of_the_stock_class_is_there_and_no_other(source: Source) -> None:
@@ -50,6 +51,7 @@ def test_the_licence_is_the_files(source: Source) -> None:
 
 
 def test_a_second_opening_converts_nothing(source: Source, cache: Path) -> None:
-    before = {file: file.stat().st_mtime_ns for file in cache.rglob("*")}
-    assert open_source(find_model(), cache) == source
-    assert {file: file.stat().st_mtime_ns for file in cache.rglob("*")} == before
+    before = {file: file.stat().st_mtime_ns for file in source.directory.rglob("*")}
+    assert open_source(find_model(), ConvertedModels(cache)) == source
+    assert {file: file.stat().st_mtime_ns for file in source.directory.rglob("*")} == before
+    assert {entry.suffix for entry in cache.iterdir()} == {"", ".lock"}

@@ -11,8 +11,11 @@ from jobs.artifacts import ArtifactStore, open_place, open_store
 from jobs.repository import DeclaredFile, StoredUpload
 from jobs.settings import Settings
 from jobs.spec import CalibrationSpec, JobSpec, ModelSource
+from sglp_core.checkpoints.converted_models import ConvertedModels
 from tests.services.faulty_proxy import Fault, faulty_proxy
 from tests.services.s3 import S3
+from tests.worker.supervision.test_child_process import request
+from worker.child.method import converted_models
 from worker.sources.uploads import UploadDamaged, UploadFetch, as_named, made_local
 
 CONTENT = bytes(range(256)) * 1000
@@ -100,6 +103,18 @@ def test_a_full_disk_is_told(store: ArtifactStore, small_disk: Path, tmp_path: P
     with pytest.raises(OSError, match="space") as caught:
         fetched(store, upload(store, tmp_path, declared("text.txt")), small_disk).result()
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_what_is_converted_of_an_upload_goes_with_its_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "work" / "tmp"))
+    spec = {"mode": "analyze", "model": {"uri": "uploads/b/mine.gguf"}, "calibration": {}}
+    asked = request(spec, tmp_path)
+    uploaded = asked.model_copy(update={"uploads": {URI: Path("uploads/b/mine.gguf")}})
+    limit = asked.limits.cache_bytes
+    assert converted_models(uploaded) == ConvertedModels(tmp_path / "work" / "tmp" / "converted", limit)
+    assert converted_models(asked) == ConvertedModels(asked.cache / "converted", limit)
+    other = asked.model_copy(update={"uploads": {URI: Path("uploads/b/text.txt")}})
+    assert converted_models(other) == converted_models(asked)
 
 
 def test_only_a_model_that_is_an_upload_changes_in_a_specification_and_messages_name_uploads(workspace: Path) -> None:
