@@ -7,6 +7,8 @@ TIMM := .venv/timm
 AZURITE := .venv/azurite
 OPENAPI := .venv/openapi
 HELM := .venv/helm
+# Beside the environment, since it brings twenty packages that nothing else needs.
+SBOM := .venv/sbom
 
 .venv/ready: pyproject.toml client/pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -43,7 +45,11 @@ $(HELM)/ready: .venv/ready-node
 	chmod +x $(HELM)/helm/helm
 	touch $@
 
-.PHONY: demo test azure openapi deploy-lint chaos lint
+$(SBOM)/ready: .venv/ready-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --target $(SBOM) cyclonedx-bom==7.5.0
+	touch $@
+
+.PHONY: demo test azure openapi deploy-lint images chaos lint
 demo: .venv/ready
 	@$(BIN)/sglp demo
 
@@ -64,6 +70,10 @@ openapi: $(OPENAPI)/ready
 # The chart, with every file of values, without a cluster.
 deploy-lint: $(HELM)/ready
 	HELM=$(CURDIR)/$(HELM)/helm/helm OMP_NUM_THREADS=1 $(BIN)/pytest tests/deploy
+
+# Both images, what is in them, and one job through them; IMAGE_OPTIONS: docs/operate/deploy.md.
+images: $(SBOM)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m deploy.images --bill-tool $(SBOM) $(IMAGE_OPTIONS)
 
 # Ten minutes of random faults, then what is left of every promise.
 chaos: .venv/ready-dev

@@ -23,12 +23,14 @@ LABEL org.opencontainers.image.title="sglp-api" \
   org.opencontainers.image.version="0.1.0" \
   org.opencontainers.image.revision="$REVISION" \
   org.opencontainers.image.licenses="Apache-2.0"
-RUN useradd --system --uid 10001 sglp
+# A user with a group of its number, and no program that gives rights to whoever starts it.
+RUN groupadd --gid 10001 sglp && useradd --no-create-home --uid 10001 --gid sglp sglp \
+  && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 COPY --from=build /opt/sglp /opt/sglp
 # The root file system may be read-only: what has to be written goes to /tmp.
 ENV PATH=/opt/sglp/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp SGLP_HOST=0.0.0.0
 WORKDIR /tmp
-USER 10001
+USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]

@@ -28,13 +28,16 @@ LABEL org.opencontainers.image.title="sglp-worker" \
   org.opencontainers.image.version="0.1.0" \
   org.opencontainers.image.revision="$REVISION" \
   org.opencontainers.image.licenses="Apache-2.0"
-RUN useradd --system --uid 10001 sglp && install -d -o sglp /var/lib/sglp
+# A user with a group of its number, and no program that gives rights to whoever starts it.
+RUN groupadd --gid 10001 sglp && useradd --no-create-home --uid 10001 --gid sglp sglp \
+  && install -d -o sglp -g sglp /var/lib/sglp \
+  && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 COPY --from=build /opt/sglp /opt/sglp
 # The root file system may be read-only: what has to be written goes to /tmp and /var/lib/sglp.
 ENV PATH=/opt/sglp/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp HF_HUB_DISABLE_TELEMETRY=1 \
   SGLP_WORK_DIR=/var/lib/sglp/work SGLP_CACHE_DIR=/var/lib/sglp/cache
 VOLUME /var/lib/sglp
 WORKDIR /tmp
-USER 10001
+USER 10001:10001
 STOPSIGNAL SIGTERM
 CMD ["python", "-m", "worker"]

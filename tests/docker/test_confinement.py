@@ -77,8 +77,10 @@ def test_servers_reach_nothing_outside(compose: dict[str, Any]) -> None:
         assert set(compose["services"][server]["networks"]) <= internal, server
 
 
-def test_the_labels_of_the_images_name_this_version() -> None:
+def test_images_and_chart_name_this_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     for name in ("api", "worker"):
         text = (ROOT / f"docker/{name}.Dockerfile").read_text()
         assert re.findall(r'org\.opencontainers\.image\.version="(.*?)"', text) == [version]
+    chart = (ROOT / "deploy/helm/sglp/Chart.yaml").read_text()
+    assert re.findall(r"^(?:appV|v)ersion: (.*)$", chart, re.MULTILINE) == [version, version]
