@@ -94,7 +94,7 @@ def _peak_bytes() -> int:
     for process in psutil.Process().children(recursive=True):
         # A process may end while it is looked at.
         with suppress(psutil.Error, OSError, StopIteration):
-            if "worker.child" in process.cmdline():
+            if any(part.startswith("worker.child") for part in process.cmdline()):
                 proc = Path(f"/proc/{process.pid}")
                 high = next(line for line in (proc / "status").read_text().splitlines() if line.startswith("VmHWM:"))
                 peak = max(peak, int(high.split()[1]) * 1024)

@@ -21,9 +21,9 @@ from sglp_service.embedded_stack import EmbeddedStack
 
 SAMPLE_SECONDS = 0.02
 SAMPLES_A_QUESTION = 50
-JOB = ["-m", "worker.child"]
+JOB = ["-m", "worker.child.confined"]
 # What a job's process has imported before it reads any weight.
-IMPORTED = "import worker.child.__main__, sglp_core; print(open('/proc/self/status').read())"
+IMPORTED = "import worker.child.confined, sglp_core; print(open('/proc/self/status').read())"
 COUNTED = {"VmData": "allocated", "RssAnon": "anonymous", "RssFile": "files", "RssShmem": "shared"}
 
 
@@ -67,7 +67,7 @@ def _watch(peaks: dict[str, int]) -> None:
 def _processes_of_the_job() -> list[psutil.Process]:
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if process.cmdline()[1:3] == JOB:
+            if process.cmdline()[2:4] == JOB:
                 return [process, *process.children(recursive=True)]
     return []
 

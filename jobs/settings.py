@@ -2,7 +2,7 @@
 
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cryptography.fernet import Fernet
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
@@ -118,6 +118,17 @@ class Settings(BaseSettings):
 
     work_dir: Path = Field(default_factory=lambda data: data["state_dir"] / "work")
     """Where workers keep the files of running jobs."""
+
+    share_results: bool = False
+    """Whether a job reuses what jobs of other tenants have measured. A tenant then sees by `analysis.reused` that
+    another one had the same model and data."""
+
+    output_max_bytes: PositiveInt = 400 << 30
+    """Most bytes that all files of one job's result may have."""
+
+    confinement: Literal["available", "required"] = "available"
+    """What a worker does on a machine that cannot confine jobs completely (docs/operate/threat-model.md): with
+    `available` it goes on with what there is, and `/readyz` says so; with `required` it does not start."""
 
     job_memory_bytes: PositiveInt | None = None
     """Most private memory (heap and private mappings) that each process of a job may have, on Linux; none is no

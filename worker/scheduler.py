@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 
+import pyprctl
 import structlog
 from celery import Celery
 from sqlalchemy.orm import Session, sessionmaker
@@ -141,6 +142,8 @@ class Scheduler:
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     configure_logs("scheduler")
+    # As in a worker, which may run on the same machine.
+    pyprctl.set_dumpable(False)
     settings = Settings()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,13 +1,47 @@
-"""A folder for each running job. The job removes it at its end; if the worker was killed, the next job does."""
+"""The folders of a running job. The supervisor removes them at its end; if it was killed, the next job does."""
 
 import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.settings import Settings
+
 LOCK = "lock"
+
+
+@dataclass(frozen=True)
+class JobFolders:
+    """`directory` is the job's own, `links` has the downloaded files that it uses, on the disk of their cache.
+
+    `cache` has the results of its tenant's earlier jobs, and is not removed.
+    """
+
+    directory: Path
+    links: Path
+    cache: Path
+
+
+@contextmanager
+def job_folders(settings: Settings, job_id: str, tenant: str) -> Iterator[JobFolders]:
+    """The folders of a job; `directory` and `links` are new, and removed at the end."""
+    cache_dir = settings.cache_dir.absolute()
+    cache = cache_dir / "shared" if settings.share_results else cache_dir / "tenants" / tenant
+    with workspace(settings.work_dir, job_id) as directory, workspace(_links(settings), job_id) as links:
+        yield JobFolders(directory, links, cache)
+
+
+def remove_abandoned_jobs(settings: Settings) -> None:
+    """Remove what workers that were killed have left of their jobs."""
+    remove_abandoned(settings.work_dir)
+    remove_abandoned(_links(settings))
+
+
+def _links(settings: Settings) -> Path:
+    return settings.cache_dir.absolute() / "sources" / "in_use"
 
 
 @contextmanager

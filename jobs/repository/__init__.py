@@ -2,7 +2,7 @@
 
 from jobs.repository.audit import AuditRepository
 from jobs.repository.claims import Claim, ClaimRepository, JobUpdate, Outcome, PublishedArtifact, StoredAnalysis
-from jobs.repository.health import BROKER, SCHEDULER, HealthRepository
+from jobs.repository.health import BROKER, CONFINEMENT, SCHEDULER, STORE, HealthRepository
 from jobs.repository.jobs import JobRepository, Origin, RankedJob
 from jobs.repository.keys import Caller, KeyRepository
 from jobs.repository.overview import OverviewRepository
@@ -19,8 +19,10 @@ from jobs.repository.webhooks.secrets import SecretRepository
 
 __all__ = [
     "BROKER",
+    "CONFINEMENT",
     "MOST_ENDPOINTS",
     "SCHEDULER",
+    "STORE",
     "AuditRepository",
     "Caller",
     "Claim",

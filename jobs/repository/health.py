@@ -7,7 +7,10 @@ from jobs.clock import now, seconds_until
 from jobs.tables import Health
 
 SILENT_SECONDS = 30
+# Always heard of, or in trouble.
 SCHEDULER, BROKER = "scheduler", "broker"
+# Heard of only while a worker is in trouble.
+STORE, CONFINEMENT = "artifact store", "confinement"
 
 
 class HealthRepository:
@@ -21,10 +24,11 @@ class HealthRepository:
         self._session.merge(Health(part=part, trouble=trouble, seen_at=now()))
 
     def troubles(self) -> dict[str, str]:
-        """What is wrong, by part; a part that was not heard of for `SILENT_SECONDS` is in trouble too."""
-        rows = self._session.execute(select(Health.part, Health.trouble, seconds_until(Health.seen_at)))
+        """What is wrong, by part; a scheduler or broker not heard of for `SILENT_SECONDS` is in trouble, too."""
+        rows = self._session.execute(select(Health.part, Health.trouble, seconds_until(Health.seen_at))).all()
         heard = {part: trouble if age > -SILENT_SECONDS else _silence(age) for part, trouble, age in rows}
         parts = {part: heard.get(part, "was never heard of") for part in (SCHEDULER, BROKER)}
+        parts |= {part: trouble for part, trouble, age in rows if part not in parts and age > -SILENT_SECONDS}
         return {part: trouble for part, trouble in parts.items() if trouble}
 
 

@@ -33,6 +33,7 @@ class FaultyProxy:
         self._lock = threading.Lock()
         self._fault: Fault | None = None
         self._methods: Collection[str] = METHODS
+        self._path = ""
         self._sound, self._left = 0, 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
         self._server.daemon_threads = True
@@ -40,10 +41,15 @@ class FaultyProxy:
         self.port: int = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, daemon=True, name="faulty proxy").start()
 
-    def do(self, fault: Fault, *, methods: Collection[str] = METHODS, times: int = 1 << 30, after: int = 0) -> None:
-        """Inject the fault into the next `times` requests with these methods, after `after` requests without one."""
+    def do(
+        self, fault: Fault, *, methods: Collection[str] = METHODS, path: str = "", times: int = 1 << 30, after: int = 0
+    ) -> None:
+        """Inject the fault into the next `times` requests with these methods and with `path` in their path, after
+        `after` requests without one.
+        """
         with self._lock:
-            self._fault, self._methods, self._left, self._sound, self.broken = fault, methods, times, after, 0
+            self._fault, self._methods, self._path = fault, methods, path
+            self._left, self._sound, self.broken = times, after, 0
 
     def heal(self) -> None:
         """Inject no more faults; requests that hang already continue to hang."""
@@ -55,10 +61,10 @@ class FaultyProxy:
         self._server.shutdown()
         self._server.server_close()
 
-    def next_fault(self, method: str) -> Fault | None:
+    def next_fault(self, method: str, path: str) -> Fault | None:
         """The fault for a request that has just arrived, if any."""
         with self._lock:
-            if self._fault is None or method not in self._methods or not self._left:
+            if self._fault is None or method not in self._methods or self._path not in path or not self._left:
                 return None
             if self._sound:
                 self._sound -= 1
@@ -73,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
     proxy: FaultyProxy
 
     def relay(self) -> None:
-        fault = self.proxy.next_fault(self.command)
+        fault = self.proxy.next_fault(self.command, self.path)
         if fault is Fault.HUNG:
             self.proxy.closing.wait()
             self.close_connection = True

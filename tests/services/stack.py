@@ -74,7 +74,8 @@ class Stack:
 
     def work_files(self) -> list[Path]:
         """The folders of jobs on the workers' disk."""
-        return [path for path in (self._directory / "work").rglob("*") if path.is_file()]
+        roots = (self._directory / "work", self._directory / "cache" / "sources" / "in_use")
+        return [path for root in roots for path in root.rglob("*") if path.is_file()]
 
     def read_settings(self) -> Settings:
         return Settings.model_validate(self.settings)

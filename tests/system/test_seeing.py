@@ -123,7 +123,7 @@ def test_one_trace_leads_from_the_caller_through_all_processes(
     (submitted,) = [span for span in mine.values() if span.name == "POST /v1/jobs"]
     (attempt,) = [span for span in mine.values() if span.name == "attempt"]
     (process,) = [span for span in mine.values() if span.name == "analyze"]
-    assert [span.service for span in (submitted, attempt, process)] == ["sglp-api", "sglp-worker", "sglp-job"]
+    assert [span.service for span in (submitted, attempt, process)] == ["sglp-api", "sglp-worker", "sglp-worker"]
     assert [span.parent for span in (submitted, attempt, process)] == [CALLER, submitted.id, attempt.id]
     assert submitted.facts["request_id"] == REQUEST_ID
     assert {name: attempt.facts[name] for name in ("job_id", "attempt", "fence")} == {

@@ -21,6 +21,8 @@ from tests.worker.tiny_model import tiny_spec
 SILENCE_SECONDS = 1.0
 PATIENCE_SECONDS = 4.0
 SWEEP_SECONDS = 30
+# Requests for files of jobs, and not those by which workers try the store.
+JOBS = "/jobs/"
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +94,32 @@ def ended(stack: Stack, models: Path) -> dict[str, Any]:
 def test_a_store_that_fails_for_a_while_costs_no_job(
     stack: Stack, models: Path, proxy: FaultyProxy, fault: Fault, methods: set[str], times: int
 ) -> None:
-    proxy.do(fault, methods=methods, times=times)
+    proxy.do(fault, methods=methods, path=JOBS, times=times)
     job = ended(stack, models)
     assert (job["status"], job["attempt"]) == ("succeeded", 1), (job["error"], stack.logs())
     assert proxy.broken == times
 
 
+def test_a_job_waits_for_a_store_that_takes_its_result(stack: Stack, models: Path, proxy: FaultyProxy) -> None:
+    proxy.do(Fault.BUSY, methods={"PUT"})
+    ready = f"http://127.0.0.1:{stack.port}/readyz"
+    give_up = time.monotonic() + SWEEP_SECONDS
+    while "artifact store" not in httpx.get(ready).json()["troubles"]:
+        assert time.monotonic() < give_up, stack.logs()
+        time.sleep(0.2)
+    job_id = stack.client.submit(quick_spec(models))["id"]
+    # Longer than a worker with a store takes.
+    time.sleep(3)
+    assert stack.client.get(job_id)["status"] == "queued"
+    proxy.heal()
+    job = stack.wait_for_end(job_id)
+    assert (job["status"], job["attempt"]) == ("succeeded", 1), stack.logs()
+
+
 def test_a_store_that_goes_on_failing_fails_the_job_and_publishes_nothing(
     stack: Stack, models: Path, proxy: FaultyProxy
 ) -> None:
-    proxy.do(Fault.BUSY, methods={"PUT"}, after=1)
+    proxy.do(Fault.BUSY, methods={"PUT"}, path=JOBS, after=1)
     job = ended(stack, models)
     shown = {name: job["error"][name] for name in ("code", "phase", "retryable")}
     assert shown == {"code": "storage_unavailable", "phase": "publishing", "retryable": True}
@@ -112,7 +130,7 @@ def test_a_worker_killed_while_it_publishes_leaves_nothing_half(
     stack: Stack, store: ArtifactStore, models: Path, proxy: FaultyProxy
 ) -> None:
     stack.end_workers()
-    proxy.do(Fault.HUNG, methods={"PUT"}, after=2)
+    proxy.do(Fault.HUNG, methods={"PUT"}, path=JOBS, after=2)
     worker = stack.start_worker()
     job_id = stack.client.submit(quick_spec(models))["id"]
     stack.wait_for(job_id, lambda _job: proxy.broken > 0)
@@ -130,7 +148,7 @@ def healing_spec(models: Path) -> dict[str, Any]:
 
 
 def test_a_healing_goes_on_while_its_state_cannot_be_stored(stack: Stack, models: Path, proxy: FaultyProxy) -> None:
-    proxy.do(Fault.BUSY, methods={"PUT"})
+    proxy.do(Fault.BUSY, methods={"PUT"}, path=JOBS)
     job_id = stack.client.submit(healing_spec(models))["id"]
     # Of the first upload; each is tried several times by itself.
     stack.wait_for(job_id, lambda _job: "the state of the healing was not stored" in stack.logs())
@@ -145,7 +163,7 @@ def test_a_worker_killed_while_it_stores_a_state_loses_no_older_one(
 ) -> None:
     stack.end_workers()
     # The state of the first judgement is stored, the next one that is uploaded is only in the cache.
-    proxy.do(Fault.HUNG, methods={"PUT"}, after=1)
+    proxy.do(Fault.HUNG, methods={"PUT"}, path=JOBS, after=1)
     worker = stack.start_worker()
     seed = {"seed": 1 + same_disks}
     spec = healing_spec(models)

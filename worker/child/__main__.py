@@ -1,52 +1,46 @@
-"""The process itself: it ends with its parent, reads its input, runs the job, and reports how the job ended."""
+"""The process as it begins: it ends with its parent, reads its input, fetches files, and becomes the confined one."""
 
 import json
 import os
 import resource
 import signal
 import sys
-import traceback
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
 
 import pyprctl
 
-from jobs.observability.tracing import configure_tracing, span_of
-from worker.child.error_description import describe
-from worker.child.job import run
+from worker.child.fetch import fetch_files
 from worker.child.pipe_reporter import PipeReporter
-from worker.supervision.messages import ChildRequest, ErrorMessage, FinishedMessage
+from worker.child.reported import reported
+from worker.confinement import Access, confine
+from worker.supervision.messages import ChildRequest
 
 
 def main(request_file: Path, output: Path, pipe: int, parent: int) -> None:
-    """Run the job and report how it ended; the exit status is 0 only after `finished`."""
-    # Before torch is imported, which takes seconds.
+    """Fetch what the job works on, then run the method on it without a network and without credentials."""
     pyprctl.set_pdeathsig(signal.SIGKILL)
     if os.getppid() != parent:
         # The supervisor died before the line above took effect, so nobody will ever kill this process.
         sys.exit(1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # Other jobs on this machine cannot read the credentials in the memory of this one.
+    pyprctl.set_dumpable(False)
     credentials = json.load(sys.stdin)
     # Processes that the job starts cannot read the credentials again.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    with open(pipe, "w", buffering=1, encoding="utf-8") as lines:
-        try:
-            _run(ChildRequest.model_validate_json(request_file.read_bytes()), output, lines, credentials)
-        except Exception as error:
-            traceback.print_exc()
-            lines.write(ErrorMessage(error=describe(error)).model_dump_json() + "\n")
-            sys.exit(1)
-        lines.write(FinishedMessage().model_dump_json() + "\n")
-
-
-def _run(request: ChildRequest, output: Path, lines: TextIO, credentials: Mapping[str, Mapping[str, str]]) -> None:
-    _limit_memory(request.memory_bytes)
-    configure_tracing(request.trace.endpoint, "job")
-    with span_of(request.spec.mode, request.trace.parent) as span:
-        reporter = PipeReporter(lines, span)
-        run(request, output, reporter, credentials)
-        reporter.end_phase()
+    with reported(pipe) as lines:
+        request = ChildRequest.model_validate_json(request_file.read_bytes())
+        _limit_memory(request.memory_bytes)
+        files = fetch_files(request, credentials, PipeReporter(lines))
+        files_file = request_file.with_name("files.json")
+        files_file.write_text(files.model_dump_json())
+        temporary = Path(os.environ["TMPDIR"])
+        request.cache.mkdir(parents=True, exist_ok=True)
+        confine(Access([request_file.parent, request.links, *request.roots], [output, temporary, request.cache]))
+        # A new program: it has none of the threads, which are not confined, and of the credentials of this one.
+        environment = {**os.environ, "HOME": str(temporary), "HF_HUB_OFFLINE": "1"}
+        arguments = [str(request_file), str(files_file), str(output), str(pipe)]
+        os.execve(sys.executable, [sys.executable, "-P", "-m", "worker.child.confined", *arguments], environment)
 
 
 def _limit_memory(max_bytes: int | None) -> None:

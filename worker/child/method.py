@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.spec import QualityTargetSpec, RatioTargetSpec, SweepTargetSpec
-from worker.child.local_files import LocalFiles
+from worker.child.fetch import LocalFiles
 from worker.child.pipe_reporter import PipeReporter
 from worker.supervision.messages import ChildRequest
 
 if TYPE_CHECKING:
     from sglp_core import QualityTarget, Target
     from sglp_core.checkpoints.converted_models import ConvertedModels
+    from sglp_core.checkpoints.fetch import FetchedOutline
 
 
 def run_method(files: LocalFiles, request: ChildRequest, output: Path, reporter: PipeReporter) -> None:
@@ -33,7 +34,8 @@ def run_method(files: LocalFiles, request: ChildRequest, output: Path, reporter:
         sweep,
     )
 
-    spec, model = request.spec, files.model.fetched
+    spec, outline = request.spec, _model(files, request)
+    model = outline.fetched
     options = Options(
         method=Method(**spec.method.model_dump()),
         calibration=Calibration(**spec.calibration.model_dump()),
@@ -52,7 +54,7 @@ def run_method(files: LocalFiles, request: ChildRequest, output: Path, reporter:
         analyze(model, output, options, context)
     elif spec.mode == "estimate":
         target = Target(spec.target.kind, spec.target.ratio) if isinstance(spec.target, RatioTargetSpec) else None
-        estimate(files.model, output, target, options, context)
+        estimate(outline, output, target, options, context)
     elif isinstance(spec.target, SweepTargetSpec):
         sweep(model, SweepTarget(spec.target.of, spec.target.ratios), output, options, context)
     elif spec.target is not None:
@@ -66,6 +68,16 @@ def converted_models(request: ChildRequest) -> "ConvertedModels":
     is_upload = request.spec.model.uri in map(str, request.uploads.values())
     folder = Path(tempfile.gettempdir()) if is_upload else request.cache
     return ConvertedModels(folder / "converted", request.limits.cache_bytes)
+
+
+def _model(files: LocalFiles, request: ChildRequest) -> "FetchedOutline":
+    from sglp_core.checkpoints.fetch import Fetched, FetchedOutline, fetch
+
+    if files.model is None:
+        source = request.spec.model
+        return FetchedOutline(fetch(source.uri, source.revision, request.cache, request.roots), {})
+    found = files.model
+    return FetchedOutline(Fetched(found.path, found.origin, found.revision, downloaded=True), found.weights_by_dtype)
 
 
 def _target(spec: RatioTargetSpec | QualityTargetSpec) -> "Target | QualityTarget":

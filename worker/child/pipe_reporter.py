@@ -1,4 +1,4 @@
-"""Sends the progress and facts of the method to the supervisor, and traces each phase as a span."""
+"""Sends the progress and facts of the method to the supervisor."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TextIO
 from pydantic import BaseModel
 
 from jobs.events import Judged
-from jobs.observability.tracing import Span, begin_span
 from jobs.progress import SourceFile
 from worker.supervision.messages import (
     JudgedMessage,
@@ -26,12 +25,9 @@ if TYPE_CHECKING:
 class PipeReporter:
     """Writes progress and facts of `sglp_core` as lines into a pipe; `sources` become part of the resolved facts."""
 
-    def __init__(self, lines: TextIO, span: Span) -> None:
-        self.sources: Sequence[SourceFile] = ()
+    def __init__(self, lines: TextIO, sources: Sequence[SourceFile] = ()) -> None:
         self._lines = lines
-        self._job_span = span
-        self._phase = "starting"
-        self._phase_span = begin_span(self._phase, span.traceparent)
+        self._sources = sources
 
     def fetched(self, done_bytes: int, total_bytes: int) -> None:
         self._send_progress(PhaseProgress(phase="fetching", done=done_bytes, total=total_bytes, unit="bytes"))
@@ -43,7 +39,7 @@ class PipeReporter:
 
     def resolved(self, facts: Mapping[str, object]) -> None:
         # The method's dictionaries may hold tuples, which are no JSON values until they are written.
-        sources = {"sources": [file.model_dump() for file in self.sources]} if self.sources else {}
+        sources = {"sources": [file.model_dump() for file in self._sources]} if self._sources else {}
         self._send(ResolvedMessage.model_construct(resolved={**facts, **sources}))
 
     def planned(self, plan: Mapping[str, object]) -> None:
@@ -56,17 +52,9 @@ class PipeReporter:
 
     def state_kept(self, file: Path) -> None:
         """The `kept` of a `StateTransfer`."""
-        self._send(StateMessage(kept_state=file))
-
-    def end_phase(self) -> None:
-        """End the span of the last phase."""
-        self._phase_span.end()
+        self._send(StateMessage(kept_state=f"{file.parent.name}/{file.name}"))
 
     def _send_progress(self, progress: PhaseProgress) -> None:
-        if progress.phase != self._phase:
-            self._phase_span.end()
-            self._phase = progress.phase
-            self._phase_span = begin_span(progress.phase, self._job_span.traceparent)
         self._send(ProgressMessage(progress=progress))
 
     def _send(self, message: BaseModel) -> None:

@@ -9,8 +9,8 @@ from jobs.locations.destinations import Destination
 from jobs.repository import PublishedArtifact
 from jobs.results import Pushed, PushedFile
 from worker.background_transfer import BackgroundTransfer
+from worker.results.collect import MANIFEST
 from worker.results.destination import PushTarget, Result
-from worker.results.publish import MANIFEST
 from worker.results.push_to_hub import HubRepository
 from worker.results.push_to_store import StoreFolder
 

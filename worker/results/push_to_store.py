@@ -8,8 +8,8 @@ from urllib.parse import unquote, urlsplit
 from jobs.artifacts import ArtifactStore, StorageForbidden, StorageUnavailable, open_place
 from jobs.locations.destinations import Destination
 from jobs.repository import PublishedArtifact
+from worker.results.collect import MANIFEST
 from worker.results.destination import Step
-from worker.results.publish import MANIFEST
 
 
 class StoreFolder:

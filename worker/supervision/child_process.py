@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
-from worker.supervision.messages import ChildMessage, ChildRequest, parse_message
+from worker.supervision.messages import ChildMessage, ChildMisbehaved, ChildRequest, parse_message
 
 # Nothing of the service (database, broker, store, keys) is on this list; the model hub's own variables are, but not its
 # token: what credential a job needs, and no other, comes over a pipe.
@@ -23,6 +23,7 @@ KEPT_ENVIRONMENT = (
 )  # fmt: skip
 DROPPED_ENVIRONMENT = ("HF_TOKEN",)
 LOG_TAIL_BYTES = 4000
+MOST_LINE_BYTES = 16 << 20
 EMPTY: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
 
@@ -32,20 +33,25 @@ class ChildProcess:
     def __init__(
         self, request: ChildRequest, directory: Path, credentials: Mapping[str, Mapping[str, str]] = EMPTY
     ) -> None:
-        """Start it on a job; everything it writes lies below `directory`, its files in `output`.
+        """Start it on a job; it writes to the folders `output` and `tmp` of `directory`, and to nothing else of it.
 
         `credentials` are the options of the places the job reads; they go through a pipe and stand nowhere.
         """
         self.output = directory / "output"
         self._log = directory / "child.log"
         request_file, temporary = directory / "request.json", directory / "tmp"
-        temporary.mkdir()
+        for folder in (self.output, temporary):
+            folder.mkdir()
         request_file.write_text(request.model_dump_json())
         reader, writer = os.pipe()
         try:
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "worker.child", request_file, self.output, str(writer), str(os.getpid())],
+                    # -P: no module is looked for in the working directory.
+                    [
+                        *(sys.executable, "-P", "-m", "worker.child"),
+                        *(request_file, self.output, str(writer), str(os.getpid())),
+                    ],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
@@ -72,12 +78,14 @@ class ChildProcess:
     def messages(self, timeout: float) -> Iterator[ChildMessage]:
         """The messages since the last call, waiting at most `timeout` seconds for the first one.
 
-        Raises `pydantic.ValidationError` for a line that is not a message.
+        Raises `ChildMisbehaved` for a line that is not a message, or that does not end.
         """
         self._selector.select(timeout)
         while data := self._read():
             *lines, self._unread = (self._unread + data).split(b"\n")
             yield from map(parse_message, lines)
+            if len(self._unread) > MOST_LINE_BYTES:
+                raise ChildMisbehaved(f"a message has more than {MOST_LINE_BYTES} bytes")
 
     def ended(self) -> bool:
         """Whether the child has exited. It is not reaped yet, so its process group cannot be anybody else's."""

@@ -4,22 +4,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jobs.locations.uris import place_of
+from jobs.repository import Claim
 from jobs.settings import Settings
 from jobs.spec import JobSpec
 from worker.sources.access import DownloadLimits
 from worker.sources.uploads import COPIES, made_local
 from worker.supervision.healing_states import RECEIVED
-from worker.supervision.messages import ChildRequest, TraceTarget
+from worker.supervision.messages import ChildRequest
+from worker.workspace import JobFolders
 
 
 def make_request(
-    spec: JobSpec, settings: Settings, directory: Path, upload_paths: Mapping[str, str], traceparent: str | None
+    claim: Claim, settings: Settings, folders: JobFolders, upload_paths: Mapping[str, str]
 ) -> ChildRequest:
-    """`upload_paths` maps the URIs of uploads to their copies in `directory`. No secret is in the request."""
+    """`upload_paths` maps the URIs of uploads to their copies in the job's folder. No secret is in the request."""
+    directory = folders.directory
     return ChildRequest(
-        spec=made_local(spec, upload_paths),
+        spec=made_local(claim.spec, upload_paths),
         roots=(*settings.model_roots, *([directory / COPIES] if upload_paths else [])),
-        cache=settings.cache_dir.absolute(),
+        downloads=settings.cache_dir.absolute(),
+        links=folders.links,
+        cache=folders.cache,
         limits=DownloadLimits(
             max_bytes=settings.source_max_bytes,
             max_files=settings.source_max_files,
@@ -31,7 +36,6 @@ def make_request(
         memory_bytes=settings.job_memory_bytes,
         uploads={uri: Path(path) for uri, path in upload_paths.items()},
         received_state=directory / RECEIVED,
-        trace=TraceTarget(endpoint=settings.otlp_endpoint, parent=traceparent),
     )
 
 

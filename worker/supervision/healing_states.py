@@ -4,24 +4,26 @@ Which attempt writes where, and what removes it: docs/decisions/healing-states.m
 """
 
 import hashlib
-import os
 import re
-import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import structlog
 
 from jobs.artifacts import ArtifactStore, InsufficientStorage, StorageUnavailable
 from worker.background_transfer import BackgroundTransfer
 from worker.supervision.lease import Lease, Stop
+from worker.untrusted_files import UntrustedFile, take_file
+from worker.workspace import JobFolders
 
 RECEIVED = "healing"
 SNAPSHOT = "healing-snapshot"
 # An upload costs the training time on the processor, the disk and the network. All uploads together take at most a
 # tenth of it.
 PAUSES_PER_UPLOAD = 9
+# Weights, two moments and the best weights of the largest model that is downloaded, in 32 bits, fit.
+MOST_STATE_BYTES = 4 << 40
 # Below the folder of the job's states: fence, number, sha256, name of the file in the cache.
 KEY = re.compile(r"(\d+)/(\d+)/([0-9a-f]{64})/([0-9a-f]{64}\.npz)")
 
@@ -92,9 +94,9 @@ class StateUploads:
     An upload that fails is logged, and the next state is tried: the job does not depend on it.
     """
 
-    def __init__(self, store: ArtifactStore, lease: Lease, directory: Path) -> None:
-        self._store, self._lease, self._directory = store, lease, directory
-        self._newest: Path | None = None
+    def __init__(self, store: ArtifactStore, lease: Lease, folders: JobFolders) -> None:
+        self._store, self._lease, self._folders = store, lease, folders
+        self._newest: str | None = None
         self._upload: StateUpload | None = None
         self._begun = 0
         self._started_at = self._due_at = 0.0
@@ -104,8 +106,8 @@ class StateUploads:
         """Whether an upload has begun whose end `advance` has not noted yet."""
         return self._upload is not None
 
-    def offer(self, file: Path) -> None:
-        """A newer state was kept in this file, which a later state may replace."""
+    def offer(self, file: str) -> None:
+        """A newer state was kept in this file of the job's cache, which a later state may replace."""
         self._newest = file
 
     def advance(self) -> None:
@@ -116,7 +118,7 @@ class StateUploads:
             self._upload = None
         if not self.is_uploading and self._newest is not None and now >= self._due_at:
             self._begun += 1
-            self._upload = StateUpload(self._store, self._lease, self._newest, self._directory, self._begun)
+            self._upload = StateUpload(self._store, self._lease, self._newest, self._folders, self._begun)
             self._newest, self._started_at = None, now
             self._upload.start()
 
@@ -129,7 +131,7 @@ class StateUploads:
     def _end(self, upload: "StateUpload", now: float) -> None:
         try:
             upload.result()
-        except (StorageUnavailable, InsufficientStorage, OSError) as error:
+        except (StorageUnavailable, InsufficientStorage, UntrustedFile, OSError) as error:
             log.warning("the state of the healing was not stored", error=str(error))
             return
         seconds = now - self._started_at
@@ -140,18 +142,19 @@ class StateUploads:
 class StateUpload(BackgroundTransfer[None]):
     """Stores one state under a new key, then deletes those that it replaces.
 
-    Raises `StorageUnavailable`, `InsufficientStorage` and `OSError`.
+    Raises `StorageUnavailable`, `InsufficientStorage`, `UntrustedFile` and `OSError`.
     """
 
-    def __init__(self, store: ArtifactStore, lease: Lease, file: Path, directory: Path, number: int) -> None:
+    def __init__(self, store: ArtifactStore, lease: Lease, file: str, folders: JobFolders, number: int) -> None:
         # Tried once: the next state is worth more than another try for this one.
         super().__init__("healing state upload", 0, 0)
         self._store, self._lease, self._file, self._number = store, lease, file, number
-        self._snapshot = directory / SNAPSHOT
+        self._cache, self._snapshot = folders.cache, folders.directory / SNAPSHOT
 
     def transfer(self) -> None:
         try:
-            _link_or_copy(self._file, self._snapshot)
+            # What replaces the file later does not change the snapshot.
+            take_file(self._cache, self._file, self._snapshot, MOST_STATE_BYTES)
             self._store_snapshot()
         finally:
             self._snapshot.unlink(missing_ok=True)
@@ -161,7 +164,7 @@ class StateUpload(BackgroundTransfer[None]):
         with self._snapshot.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         claim = self._lease.claim
-        state = StoredState(claim.fence, self._number, sha256, self._file.name)
+        state = StoredState(claim.fence, self._number, sha256, PurePosixPath(self._file).name)
         key = state.key_of(claim.job_id)
         self._store.put(key, self._snapshot, "application/octet-stream")
         if self.stopping.is_set() or self._lease.stop is Stop.LOST:
@@ -187,12 +190,3 @@ def _sizes(store: ArtifactStore, job_id: str) -> dict[StoredState, int]:
             fence, number, sha256, file_name = named.groups()
             sizes[StoredState(int(fence), int(number), sha256, file_name)] = size_bytes
     return sizes
-
-
-def _link_or_copy(file: Path, target: Path) -> None:
-    """The file as it is now: what replaces it later does not change `target`. Raises `OSError`."""
-    try:
-        os.link(file, target)
-    except OSError:
-        # Most likely the cache lies on another disk.
-        shutil.copyfile(file, target)

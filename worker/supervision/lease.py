@@ -15,9 +15,12 @@ from jobs.progress import Progress
 from jobs.repository import Claim, ClaimRepository, JobUpdate
 from jobs.states import State
 from jobs.tables import JsonObject
+from worker.supervision.messages import ChildMisbehaved
 
 BEATS_PER_LEASE = 4
 SECONDS_BETWEEN_UPDATES = 1.0
+# Of one attempt; a long healing has hundreds.
+MOST_EVENTS = 10_000
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +52,7 @@ class Lease:
         self._progress: Progress | None = None
         self._ended_phases: list[tuple[str, float]] = []
         self._events: list[NewEvent] = []
+        self._event_count = 0
         self._new_facts: dict[str, JsonObject] = {}
 
     @property
@@ -67,7 +71,7 @@ class Lease:
         if phase != self.phase:
             self._end_phase(now)
             self.phase, self._phase_started = phase, now
-            self._events.append(NewEvent("phase", PhaseStarted(phase=phase)))
+            self._add_event(NewEvent("phase", PhaseStarted(phase=phase)))
         elapsed = now - self._phase_started
         eta_seconds = round(elapsed * (total - done) / done) if done else None
         self._progress = Progress(done=done, total=total, unit=unit, eta_seconds=eta_seconds)
@@ -78,7 +82,7 @@ class Lease:
 
     def record_judgement(self, judged: Judged) -> None:
         """Keep what held-out samples say of the model that is healed, as an event, for the next heartbeat."""
-        self._events.append(NewEvent("judged", judged))
+        self._add_event(NewEvent("judged", judged))
 
     def renew(self, *, at_once: bool = False) -> None:
         """Send a heartbeat if one is due or something has changed. It is retried until the lease runs out."""
@@ -135,6 +139,12 @@ class Lease:
             else:
                 claims.count_fenced_write("end")
         return written
+
+    def _add_event(self, event: NewEvent) -> None:
+        self._event_count += 1
+        if self._event_count > MOST_EVENTS:
+            raise ChildMisbehaved(f"there are more than {MOST_EVENTS} events")
+        self._events.append(event)
 
     def _end_phase(self, now: float) -> None:
         if self.phase is not None:

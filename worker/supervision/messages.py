@@ -5,37 +5,41 @@ progress and facts while it works, and at the end an error or `finished`.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from jobs.events import Judged
 from worker.sources.access import DownloadLimits
 from worker.sources.local_spec import LocalSpec
+
+# As the message comes from a process that is not trusted, what it holds fits into the database.
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+class ChildMisbehaved(Exception):
+    """The process of a job sends what is no message, or too much."""
 
 
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TraceTarget(_Message):
-    """Where spans are sent, and the `traceparent` that they belong below; None where there are no traces."""
-
-    endpoint: str | None
-    parent: str | None
-
-
 class ChildRequest(_Message):
     """A job and how much of this machine it may use. It is written to a file, so it never holds a secret.
 
     `file://` URIs must lie below `roots`. HTTPS redirects may lead to `redirect_places`. Connections go to public
-    addresses and to `allowed_networks`. `memory_bytes` limits the child and every process it starts; None is no limit.
-    `uploads` maps the URIs of uploads to their copies, relative to the child's working directory. `received_state` is a
-    folder with the state of the job's healing that an earlier attempt has stored, if one has.
+    addresses and to `allowed_networks`. What is downloaded is cached in `downloads`, and what of that the job uses is
+    linked into the folder `links`. `cache` has results of earlier jobs. `memory_bytes` limits the child and every
+    process it starts; None is no limit. `uploads` maps the URIs of uploads to their copies, relative to the child's
+    working directory. `received_state` is a folder with the state of the job's healing that an earlier attempt has
+    stored, if one has.
     """
 
     spec: LocalSpec
     roots: tuple[Path, ...]
+    downloads: Path
+    links: Path
     cache: Path
     limits: DownloadLimits
     redirect_places: tuple[str, ...]
@@ -43,16 +47,15 @@ class ChildRequest(_Message):
     memory_bytes: int | None
     uploads: dict[str, Path]
     received_state: Path
-    trace: TraceTarget
 
 
 class PhaseProgress(_Message):
     """`done` of `total` units of the running phase."""
 
-    phase: str
-    done: int
-    total: int
-    unit: str
+    phase: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]
+    done: Count
+    total: Count
+    unit: Annotated[str, Field(max_length=32)]
 
 
 class ChildError(_Message):
@@ -83,9 +86,9 @@ class JudgedMessage(_Message):
 
 
 class StateMessage(_Message):
-    """The file with the state of the healing was replaced by a newer state."""
+    """The file with the state of the healing, relative to the request's `cache`, was replaced by a newer state."""
 
-    kept_state: Path
+    kept_state: Annotated[str, Field(pattern=r"^healings/[0-9a-f]{64}\.npz$")]
 
 
 class ErrorMessage(_Message):
@@ -103,5 +106,11 @@ _CHILD_MESSAGE: TypeAdapter[ChildMessage] = TypeAdapter(ChildMessage)
 
 
 def parse_message(line: bytes) -> ChildMessage:
-    """One line of the child. Raises `pydantic.ValidationError` for anything that is not a `ChildMessage`."""
-    return _CHILD_MESSAGE.validate_json(line)
+    """One line of the child. Raises `ChildMisbehaved` for anything that is not a `ChildMessage`."""
+    if b"\\u0000" in line:
+        # PostgreSQL stores no such text.
+        raise ChildMisbehaved("a message has a character of number 0")
+    try:
+        return _CHILD_MESSAGE.validate_json(line)
+    except ValidationError as error:
+        raise ChildMisbehaved(f"a line is no message: {line[:200]!r}") from error

@@ -4,7 +4,6 @@ Database transactions are short, and none is open during a call to another proce
 """
 
 import errno
-import json
 import os
 import socket
 import time
@@ -23,7 +22,9 @@ from jobs.repository import Claim, ClaimRepository, Outcome, PublishedArtifact, 
 from jobs.results import summary_of
 from jobs.settings import Settings
 from worker.background_transfer import BackgroundTransfer
-from worker.results.publish import Publication, read_analysis
+from worker.health import WorkerHealth
+from worker.results.collect import Collected, collect
+from worker.results.publish import Publication
 from worker.results.push import Push, PushForbidden
 from worker.sources.uploads import UploadDamaged, UploadFetch, as_named
 from worker.supervision.child_process import ChildProcess
@@ -33,6 +34,7 @@ from worker.supervision.healing_states import StateFetch, StateUploads
 from worker.supervision.lease import Lease, Stop
 from worker.supervision.messages import (
     ChildMessage,
+    ChildMisbehaved,
     ErrorMessage,
     FinishedMessage,
     JudgedMessage,
@@ -41,7 +43,9 @@ from worker.supervision.messages import (
     ResolvedMessage,
     StateMessage,
 )
-from worker.workspace import remove_abandoned, workspace
+from worker.supervision.phase_spans import PhaseSpans
+from worker.untrusted_files import UntrustedFile
+from worker.workspace import JobFolders, job_folders, remove_abandoned_jobs
 
 TICK_SECONDS = 0.25
 
@@ -51,10 +55,13 @@ log = structlog.get_logger(__name__)
 class Supervisor:
     """Runs jobs one after the other; `shut_down` may be called from a signal handler while one runs."""
 
-    def __init__(self, settings: Settings, sessions: sessionmaker[Session], store: ArtifactStore) -> None:
+    def __init__(
+        self, settings: Settings, sessions: sessionmaker[Session], store: ArtifactStore, health: WorkerHealth
+    ) -> None:
         self._settings = settings
         self._sessions = sessions
         self._store = store
+        self._health = health
         self._shutting_down = False
 
     def shut_down(self) -> None:
@@ -64,8 +71,9 @@ class Supervisor:
     def run(self) -> bool:
         """Run the job whose turn it is among those that wait for a worker of this GPU class; whether there was one."""
         # Before the claim: it may take long, and there are no heartbeats meanwhile.
-        remove_abandoned(self._settings.work_dir)
-        claim = None if self._shutting_down else self._claim()
+        remove_abandoned_jobs(self._settings)
+        # A job waits for a store that takes its result, rather than to lose its work.
+        claim = self._claim() if not self._shutting_down and self._health.store_works() else None
         if claim is None:
             return False
         names: dict[str, str | int] = {"job_id": claim.job_id, "attempt": claim.attempt, "fence": claim.fence}
@@ -88,8 +96,8 @@ class Supervisor:
         log.info("an attempt starts", gpu_class=self._settings.gpu_class)
         lease = Lease(self._sessions, claim, self._settings.lease_seconds)
         try:
-            with workspace(self._settings.work_dir, claim.job_id) as directory:
-                ending = self._supervise(lease, directory, span)
+            with job_folders(self._settings, claim.job_id, claim.tenant) as folders:
+                ending = self._supervise(lease, folders, span)
                 if ending is None:
                     log.warning("the lease was lost; nothing is written")
                 else:
@@ -99,32 +107,36 @@ class Supervisor:
             # Most likely this machine is at fault, not the job: its lease runs out, and another worker may do better.
             log.exception("supervision failed")
 
-    def _supervise(self, lease: Lease, directory: Path, span: Span) -> Ending | None:
+    def _supervise(self, lease: Lease, folders: JobFolders, span: Span) -> Ending | None:
         """How the job ended, not written yet; None where it is not ours to write."""
-        spec = lease.claim.spec
+        spec, directory = lease.claim.spec, folders.directory
         try:
             destination = self._destination(lease)
             upload_paths = self._fetch_uploads(lease, directory)
             self._fetch_healing_state(lease, directory)
         except EndedEarly as early:
             return early.ending
-        request = make_request(spec, self._settings, directory, upload_paths, span.traceparent)
+        request = make_request(lease.claim, self._settings, folders, upload_paths)
         child = ChildProcess(request, directory, credentials_of(spec, self._settings))
-        uploads = StateUploads(self._store, lease, directory)
+        uploads = StateUploads(self._store, lease, folders)
         try:
-            last = self._watch(child, lease, uploads)
+            with PhaseSpans(spec.mode, span) as phases:
+                last = self._watch(child, lease, uploads, phases)
+            misbehaviour = None
+        except ChildMisbehaved as error:
+            last, misbehaviour = None, str(error)
         finally:
             status = child.close()
             uploads.stop()
         log.info("the child ended", status=status)
         if isinstance(last, FinishedMessage) and status == 0 and not lease.stop:
-            return self._publish(lease, child.output, destination)
+            return self._collect_and_publish(lease, child.output, directory, destination)
         if lease.stop:
             return stopped(lease)
         log.warning("the end of the child's log", text=child.log_tail())
         if isinstance(last, ErrorMessage):
             return failed(lease, last.error.code, as_named(last.error.message, upload_paths, directory))
-        return released(lease) if self._shutting_down else _died(lease, status)
+        return released(lease) if self._shutting_down else _died(lease, status, misbehaviour)
 
     def _destination(self, lease: Lease) -> Destination | None:
         """Where the result is pushed to, if anywhere; refused before the work, not after it. Raises `EndedEarly`."""
@@ -176,8 +188,13 @@ class Supervisor:
         if found is not None:
             log.info("the healing goes on from a stored state", stored_by_fence=found.fence)
 
-    def _watch(self, child: ChildProcess, lease: Lease, uploads: StateUploads) -> ChildMessage | None:
-        """Follow the child to its end, and end it where it must stop; returns its last message, if any."""
+    def _watch(
+        self, child: ChildProcess, lease: Lease, uploads: StateUploads, phases: PhaseSpans
+    ) -> ChildMessage | None:
+        """Follow the child to its end, and end it where it must stop; returns its last message, if any.
+
+        Raises `ChildMisbehaved`.
+        """
         last: ChildMessage | None = None
         kill_at: float | None = None
         while True:
@@ -188,6 +205,7 @@ class Supervisor:
                     uploads.offer(last.kept_state)
                 else:
                     _record(last, lease)
+            phases.enter(lease.phase)
             uploads.advance()
             lease.renew(at_once=ended)
             if ended:
@@ -198,9 +216,18 @@ class Supervisor:
                 child.terminate()
                 kill_at = time.monotonic() + self._settings.cancel_grace_seconds
 
-    def _publish(self, lease: Lease, output: Path, destination: Destination | None) -> Ending | None:
+    def _collect_and_publish(
+        self, lease: Lease, output: Path, directory: Path, destination: Destination | None
+    ) -> Ending | None:
+        try:
+            collected = collect(output, directory / "collected", self._settings.output_max_bytes)
+        except UntrustedFile as error:
+            return failed(lease, "internal", f"the result was not published: {error}")
+        return self._publish(lease, collected, destination)
+
+    def _publish(self, lease: Lease, collected: Collected, destination: Destination | None) -> Ending | None:
         claim, retry_seconds = lease.claim, self._settings.artifact_patience_seconds
-        publication = Publication(self._store, output, f"jobs/{claim.job_id}/{claim.fence}", retry_seconds)
+        publication = Publication(self._store, collected, f"jobs/{claim.job_id}/{claim.fence}", retry_seconds)
         if not self._finishes(publication, lease, "publishing"):
             return stopped(lease) if lease.stop else released(lease)
         try:
@@ -209,10 +236,9 @@ class Supervisor:
             return failed(lease, "insufficient_storage", str(error))
         except StorageUnavailable as error:
             return failed(lease, "storage_unavailable", str(error))
-        report, analysis = json.loads((output / "report.json").read_text()), read_analysis(output)
-        result = summary_of(report)
+        result = summary_of(collected.report)
         if destination is not None and claim.spec.output.uri is not None:
-            push = Push(claim.spec.output.uri, destination, output, artifacts, retry_seconds)
+            push = Push(claim.spec.output.uri, destination, collected.folder, artifacts, retry_seconds)
             if not self._finishes(push, lease, "publishing"):
                 return stopped(lease) if lease.stop else released(lease)
             try:
@@ -220,7 +246,7 @@ class Supervisor:
             except (PushForbidden, StorageUnavailable, InsufficientStorage) as error:
                 # The result is published although it could not be pushed.
                 return self._not_pushed(lease, error, artifacts)
-        outcome = Outcome(result, lease.facts.get("plan"), lease.facts.get("resolved"), artifacts, analysis)
+        outcome = Outcome(result, lease.facts.get("plan"), lease.facts.get("resolved"), artifacts, collected.analysis)
         return lambda jobs: jobs.succeed(
             claim.job_id, claim.fence, outcome, retention_days=self._settings.artifact_retention_days
         )
@@ -263,7 +289,9 @@ def _record(message: ChildMessage, lease: Lease) -> None:
             lease.record_judgement(judged)
 
 
-def _died(lease: Lease, status: int) -> Ending:
+def _died(lease: Lease, status: int, misbehaviour: str | None) -> Ending:
+    if misbehaviour is not None:
+        return failed(lease, "internal", f"the job's process was ended: {misbehaviour}")
     if status == -9:
         return failed(lease, "out_of_memory", "the job's process was killed, most likely because memory ran out")
     return failed(lease, "internal", f"the job's process ended unexpectedly with status {status}")

@@ -69,7 +69,6 @@ def test_a_model_and_text_from_a_bucket_become_a_smaller_model(
     assert uri in report
     assert text in report
     assert str(tmp_path) not in report
-    assert not list((tmp_path / "cache" / "sources" / "in_use").iterdir())
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ import psutil
 import pytest
 
 from tests.worker.tiny_model import tiny_spec, write_text, write_tiny_model
+from worker.confinement import weaknesses
 from worker.sources.access import DownloadLimits
 from worker.sources.local_spec import LocalSpec
 from worker.supervision.child_process import ChildProcess
-from worker.supervision.messages import ChildRequest, TraceTarget
+from worker.supervision.messages import ChildMisbehaved, ChildRequest, parse_message
 
 
 @pytest.fixture
@@ -34,14 +35,15 @@ def request(spec: dict[str, Any], root: Path) -> ChildRequest:
     return ChildRequest(
         spec=LocalSpec(**spec),
         roots=(root,),
-        cache=root / "cache",
+        downloads=root / "cache",
+        links=root,
+        cache=root / "cache" / "tenants" / "default",
         limits=DownloadLimits(max_bytes=1 << 30, max_files=100, seconds=60, cache_bytes=1 << 30),
         redirect_places=(),
         allowed_networks=(),
         memory_bytes=None,
         uploads={},
         received_state=root / "state",
-        trace=TraceTarget(endpoint=None, parent=None),
     )
 
 
@@ -86,6 +88,38 @@ def test_a_job_tells_its_phases_facts_and_end(tmp_path: Path) -> None:
     assert phases == ["fetching", "opening", "calibrating", "measuring", "publishing"]
     assert next(m["resolved"]["class"] for m in said if "resolved" in m) == "LlamaForCausalLM"
     assert (child.output / "manifest.json").is_file()
+
+
+@pytest.mark.skipif(bool(weaknesses()), reason="this machine cannot confine jobs completely")
+def test_the_method_runs_confined_and_offline(tmp_path: Path) -> None:
+    """What that keeps it from: tests/worker/confinement."""
+    model, text = write_tiny_model(tmp_path / "model"), write_text(tmp_path / "text.txt")
+    child = ChildProcess(request(tiny_spec(model, text, mode="analyze", target=None), tmp_path), folder(tmp_path))
+    try:
+        follow(child, lambda message: message.get("progress", {}).get("phase") == "opening")
+        process = psutil.Process(child._process.pid)
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        status = dict(line.split(":\t", 1) for line in lines)
+        environment = process.environ()
+    finally:
+        child.close()
+    assert (status["NoNewPrivs"], status["Seccomp"], int(status["CapPrm"], 16)) == ("1", "2", 0)
+    assert environment["HF_HUB_OFFLINE"] == "1"
+    assert environment["HOME"] == environment["TMPDIR"] == str(child.output.parent / "tmp")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"not JSON\n",
+        b'{"progress": {"phase": "x"}}\n',
+        b'{"plan": {"a": "\\u0000"}}\n',
+        b'{"kept_state": "/etc/hostname"}\n',
+    ],
+)
+def test_a_line_that_is_no_message_is_refused(line: bytes) -> None:
+    with pytest.raises(ChildMisbehaved):
+        parse_message(line)
 
 
 def test_a_refusal_is_one_typed_error(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """States of healings in the store: the newest whole one is found, whatever happened while it was stored."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,11 @@ from tests.services.s3 import S3
 from worker.supervision import healing_states
 from worker.supervision.healing_states import RECEIVED, StateFetch, StateUploads
 from worker.supervision.lease import Lease
+from worker.workspace import JobFolders
 
 JOB = "job_1"
 NAME = "a" * 64 + ".npz"
+FILE = f"healings/{NAME}"
 SECONDS = 60
 
 
@@ -38,21 +41,26 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(healing_states, "PAUSES_PER_UPLOAD", 0)
 
 
-def uploads(store: ArtifactStore, directory: Path, fence: int, lease_seconds: float = SECONDS) -> StateUploads:
+def uploads(
+    store: ArtifactStore, directory: Path, fence: int, lease_seconds: float = SECONDS, cache: Path | None = None
+) -> StateUploads:
     """Those of the attempt with this fence; the database behind its lease is never asked."""
     claim = Claim(JOB, "tenant", fence, fence, JobSpec(mode="analyze", model=ModelSource(uri="hf://a/b")), 3600, {})
     directory.mkdir(exist_ok=True)
     sessions = make_sessions(make_engine(Settings(database_url="sqlite://")))
-    return StateUploads(store, Lease(sessions, claim, lease_seconds), directory)
+    folders = JobFolders(directory, directory, cache or directory.parent)
+    return StateUploads(store, Lease(sessions, claim, lease_seconds), folders)
 
 
-def keep(directory: Path, content: bytes) -> Path:
+def keep(cache: Path, content: bytes) -> str:
     """A state as the cache keeps it: a new file takes the place of the one before."""
-    (directory / "new").write_bytes(content)
-    return (directory / "new").replace(directory / NAME)
+    (cache / "healings").mkdir(exist_ok=True)
+    (cache / "new").write_bytes(content)
+    (cache / "new").replace(cache / FILE)
+    return FILE
 
 
-def stored(attempt: StateUploads, file: Path) -> None:
+def stored(attempt: StateUploads, file: str) -> None:
     """Offer the file and wait for the end of its upload, successful or not."""
     attempt.offer(file)
     advance_until_idle(attempt)
@@ -152,15 +160,15 @@ def test_a_state_that_is_replaced_during_its_upload_is_stored_whole(
 
 
 def test_a_cache_on_another_disk_is_copied(store: ArtifactStore, tmp_path: Path, small_disk: Path) -> None:
-    stored(uploads(store, tmp_path / "one", 1), keep(small_disk, b"state"))
+    stored(uploads(store, tmp_path / "one", 1, cache=small_disk), keep(small_disk, b"state"))
     assert fetched(store, tmp_path / "after") == b"state"
 
 
 def test_a_state_that_is_gone_or_does_not_fit_is_passed_over(
     store: ArtifactStore, tmp_path: Path, small_disk: Path
 ) -> None:
-    attempt = uploads(store, small_disk, 1)
-    stored(attempt, tmp_path / NAME)
+    attempt = uploads(store, small_disk, 1, cache=tmp_path)
+    stored(attempt, FILE)
     stored(attempt, keep(tmp_path, bytes(1 << 20)))
     assert list(small_disk.iterdir()) == []
     stored(attempt, keep(tmp_path, b"state"))
@@ -216,3 +224,19 @@ def test_uploads_take_a_small_share_of_the_time(
     stored(attempt, keep(tmp_path, b"first"))
     stored(attempt, keep(tmp_path, b"second"))
     assert fetched(store, tmp_path / "after") == b"first"
+
+
+@pytest.mark.parametrize("entry", ["link", "folder link", "pipe"])
+def test_what_is_no_plain_file_of_the_cache_is_not_stored(store: ArtifactStore, tmp_path: Path, entry: str) -> None:
+    (tmp_path / "secret" / "healings").mkdir(parents=True)
+    (tmp_path / "secret" / FILE).write_bytes(b"secret")
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    if entry == "folder link":
+        (cache / "healings").symlink_to(tmp_path / "secret" / "healings")
+    else:
+        (cache / "healings").mkdir()
+        (cache / FILE).symlink_to(tmp_path / "secret" / FILE) if entry == "link" else os.mkfifo(cache / FILE)
+    stored(uploads(store, tmp_path / "one", 1, cache=cache), FILE)
+    assert keys(store) == []
+    assert list((tmp_path / "one").iterdir()) == []
