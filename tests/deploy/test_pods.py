@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import textwrap
 from typing import Any
 
 import pytest
@@ -92,11 +94,15 @@ def test_what_values_say_is_what_the_processes_read(monkeypatch: pytest.MonkeyPa
 
 
 def test_every_setting_can_be_said_in_values_or_is_fixed_for_a_reason() -> None:
-    file = CHART / "values.schema.json"
-    schema = json.loads(file.read_text())
-    listed = schema["properties"]["settings"]["propertyNames"]["enum"]
+    """`UPDATE_SNAPSHOT=1` writes the settings that values may have into the schema."""
     assert Settings.model_fields.keys() >= FIXED
-    assert listed == sorted(Settings.model_fields.keys() - FIXED), f"correct `settings` in {file}"
+    said = sorted(Settings.model_fields.keys() - FIXED)
+    file = CHART / "values.schema.json"
+    if os.environ.get("UPDATE_SNAPSHOT"):
+        names = textwrap.fill(json.dumps(said)[1:-1], 120, initial_indent=" " * 10, subsequent_indent=" " * 10)
+        list_of_names = re.compile(r'(?<="settings": {\n)(.*?"enum": \[)[^\]]*', re.DOTALL)
+        file.write_text(list_of_names.sub(lambda found: f"{found[1]}\n{names}\n        ", file.read_text(), count=1))
+    assert json.loads(file.read_text())["properties"]["settings"]["propertyNames"]["enum"] == said
 
 
 @pytest.mark.parametrize("wrong", ["settings.max_atempts=3", "workers[0].gpuClass=a'b", "workers[0].gpu=1", "apis=1"])
