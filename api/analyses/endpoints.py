@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 from pydantic import BaseModel
 
 from api.analyses import similarity_formats
-from api.artifacts.download import deliver
+from api.artifacts.download import PARTS, deliver
 from api.dependencies import JobId, Sessions, Store, Tenant, expired, job_or_404
 from api.jobs.schemas import job_path
 from api.openapi import OpenAPIObject
@@ -26,7 +26,8 @@ from jobs.tables import Analysis, Artifact, Job, JsonObject
 SIMILARITY_TYPES = ("application/json", "text/csv", "application/x-npy", "image/png")
 TEXT: OpenAPIObject = {"type": "string"}
 SIMILARITY_RESPONSES: dict[int | str, OpenAPIObject] = {
-    200: {"model": Similarity, "content": {each: {} for each in SIMILARITY_TYPES[1:]}}
+    200: {"model": Similarity, "content": {each: {} for each in SIMILARITY_TYPES[1:]}},
+    **PARTS,
 }
 PICTURES = {"sweep.png": "quality against size and time", "similarity.png": "similarity of the layers"}
 REPORT_TYPES = ("application/json", "text/markdown", "text/html")
@@ -37,7 +38,8 @@ REPORT: OpenAPIObject = {
     "description": "The artifact `report.json`. The JSON Schema `docs/report.schema.json` describes its fields.",
 }
 REPORT_RESPONSES: dict[int | str, OpenAPIObject] = {
-    200: {"content": {each: {"schema": REPORT if each == REPORT_TYPES[0] else TEXT} for each in REPORT_TYPES}}
+    200: {"content": {each: {"schema": REPORT if each == REPORT_TYPES[0] else TEXT} for each in REPORT_TYPES}},
+    **PARTS,
 }
 STYLE = "body{font:16px sans-serif;max-width:60em;margin:2em auto}td,th{padding:.2em .8em}img{max-width:100%}"
 

@@ -12,9 +12,20 @@ from fastapi import Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from werkzeug.http import parse_etags, parse_if_range_header, parse_range_header
 
+from api.openapi import OpenAPIObject
 from api.protocol.problems import Problem
 from jobs.artifacts import ArtifactStore, checked
 from jobs.tables import Artifact
+
+PARTS: dict[int | str, OpenAPIObject] = {
+    206: {
+        "description": "The part of it that `Range` asks for",
+        "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
+        "headers": {"Content-Range": {"schema": {"type": "string"}}},
+    },
+    304: {"description": "It has not changed"},
+}
+"""What `deliver` answers beside the whole file."""
 
 
 def deliver(request: Request, store: ArtifactStore, artifact: Artifact, *, inline: bool = False) -> Response:

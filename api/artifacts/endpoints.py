@@ -5,17 +5,32 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
+from pydantic import JsonValue
 
-from api.artifacts.download import deliver
+from api.artifacts.download import PARTS, deliver
 from api.artifacts.tar_stream import tar_size, tar_stream
 from api.audit import Action
 from api.dependencies import JobId, Sessions, Store, Tenant, expired, job_or_404
 from api.jobs.schemas import ArtifactList, ArtifactView, SignedLink
+from api.openapi import OpenAPIObject
 from api.protocol.problems import Problem
 from jobs.database import transaction
 from jobs.repository import JobRepository
 
 MODEL = "model/"
+DOWNLOAD_RESPONSES: dict[int | str, OpenAPIObject] = {
+    200: {
+        "description": "The file, or its address where `redirect` is false",
+        # A file may be JSON too.
+        "model": SignedLink | JsonValue,
+        "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
+    },
+    307: {
+        "description": "The store has the file at a signed address, for some minutes",
+        "headers": {"Location": {"required": True, "schema": {"type": "string", "format": "uri"}}},
+    },
+    **PARTS,
+}
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["artifacts"])
 
@@ -30,7 +45,7 @@ def list_artifacts(job_id: JobId, sessions: Sessions, tenant: Tenant) -> Artifac
 
 
 @router.head("/artifacts/{name:path}", response_model=None, include_in_schema=False)
-@router.get("/artifacts/{name:path}", response_model=None, responses={200: {"model": SignedLink}})
+@router.get("/artifacts/{name:path}", response_model=None, responses=DOWNLOAD_RESPONSES)
 def download_artifact(
     job_id: JobId,
     name: Annotated[str, Path(max_length=512)],
