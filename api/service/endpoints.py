@@ -54,7 +54,7 @@ async def check_liveness() -> dict[str, str]:
 
 @router.get("/readyz", openapi_extra=PUBLIC)
 async def check_readiness(request: Request) -> Readiness:
-    """Jobs can be taken; 503 where the database does not answer at once.
+    """Jobs can be taken; 503 where the database does not answer at once, or cannot be written.
 
     `degraded`: jobs are taken, and will wait, since the scheduler or the broker is in trouble.
     """

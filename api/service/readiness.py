@@ -16,7 +16,9 @@ async def read_troubles(sessions: sessionmaker[Session]) -> dict[str, str]:
 
     def look() -> dict[str, str]:
         with transaction(sessions) as session:
-            return HealthRepository(session).troubles()
+            health = HealthRepository(session)
+            health.require_room()
+            return health.troubles()
 
     try:
         with fail_after(READY_SECONDS):

@@ -4,9 +4,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from jobs.clock import now, seconds_until
+from jobs.ids import new_id
 from jobs.tables import Health
 
 SILENT_SECONDS = 30
+JOB_BYTES = 32 * 1024
 # Always heard of, or in trouble.
 SCHEDULER, BROKER = "scheduler", "broker"
 # Heard of only while a worker is in trouble.
@@ -22,6 +24,17 @@ class HealthRepository:
     def record(self, part: str, trouble: str | None) -> None:
         """Store that a part works (`trouble` is None), or what is wrong with it."""
         self._session.merge(Health(part=part, trouble=trouble, seen_at=now()))
+
+    def require_room(self) -> None:
+        """Write what a job may take, and take it away: raises what a submission would where nothing can be written.
+
+        That is known once the transaction is committed. One that were rolled back would not reach the disk.
+        """
+        row = Health(part=new_id("probe"), trouble="x" * JOB_BYTES, seen_at=now())
+        self._session.add(row)
+        self._session.flush()
+        self._session.delete(row)
+        self._session.flush()
 
     def troubles(self) -> dict[str, str]:
         """What is wrong, by part; a scheduler or broker not heard of for `SILENT_SECONDS` is in trouble, too."""
