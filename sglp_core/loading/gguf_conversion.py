@@ -17,7 +17,6 @@ from sglp_core.structure.config import read_config
 from sglp_core.structure.model_class import model_class
 
 FLOAT32_BYTES = 4
-GGUF_NAME = "model.gguf"
 
 
 def check_gguf(path: Path) -> str | None:
@@ -37,27 +36,25 @@ def convert_gguf(path: Path, directory: Path, make_room: Callable[[int], None]) 
     Raises `UnsafeFormat`, `UnsupportedArchitecture` and what `make_room` raises.
     """
     with tempfile.TemporaryDirectory(dir=directory.parent) as alone:
-        # Linked into an empty folder, because transformers would also read the unchecked files beside it.
-        link = Path(alone) / GGUF_NAME
-        link.symlink_to(path.absolute())
-        model, tokenizer = _load(link)
+        # Named from an empty folder, because transformers would also read the unchecked files beside it. A confined job
+        # may make no links.
+        model, tokenizer = _load(path, Path(alone))
         make_room(sum(t.numel() * FLOAT32_BYTES for t in model.state_dict().values()))
         _unquantised(model).save_pretrained(directory)
         tokenizer.save_pretrained(directory)
 
 
-def _load(file: Path) -> tuple[Any, Any]:
-    """The dequantised model of a GGUF file and its tokenizer."""
+def _load(file: Path, empty: Path) -> tuple[Any, Any]:
+    """The dequantised model of a GGUF file and its tokenizer; `empty` is a folder without any file."""
+    name = str(file.resolve())
     with as_unsupported("transformers cannot read this GGUF file"):
-        config = read_config(file.parent, gguf_file=file.name)
+        config = read_config(empty, gguf_file=name)
         stored_bits = sum(tensor.elements for tensor in read_tensors(file)) * FEWEST_BITS
         expected = transformers.AutoModelForCausalLM._model_mapping[type(config)]
         with torch.device("meta"):
             require_stored(sum(p.numel() for p in expected._from_config(config).parameters()), stored_bits)
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, output_loading_info=True
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(empty, gguf_file=name, output_loading_info=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(empty, gguf_file=name)
         require_loaded(info["missing_keys"])
     require_finite(model.named_parameters())
     return model, tokenizer
