@@ -1,12 +1,15 @@
-"""`python -m jobs migrate` and `python -m jobs create-key`, beside the service; both need its database alone."""
+"""`python -m jobs migrate`, `create-key` and `delete-tenant`, beside the service; they need its database alone."""
 
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from sqlalchemy.orm import Session
 
 from jobs.database import DATABASE_DOWN, make_engine, make_sessions, migrate, transaction
-from jobs.repository import AuditRepository, KeyRepository, SecretRepository, TenantRepository
+from jobs.repository import AuditRepository, KeyRepository, RemovalRepository, SecretRepository, TenantRepository
 from jobs.security.api_keys import TENANT_NAME, Scope
 from jobs.security.signing_secrets import make_sealer
 from jobs.settings import Settings
@@ -18,8 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed = parser.parse_args(arguments)
     if parsed.command == "migrate":
         migrate_and_seal()
-    else:
+    elif parsed.command == "create-key":
         create_key(parser, parsed)
+    else:
+        delete_tenant(parser, parsed.name)
 
 
 def migrate_and_seal() -> None:
@@ -37,6 +42,41 @@ def migrate_and_seal() -> None:
 
 def create_key(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Make a key and print it, once; the tenant is made where there is none of this name."""
+    with _session(parser) as session:
+        tenants = TenantRepository(session)
+        tenants.ensure(options.tenant)
+        tenant = tenants.get(options.tenant)
+        if tenant is None or tenant.deleting_at is not None:
+            parser.error(f"the tenant {options.tenant} is being deleted")
+        key, row = KeyRepository(session).create(
+            options.tenant,
+            options.name,
+            options.scope,
+            expires_in_seconds=options.expires_days and options.expires_days * 86400,
+        )
+        AuditRepository(session).record(
+            options.tenant, "python -m jobs create-key", key_id=None, subject=row.id, address=None, request_id=None
+        )
+    print(key)
+
+
+def delete_tenant(parser: argparse.ArgumentParser, name: str) -> None:
+    """Begin to delete a tenant, or ask once more, and print what is left of it."""
+    with _session(parser) as session:
+        removal = RemovalRepository(session)
+        if not removal.begin(name):
+            parser.error(f"there is no tenant {name}")
+        left = removal.left(name)
+        AuditRepository(session).record(
+            name, "python -m jobs delete-tenant", key_id=None, subject=name, address=None, request_id=None
+        )
+    counts = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in vars(left).items())
+    print(f"{name} is being deleted by the scheduler; left: {counts}")
+
+
+@contextmanager
+def _session(parser: argparse.ArgumentParser) -> Iterator[Session]:
+    """One transaction with the database of the settings."""
     engine = make_engine(Settings())
     try:
         with engine.connect():
@@ -47,18 +87,8 @@ def create_key(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
             "SGLP_DATABASE_URL"
         )
     with transaction(make_sessions(engine)) as session:
-        TenantRepository(session).ensure(options.tenant)
-        key, row = KeyRepository(session).create(
-            options.tenant,
-            options.name,
-            options.scope,
-            expires_in_seconds=options.expires_days and options.expires_days * 86400,
-        )
-        AuditRepository(session).record(
-            options.tenant, "python -m jobs create-key", key_id=None, subject=row.id, address=None, request_id=None
-        )
+        yield session
     engine.dispose()
-    print(key)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--name", default="first key", help="what the key is for")
     create.add_argument("--scope", required=True, action="append", type=Scope, choices=list(Scope), help="repeatable")
     create.add_argument("--expires-days", type=int, help="without it the key holds until it is revoked")
+    remove = commands.add_parser("delete-tenant", help="delete a tenant with all it has; asked again, say what is left")
+    remove.add_argument("name", type=_tenant_name)
     return parser
 
 

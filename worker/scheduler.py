@@ -20,6 +20,7 @@ from jobs.security.signing_secrets import make_sealer
 from jobs.settings import Settings
 from worker.celery_app import TASK, make_app, queue_of
 from worker.upkeep.cleanup import Sweeper
+from worker.upkeep.tenant_removal import TenantRemoval
 from worker.upkeep.webhook_delivery import WebhookSender
 
 BATCH = 100
@@ -42,6 +43,7 @@ class Scheduler:
         self._settings = settings
         self._sessions = sessions
         self._sweeper = Sweeper(sessions, store, settings)
+        self._removal = TenantRemoval(sessions, store, settings)
         self._webhooks = WebhookSender(
             sessions, make_sealer(settings), [str(each) for each in settings.egress_allowed_networks]
         )
@@ -73,6 +75,7 @@ class Scheduler:
             webhooks.forget_old,
         )
         self._start(stopping, SWEEP_INTERVAL_SECONDS, *sweeping)
+        self._start(stopping, SWEEP_INTERVAL_SECONDS, self._removal.remove_tenants)
         self._start(stopping, ORPHAN_INTERVAL_SECONDS, sweeper.remove_orphans, sweeper.remove_oversized)
         self._start(stopping, HEALTH_INTERVAL_SECONDS, self.record_health)
         self._start(stopping, self._settings.scheduler_interval_seconds, webhooks.deliver_due)

@@ -28,10 +28,14 @@ class JobFolders:
 @contextmanager
 def job_folders(settings: Settings, job_id: str, tenant: str) -> Iterator[JobFolders]:
     """The folders of a job; `directory` and `links` are new, and removed at the end."""
-    cache_dir = settings.cache_dir.absolute()
-    cache = cache_dir / "shared" if settings.share_results else cache_dir / "tenants" / tenant
+    cache = settings.cache_dir.absolute() / "shared" if settings.share_results else tenant_caches(settings) / tenant
     with workspace(settings.work_dir, job_id) as directory, workspace(_links(settings), job_id) as links:
         yield JobFolders(directory, links, cache)
+
+
+def tenant_caches(settings: Settings) -> Path:
+    """Where each tenant has a folder of its own with the results of its jobs."""
+    return settings.cache_dir.absolute() / "tenants"
 
 
 def remove_abandoned_jobs(settings: Settings) -> None:

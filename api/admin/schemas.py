@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.protocol.pages import Page
-from jobs.repository import Quotas
+from jobs.repository import Left, Quotas
 from jobs.security.api_keys import TENANT_NAME, Scope
 from jobs.tables import ApiKey, Tenant
 
@@ -41,16 +41,36 @@ class NewTenant(BaseModel):
     quotas: QuotasView = QuotasView()
 
 
+class DeletionView(BaseModel):
+    """What is left of a tenant that is being deleted: jobs that have not ended and that have, deleted jobs whose files
+    are still stored, and uploads. Nobody sees any of it any more.
+    """
+
+    model_config = ConfigDict(from_attributes=True)
+
+    requested_at: datetime
+    unfinished_jobs: int
+    ended_jobs: int
+    deleted_jobs: int
+    uploads: int
+
+
 class TenantView(BaseModel):
-    """A tenant and its quotas."""
+    """A tenant and its quotas; `deletion` is null unless it is being deleted."""
 
     name: str
     created_at: datetime
     quotas: QuotasView
+    deletion: DeletionView | None
 
     @classmethod
-    def of(cls, tenant: Tenant) -> Self:
-        return cls(name=tenant.name, created_at=tenant.created_at, quotas=QuotasView.model_validate(tenant))
+    def of(cls, tenant: Tenant, left: Left | None) -> Self:
+        """`left` is given where the tenant is being deleted."""
+        deletion = None
+        if tenant.deleting_at is not None and left is not None:
+            deletion = DeletionView(requested_at=tenant.deleting_at, **vars(left))
+        quotas = QuotasView.model_validate(tenant)
+        return cls(name=tenant.name, created_at=tenant.created_at, quotas=quotas, deletion=deletion)
 
 
 class NewKey(BaseModel):

@@ -14,7 +14,7 @@ from jobs.artifacts import StorageUnavailable
 from jobs.ceilings import BeyondCeilings, UnknownGPUClass
 from jobs.database import DATABASE_DOWN
 from jobs.locations.uris import ForbiddenURI
-from jobs.repository import QuotaExceeded, UnusableUpload
+from jobs.repository import QuotaExceeded, TenantDeleting, UnusableUpload
 from jobs.security.signing_secrets import NoSecretKey
 from jobs.tables import JsonObject
 
@@ -49,6 +49,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(StorageUnavailable, _unavailable)
     app.add_exception_handler(NoSecretKey, _no_secret_key)
     app.add_exception_handler(QuotaExceeded, _quota_exceeded)
+    app.add_exception_handler(TenantDeleting, _conflict)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -165,6 +166,10 @@ async def _quota_exceeded(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, QuotaExceeded)
     members = {"code": "quota_exceeded", "quota": error.quota, "limit": error.limit, "use": error.use}
     return respond(HTTPStatus.TOO_MANY_REQUESTS, str(error), {"Retry-After": QUOTA_RETRY_AFTER_SECONDS}, **members)
+
+
+async def _conflict(_request: Request, error: Exception) -> JSONResponse:
+    return respond(HTTPStatus.CONFLICT, str(error))
 
 
 async def _no_secret_key(_request: Request, error: Exception) -> JSONResponse:

@@ -1,15 +1,17 @@
 """All SQL of the service: what users may see and do, what the holder of a job may, what the scheduler may."""
 
-from jobs.repository.audit import AuditRepository
+from jobs.repository.administration.audit import AuditRepository
+from jobs.repository.administration.keys import Caller, KeyRepository
+from jobs.repository.administration.removal import Left, RemovalRepository
+from jobs.repository.administration.tenants import Quotas, TenantRepository
 from jobs.repository.claims import Claim, ClaimRepository, JobUpdate, Outcome, PublishedArtifact, StoredAnalysis
 from jobs.repository.health import BROKER, CONFINEMENT, SCHEDULER, STORE, HealthRepository
 from jobs.repository.jobs import JobRepository, Origin, RankedJob
-from jobs.repository.keys import Caller, KeyRepository
 from jobs.repository.overview import OverviewRepository
 from jobs.repository.queue.fair_queue import QueueRepository
 from jobs.repository.queue.outlook import Outlook, Place
+from jobs.repository.quotas import QuotaExceeded, TenantDeleting
 from jobs.repository.submissions import IdempotentRequest, JobDeleted, KeyReused, SubmissionRepository
-from jobs.repository.tenants import QuotaExceeded, Quotas, TenantRepository
 from jobs.repository.upkeep import UpkeepRepository
 from jobs.repository.uploads import DeclaredFile, StoredUpload, UnusableUpload, UploadRepository, missing_code
 from jobs.repository.watching import JobVersion, WatchRepository
@@ -38,6 +40,7 @@ __all__ = [
     "JobVersion",
     "KeyRepository",
     "KeyReused",
+    "Left",
     "Origin",
     "Outcome",
     "Outlook",
@@ -48,10 +51,12 @@ __all__ = [
     "QuotaExceeded",
     "Quotas",
     "RankedJob",
+    "RemovalRepository",
     "SecretRepository",
     "StoredAnalysis",
     "StoredUpload",
     "SubmissionRepository",
+    "TenantDeleting",
     "TenantRepository",
     "TooManyEndpoints",
     "UnusableUpload",

@@ -14,7 +14,7 @@ from jobs.events import AttemptStarted, NewEvent, RequeueReason
 from jobs.progress import Progress
 from jobs.repository.counters import FENCED_WRITES, STORED_BYTES, increment, increment_phase
 from jobs.repository.queue.fair_queue import lock, standings, take_turn
-from jobs.repository.tenants import may_run
+from jobs.repository.quotas import may_run
 from jobs.repository.transitions import change, fail, move, requeue
 from jobs.repository.uploads import StoredUpload, claimed_uploads
 from jobs.spec import JobSpec

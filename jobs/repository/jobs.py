@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session, aliased
 
 from jobs.clock import UTCDateTime, later, now, seconds_until
 from jobs.ids import new_id
-from jobs.repository.tenants import check_submission, hold, is_limited, other_waiting
+from jobs.repository.quotas import check_submission, hold, is_limited, other_waiting
 from jobs.repository.transitions import move
 from jobs.repository.uploads import take_uploads
 from jobs.spec import JobSpec
@@ -104,7 +104,7 @@ class JobRepository:
         """Write a new job that waits for a worker, and its first event; `max_queued` is the quota of waiting jobs of a
         tenant that has none. It is not locked for that, so of several at once each may miss the others.
 
-        Raises `QuotaExceeded`, `UnusableUpload`.
+        Raises `QuotaExceeded`, `TenantDeleting`, `UnusableUpload`.
         """
         job_id = job_id or new_id("job")
         written = {
@@ -182,7 +182,7 @@ class JobRepository:
             return None
         if state not in TERMINAL:
             return False
-        self._session.add(DeletedJob(job_id=job_id, created_at=now()))
+        self._session.add(DeletedJob(job_id=job_id, tenant=tenant, created_at=now()))
         self._session.execute(delete(Job).where(*owned))
         return True
 

@@ -59,7 +59,7 @@ class SubmissionRepository:
     ) -> tuple[Job, bool]:
         """The job, and whether the same request had already made it within the last 24 hours.
 
-        Raises `KeyReused`, `JobDeleted`, `QuotaExceeded` and `UnusableUpload`.
+        Raises `KeyReused`, `JobDeleted`, `QuotaExceeded`, `TenantDeleting` and `UnusableUpload`.
         """
         job_id = new_id("job")
         if request is not None:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from jobs.clock import later, now
 from jobs.ids import new_id
 from jobs.locations.uris import upload_id_of
-from jobs.repository.tenants import check_stored_bytes
+from jobs.repository.quotas import check_stored_bytes
 from jobs.spec import JobSpec
 from jobs.states import TERMINAL
 from jobs.tables import Job, JobUpload, Upload, UploadFile
@@ -57,7 +57,7 @@ class UploadRepository:
     def create(self, tenant: str, name: str, kind: str, files: Sequence[DeclaredFile]) -> Upload:
         """Declare an upload; it goes again where it is not complete within `OPEN_SECONDS`.
 
-        Its bytes count from now on. Raises `QuotaExceeded`.
+        Its bytes count from now on. Raises `QuotaExceeded`, `TenantDeleting`.
         """
         check_stored_bytes(self._session, tenant, sum(file.size_bytes for file in files))
         upload = Upload(

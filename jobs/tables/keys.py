@@ -10,7 +10,8 @@ from jobs.tables.base import Base
 
 class Tenant(Base):
     """A team whose jobs no other team sees. A quota that is null does not limit; of workers that are wanted by several
-    tenants each gets a share by its `weight`.
+    tenants each gets a share by its `weight`. From `deleting_at` on it gets nothing any more, and what it has
+    is removed.
     """
 
     __tablename__ = "tenants"
@@ -21,6 +22,7 @@ class Tenant(Base):
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     created_at: Mapped[datetime]
+    deleting_at: Mapped[datetime | None]
     queued_jobs: Mapped[int | None]
     running_jobs: Mapped[int | None]
     stored_bytes: Mapped[int | None] = mapped_column(BigInteger)

@@ -22,9 +22,12 @@ class IdempotencyKey(Base):
 
 
 class DeletedJob(Base):
-    """A deleted job whose objects are still to be removed from the artifact store."""
+    """A deleted job whose objects are still to be removed from the artifact store. The release before
+    writes no tenant.
+    """
 
     __tablename__ = "leftovers"
 
     job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime]

@@ -45,6 +45,7 @@ from worker.supervision.messages import (
 )
 from worker.supervision.phase_spans import PhaseSpans
 from worker.untrusted_files import UntrustedFile
+from worker.upkeep.tenant_caches import remove_departed_caches
 from worker.workspace import JobFolders, job_folders, remove_abandoned_jobs
 
 TICK_SECONDS = 0.25
@@ -72,6 +73,7 @@ class Supervisor:
         """Run the job whose turn it is among those that wait for a worker of this GPU class; whether there was one."""
         # Before the claim: it may take long, and there are no heartbeats meanwhile.
         remove_abandoned_jobs(self._settings)
+        remove_departed_caches(self._settings, self._sessions)
         # A job waits for a store that takes its result, rather than to lose its work.
         claim = self._claim() if not self._shutting_down and self._health.store_works() else None
         if claim is None:

@@ -31,7 +31,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from jobs.clock import now, seconds_until
-from jobs.repository.tenants import tenants_at_running_quota
+from jobs.repository.quotas import tenants_at_running_quota
 from jobs.states import State
 from jobs.tables import Job, Queue, Share, Tenant
 

@@ -1,27 +1,29 @@
-"""Tenants, and the quotas that their jobs are held to.
+"""The quotas that the jobs of a tenant are held to; a tenant that is being deleted gets no more of anything.
 
 A check locks its tenant's row, so that of any number of requests at once no two count the same free place. Most tenants
 have no quotas, so a submission asks for them in the statement that writes the job, and locks only where there are any.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from sqlalchemy import BindParameter, Exists, ScalarSelect, Select, bindparam, exists, func, or_, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import BindParameter, Exists, ScalarSelect, Select, bindparam, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from jobs.clock import now
 from jobs.states import HELD, State
 from jobs.tables import Artifact, Job, Tenant, Upload, UploadFile
 
 # Only a tenant that has such quotas is locked. Keys that are made meanwhile refer to its row, and need not wait.
-HAS_LIMITS = or_(Tenant.queued_jobs.is_not(None), Tenant.stored_bytes.is_not(None))
+HAS_LIMITS = or_(Tenant.queued_jobs.is_not(None), Tenant.stored_bytes.is_not(None), Tenant.deleting_at.is_not(None))
 LIMITS = (
-    select(Tenant.queued_jobs, Tenant.stored_bytes)
+    select(Tenant.queued_jobs, Tenant.stored_bytes, Tenant.deleting_at)
     .where(Tenant.name == bindparam("tenant"), HAS_LIMITS)
     .with_for_update(key_share=True)
 )
+
+
+class TenantDeleting(Exception):
+    """The tenant is being deleted."""
+
+    def __init__(self, tenant: str) -> None:
+        super().__init__(f"the tenant {tenant} is being deleted")
 
 
 class QuotaExceeded(Exception):
@@ -30,54 +32,6 @@ class QuotaExceeded(Exception):
     def __init__(self, quota: str, limit: int, use: int) -> None:
         self.quota, self.limit, self.use = quota, limit, use
         super().__init__(f"the quota {quota} of {limit} is used up: {use}")
-
-
-@dataclass(frozen=True)
-class Quotas:
-    """How much a tenant may have at a time, None does not limit; and of workers that others want too, its share by
-    `weight`.
-    """
-
-    queued_jobs: int | None = None
-    running_jobs: int | None = None
-    stored_bytes: int | None = None
-    weight: float = 1.0
-
-
-class TenantRepository:
-    """All tenants; only administrators come here."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def create(self, name: str, quotas: Quotas) -> Tenant | None:
-        """A new tenant; None where the name is taken."""
-        tenant = Tenant(name=name, created_at=now(), **vars(quotas))
-        try:
-            with self._session.begin_nested():
-                self._session.add(tenant)
-        except IntegrityError:
-            return None
-        self._session.refresh(tenant)
-        return tenant
-
-    def ensure(self, name: str) -> None:
-        """Make the tenant where there is none of this name."""
-        self.create(name, Quotas())
-
-    def get(self, name: str) -> Tenant | None:
-        """The tenant of this name."""
-        return self._session.get(Tenant, name)
-
-    def page(self, *, limit: int, after: str | None) -> Sequence[Tenant]:
-        """Up to `limit` tenants by name, from those behind the name `after`."""
-        chosen = select(Tenant).order_by(Tenant.name).limit(limit)
-        return self._session.scalars(chosen if after is None else chosen.where(Tenant.name > after)).all()
-
-    def set_quotas(self, name: str, quotas: Quotas) -> Tenant | None:
-        """Replace all quotas of a tenant; jobs that it already has stay. None where there is no such tenant."""
-        changed = update(Tenant).where(Tenant.name == name).values(**vars(quotas)).returning(Tenant)
-        return self._session.scalars(changed.execution_options(populate_existing=True)).one_or_none()
 
 
 def is_limited(tenant: BindParameter[str]) -> Exists:
@@ -96,11 +50,13 @@ def other_waiting(
 
 def check_submission(session: Session, tenant: str, max_queued: int) -> None:
     """Raises `QuotaExceeded` where the waiting jobs of the tenant, the one just written included, are more than its
-    quota or else `max_queued`, or it has stored enough.
+    quota or else `max_queued`, or it has stored enough. Raises `TenantDeleting`.
     """
     row = session.execute(LIMITS, {"tenant": tenant}).one_or_none()
     if row is None:
         return
+    if row.deleting_at is not None:
+        raise TenantDeleting(tenant)
     waiting = select(func.count()).select_from(Job).where(Job.tenant == tenant, Job.state == State.QUEUED)
     most = max_queued if row.queued_jobs is None else row.queued_jobs
     hold("queued_jobs", most, (session.scalar(waiting) or 0) - 1)
@@ -115,8 +71,12 @@ def hold(quota: str, limit: int, use: int) -> None:
 
 
 def check_stored_bytes(session: Session, tenant: str, more_bytes: int) -> None:
-    """Raises `QuotaExceeded` where so many bytes more would be more than the tenant may store."""
+    """Raises `QuotaExceeded` where so many bytes more would be more than the tenant may store. Raises
+    `TenantDeleting`.
+    """
     row = session.execute(LIMITS, {"tenant": tenant}).one_or_none()
+    if row is not None and row.deleting_at is not None:
+        raise TenantDeleting(tenant)
     if row is None or row.stored_bytes is None:
         return
     use = _stored_bytes(session, tenant)

@@ -1,0 +1,1 @@
+"""Tenants, their keys, what was done with them, and how a tenant goes."""
