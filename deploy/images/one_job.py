@@ -24,7 +24,7 @@ from tests.services.s3 import s3
 from tests.worker.tiny_model import LAYERS, tiny_spec, write_text, write_tiny_model
 
 USER = 10001
-JOB_SECONDS = 300
+JOB_SECONDS = 900
 END_SECONDS = 30
 LOADS = """
 import sys
