@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
+from benchmarks.cpu_seconds import cpu_seconds
 from jobs.database import open_engine
 from jobs.settings import Settings
 from jobs.tables import Job
@@ -102,9 +103,9 @@ def _throughput(ours: str, bare: str, seconds: float, api: psutil.Process, datab
             took, reference, spent = [], [], [0.0, 0.0]
             # In turns, so that other load on the machine affects both alike.
             for _ in range(TURNS):
-                before = _cpu([api]), _cpu(database.processes)
+                before = cpu_seconds([api]), cpu_seconds(database.processes)
                 took += _order(do="hammer", request=asked, clients=clients, seconds=seconds / TURNS)
-                after = _cpu([api]), _cpu(database.processes)
+                after = cpu_seconds([api]), cpu_seconds(database.processes)
                 spent = [s + b - a for s, a, b in zip(spent, before, after, strict=True)]
                 reference += _order(do="hammer", request=bare_asked, clients=clients, seconds=seconds / TURNS)
             p50, p95, p99 = (1000 * _quantile(took, share) for share in (0.50, 0.95, 0.99))
@@ -187,16 +188,6 @@ def _order(**order: Any) -> list[float]:
     )
     found: list[float] = json.loads(run.stdout)
     return found
-
-
-def _cpu(processes: list[psutil.Process]) -> float:
-    """CPU seconds so far of a server and what it has started, also of what has ended meanwhile."""
-    spent: float = sum(processes[0].cpu_times()[2:4])
-    for process in processes:
-        # A backend may end between being listed and being asked; then it is among those that have ended.
-        with suppress(psutil.NoSuchProcess):
-            spent += sum(process.cpu_times()[:2])
-    return spent
 
 
 def _quantile(values: list[float], share: float) -> float:

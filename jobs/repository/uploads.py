@@ -130,8 +130,9 @@ def take_uploads(session: Session, tenant: str, job_id: str, spec: JobSpec) -> N
 def claimed_uploads(session: Session, tenant: str, spec: JobSpec) -> dict[str, StoredUpload]:
     """URI → upload of what the job names and its tenant has; whatever it lacks, the job must do without."""
     uploads = {}
-    for uri in spec.uris().values():
-        chosen = (Upload.tenant == tenant, Upload.id == upload_id_of(uri), Upload.completed_at.is_not(None))
+    named = {uri: upload_id for uri in spec.uris().values() if (upload_id := upload_id_of(uri))}
+    for uri, upload_id in named.items():
+        chosen = (Upload.tenant == tenant, Upload.id == upload_id, Upload.completed_at.is_not(None))
         upload = session.scalar(select(Upload).where(*chosen))
         if upload is not None:
             rows = session.scalars(select(UploadFile).where(UploadFile.upload_id == upload.id))
