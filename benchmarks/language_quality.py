@@ -30,6 +30,7 @@ from sglp_core.healing.heal import Training, heal
 from sglp_core.loading.loaded_model import LoadedModel, load_model
 from sglp_core.options import PROPOSALS, Calibration, Healing, Method, Options, Target
 from sglp_core.planning.choose import choose_plan, control_plans
+from sglp_core.planning.planning_run import PlanningRun
 from sglp_core.progress import Phase, SilentReporter
 from sglp_core.progress import Progress as ReportedProgress
 from sglp_core.repair.repair import repair
@@ -191,7 +192,7 @@ def _choices(
                 target,
                 Options(method=Method(importance=importance, repair=kind), calibration=calibration),
                 batch_list,
-                Phase(Trials(), "planning"),
+                PlanningRun(Phase(Trials(), "planning")),
             )
             # A trial is one window.
             passes = ANALYSIS_PASSES + trials[-1] / len(calibration_data.measured)

@@ -100,7 +100,7 @@ def run(directory: Path, steps: int, kills: int, seed: int, hidden_size: int, te
         curves = [stack.client.report(job_id)["healing"] for job_id in (expected, found)]
         outcome.same_curve = curves[0]["curve"] == curves[1]["curve"]
         outcome.resumed_from_step = curves[1]["resumed_from_step"]
-        outcome.stored_states = stack.logs().count("the state of the healing was stored")
+        outcome.stored_states = stack.logs().count('"file": "healings/')
         store, give_up = open_store(stack.read_settings()), time.monotonic() + SWEPT_WITHIN_SECONDS
         while (left := _states(store, expected) | _states(store, found)) and time.monotonic() < give_up:
             time.sleep(0.2)
@@ -197,7 +197,7 @@ def _model_files(stack: Stack, job_id: str) -> dict[str, str]:
 
 
 def _states(store: ArtifactStore, job_id: str) -> dict[str, int]:
-    return store.sizes(f"jobs/{job_id}/healing/")
+    return store.sizes(f"jobs/{job_id}/kept/")
 
 
 def main(

@@ -103,7 +103,7 @@ class FewerBlocks:
         context = self._context = RunContext(cache=ground.cache)
         loaded = open_for_run(str(ground.dense), ground.cache / "no output", options, context)
         self._measured = measure_for_run(loaded, options, context)
-        self._seed, self._removed = seed, _smallest_plan(self._measured, options, parameters, flops)
+        self._seed, self._removed = seed, _smallest_plan(self._measured, options, context, (parameters, flops))
         repaired = repair_plans(
             loaded, self._measured.data.calibration(loaded), [self._removed], "auto", None, self._measured.finder
         )
@@ -137,11 +137,11 @@ class FewerBlocks:
         }
 
 
-def _smallest_plan(measured: Measured, options: Options, parameters: float, flops: float) -> Removed:
-    """The plan for the smallest share of the parameters, at least this, that removes so many of the FLOPs too."""
-    stack, ratio = measured.loaded.stack, parameters
+def _smallest_plan(measured: Measured, options: Options, context: RunContext, least: tuple[float, float]) -> Removed:
+    """The plan for the smallest share of the parameters that removes at least these shares of parameters and FLOPs."""
+    (ratio, flops), stack = least, measured.loaded.stack
     while True:
-        removed = choose_for_run(measured, Target("parameters", ratio), options)[0].plan.removed_layers
+        removed = choose_for_run(measured, Target("parameters", ratio), options, context)[0].plan.removed_layers
         if sum(stack.layers[index].flops for index in removed) >= flops * stack.total_flops:
             return removed
         ratio = round(ratio + RATIO_STEP, 4)

@@ -7,7 +7,7 @@ from sglp_core.pipeline.analyze import analyze
 from sglp_core.pipeline.compress import compress
 from sglp_core.pipeline.sweep import sweep
 from sglp_core.progress import Progress, ProgressReporter, SilentReporter
-from sglp_core.run_context import RunContext, StateTransfer
+from sglp_core.run_context import ResultTransfer, RunContext
 
 __all__ = [
     "Calibration",
@@ -18,10 +18,10 @@ __all__ = [
     "Progress",
     "ProgressReporter",
     "QualityTarget",
+    "ResultTransfer",
     "RunContext",
     "SGLPError",
     "SilentReporter",
-    "StateTransfer",
     "SweepTarget",
     "Target",
     "analyze",

@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +38,24 @@ class CachedResult:
 
 @dataclass(frozen=True)
 class Cache:
-    """The cached results in one folder; the least recently used are deleted beyond `limit_bytes` in total."""
+    """The cached results in one folder; the least recently used are deleted beyond `limit_bytes` in total.
+
+    `received` is a folder with results that another machine has kept, which are only read. `on_keep` is called with the
+    file of every result that is kept.
+    """
 
     folder: Path
     limit_bytes: int = LIMIT_BYTES
+    received: Path | None = None
+    on_keep: Callable[[Path], None] | None = None
 
     def find(self, key: Key) -> CachedResult | None:
         """The result of a key, or None where it is missing, damaged or unreadable."""
-        path = self._path(key)
+        return self._find(self._path(key), key) or (
+            self._find(self.received / self._path(key).name, key) if self.received else None
+        )
+
+    def _find(self, path: Path, key: Key) -> CachedResult | None:
         try:
             content = path.read_bytes()
             result = _read(content, key)
@@ -71,6 +81,7 @@ class Cache:
         """
         if sum(array.nbytes for array in result.arrays.values()) > self.limit_bytes:
             return None
+        path = None
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False) as file:
@@ -83,8 +94,10 @@ class Cache:
                     Path(file.name).unlink(missing_ok=True)
                     raise
             self._delete_beyond_limit()
-            return self._path(key)
-        return None
+            path = self._path(key)
+        if path is not None and self.on_keep is not None:
+            self.on_keep(path)
+        return path
 
     def drop(self, key: Key) -> None:
         """Delete the result of a key, if there is one."""

@@ -8,14 +8,15 @@ from sglp_core.checkpoints.converted_models import ConvertedModels
 from sglp_core.checkpoints.fetch import DEFAULT_CACHE
 from sglp_core.options import Memory
 from sglp_core.progress import Phase, ProgressReporter, SilentReporter
+from sglp_core.result_cache import LIMIT_BYTES, Cache
 
 
 @dataclass(frozen=True)
-class StateTransfer:
-    """How a healing goes on on another machine.
+class ResultTransfer:
+    """How a run goes on on another machine.
 
-    `received` is a folder with the state that another machine kept, empty where none has. `kept` is called with the
-    file of each state that this one keeps, on the thread that trains; the next state replaces that file.
+    `received` is a folder with the results of steps that another machine kept, empty where none has. `kept` is called
+    with the file of each result that this one keeps; a later one may replace that file.
     """
 
     received: Path
@@ -30,7 +31,7 @@ class RunContext:
     data to files that the caller has already fetched. `cache` holds downloaded models, earlier results, and what has no
     room in memory while a run lasts. `memory` says whether the weights are loaded or streamed from disk.
     `converted` has the models that were converted from GGUF (None: all of them stay, in `cache`).
-    `state_transfer` takes the state of a healing to other machines (None: it resumes from `cache` alone).
+    `transfer` takes the results of finished steps to other machines (None: a run resumes from `cache` alone).
     """
 
     roots: Sequence[Path] | None = None
@@ -38,11 +39,18 @@ class RunContext:
     cache: Path = DEFAULT_CACHE
     memory: Memory = "auto"
     reporter: ProgressReporter = field(default_factory=SilentReporter)
-    state_transfer: StateTransfer | None = None
+    transfer: ResultTransfer | None = None
     converted: ConvertedModels | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", self.cache.expanduser())
+
+    def results(self, kind: str, limit_bytes: int = LIMIT_BYTES) -> Cache:
+        """The kept results of one kind of step, in the folder of that name."""
+        folder = self.cache / kind
+        if self.transfer is None:
+            return Cache(folder, limit_bytes)
+        return Cache(folder, limit_bytes, self.transfer.received, self.transfer.kept)
 
     def converted_models(self) -> ConvertedModels:
         """Where converted models lie."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 
@@ -29,9 +28,9 @@ class Origin:
 
 
 def find_or_measure(
-    loaded: LoadedModel, data: CalibrationData, method: Method, folder: Path, measure: Callable[[], Analysis]
+    loaded: LoadedModel, data: CalibrationData, method: Method, cache: Cache, measure: Callable[[], Analysis]
 ) -> tuple[Analysis, Origin]:
-    """The analysis of this model on this data: the one in `folder`, else what `measure()` gives, which is then kept.
+    """The analysis of this model on this data: the one in `cache`, else what `measure()` gives, which is then kept.
 
     Segments are no part of the key: they are computed again from the matrix, which takes no time.
     """
@@ -43,7 +42,6 @@ def find_or_measure(
         "kernel": method.kernel,
         "criteria": {name: sha256(each.source().encode()).hexdigest() for name, each in CRITERIA.items()},
     }
-    cache = Cache(folder / "analyses")
     cached = cache.find(key)
     if cached is not None:
         return _from_cached(cached, loaded, method), Origin(key_digest(key), True)

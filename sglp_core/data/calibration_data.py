@@ -190,7 +190,7 @@ def _samples(loaded: LoadedModel, calibration: Calibration, source: str, count: 
             loaded,
             calibration,
             count,
-            context.cache,
+            context.results("windows"),
             lambda: self_generated_windows(loaded, loaded.processor, calibration, count, progress),
         )
     else:

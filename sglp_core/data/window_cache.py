@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
@@ -14,12 +13,11 @@ from sglp_core.result_cache import Cache, CachedResult
 
 
 def find_or_generate(
-    loaded: LoadedModel, calibration: Calibration, count: int, folder: Path, generate: Callable[[], Windows]
+    loaded: LoadedModel, calibration: Calibration, count: int, cache: Cache, generate: Callable[[], Windows]
 ) -> Windows:
-    """`count` windows of the model's own text: those cached in `folder`, else those of `generate()`, then cached."""
+    """`count` windows of the model's own text: those in `cache`, else those of `generate()`, then cached."""
     # `samples` is replaced: how many of the `count` windows are later held out does not change their text.
     key = common_key(loaded) | {"calibration": asdict(calibration) | {"samples": count}}
-    cache = Cache(folder / "windows")
     cached = cache.find(key)
     if cached is not None:
         return Windows(*(torch.from_numpy(cached.arrays[name]) for name in ("input_ids", "attention_mask")))

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from sglp_core.loading.cache_key import common_key
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Healing
 from sglp_core.result_cache import Cache, CachedResult, Key
-from sglp_core.run_context import RunContext, StateTransfer
+from sglp_core.run_context import RunContext
 
 # A state has four float32 values for each trained parameter; this is enough for half a billion parameters.
 LIMIT_BYTES = 8 << 30
@@ -55,18 +55,15 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class KeptState:
-    """The entry of the cache with the state of one run. Runs of the same key may share it: they compute the same.
-
-    With a `transfer` the state may also come from another machine, and goes to others.
-    """
+    """The entry of the cache with the state of one run. Runs of the same key may share it: they compute the same."""
 
     cache: Cache
     key: Key
-    transfer: StateTransfer | None = None
 
     def find(self) -> TrainingState | None:
         """The state after most steps, on the CPU; None where there is none, or none that can be read."""
-        places = [self.cache, *([Cache(self.transfer.received)] if self.transfer else [])]
+        here, received = replace(self.cache, received=None), self.cache.received
+        places = [here, *([Cache(received)] if received else [])]
         # By their facts, because a state may be so large that two do not fit into memory.
         for place in sorted(places, key=self._step_in, reverse=True):
             entry = place.find(self.key)
@@ -76,9 +73,7 @@ class KeptState:
 
     def keep(self, state: TrainingState) -> None:
         """Replace the kept state by this one."""
-        file = self.cache.keep(self.key, _to_cached(state))
-        if file is not None and self.transfer is not None:
-            self.transfer.kept(file)
+        self.cache.keep(self.key, _to_cached(state))
 
     def drop(self) -> None:
         """Remove the kept state, once the run has ended."""
@@ -102,7 +97,7 @@ def kept_state(
         "changes": _digest(pruned.changes),
         "healing": asdict(settings),
     }
-    return KeptState(Cache(context.cache / "healings", LIMIT_BYTES), key, context.state_transfer)
+    return KeptState(context.results("healings", LIMIT_BYTES), key)
 
 
 def _digest(changes: Changes) -> str:

@@ -18,9 +18,17 @@ from sglp_core.healing.required_memory import require_room
 from sglp_core.healing.training_state import kept_state
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Options, QualityTarget, Target
-from sglp_core.pipeline.run import Measured, choose_for_run, device_memory_reported, measure_for_run, open_for_run
+from sglp_core.pipeline.run import (
+    Measured,
+    choose_for_run,
+    device_memory_reported,
+    measure_for_run,
+    open_for_run,
+    run_key,
+)
 from sglp_core.planning.choose import Choice, control_plans
 from sglp_core.planning.quality_budget import QualitySearch
+from sglp_core.repair.kept_repairs import find_or_repair
 from sglp_core.repair.repair import Repaired, repair_plans
 from sglp_core.reporting.comparison import SGLP, before_after, control_rows, stage_rows
 from sglp_core.reporting.inputs import (
@@ -39,6 +47,9 @@ from sglp_core.reporting.weight_changes import HealingSection, RepairSection, he
 from sglp_core.reporting.write_report import write_report
 from sglp_core.run_context import RunContext
 from sglp_core.structure.runs import Removed
+
+# New weights of some layers of each plan that is compared.
+REPAIRS_BYTES = 8 << 30
 
 
 @device_memory_reported()
@@ -121,7 +132,7 @@ def _require_possible(loaded: LoadedModel, target: Target | QualityTarget, optio
 def _plan(measured: Measured, target: Target | QualityTarget, options: Options, context: RunContext) -> Planned:
     """Choose the plan, and as many layers by each control."""
     with context.phase("planning").single_step():
-        choice, search = choose_for_run(measured, target, options, context.phase("planning"))
+        choice, search = choose_for_run(measured, target, options, context, context.phase("planning"))
         plans = {SGLP: choice.plan}
         if options.evaluation.controls:
             plans |= control_plans(measured.analysis, len(choice.plan.removed_layers), options)
@@ -149,7 +160,11 @@ def _repair(measured: Measured, planned: Planned, options: Options, context: Run
     """The repairs of the plan and of the controls, in one walk; those that remove the same layers are repaired once."""
     loaded, different = measured.loaded, list(dict.fromkeys(planned.removed.values()))
     batches, progress = measured.data.calibration(loaded), context.phase("repairing")
-    repaired = repair_plans(loaded, batches, different, options.method.repair, progress, measured.finder)
+    repaired = find_or_repair(
+        context.results("repairs", REPAIRS_BYTES),
+        run_key(measured, options) | {"removed": different},
+        lambda: repair_plans(loaded, batches, different, options.method.repair, progress, measured.finder),
+    )
     by_removed = dict(zip(different, repaired, strict=True))
     return {name: by_removed[removed] for name, removed in planned.removed.items()}
 

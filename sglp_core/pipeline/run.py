@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,15 +14,18 @@ from sglp_core.checkpoints.fetch import Fetched
 from sglp_core.data.calibration_data import CalibrationData, prepare
 from sglp_core.errors import DeviceOutOfMemory
 from sglp_core.execution.available_memory import give_back_memory
+from sglp_core.loading.cache_key import common_key
 from sglp_core.loading.loaded_model import LoadedModel, load_model
 from sglp_core.options import Healing, Options, QualityTarget, Target
 from sglp_core.planning import quality_budget
 from sglp_core.planning.choose import Choice, choose_plan
-from sglp_core.progress import Phase
+from sglp_core.planning.planning_run import PlanningRun
+from sglp_core.progress import Phase, silent_phase
 from sglp_core.repair.named_repairs import folds
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.reporting.write_report import require_new
 from sglp_core.run_context import RunContext
+from sglp_core.step_journal import StepJournal
 from sglp_core.structure.layer_signature import require_unchanged_layers
 from sglp_core.versions import versions
 
@@ -104,20 +107,41 @@ def _measured(
             finder.start(batches)
         return measure(loaded, data, options, context.phase("measuring"))
 
-    analysis, origin = find_or_measure(loaded, data, options.method, context.cache, measure_now)
+    analysis, origin = find_or_measure(loaded, data, options.method, context.results("analyses"), measure_now)
     return Measured(loaded, data, analysis, origin, finder)
 
 
+def run_key(measured: Measured, options: Options) -> dict[str, object]:
+    """What every step after the analysis depends on, besides its own input."""
+    return common_key(measured.loaded) | {
+        "analysis": measured.origin.key,
+        "calibration": measured.data.calibration_digest,
+        "batch_size": measured.data.batch_size,
+        "seed": measured.data.seed,
+        "method": asdict(options.method),
+    }
+
+
 def choose_for_run(
-    measured: Measured, target: Target | QualityTarget, options: Options, progress: Phase | None = None
+    measured: Measured,
+    target: Target | QualityTarget,
+    options: Options,
+    context: RunContext,
+    progress: Phase | None = None,
 ) -> tuple[Choice, quality_budget.QualitySearch | None]:
-    """The plan for a target, and for a quality target the search that found it. Raises `TargetUnreachable`."""
+    """The plan for a target, and for a quality target the search that found it. Raises `TargetUnreachable`.
+
+    What an earlier run of the same has found in its trials is not tried again.
+    """
     loaded, data, analysis = measured.loaded, measured.data, measured.analysis
+    journal = StepJournal(context.results("trials"), run_key(measured, options) | {"target": asdict(target)})
+    run = PlanningRun(progress or silent_phase(), journal)
     search = None
     if isinstance(target, QualityTarget):
-        search = quality_budget.search(loaded, analysis, target, options, data, progress)
+        search = quality_budget.search(loaded, analysis, target, options, data, run)
         choice = search.best.choice
     else:
-        choice = choose_plan(measured.finder, analysis, target, options, data.calibration(loaded), progress)
+        choice = choose_plan(measured.finder, analysis, target, options, data.calibration(loaded), run)
+    journal.write()
     require_unchanged_layers(loaded.source.directory, loaded.stack, choice.plan.removed_layers)
     return choice, search

@@ -35,7 +35,7 @@ def sweep(
     loaded = open_for_run(model, output, options, context)
     measured = measure_for_run(loaded, options, context)
     plans, unreachable = plans_of(
-        target, lambda each: choose_for_run(measured, each, options)[0].plan, context.phase("planning")
+        target, lambda each: choose_for_run(measured, each, options, context)[0].plan, context.phase("planning")
     )
     data = measured.data
     points = measure_points(loaded, plans, data, options, context)

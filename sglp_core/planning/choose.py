@@ -10,8 +10,8 @@ from sglp_core.planning.choose_after_repair import choose_repaired, repair_passe
 from sglp_core.planning.harm import HarmMeter
 from sglp_core.planning.layer_kinds import plan_keeping_kinds
 from sglp_core.planning.plan import Plan, costs_of_layers, segment_ranks
+from sglp_core.planning.planning_run import PlanningRun
 from sglp_core.planning.proposals import Proposal, propose, refined_proposal, select
-from sglp_core.progress import Phase, silent_phase
 from sglp_core.repair.named_repairs import folds, repair_at_once, scales
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.runs import Run
@@ -38,7 +38,7 @@ def choose_plan(
     target: Target,
     options: Options,
     batches: Sequence[Batch],
-    progress: Phase | None = None,
+    run: PlanningRun = PlanningRun(),
 ) -> Choice:
     """The plan by the method's importance; with proposals and a repair, the one that harms least after its repair.
 
@@ -49,27 +49,26 @@ def choose_plan(
     request = PlanRequest(analysis, target, method.protected_in(len(analysis.stack)), options.calibration.seed)
     if method.importance != PROPOSALS:
         return Choice(request.plan(method.importance, analysis.segmentation.segments), [])
-    progress = progress or silent_phase()
     proposed = propose(analysis, target, request.protected)
     # A repair cannot be fitted and judged on the same sample.
     repairs = folds(model, method.repair) and sample_count(batches) > 1
     meter = HarmMeter(
         model,
         batches,
-        progress,
+        run,
         keeps_length=repairs and scales(method.repair) and finder.undoes_factors(),
         reestimate_batch_norms=repair_at_once(model, method.repair) == "batch_norm",
     )
     largest = max(len(each.removed_layers) for each in proposed.values())
     spared = repair_passes(batches) if repairs else 0.0
     budget = search_budget(len(analysis.stack), largest, meter.parts, spared)
-    progress.start(budget, "trials")
+    run.progress.start(budget, "trials")
     proposals = select(meter, proposed)
     refined = refined_proposal(meter, proposals[0], analysis, target, request.protected, budget)
     proposals = [refined, *proposals]
     if not repairs:
         return Choice(refined.plan, proposals)
-    proposals = choose_repaired(finder, batches, method.repair, proposals, progress)
+    proposals = choose_repaired(finder, batches, method.repair, proposals, run)
     return Choice(proposals[0].plan, proposals)
 
 

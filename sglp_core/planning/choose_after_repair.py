@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sglp_core.planning.harm import harm_of
+from sglp_core.planning.planning_run import PlanningRun
 from sglp_core.planning.proposals import Proposal
-from sglp_core.progress import Phase, silent_phase
 from sglp_core.repair.named_repairs import combinations
 from sglp_core.repair.plan_in_walk import Request
 from sglp_core.repair.walk import RepairWalk
@@ -44,19 +44,24 @@ def choose_repaired(
     batches: Sequence[Batch],
     repair_name: str,
     proposals: Sequence[Proposal],
-    progress: Phase | None = None,
+    run: PlanningRun = PlanningRun(),
 ) -> list[Proposal]:
     """The proposals, first the one that harms least after its repair.
 
     `repaired_harm` of those that were repaired is that on the judged windows.
     """
     candidates = {each.plan.removed_layers: each for each in finalists(proposals)}
-    fitted, judged = split(_first_windows(batches))
-    held_out = frozenset(range(len(fitted), len(fitted) + len(judged)))
-    requests = [Request(removed, held_out) for removed in candidates]
-    walk = RepairWalk(finder, [*fitted, *judged], requests, combinations(repair_name), tunes=False)
-    qualities = [quality for _, _, quality in walk.run(progress or silent_phase(), judges_unrepaired=False)]
-    harms = {each: harm_of(quality.dense, quality.after) for each, quality in zip(candidates, qualities, strict=True)}
+
+    def repaired_harms() -> list[float]:
+        fitted, judged = split(_first_windows(batches))
+        held_out = frozenset(range(len(fitted), len(fitted) + len(judged)))
+        requests = [Request(removed, held_out) for removed in candidates]
+        walk = RepairWalk(finder, [*fitted, *judged], requests, combinations(repair_name), tunes=False)
+        qualities = [quality for _, _, quality in walk.run(run.progress, judges_unrepaired=False)]
+        return [harm_of(quality.dense, quality.after) for quality in qualities]
+
+    found = run.journal.step("harm after repair", list(candidates), repaired_harms)
+    harms = dict(zip(candidates, found, strict=True))
     ranked = sorted(candidates, key=lambda removed: harms[removed])
     repaired_proposals = [replace(candidates[each], repaired_harm=harms[each]) for each in ranked]
     return [*repaired_proposals, *(each for each in proposals if each.plan.removed_layers not in candidates)]

@@ -21,7 +21,7 @@ from sglp_core.evaluation.quality import Quality, evaluate_batches
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.logits import Trial
 from sglp_core.execution.variant import Variant
-from sglp_core.progress import Phase, silent_phase
+from sglp_core.planning.planning_run import PlanningRun
 from sglp_core.repair.batch_norm import estimate_statistics
 from sglp_core.structure.runs import Removed
 from sglp_core.tasks import CLASSIFICATIONS, Batch, Task, rebatch
@@ -47,13 +47,13 @@ class HarmMeter:
         self,
         model: LayeredModel,
         batches: Sequence[Batch],
-        progress: Phase | None = None,
+        run: PlanningRun = PlanningRun(),
         *,
         keeps_length: bool = False,
         reestimate_batch_norms: bool = False,
     ) -> None:
-        self._reestimate_batch_norms = reestimate_batch_norms
-        self._model, self._progress = model, progress or silent_phase()
+        self._reestimate_batch_norms, self._keeps_length = reestimate_batch_norms, keeps_length
+        self._model, self._run = model, run
         self._parts = _parts_of(batches, model.task)
         self._trial = Trial(_thinning(self._parts[0], model.task), keeps_length)
         if model.layerwise is not None:
@@ -71,17 +71,25 @@ class HarmMeter:
 
     def each_part(self, sets: Sequence[Removed], parts: int) -> dict[Removed, list[float]]:
         """The harm of each set on each of the next `parts` parts (or on all there are), in one walk over the layers."""
-        chosen = [self._parts[next(self._next) % len(self._parts)] for _ in range(min(parts, len(self._parts)))]
-        harms: dict[Removed, list[float]] = {removed: [] for removed in sets}
-        for quality in self._qualities(sets, chosen):
-            for number, removed in enumerate(sets):
-                names = quality.keys() & {str(number), f"{number}{RE_ESTIMATED}"}
-                harms[removed].append(min(harm_of(quality["dense"], quality[name]) for name in names))
+        chosen = [next(self._next) % len(self._parts) for _ in range(min(parts, len(self._parts)))]
+        inputs = [sets, chosen, self._keeps_length, self._reestimate_batch_norms]
+        batches = [self._parts[each] for each in chosen]
+        found = self._run.journal.step("harm", inputs, lambda: self._measure(sets, batches))
+        harms: dict[Removed, list[float]] = dict(zip(sets, found, strict=True))
         for removed, each in harms.items():
             self.sums[removed] = self.sums.get(removed, 0.0) + sum(each)
             self.trials[removed] = self.trials.get(removed, 0) + len(each)
         self.spent += len(sets) * len(chosen)
-        self._progress.advance(len(sets) * len(chosen))
+        self._run.progress.advance(len(sets) * len(chosen))
+        return harms
+
+    def _measure(self, sets: Sequence[Removed], parts: Sequence[Batch]) -> list[list[float]]:
+        """The harms of each set, part by part."""
+        harms: list[list[float]] = [[] for _ in sets]
+        for quality in self._qualities(sets, parts):
+            for number, each in enumerate(harms):
+                names = quality.keys() & {str(number), f"{number}{RE_ESTIMATED}"}
+                each.append(min(harm_of(quality["dense"], quality[name]) for name in names))
         return harms
 
     def mean(self, removed: Removed) -> float:

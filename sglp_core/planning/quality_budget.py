@@ -7,7 +7,7 @@ is not biased by the choice. The quality on held-out data is reported beside it 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 from sglp_core.analysis.result import Analysis
 from sglp_core.data.calibration_data import CalibrationData
@@ -17,7 +17,7 @@ from sglp_core.execution.variant import Variant
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Options, QualityTarget, Target
 from sglp_core.planning.choose import Choice, choose_plan
-from sglp_core.progress import Phase, silent_phase
+from sglp_core.planning.planning_run import PlanningRun
 from sglp_core.repair.repair import repair
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.runs import Removed
@@ -55,7 +55,7 @@ def search(
     target: QualityTarget,
     options: Options,
     data: CalibrationData,
-    progress: Phase | None = None,
+    run: PlanningRun = PlanningRun(),
 ) -> QualitySearch:
     """Find the largest removal within the budget, each plan judged with the method's repair.
 
@@ -67,21 +67,23 @@ def search(
     first, second = data.measured.split(len(data.measured) - half)
     chosen_on = replace(data, measured=first).calibration(loaded)
     judged_on = replace(data, measured=second).calibration(loaded) if half else chosen_on
-    progress = progress or silent_phase()
     finder = WriteFinder(loaded, chosen_on[0])
     tried: dict[int, JudgedPlan] = {}
 
     @cache
     def within(removed: int) -> bool:
         try:
-            chosen = choose_plan(finder, analysis, Target("layers", removed / count), options, chosen_on)
+            part = Target("layers", removed / count)
+            chosen = choose_plan(finder, analysis, part, options, chosen_on, PlanningRun(journal=run.journal))
         except TargetUnreachable:
             return False
-        tried[removed] = _judged(finder, chosen, target, options.method.repair, (chosen_on, judged_on))
-        progress.advance()
+        judge = partial(_judged, finder, chosen, target, options.method.repair, (chosen_on, judged_on))
+        figures = run.journal.step("judged", chosen.plan.removed_layers, judge)
+        tried[removed] = JudgedPlan(chosen, *figures)
+        run.progress.advance()
         return tried[removed].drop <= target.max_drop
 
-    progress.start(math.ceil(math.log2(count)) + 1, "plans")
+    run.progress.start(math.ceil(math.log2(count)) + 1, "plans")
     most = largest_within(count - 1, within)
     if most == 0:
         raise TargetUnreachable(_out_of_reach(target, list(tried.values())))
@@ -94,8 +96,10 @@ def _judged(
     target: QualityTarget,
     repair_name: str,
     batches: tuple[Sequence[Batch], Sequence[Batch]],
-) -> JudgedPlan:
-    """The plan that was chosen on the first of two sequences of batches, repaired on it and judged on the second."""
+) -> tuple[float, float, float]:
+    """The figures of `JudgedPlan` of the plan that was chosen on the first of two sequences of batches, repaired on it
+    and judged on the second.
+    """
     chosen_on, judged_on = batches
     removed = chosen.plan.removed_layers
     repaired = repair(finder.layered, chosen_on, removed, repair_name, finder=finder)
@@ -106,7 +110,7 @@ def _judged(
             "the model itself gets nothing right on this data, so every plan would be within the budget; give data "
             "that it was made for, or another metric"
         )
-    return JudgedPlan(chosen, dense, pruned, target.drop(dense, pruned))
+    return dense, pruned, target.drop(dense, pruned)
 
 
 def largest_within(most: int, within: Callable[[int], bool]) -> int:

@@ -151,7 +151,7 @@ def test_a_healing_goes_on_while_its_state_cannot_be_stored(stack: Stack, models
     proxy.do(Fault.BUSY, methods={"PUT"}, path=JOBS)
     job_id = stack.client.submit(healing_spec(models))["id"]
     # Of the first upload; each is tried several times by itself.
-    stack.wait_for(job_id, lambda _job: "the state of the healing was not stored" in stack.logs())
+    stack.wait_for(job_id, lambda _job: "a result was not stored" in stack.logs())
     proxy.heal()
     job = stack.wait_for_end(job_id)
     assert (job["status"], job["attempt"]) == ("succeeded", 1), (job["error"], stack.logs())
@@ -182,7 +182,7 @@ def test_the_state_of_a_cancelled_healing_is_deleted(
     stack: Stack, store: ArtifactStore, models: Path, proxy: FaultyProxy
 ) -> None:
     job_id = stack.client.submit(healing_spec(models))["id"]
-    stack.wait_for(job_id, lambda _job: store.list(f"jobs/{job_id}/healing/") != [])
+    stack.wait_for(job_id, lambda _job: store.list(f"jobs/{job_id}/kept/") != [])
     stack.client.cancel(job_id)
     assert stack.wait_for_end(job_id)["status"] == "cancelled"
     give_up = time.monotonic() + SWEEP_SECONDS

@@ -24,8 +24,8 @@ def run_method(files: LocalFiles, request: ChildRequest, output: Path, reporter:
         Healing,
         Method,
         Options,
+        ResultTransfer,
         RunContext,
-        StateTransfer,
         SweepTarget,
         Target,
         analyze,
@@ -47,7 +47,7 @@ def run_method(files: LocalFiles, request: ChildRequest, output: Path, reporter:
         local_files=files.data,
         cache=request.cache,
         reporter=reporter,
-        state_transfer=StateTransfer(request.received_state, reporter.state_kept),
+        transfer=ResultTransfer(request.received, reporter.result_kept),
         converted=converted_models(request),
     )
     if spec.mode == "analyze":

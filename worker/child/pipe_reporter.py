@@ -11,11 +11,11 @@ from jobs.events import Judged
 from jobs.progress import SourceFile
 from worker.supervision.messages import (
     JudgedMessage,
+    KeptMessage,
     PhaseProgress,
     PlanMessage,
     ProgressMessage,
     ResolvedMessage,
-    StateMessage,
 )
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ class PipeReporter:
         figures = {name: value if value is None or isfinite(value) else None for name, value in judgement.items()}
         self._send(JudgedMessage(judged=Judged.model_validate(figures)))
 
-    def state_kept(self, file: Path) -> None:
-        """The `kept` of a `StateTransfer`."""
-        self._send(StateMessage(kept_state=f"{file.parent.name}/{file.name}"))
+    def result_kept(self, file: Path) -> None:
+        """The `kept` of a `ResultTransfer`."""
+        self._send(KeptMessage(kept_result=f"{file.parent.name}/{file.name}"))
 
     def _send_progress(self, progress: PhaseProgress) -> None:
         self._send(ProgressMessage(progress=progress))

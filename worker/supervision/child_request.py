@@ -9,7 +9,7 @@ from jobs.settings import Settings
 from jobs.spec import JobSpec
 from worker.sources.access import DownloadLimits
 from worker.sources.uploads import COPIES, made_local
-from worker.supervision.healing_states import RECEIVED
+from worker.supervision.kept_results import RECEIVED
 from worker.supervision.messages import ChildRequest
 from worker.workspace import JobFolders
 
@@ -35,7 +35,7 @@ def make_request(
         allowed_networks=tuple(str(network) for network in settings.egress_allowed_networks),
         memory_bytes=settings.job_memory_bytes,
         uploads={uri: Path(path) for uri, path in upload_paths.items()},
-        received_state=directory / RECEIVED,
+        received=directory / RECEIVED,
     )
 
 

@@ -32,8 +32,7 @@ class ChildRequest(_Message):
     addresses and to `allowed_networks`. What is downloaded is cached in `downloads`, and what of that the job uses is
     linked into the folder `links`. `cache` has results of earlier jobs. `memory_bytes` limits the child and every
     process it starts; None is no limit. `uploads` maps the URIs of uploads to their copies, relative to the child's
-    working directory. `received_state` is a folder with the state of the job's healing that an earlier attempt has
-    stored, if one has.
+    working directory. `received` is a folder with the results of steps that an earlier attempt has stored, if one has.
     """
 
     spec: LocalSpec
@@ -46,7 +45,7 @@ class ChildRequest(_Message):
     allowed_networks: tuple[str, ...]
     memory_bytes: int | None
     uploads: dict[str, Path]
-    received_state: Path
+    received: Path
 
 
 class PhaseProgress(_Message):
@@ -85,10 +84,10 @@ class JudgedMessage(_Message):
     judged: Judged
 
 
-class StateMessage(_Message):
-    """The file with the state of the healing, relative to the request's `cache`, was replaced by a newer state."""
+class KeptMessage(_Message):
+    """The result of a step, or the state of one, was kept in this file, relative to the request's `cache`."""
 
-    kept_state: Annotated[str, Field(pattern=r"^healings/[0-9a-f]{64}\.npz$")]
+    kept_result: Annotated[str, Field(pattern=r"^(analyses|healings|repairs|trials|windows)/[0-9a-f]{64}\.npz$")]
 
 
 class ErrorMessage(_Message):
@@ -100,7 +99,7 @@ class FinishedMessage(_Message):
 
 
 ChildMessage = (
-    ProgressMessage | ResolvedMessage | PlanMessage | JudgedMessage | StateMessage | ErrorMessage | FinishedMessage
+    ProgressMessage | ResolvedMessage | PlanMessage | JudgedMessage | KeptMessage | ErrorMessage | FinishedMessage
 )
 _CHILD_MESSAGE: TypeAdapter[ChildMessage] = TypeAdapter(ChildMessage)
 

@@ -30,7 +30,7 @@ from worker.sources.uploads import UploadDamaged, UploadFetch, as_named
 from worker.supervision.child_process import ChildProcess
 from worker.supervision.child_request import credentials_of, make_request
 from worker.supervision.endings import EndedEarly, Ending, failed, released, stopped
-from worker.supervision.healing_states import StateFetch, StateUploads
+from worker.supervision.kept_results import KeptFetch, KeptUploads
 from worker.supervision.lease import Lease, Stop
 from worker.supervision.messages import (
     ChildMessage,
@@ -38,10 +38,10 @@ from worker.supervision.messages import (
     ErrorMessage,
     FinishedMessage,
     JudgedMessage,
+    KeptMessage,
     PlanMessage,
     ProgressMessage,
     ResolvedMessage,
-    StateMessage,
 )
 from worker.supervision.phase_spans import PhaseSpans
 from worker.untrusted_files import UntrustedFile
@@ -115,12 +115,12 @@ class Supervisor:
         try:
             destination = self._destination(lease)
             upload_paths = self._fetch_uploads(lease, directory)
-            self._fetch_healing_state(lease, directory)
+            self._fetch_kept_results(lease, directory)
         except EndedEarly as early:
             return early.ending
         request = make_request(lease.claim, self._settings, folders, upload_paths)
         child = ChildProcess(request, directory, credentials_of(spec, self._settings))
-        uploads = StateUploads(self._store, lease, folders)
+        uploads = KeptUploads(self._store, lease, folders)
         try:
             with PhaseSpans(spec.mode, span) as phases:
                 last = self._watch(child, lease, uploads, phases)
@@ -173,25 +173,24 @@ class Supervisor:
                 raise
             raise EndedEarly(failed(lease, "insufficient_storage", "the worker's disk is full")) from error
 
-    def _fetch_healing_state(self, lease: Lease, directory: Path) -> None:
-        """What an earlier attempt has stored, if it can be had; healing starts again otherwise. Raises `EndedEarly`."""
+    def _fetch_kept_results(self, lease: Lease, directory: Path) -> None:
+        """What earlier attempts have stored, if it can be had; steps are done again otherwise. Raises `EndedEarly`."""
         claim = lease.claim
-        healing = claim.spec.healing
-        if claim.fence == 1 or not (healing.steps or healing.epochs):
+        if claim.fence == 1:
             return
-        fetch = StateFetch(self._store, claim.job_id, directory, self._settings.artifact_patience_seconds)
+        fetch = KeptFetch(self._store, claim.job_id, directory, self._settings.artifact_patience_seconds)
         if not self._finishes(fetch, lease, "fetching"):
             raise EndedEarly(stopped(lease) if lease.stop else released(lease))
         try:
             found = fetch.result()
         except (StorageUnavailable, OSError) as error:
-            log.warning("the state of the healing could not be fetched", error=str(error))
+            log.warning("the results of earlier attempts could not be fetched", error=str(error))
             return
-        if found is not None:
-            log.info("the healing goes on from a stored state", stored_by_fence=found.fence)
+        if found:
+            log.info("the job goes on from stored results", stored_by_fences=sorted({each.fence for each in found}))
 
     def _watch(
-        self, child: ChildProcess, lease: Lease, uploads: StateUploads, phases: PhaseSpans
+        self, child: ChildProcess, lease: Lease, uploads: KeptUploads, phases: PhaseSpans
     ) -> ChildMessage | None:
         """Follow the child to its end, and end it where it must stop; returns its last message, if any.
 
@@ -203,8 +202,8 @@ class Supervisor:
             # Checked before reading, so that everything the child sent before it ended is read.
             ended = child.ended()
             for last in child.messages(0 if ended else TICK_SECONDS):
-                if isinstance(last, StateMessage):
-                    uploads.offer(last.kept_state)
+                if isinstance(last, KeptMessage):
+                    uploads.offer(last.kept_result)
                 else:
                     _record(last, lease)
             phases.enter(lease.phase)

@@ -25,7 +25,7 @@ from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Healing, Options
 from sglp_core.progress import Progress
 from sglp_core.result_cache import Cache, CachedResult, key_digest
-from sglp_core.run_context import RunContext, StateTransfer
+from sglp_core.run_context import RunContext
 from sglp_core.structure.layer_stack import find_stack
 from sglp_core.tasks import Batch
 from tests.sglp_core.recorded_progress import Recorder
@@ -252,7 +252,7 @@ def test_a_run_goes_on_on_another_machine_from_whichever_state_is_further(tmp_pa
     received.mkdir()
 
     def machine(name: str) -> KeptState:
-        return KeptState(Cache(tmp_path / name), {"run": 1}, StateTransfer(received, told.append))
+        return KeptState(Cache(tmp_path / name, received=received, on_keep=told.append), {"run": 1})
 
     def move() -> None:
         shutil.copy(told[-1], received)
@@ -284,7 +284,7 @@ def test_a_run_goes_on_on_another_machine_from_whichever_state_is_further(tmp_pa
 def test_the_state_of_another_run_is_not_received(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         run(Healing(24, 3e-3), KeptState(Cache(tmp_path), {"run": 1}), 11)
-    other = KeptState(Cache(tmp_path / "two"), {"run": 2}, StateTransfer(tmp_path, lambda _file: None))
+    other = KeptState(Cache(tmp_path / "two", received=tmp_path), {"run": 2})
     (file,) = tmp_path.glob("*.npz")
     file.rename(file.with_name(f"{key_digest(other.key)}.npz"))
     assert other.find() is None

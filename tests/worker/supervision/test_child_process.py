@@ -43,7 +43,7 @@ def request(spec: dict[str, Any], root: Path) -> ChildRequest:
         allowed_networks=(),
         memory_bytes=None,
         uploads={},
-        received_state=root / "state",
+        received=root / "state",
     )
 
 
@@ -114,7 +114,7 @@ def test_the_method_runs_confined_and_offline(tmp_path: Path) -> None:
         b"not JSON\n",
         b'{"progress": {"phase": "x"}}\n',
         b'{"plan": {"a": "\\u0000"}}\n',
-        b'{"kept_state": "/etc/hostname"}\n',
+        b'{"kept_result": "/etc/hostname"}\n',
     ],
 )
 def test_a_line_that_is_no_message_is_refused(line: bytes) -> None:

@@ -14,8 +14,8 @@ from jobs.settings import Settings
 from jobs.spec import JobSpec, ModelSource
 from tests.services.faulty_proxy import Fault, FaultyProxy, faulty_proxy
 from tests.services.s3 import S3
-from worker.supervision import healing_states
-from worker.supervision.healing_states import RECEIVED, StateFetch, StateUploads
+from worker.supervision import kept_results
+from worker.supervision.kept_results import RECEIVED, KeptFetch, KeptUploads
 from worker.supervision.lease import Lease
 from worker.workspace import JobFolders
 
@@ -38,18 +38,18 @@ def store(s3_server: S3, proxy: FaultyProxy, tmp_path: Path) -> ArtifactStore:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(healing_states, "PAUSES_PER_UPLOAD", 0)
+    monkeypatch.setattr(kept_results, "PAUSES_PER_UPLOAD", 0)
 
 
 def uploads(
     store: ArtifactStore, directory: Path, fence: int, lease_seconds: float = SECONDS, cache: Path | None = None
-) -> StateUploads:
+) -> KeptUploads:
     """Those of the attempt with this fence; the database behind its lease is never asked."""
     claim = Claim(JOB, "tenant", fence, fence, JobSpec(mode="analyze", model=ModelSource(uri="hf://a/b")), 3600, {})
     directory.mkdir(exist_ok=True)
     sessions = make_sessions(make_engine(Settings(database_url="sqlite://")))
     folders = JobFolders(directory, directory, cache or directory.parent)
-    return StateUploads(store, Lease(sessions, claim, lease_seconds), folders)
+    return KeptUploads(store, Lease(sessions, claim, lease_seconds), folders)
 
 
 def keep(cache: Path, content: bytes) -> str:
@@ -60,13 +60,13 @@ def keep(cache: Path, content: bytes) -> str:
     return FILE
 
 
-def stored(attempt: StateUploads, file: str) -> None:
+def stored(attempt: KeptUploads, file: str) -> None:
     """Offer the file and wait for the end of its upload, successful or not."""
     attempt.offer(file)
     advance_until_idle(attempt)
 
 
-def advance_until_idle(attempt: StateUploads) -> None:
+def advance_until_idle(attempt: KeptUploads) -> None:
     give_up = time.monotonic() + SECONDS
     attempt.advance()
     while attempt.is_uploading:
@@ -78,10 +78,10 @@ def advance_until_idle(attempt: StateUploads) -> None:
 def fetched(store: ArtifactStore, directory: Path) -> bytes | None:
     """What a new attempt gets."""
     directory.mkdir()
-    fetch = StateFetch(store, JOB, directory, retry_seconds=5)
+    fetch = KeptFetch(store, JOB, directory, retry_seconds=5)
     fetch.start()
     fetch.join(SECONDS)
-    if fetch.result() is None:
+    if not fetch.result():
         return None
     assert fetch.done_bytes == fetch.total_bytes == (directory / RECEIVED / NAME).stat().st_size
     return (directory / RECEIVED / NAME).read_bytes()
@@ -204,7 +204,7 @@ def test_of_a_damaged_state_the_one_before_is_fetched(store: ArtifactStore, tmp_
     proxy.heal()
     assert len(keys(store)) == 2
     assert fetched(store, tmp_path / "before") == b"newer"
-    (newest,) = (key for key in keys(store) if "/healing/1/2/" in key)
+    (newest,) = (key for key in keys(store) if "/kept/1/2/" in key)
     (tmp_path / "damaged").write_bytes(b"Newer")
     store.put(newest, tmp_path / "damaged", "application/octet-stream")
     assert fetched(store, tmp_path / "after") == b"older"
@@ -219,7 +219,7 @@ def test_a_store_that_cannot_be_reached_is_told(store: ArtifactStore, tmp_path: 
 def test_uploads_take_a_small_share_of_the_time(
     store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(healing_states, "PAUSES_PER_UPLOAD", 1_000_000)
+    monkeypatch.setattr(kept_results, "PAUSES_PER_UPLOAD", 1_000_000)
     attempt = uploads(store, tmp_path / "one", 1)
     stored(attempt, keep(tmp_path, b"first"))
     stored(attempt, keep(tmp_path, b"second"))
