@@ -1,4 +1,6 @@
-"""`python -m jobs migrate`, `create-key` and `delete-tenant`, beside the service; they need its database alone."""
+"""`python -m jobs migrate`, `create-key`, `delete-tenant` and `check`, beside the service. They need its database
+alone, but for the last, which compares it with the artifact store.
+"""
 
 import argparse
 import re
@@ -6,8 +8,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
+from jobs.artifacts import StorageUnavailable, open_store
+from jobs.consistency import compare
 from jobs.database import DATABASE_DOWN, make_engine, make_sessions, migrate, transaction
 from jobs.repository import AuditRepository, KeyRepository, RemovalRepository, SecretRepository, TenantRepository
 from jobs.security.api_keys import TENANT_NAME, Scope
@@ -23,8 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         migrate_and_seal()
     elif parsed.command == "create-key":
         create_key(parser, parsed)
-    else:
+    elif parsed.command == "delete-tenant":
         delete_tenant(parser, parsed.name)
+    else:
+        sys.exit(check(parser, read_contents=parsed.hash))
 
 
 def migrate_and_seal() -> None:
@@ -42,7 +48,7 @@ def migrate_and_seal() -> None:
 
 def create_key(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Make a key and print it, once; the tenant is made where there is none of this name."""
-    with _session(parser) as session:
+    with _sessions(parser) as sessions, transaction(sessions) as session:
         tenants = TenantRepository(session)
         tenants.ensure(options.tenant)
         tenant = tenants.get(options.tenant)
@@ -62,7 +68,7 @@ def create_key(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
 
 def delete_tenant(parser: argparse.ArgumentParser, name: str) -> None:
     """Begin to delete a tenant, or ask once more, and print what is left of it."""
-    with _session(parser) as session:
+    with _sessions(parser) as sessions, transaction(sessions) as session:
         removal = RemovalRepository(session)
         if not removal.begin(name):
             parser.error(f"there is no tenant {name}")
@@ -74,21 +80,37 @@ def delete_tenant(parser: argparse.ArgumentParser, name: str) -> None:
     print(f"{name} is being deleted by the scheduler; left: {counts}")
 
 
+def check(parser: argparse.ArgumentParser, *, read_contents: bool) -> int:
+    """Compare database and artifact store, and print what does not fit; 1 where something is lost."""
+    with _sessions(parser) as sessions:
+        try:
+            found = compare(sessions, open_store(Settings()), read_contents=read_contents)
+        except StorageUnavailable as error:
+            parser.error(str(error))
+    for fault, keys in found.keys_by_fault().items():
+        for key in keys:
+            print(f"{fault:<20} {key}")
+    print(f"{'files in rows':<20} {found.files}, {found.size_bytes} bytes")
+    for fault, keys in found.keys_by_fault().items():
+        print(f"{fault:<20} {len(keys)}")
+    return 0 if found.is_whole else 1
+
+
 @contextmanager
-def _session(parser: argparse.ArgumentParser) -> Iterator[Session]:
-    """One transaction with the database of the settings."""
+def _sessions(parser: argparse.ArgumentParser) -> Iterator[sessionmaker[Session]]:
+    """The database of the settings."""
     engine = make_engine(Settings())
     try:
-        with engine.connect():
-            pass
-    except DATABASE_DOWN:
-        parser.error(
-            f"no database answers at {engine.url!r}; run this where the service runs, or set SGLP_STATE_DIR or "
-            "SGLP_DATABASE_URL"
-        )
-    with transaction(make_sessions(engine)) as session:
-        yield session
-    engine.dispose()
+        try:
+            engine.connect().close()
+        except DATABASE_DOWN:
+            parser.error(
+                f"no database answers at {engine.url!r}; run this where the service runs, or set SGLP_STATE_DIR or "
+                "SGLP_DATABASE_URL"
+            )
+        yield make_sessions(engine)
+    finally:
+        engine.dispose()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -102,6 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--expires-days", type=int, help="without it the key holds until it is revoked")
     remove = commands.add_parser("delete-tenant", help="delete a tenant with all it has; asked again, say what is left")
     remove.add_argument("name", type=_tenant_name)
+    compared = commands.add_parser("check", help="compare database and artifact store; 1 where an object is missing")
+    compared.add_argument("--hash", action="store_true", help="read every file and compare its sha256 too")
     return parser
 
 

@@ -6,6 +6,7 @@ from jobs.repository.administration.removal import Left, RemovalRepository
 from jobs.repository.administration.tenants import Quotas, TenantRepository
 from jobs.repository.claims import Claim, ClaimRepository, JobUpdate, Outcome, PublishedArtifact, StoredAnalysis
 from jobs.repository.health import BROKER, CONFINEMENT, SCHEDULER, STORE, HealthRepository
+from jobs.repository.inventory import InventoryRepository, StoredFile
 from jobs.repository.jobs import JobRepository, Origin, RankedJob
 from jobs.repository.overview import OverviewRepository
 from jobs.repository.queue.fair_queue import QueueRepository
@@ -34,6 +35,7 @@ __all__ = [
     "DueDelivery",
     "HealthRepository",
     "IdempotentRequest",
+    "InventoryRepository",
     "JobDeleted",
     "JobRepository",
     "JobUpdate",
@@ -54,6 +56,7 @@ __all__ = [
     "RemovalRepository",
     "SecretRepository",
     "StoredAnalysis",
+    "StoredFile",
     "StoredUpload",
     "SubmissionRepository",
     "TenantDeleting",
