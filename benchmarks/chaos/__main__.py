@@ -1,6 +1,6 @@
 """`python -m benchmarks.chaos`: jobs under random faults for some minutes, then a check of every promise.
 
-API, two workers, scheduler, PostgreSQL, Redis and an S3 server are real processes on loopback.
+Two APIs behind nginx, two schedulers, four workers, PostgreSQL, Redis and an S3 server are real processes on loopback.
 """
 
 import random

@@ -16,11 +16,12 @@ from celery import Celery
 
 from tests.services.faulty_proxy import Fault, FaultyProxy
 from tests.services.postgresql import PostgreSQL
-from tests.services.processes import stopped, wait_for_port
+from tests.services.processes import free_port, stopped, wait_for_port
 from tests.services.redis import redis_command
 from tests.services.stack import LEASE_SECONDS, Stack, freeze, thaw
 from worker.celery_app import TASK, queue_of
 
+SCHEDULERS, WORKERS = 2, 4
 HANG_SECONDS = 3.0
 REQUEST_SECONDS = 10.0
 REPEATED_HINTS = 20
@@ -51,17 +52,19 @@ class Redis:
 
 
 class Faults:
-    """Injects one fault after the other and counts them in `counts`. A killed worker, of two, is replaced."""
+    """Injects one fault after the other and counts them in `counts`. A killed process is replaced."""
 
     def __init__(
         self, stack: Stack, database: PostgreSQL, redis: Redis, proxy: FaultyProxy, celery: Celery, seed: int
     ) -> None:
+        """Starts the service's processes: the APIs, on `api_ports`, the schedulers and the workers."""
         self._stack, self._database, self._redis, self._proxy, self._celery = stack, database, redis, proxy, celery
         self._random = random.Random(seed)
         self.counts: Counter[str] = Counter()
-        self._api = stack.start_api()
-        self._scheduler = stack.start_scheduler()
-        self._workers = [stack.start_worker() for _ in range(2)]
+        self.api_ports = (stack.port, free_port())
+        self._apis = {port: stack.start_api(port) for port in self.api_ports}
+        self._schedulers = [stack.start_scheduler() for _ in range(SCHEDULERS)]
+        self._workers = [stack.start_worker() for _ in range(WORKERS)]
         self._kinds: dict[str, Callable[[], Nothing | None]] = {
             "worker killed": self._kill_worker,
             "worker frozen past its lease": self._freeze_worker,
@@ -111,14 +114,16 @@ class Faults:
         return None
 
     def _kill_scheduler(self) -> None:
-        self._scheduler.kill()
-        self._scheduler.wait()
-        self._scheduler = self._stack.start_scheduler()
+        scheduler = self._schedulers.pop(self._random.randrange(SCHEDULERS))
+        scheduler.kill()
+        scheduler.wait()
+        self._schedulers.append(self._stack.start_scheduler())
 
     def _kill_api(self) -> None:
-        self._api.kill()
-        self._api.wait()
-        self._api = self._stack.start_api()
+        port = self._random.choice(self.api_ports)
+        self._apis[port].kill()
+        self._apis[port].wait()
+        self._apis[port] = self._stack.start_api(port)
 
     def _kill_redis(self) -> None:
         self._redis.kill()

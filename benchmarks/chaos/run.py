@@ -4,6 +4,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from jobs.artifacts import open_store
 from jobs.database import make_engine
 from jobs.states import TERMINAL
 from jobs.tables import Job
+from tests.services.balancer import balancer
 from tests.services.faulty_proxy import faulty_proxy
 from tests.services.postgresql import postgresql
 from tests.services.processes import free_port
@@ -48,7 +50,7 @@ def run(directory: Path, seconds: float, seed: int, tell: Callable[[str], None])
     models = directory / "models"
     write_tiny_model(models / "model")
     write_text(models / "text.txt")
-    for name in ("postgresql", "s3", "redis", "stack"):
+    for name in ("postgresql", "s3", "redis", "stack", "balancer"):
         (directory / name).mkdir()
     outcome = Outcome()
     with (
@@ -56,6 +58,7 @@ def run(directory: Path, seconds: float, seed: int, tell: Callable[[str], None])
         s3(directory / "s3") as objects,
         faulty_proxy(objects.port) as proxy,
         receiver() as hook,
+        ExitStack() as ended,
     ):
         port = free_port()
         redis = Redis(directory / "redis", port)
@@ -78,9 +81,9 @@ def run(directory: Path, seconds: float, seed: int, tell: Callable[[str], None])
         engine = make_engine(settings)
         try:
             faults = Faults(stack, database, redis, proxy, make_app(settings), seed)
-            address = f"http://127.0.0.1:{stack.port}/v1/webhook-endpoints"
-            httpx.post(address, json={"url": hook.url}).raise_for_status()
-            load = Load(f"http://127.0.0.1:{stack.port}", models, seed)
+            url = f"http://127.0.0.1:{ended.enter_context(balancer(directory / 'balancer', faults.api_ports))}"
+            httpx.post(f"{url}/v1/webhook-endpoints", json={"url": hook.url}).raise_for_status()
+            load = Load(url, models, seed)
             load.start()
             begin, pauses = time.monotonic(), random.Random(seed)
             while time.monotonic() - begin < seconds:

@@ -44,9 +44,10 @@ class Stack:
         }
         self.client = SGLP(f"http://127.0.0.1:{self.port}")
 
-    def start_api(self) -> subprocess.Popen[bytes]:
-        process = self._start("api", "api", self._servers)
-        wait_for_port(process, self.port, self._log("api"))
+    def start_api(self, port: int | None = None) -> subprocess.Popen[bytes]:
+        """An API process, on a port of the stack's own or on another one."""
+        process = self._start("api", "api", self._servers, port=port or self.port)
+        wait_for_port(process, port or self.port, self._log("api"))
         return process
 
     def start_scheduler(self) -> subprocess.Popen[bytes]:
