@@ -108,7 +108,7 @@ def test_jobs_are_taken_and_run_on_while_redis_hangs(stack: Stack, models: Path,
     stack.start_worker()
     running = submitted(stack, models)
     stack.wait_for(running, lambda job: job["status"] == "running")
-    wait_until(lambda: readiness()["status"] == "ok")
+    wait_until(lambda: "broker" not in readiness()["troubles"])
     with stopped([broker]):
         started = time.monotonic()
         waiting = submitted(stack, models)
@@ -116,9 +116,9 @@ def test_jobs_are_taken_and_run_on_while_redis_hangs(stack: Stack, models: Path,
         assert_ran_once(stack, running)
         # A worker that is at work asks the database for more, and needs no message.
         assert_ran_once(stack, waiting)
-        wait_until(lambda: readiness()["troubles"].keys() == {"broker"})
+        wait_until(lambda: "broker" in readiness()["troubles"])
         idle = submitted(stack, models)
         time.sleep(1)
         assert stack.client.get(idle)["status"] == "queued"
     assert_ran_once(stack, idle)
-    wait_until(lambda: readiness()["status"] == "ok")
+    wait_until(lambda: "broker" not in readiness()["troubles"])
