@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from alembic.util import CommandError
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.artifacts import StorageUnavailable, open_store
@@ -36,7 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def migrate_and_seal() -> None:
     """Migrate, then seal what lies plain in the database, or was sealed with a key that is not the first any more."""
     settings = Settings()
-    migrate(settings.database_url)
+    try:
+        migrate(settings.database_url)
+    except CommandError as error:
+        sys.exit(str(error))
     engine = make_engine(settings)
     with transaction(make_sessions(engine)) as session:
         left = SecretRepository(session).renew(make_sealer(settings).renew)

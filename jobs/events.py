@@ -37,6 +37,12 @@ class Requeued(_Data):
     reason: RequeueReason
 
 
+class Deferred(_Data):
+    """Why no worker that has looked at the job takes it; of a later release, another may. Said once while it waits."""
+
+    reason: Literal["specification_not_understood"]
+
+
 class Judged(_Data):
     """What held-out samples say of a model that is healed, after so many steps: loss and KL in nats a position, and the
     shares of positions that are right and that agree with the dense model. `null` stands for NaN and infinities.
@@ -52,9 +58,9 @@ class Judged(_Data):
     samples_per_second: float | None
 
 
-EventData = NoData | AttemptStarted | PhaseStarted | Judged | Requeued | JobError
+EventData = NoData | AttemptStarted | PhaseStarted | Judged | Requeued | Deferred | JobError
 EventType = Literal[
-    "queued", "running", "phase", "judged", "requeued", "cancelling", "succeeded", "failed", "cancelled"
+    "queued", "running", "phase", "judged", "requeued", "deferred", "cancelling", "succeeded", "failed", "cancelled"
 ]
 
 
@@ -105,6 +111,13 @@ class RequeuedEvent(_Event):
     data: Requeued
 
 
+class DeferredEvent(_Event):
+    """A worker of an earlier release does not understand the job, which waits for one that does."""
+
+    type: Literal["deferred"]
+    data: Deferred
+
+
 class FailedEvent(_Event):
     """The job has failed."""
 
@@ -115,7 +128,7 @@ class FailedEvent(_Event):
 JobEvent = TypeAliasType(
     "JobEvent",
     Annotated[
-        PlainEvent | RunningEvent | PhaseEvent | JudgedEvent | RequeuedEvent | FailedEvent,
+        PlainEvent | RunningEvent | PhaseEvent | JudgedEvent | RequeuedEvent | DeferredEvent | FailedEvent,
         Field(discriminator="type"),
     ],
 )

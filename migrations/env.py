@@ -1,7 +1,10 @@
 """Alembic's entry: runs the migrations on the configured database, one process at a time."""
 
 from alembic import context
+from alembic.util import CommandError
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import event, text
+from sqlalchemy.exc import OperationalError
 
 from jobs.database import open_engine
 from jobs.settings import Settings
@@ -11,6 +14,8 @@ from jobs.tables import Base
 ADVISORY_LOCK = 0x53474C50
 # An index on a large table takes its time; so do the migrations of another process that are waited for.
 MOST_SECONDS = 6 * 3600.0
+# Of a migration that waits for a table, every request that needs the table waits behind it.
+LOCK_SECONDS = 5
 
 
 def run() -> None:
@@ -27,10 +32,17 @@ def run() -> None:
         )
         with context.begin_transaction():
             if postgresql:
-                # A migration that cannot get its locks soon must not make every request wait behind it.
-                connection.execute(text("SET LOCAL lock_timeout = '60s'"))
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
-            context.run_migrations()
+                connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
+            try:
+                context.run_migrations()
+            except OperationalError as error:
+                if not isinstance(error.orig, LockNotAvailable):
+                    raise
+                raise CommandError(
+                    f"another transaction has held a table for {LOCK_SECONDS} s; nothing was changed. End it "
+                    "(`SELECT pid, query FROM pg_stat_activity ORDER BY xact_start`) or wait, and migrate again"
+                ) from error
     engine.dispose()
 
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from api.protocol.pages import Page
 from api.protocol.stored_json import DescribedAs
@@ -43,7 +43,7 @@ class JobView(BaseModel):
     queue: QueuePlace | None
     phase: str | None
     progress: Progress | None
-    spec: JobSpec
+    spec: Annotated[JobSpec | JsonObject, DescribedAs(JobSpec)]
     resolved: Annotated[JsonObject | None, DescribedAs(Resolved | None)]
     plan: Annotated[JsonObject | None, DescribedAs(Plan | None)]
     result: Annotated[JsonObject | None, DescribedAs(JobResult | None)]
@@ -66,7 +66,7 @@ class JobView(BaseModel):
             queue=place and QueuePlace.model_validate(place),
             phase=job.phase,
             progress=Progress.model_validate(job.progress) if job.progress else None,
-            spec=spec or JobSpec.model_validate(job.spec),
+            spec=spec or _spec_of(job),
             resolved=job.resolved,
             plan=job.plan,
             result=job.result,
@@ -85,6 +85,14 @@ class JobView(BaseModel):
                 },
             },
         )
+
+
+def _spec_of(job: Job) -> JobSpec | JsonObject:
+    """With what a job of an earlier release did not name; one of a later release is shown as it was stored."""
+    try:
+        return JobSpec.model_validate(job.spec)
+    except ValidationError:
+        return job.spec
 
 
 class JobPage(Page[JobView]):

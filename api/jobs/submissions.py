@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from api.audit import Action, ActionOfRequest
@@ -64,7 +65,12 @@ def retry_job(
         job = job_or_404(JobRepository(session).get(tenant, job_id), job_id)
         if job.state not in TERMINAL:
             raise Problem(HTTPStatus.CONFLICT, f"{job_id} is {job.state}; only a job that has ended can be retried")
-        return _checked(JobSpec.model_validate(job.spec), tenant, settings)
+        try:
+            spec = JobSpec.model_validate(job.spec)
+        except ValidationError:
+            detail = f"{job_id} was specified for a later release than this; update the service, then retry it"
+            raise Problem(HTTPStatus.CONFLICT, detail) from None
+        return _checked(spec, tenant, settings)
 
     return _submit(look_up, _request(idempotency_key, f"retry {job_id}"), action, tenant, settings, retry_of=job_id)
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from jobs.clock import later, now, seconds_until
 from jobs.errors import JobError
-from jobs.events import AttemptStarted, NewEvent, RequeueReason
+from jobs.events import AttemptStarted, Deferred, NewEvent, RequeueReason
 from jobs.progress import Progress
 from jobs.repository.counters import FENCED_WRITES, STORED_BYTES, increment, increment_phase
 from jobs.repository.queue.fair_queue import lock, standings, take_turn
@@ -19,7 +19,7 @@ from jobs.repository.transitions import change, fail, move, requeue
 from jobs.repository.uploads import StoredUpload, claimed_uploads
 from jobs.spec import JobSpec
 from jobs.states import HELD, State
-from jobs.tables import Analysis, Artifact, Job, JsonObject
+from jobs.tables import Analysis, Artifact, Event, Job, JsonObject
 
 NOT_UNDERSTOOD_SECONDS = 30.0
 
@@ -113,7 +113,8 @@ class ClaimRepository:
         """Take a waiting job. None where it does not wait (any more), waits for another class or for its time, or its
         tenant has as many running as its quota allows.
 
-        A job whose specification is of a later release waits `NOT_UNDERSTOOD_SECONDS` more, for a worker that knows it.
+        A job whose specification is of a later release waits `NOT_UNDERSTOOD_SECONDS` more, for a worker that knows it,
+        and has an event that says so.
         """
         if not may_run(self._session, job_id):
             return None
@@ -126,8 +127,7 @@ class ClaimRepository:
                 spec = JobSpec.model_validate(stored)
             except ValidationError:
                 log.warning("the specification of a job is not understood", job_id=job_id)
-                waits = update(Job).where(*guards, Job.fence == fence).values(not_before=later(NOT_UNDERSTOOD_SECONDS))
-                self._session.execute(waits.execution_options(synchronize_session=False))
+                self._defer(job_id, [*guards, Job.fence == fence])
                 return None
             job = move(
                 self._session,
@@ -216,6 +216,16 @@ class ClaimRepository:
     def count_fenced_write(self, what: str) -> None:
         """Count a write, of a `heartbeat` or an `end`, that a fence has kept out."""
         increment(self._session, FENCED_WRITES, what)
+
+    def _defer(self, job_id: str, guards: Sequence[ColumnElement[bool]]) -> None:
+        values = {"not_before": later(NOT_UNDERSTOOD_SECONDS)}
+        last = select(Event.type).where(Event.job_id == job_id).order_by(Event.seq.desc()).limit(1)
+        if self._session.scalar(last) != "deferred":
+            reason = Deferred(reason="specification_not_understood")
+            change(self._session, guards, values, [NewEvent("deferred", reason)])
+            return
+        waits = update(Job).where(*guards).values(values)
+        self._session.execute(waits.execution_options(synchronize_session=False))
 
     def _publish(self, job_id: str, artifacts: Sequence[PublishedArtifact], retention_days: float) -> None:
         expiry = {"expires_at": later(retention_days * 86400)} if retention_days else {}

@@ -10,6 +10,7 @@ from sqlalchemy import create_engine, inspect, text
 
 from jobs.database import alembic_config, migrate, open_engine
 from jobs.tables import Base
+from tests.services.postgresql import PostgreSQL
 
 
 def tables(url: str) -> set[str]:
@@ -78,3 +79,24 @@ def test_making_room_for_sealed_secrets_loses_no_endpoint_and_no_delivery(empty_
         connection.execute(text("DELETE FROM webhook_endpoints"))
         assert connection.scalar(text("SELECT count(*) FROM webhook_deliveries")) == 0
     engine.dispose()
+
+
+def test_a_migration_does_not_wait_long_behind_a_transaction_and_leaves_nothing_half(
+    postgresql_server: PostgreSQL,
+) -> None:
+    url = postgresql_server.empty_database()
+    alembic.command.upgrade(alembic_config(url), "0009")
+    engine = open_engine(url)
+    before = inspect(engine).get_columns("tenants")
+    with engine.connect() as reader:
+        # The second of the two tables that the next migration changes.
+        reader.execute(text("SELECT * FROM leftovers"))
+        command = [sys.executable, "-m", "jobs", "migrate"]
+        environment = {**os.environ, "SGLP_DATABASE_URL": url}
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("another transaction has held a table for 5 s; nothing was changed")
+    assert [column["name"] for column in inspect(engine).get_columns("tenants")] == [each["name"] for each in before]
+    engine.dispose()
+    migrate(url)
+    alembic.command.check(alembic_config(url))

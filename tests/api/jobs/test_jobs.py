@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.database import transaction
 from jobs.repository import ClaimRepository
+from jobs.tables import Job
 from tests.api.conftest import SPEC
 
 Submit = Callable[[], str]
@@ -222,3 +223,17 @@ def test_probes_and_architectures(client: httpx.Client) -> None:
 def test_the_openapi_document_names_every_route(client: httpx.Client) -> None:
     paths = set(client.get("/openapi.json").json()["paths"])
     assert paths >= {"/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/artifacts/{name}", "/readyz"}
+
+
+def test_a_job_of_a_later_release_is_shown_as_it_is_and_not_retried(
+    client: httpx.Client, sessions: sessionmaker[Session], submit: Callable[[], str]
+) -> None:
+    job_id = submit()
+    with transaction(sessions) as session:
+        job = session.get_one(Job, job_id)
+        job.spec = {**job.spec, "of_tomorrow": 1}
+    shown = client.get(f"/v1/jobs/{job_id}")
+    assert (shown.status_code, shown.json()["spec"]["of_tomorrow"]) == (200, 1)
+    assert client.get("/v1/jobs").json()["data"][0]["spec"] == shown.json()["spec"]
+    assert client.post(f"/v1/jobs/{job_id}/cancel").status_code == 200
+    assert client.post(f"/v1/jobs/{job_id}/retry").status_code == 409

@@ -11,7 +11,9 @@ from jobs.errors import MOST_MESSAGE, JobError
 from jobs.events import NewEvent, PhaseStarted
 from jobs.progress import Progress
 from jobs.repository import Claim, ClaimRepository, JobRepository
+from jobs.repository.claims import NOT_UNDERSTOOD_SECONDS
 from jobs.states import State
+from jobs.tables import Job
 from tests.jobs.repository.lives import (
     ANALYSIS,
     ARTIFACT,
@@ -188,3 +190,22 @@ def test_a_figure_that_is_no_number_is_refused_and_nothing_is_written(sessions: 
     with pytest.raises((ValueError, StatementError), match="JSON"):
         beat(sessions, held, phase="measuring", plan={"achieved": float("nan")})
     assert row(sessions, held.job_id).version == 2
+
+
+def test_a_job_of_a_later_release_waits_and_says_so_once(sessions: Sessions) -> None:
+    job_id = submit(sessions)
+    with transaction(sessions) as session:
+        job = session.get_one(Job, job_id)
+        job.spec = {**job.spec, "of_tomorrow": 1}
+    for _ in range(2):
+        assert claim(sessions, job_id) is None
+        pass_time(sessions, job_id, NOT_UNDERSTOOD_SECONDS - 5)
+        assert claim(sessions, job_id) is None
+        pass_time(sessions, job_id, 6)
+    said = (2, "deferred", {"reason": "specification_not_understood"})
+    assert events(sessions, job_id)[1:] == [said]
+    # A worker of that release takes it; what happens to it then may defer it once more.
+    with transaction(sessions) as session:
+        session.get_one(Job, job_id).spec = SPEC.model_dump(mode="json")
+    assert claim(sessions, job_id) is not None
+    assert [event[1] for event in events(sessions, job_id)] == ["queued", "deferred", "running"]
