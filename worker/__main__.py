@@ -30,7 +30,6 @@ def main() -> None:
     sessions, store = make_sessions(make_engine(settings)), open_store(settings)
     health = WorkerHealth(sessions, store)
     supervisor = Supervisor(settings, sessions, store, health)
-
     lifetime = Lifetime(settings.worker_idle_seconds, settings.worker_max_jobs)
 
     def run_jobs(_job_id: str) -> None:
@@ -44,10 +43,14 @@ def main() -> None:
     def shut_down(**_: object) -> None:
         supervisor.shut_down()
 
+    def be_idle(**_: object) -> None:
+        # Celery handles SIGTERM, with which a worker that has been idle for too long ends, only from now on.
+        lifetime.start()
+
     app.task(name=TASK)(run_jobs)
-    lifetime.start()
     signals.setup_logging.connect(keep_logging, weak=False)
     signals.worker_shutting_down.connect(shut_down, weak=False)
+    signals.worker_ready.connect(be_idle, weak=False)
     health.start()
     # Quiet: the banner is not a JSON line, as every line of the log must be.
     app.worker_main(
