@@ -34,7 +34,7 @@ def job_folders(settings: Settings, job_id: str, tenant: str) -> Iterator[JobFol
 
 
 def tenant_caches(settings: Settings) -> Path:
-    """Where each tenant has a folder of its own with the results of its jobs."""
+    """Where each tenant has a folder with the results of its jobs."""
     return settings.cache_dir.absolute() / "tenants"
 
 

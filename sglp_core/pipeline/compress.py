@@ -18,6 +18,7 @@ from sglp_core.healing.required_memory import require_room
 from sglp_core.healing.training_state import kept_state
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Options, QualityTarget, Target
+from sglp_core.pipeline.kept_repairs import find_or_repair
 from sglp_core.pipeline.run import (
     Measured,
     choose_for_run,
@@ -28,7 +29,6 @@ from sglp_core.pipeline.run import (
 )
 from sglp_core.planning.choose import Choice, control_plans
 from sglp_core.planning.quality_budget import QualitySearch
-from sglp_core.repair.kept_repairs import find_or_repair
 from sglp_core.repair.repair import Repaired, repair_plans
 from sglp_core.reporting.comparison import SGLP, before_after, control_rows, stage_rows
 from sglp_core.reporting.inputs import (

@@ -38,7 +38,7 @@ class Outlook:
         return cls(standings(session, gpu_class), dict(waiting))
 
     def place(self, tenant: str, ahead: int) -> Place | None:
-        """The place of a job that has `ahead` of its own tenant's before it; None if its tenant was not there yet."""
+        """The place of a job that has `ahead` of its tenant's before it; None if its tenant was not there yet."""
         rank = next((i for i, each in enumerate(self.standings) if each.tenant == tenant), None)
         if rank is None:
             return None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sglp_core.execution.layered_model import LayeredModel
-from sglp_core.repair.kept_repairs import find_or_repair
+from sglp_core.pipeline.kept_repairs import find_or_repair
 from sglp_core.repair.repair import Repaired, repair_plans
 from sglp_core.result_cache import Cache
 from tests.sglp_core.repair.repair_models import batches, build
