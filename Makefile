@@ -49,7 +49,7 @@ $(SBOM)/ready: .venv/ready-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --target $(SBOM) cyclonedx-bom==7.5.0
 	touch $@
 
-.PHONY: demo test azure openapi deploy-lint images chaos lint
+.PHONY: demo test slow-test azure openapi deploy-lint images chaos lint
 demo: .venv/ready
 	@$(BIN)/sglp demo
 
@@ -58,6 +58,9 @@ test: .venv/ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 	PYTHONPATH=$(CURDIR)/tests/timm_models/path:$(CURDIR)/$(TIMM) OMP_NUM_THREADS=1 \
 		$(BIN)/pytest --numprocesses 2 --dist loadfile tests/timm_models
+
+slow-test: .venv/ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
 azure: $(AZURITE)/ready
 	PATH=$(CURDIR)/$(AZURITE)/node_modules/.bin:$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest tests/azure

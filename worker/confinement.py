@@ -29,6 +29,7 @@ DEVICES = (
     "null", "zero", "full", "random", "urandom",
     "nvidia*", "nvidia-caps/*", "kfd", "dri/*",
 )  # fmt: skip
+PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 PACKAGES = ("api", "jobs", "migrations", "sglp_core", "sglp_client", "sglp_service", "worker")
 READ = AccessFs.READ_FILE | AccessFs.READ_DIR
 RUN = READ | AccessFs.EXECUTE
@@ -134,6 +135,7 @@ def _deny_calls() -> None:
 def _python() -> Iterator[str]:
     """The folders of the interpreter and of what is installed; of a checkout only the packages, not what is beside."""
     yield from {sys.prefix, sys.base_prefix}
+    yield from (entry for entry in sys.path if Path(entry).name in PACKAGE_FOLDERS)
     # Looked up without importing them.
     for spec in filter(None, map(importlib.util.find_spec, PACKAGES)):
         yield from spec.submodule_search_locations or ()

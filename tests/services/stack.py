@@ -30,6 +30,8 @@ class Stack:
         self._servers: list[subprocess.Popen[bytes]] = []
         self._workers: list[subprocess.Popen[bytes]] = []
         self.port = free_port()
+        # Of the processes that are started next.
+        self.python = Path(sys.executable)
         self.settings = {
             "work_dir": str(directory / "work"),
             "cache_dir": str(directory / "cache"),
@@ -101,7 +103,7 @@ class Stack:
         }
         with self._log(name).open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", module], stdout=log, stderr=log, env={**os.environ, **environment}
+                [self.python, "-m", module], stdout=log, stderr=log, env={**os.environ, **environment}
             )
         among.append(process)
         return process

@@ -5,6 +5,7 @@ import pytest
 from benchmarks.moved_healing import run
 
 
+@pytest.mark.slow
 def test_a_healing_that_is_killed_and_moved_ends_with_the_same_weights(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

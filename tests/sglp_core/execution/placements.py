@@ -1,5 +1,6 @@
 """Small random models on disk, and the same model in every placement of its weights."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import transformers
 
 from sglp_core.execution.disk_home import DiskHome, empty_model
 from sglp_core.execution.layered_model import LayeredModel
+from sglp_core.execution.native_types import computing_type
 from sglp_core.execution.weights import MemoryHome, OnloadedWeights
 from sglp_core.structure.layer_stack import find_stack, layers_of
 from sglp_core.tasks import Batch, task_of
@@ -60,8 +62,10 @@ def batches_for(model: Any) -> list[Batch]:
 
 
 def resident(model: Any) -> LayeredModel:
-    """The model on the CPU, as it is."""
-    return LayeredModel(model, find_stack(model), task_of(type(model)))
+    """The model on the CPU as it is, but where this processor would emulate its type, a copy in the one computed in."""
+    dtype = computing_type(model.dtype, torch.device("cpu"))
+    whole = model if dtype == model.dtype else deepcopy(model).to(dtype)
+    return LayeredModel(whole, find_stack(model), task_of(type(model)))
 
 
 def from_memory(model: Any) -> LayeredModel:

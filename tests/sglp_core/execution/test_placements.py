@@ -134,7 +134,7 @@ def test_the_whole_model_gives_its_logits_in_every_placement(name: str, tmp_path
     model = save(name, tmp_path / "model", torch.bfloat16)
     (batch, *_) = batches_for(model)
     with torch.no_grad():
-        expected = logits_of(model, batch)
+        expected = logits_of(resident(model).model, batch)
         for layered in (from_memory(model), from_disk(tmp_path / "model")):
             with layered.whole() as whole:
                 assert torch.equal(logits_of(whole, batch), expected)

@@ -75,7 +75,9 @@ def outcome(output: Path) -> Any:
     return comparable(json.loads((output / "report.json").read_text())), load_file(output / "model/model.safetensors")
 
 
-@pytest.mark.parametrize("target", [Target("layers", 0.34), QualityTarget("perplexity", 0.5)])
+@pytest.mark.parametrize(
+    "target", [Target("layers", 0.34), pytest.param(QualityTarget("perplexity", 0.5), marks=pytest.mark.slow)]
+)
 def test_a_run_goes_on_on_another_machine(
     tmp_path: Path, target: Target | QualityTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
