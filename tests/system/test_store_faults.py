@@ -162,12 +162,14 @@ def test_a_worker_killed_while_it_stores_a_state_loses_no_older_one(
     stack: Stack, models: Path, proxy: FaultyProxy, tmp_path: Path, same_disks: bool
 ) -> None:
     stack.end_workers()
+    worker = stack.start_worker()
+    spec = healing_spec(models)
+    spec = {**spec, "calibration": {**spec["calibration"], "seed": 1 + same_disks}}
+    # What comes before the healing is in the cache from now on, and the first that is stored is a state.
+    stack.wait_for_end(stack.client.submit({**spec, "healing": {}})["id"])
     # The state of the first judgement is stored, the next one that is uploaded is only in the cache.
     proxy.do(Fault.HUNG, methods={"PUT"}, path=JOBS, after=1)
-    worker = stack.start_worker()
-    seed = {"seed": 1 + same_disks}
-    spec = healing_spec(models)
-    job_id = stack.client.submit({**spec, "calibration": {**spec["calibration"], **seed}})["id"]
+    job_id = stack.client.submit(spec)["id"]
     stack.wait_for(job_id, lambda _job: proxy.broken > 0)
     worker.kill()
     proxy.heal()
