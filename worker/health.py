@@ -61,7 +61,7 @@ class WorkerHealth:
             if trouble:
                 self._record(CONFINEMENT, trouble)
             self.store_works()
-            threading.Event().wait(INTERVAL_SECONDS)
+            time.sleep(INTERVAL_SECONDS)
 
     def _record(self, part: str, trouble: str) -> None:
         log.warning("the worker is in trouble", part=part, trouble=trouble)

@@ -3,7 +3,6 @@
 PostgreSQL, Redis and an S3 server are those of the tests, on loopback. docs/operate/deploy.md has the output.
 """
 
-import os
 import subprocess
 import tempfile
 from contextlib import ExitStack
@@ -77,9 +76,7 @@ def _build(engine: Engine, image: str, arguments: dict[str, str]) -> Contents:
 
 def _revision() -> str:
     command = ["git", "rev-parse", "HEAD"]
-    return subprocess.run(
-        command, cwd=ROOT, check=True, capture_output=True, text=True, env={**os.environ}
-    ).stdout.strip()
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

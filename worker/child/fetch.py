@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -14,9 +13,6 @@ from worker.sources.access import SourceAccess
 from worker.sources.hub_cache import hold, make_room
 from worker.sources.model_files import Sources, is_remote
 from worker.supervision.messages import ChildRequest
-
-if TYPE_CHECKING:
-    pass
 
 
 class DownloadedModel(BaseModel):
