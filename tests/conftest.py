@@ -1,6 +1,5 @@
 """Servers, databases and disks that tests ask for by name; a server is started once, when the first test asks."""
 
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs.database import make_engine, make_sessions, migrate
 from jobs.settings import Settings
 from sglp_core.fresh_process import FreshProcesses
+from tests.services.disks import mounted
 from tests.services.postgresql import PostgreSQL, postgresql
 from tests.services.redis import redis
 from tests.services.s3 import S3, s3
@@ -73,9 +73,5 @@ def sessions(database_url: str) -> Iterator[sessionmaker[Session]]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", mount], check=False).returncode:
-        pytest.skip("mounting needs root")
-    yield mount
-    subprocess.run(["umount", "-l", mount], check=True)
+    with mounted(tmp_path / "small", "64k") as disk:
+        yield disk

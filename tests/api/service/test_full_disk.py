@@ -1,6 +1,5 @@
 """A database whose disk is full takes no job, and says so."""
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,17 +10,14 @@ import pytest
 from jobs.database import migrate
 from jobs.settings import Settings
 from tests.api.conftest import SPEC
+from tests.services.disks import mounted
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", mount], check=False).returncode:
-        pytest.skip("mounting needs root")
-    yield mount
-    subprocess.run(["umount", "-l", mount], check=True)
+    with mounted(tmp_path / "disk", "4m") as full_soon:
+        yield full_soon
 
 
 @pytest.fixture
