@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.artifacts import ArtifactStore
 from jobs.database import transaction
+from jobs.locations.uploads import UPLOADS
 from jobs.repository import InventoryRepository, StoredFile
-from jobs.uploads import UPLOADS
 
 BATCH = 500
 # What workers write to see whether the store works.

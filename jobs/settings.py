@@ -9,9 +9,9 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.locations.destinations import Destination
+from jobs.locations.uploads import MOST_PRESIGN_SECONDS
 from jobs.locations.uris import PLACE_SCHEMES
 from jobs.spec import GPU_CLASS
-from jobs.uploads import MOST_PRESIGN_SECONDS
 
 GPUClass = Annotated[str, Field(pattern=GPU_CLASS)]
 SOURCE_SCHEMES = ("hf", *PLACE_SCHEMES)

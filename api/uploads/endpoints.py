@@ -17,9 +17,9 @@ from api.uploads.receive import received
 from api.uploads.schemas import UploadAddress, UploadPage, UploadView, file_path, upload_path
 from api.uploads.verify import faults_of
 from jobs.database import transaction
+from jobs.locations.uploads import NewUpload, key_of
 from jobs.repository import DeclaredFile, UploadRepository
 from jobs.tables import Upload
-from jobs.uploads import NewUpload, key_of
 
 # Stores take no more in one request.
 LARGEST_SIGNED_BYTES = 5 << 30

@@ -8,9 +8,9 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from api.protocol.pages import Page
+from jobs.locations.uploads import UploadKind
 from jobs.repository import DeclaredFile
 from jobs.tables import Upload
-from jobs.uploads import UploadKind
 
 
 class UploadFileView(BaseModel):

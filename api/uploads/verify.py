@@ -7,8 +7,8 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 
 from jobs.artifacts import ArtifactStore
+from jobs.locations.uploads import key_of
 from jobs.repository import DeclaredFile
-from jobs.uploads import key_of
 
 # Proxies give up on an answer after a minute.
 CHECK_SECONDS = 30.0

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from jobs.locations.uploads import key_of
 from jobs.states import TERMINAL
 from jobs.tables import Artifact, DeletedJob, Job, Upload, UploadFile
-from jobs.uploads import key_of
 
 ROWS = 1000
 

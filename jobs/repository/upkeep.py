@@ -7,13 +7,13 @@ from sqlalchemy.orm import Session
 
 from jobs.clock import later, now
 from jobs.errors import JobError
+from jobs.locations.uploads import MOST_PRESIGN_SECONDS
 from jobs.repository.counters import LEASES_EXPIRED, increment
 from jobs.repository.submissions import KEY_SECONDS
 from jobs.repository.transitions import fail, move, requeue
 from jobs.repository.uploads import OPEN_SECONDS, in_use
 from jobs.states import TERMINAL, State
 from jobs.tables import Artifact, DeletedJob, IdempotencyKey, Job, Upload, UploadFile
-from jobs.uploads import MOST_PRESIGN_SECONDS
 
 
 class UpkeepRepository:

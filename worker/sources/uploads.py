@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jobs.artifacts import ArtifactStore
+from jobs.locations.uploads import key_of
 from jobs.repository import DeclaredFile, StoredUpload
 from jobs.spec import JobSpec
-from jobs.uploads import key_of
 from worker.background_transfer import BackgroundTransfer
 from worker.sources.local_spec import LocalSpec
 

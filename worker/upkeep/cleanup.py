@@ -8,9 +8,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.artifacts import ArtifactStore, StorageUnavailable
 from jobs.database import transaction
+from jobs.locations.uploads import UPLOADS, key_of
 from jobs.repository import AuditRepository, UpkeepRepository
 from jobs.settings import Settings
-from jobs.uploads import UPLOADS, key_of
 
 BATCH = 100
 MOST_AUDIT_EVENTS = 10_000

@@ -7,9 +7,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.artifacts import ArtifactStore, StorageUnavailable
 from jobs.database import transaction
+from jobs.locations.uploads import UPLOADS
 from jobs.repository import RemovalRepository
 from jobs.settings import Settings
-from jobs.uploads import UPLOADS
 
 BATCH = 100
 
