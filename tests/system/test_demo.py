@@ -22,4 +22,4 @@ def test_the_demo_ends_with_a_model_and_a_sweep_of_what_was_measured_for_it(
     assert "sweep over layers" in printed
     assert str(directory / "model") in printed.splitlines()[-1]
     # One analysis served both jobs.
-    assert len(list((tmp_path / ".sglp/cache/analyses").iterdir())) == 1
+    assert len(list((tmp_path / ".sglp/cache/tenants").glob("*/analyses/*"))) == 1
