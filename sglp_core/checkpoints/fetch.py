@@ -1,5 +1,6 @@
 """Make the files of a model local: a path, a `file://` URI, or `hf://org/name@revision` on a Hugging Face hub."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +8,10 @@ from urllib.parse import unquote, urlsplit
 
 from sglp_core.checkpoints.hub import HubAccess, download, download_outline
 from sglp_core.checkpoints.model_folder import within
-from sglp_core.errors import SourceForbidden
+from sglp_core.errors import ModelNotFound, SourceForbidden
 
 DEFAULT_CACHE = Path("~/.cache/sglp")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,12 @@ def fetch(
         return Fetched(path, repository, commit, downloaded=True)
     if parts.scheme not in {"", "file"}:
         raise SourceForbidden(f"{parts.scheme}:// is not a known model scheme; use file:// or hf://")
-    path = within(Path(unquote(parts.path)) if parts.scheme else Path(uri), roots)
+    try:
+        path = within(Path(unquote(parts.path)) if parts.scheme else Path(uri), roots)
+    except ModelNotFound as error:
+        if not HUB_NAME.fullmatch(uri):
+            raise
+        raise ModelNotFound(f"{error}; a model of the Hugging Face hub is named hf://{uri}") from error
     return Fetched(path, path.name, None)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sglp_core.checkpoints.limits import free_disk_bytes
 from sglp_core.checkpoints.model_folder import local_path, sha256_of
+from sglp_core.data.embedded_tokens import require_embedded
 from sglp_core.data.images import read_images
 from sglp_core.data.labelled_texts import read_labelled_texts
 from sglp_core.data.samples import Samples
@@ -195,6 +196,7 @@ def _samples(loaded: LoadedModel, calibration: Calibration, source: str, count: 
         )
     else:
         samples = text_windows(local_path(source, roots), loaded.processor, count, length, seed, loaded.scratch)
+        require_embedded(samples.input_ids, loaded.model, loaded.processor)
     progress.start(len(samples), samples.noun, len(samples))
     return samples
 

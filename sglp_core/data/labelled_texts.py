@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sglp_core.data.embedded_tokens import require_embedded
 from sglp_core.data.predicted_labels import predicted_labels
 from sglp_core.data.samples import digest_of
 from sglp_core.data.text_files import draw_texts
@@ -96,6 +97,7 @@ def read_labelled_texts(
         tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         for name, tensor in inputs.items():
             tensor[rows] = tokens[name]
+    require_embedded(inputs["input_ids"], model.model, tokenizer)
     with as_unsupported("the model cannot read a batch of texts"):
         labels = predicted_labels(model, inputs)
     return LabelledTexts(inputs["input_ids"], inputs["attention_mask"], labels)

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from sglp_core.checkpoints.fetch import fetch as fetch_model
+from sglp_core.errors import ModelNotFound
 from tests.services.hub import COMMIT, Hub, hub
 from tests.worker.tiny_model import write_tiny_model
 
@@ -224,3 +226,10 @@ def test_a_model_beyond_the_limits_is_not_downloaded(
 ) -> None:
     assert fetch("hf://org/name", **limit) == {"error": "insufficient_storage"}
     assert server.requested == []
+
+
+def test_a_name_without_its_scheme_is_told_how_a_model_of_the_hub_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match=r"no file or directory org/name; .* hf://org/name"):
+        fetch_model("org/name", None, tmp_path, None)
+    with pytest.raises(ModelNotFound, match=r"name$"):
+        fetch_model("/models/org/name", None, tmp_path, None)

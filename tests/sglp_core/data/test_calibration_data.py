@@ -1,6 +1,8 @@
 """What is judged on was never measured or trained on."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +138,21 @@ def test_no_more_is_trained_on_than_has_room(
     data = prepared_to_heal(loaded, tmp_path, "held_out", Healing(100_000, source=str(other), batch_size=4096))
     assert data.healing is not None
     assert len(data.healing) == 7
+
+
+@pytest.mark.parametrize("place", ["calibration", "evaluation"])
+def test_tokens_that_the_model_has_no_embedding_for_are_named(loaded: LoadedModel, tmp_path: Path, place: str) -> None:
+    """Tokens were added to the tokenizer alone; one of them stands once in a long text."""
+    text, rare = write_text(tmp_path / "text.txt"), tmp_path / "rare.txt"
+    rare.write_text(text.read_text().replace(" ", " zebra ", 1))
+    tokenizer = deepcopy(loaded.processor)
+    tokenizer.add_tokens(["zebra", "okapi"])
+    changed = replace(loaded, processor=tokenizer)
+    sources = (rare, str(text)) if place == "calibration" else (text, str(rare))
+    with pytest.raises(BadCalibration, match=r"'zebra' \(23\): .* 23 rows, the tokenizer has 25 tokens"):
+        prepare(
+            changed,
+            Calibration(str(sources[0]), samples=10_000, sequence_length=16),
+            Evaluation(sources[1], samples=10_000),
+            RunContext(cache=tmp_path),
+        )
