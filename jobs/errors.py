@@ -13,7 +13,7 @@ class Reason(NamedTuple):
 
 
 REASONS = {
-    "model_not_found": Reason("There is no such model, or it may not be read.", False),
+    "model_not_found": Reason("There is no such model, it is not all there, or it may not be read.", False),
     "source_forbidden": Reason(
         "The URI lies outside the configured roots, places and destinations, or its place refuses the credentials.",
         False,
@@ -22,7 +22,9 @@ REASONS = {
         "The model hub, store or host did not answer, or the files changed while they were read.", True
     ),
     "unsafe_format": Reason("The files could run code, or lie about what they hold.", False),
-    "unsupported_architecture": Reason("No stack of removable layers was found in the model.", False),
+    "unsupported_architecture": Reason(
+        "No stack of removable layers was found in the model, or its weights are quantised.", False
+    ),
     "target_unreachable": Reason("No choice of layers reaches the target; the message says what could be.", False),
     "bad_calibration": Reason("The calibration or evaluation data is missing, empty, unreadable or too short.", False),
     "out_of_memory": Reason("The worker has not enough memory for this model and batch size.", False),

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sglp_core.checkpoints.carried_files import model_files
 from sglp_core.checkpoints.limits import require_space
 from sglp_core.checkpoints.model_folder import sha256_of
-from sglp_core.loading.processor import PROCESSOR_FILES
 from sglp_core.loading.source import Source
 from sglp_core.versions import versions
 
@@ -30,10 +30,9 @@ def write_model(model: Any, source: Source, directory: Path) -> None:
 
 def copy_processor_files(source: Source, directory: Path) -> None:
     """Copy tokenizer, image processor and licence of the original, which do not depend on its layers."""
-    for pattern in PROCESSOR_FILES:
-        for file in source.directory.glob(pattern):
-            if file.is_file():
-                shutil.copyfile(file, directory / file.name)
+    for name in model_files(source.directory).carried:
+        (directory / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source.directory / name, directory / name)
 
 
 def write_manifest(directory: Path, facts: Mapping[str, object]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sglp_core.checkpoints.limits import require_space
 from sglp_core.checkpoints.safetensors_header import SAFETENSORS_BITS
-from sglp_core.checkpoints.stored_tensors import StoredTensor, layer_number, stack_prefix
+from sglp_core.checkpoints.stored_tensors import StoredTensor, layer_number
 from sglp_core.execution.loaded_tensors import LoadedTensors
 from sglp_core.structure.config import read_config
 from sglp_core.structure.config_renumbering import renumber_config
@@ -43,7 +43,7 @@ def copy_kept_layers(
     before anything is written where the disk is too full.
     """
     kept = {old: new for new, old in enumerate(i for i in range(count) if i not in set(removed))}
-    prefix = stack_prefix((tensor.name for tensor in loaded.tensors), path, count)
+    prefix = loaded.stack_prefix(path, count)
     named = list(_renumbered(loaded.tensors, prefix, kept))
     directory.mkdir(parents=True, exist_ok=True)
     require_space(directory, int(sum(tensor.size_bytes for _, tensor in named) * 1.02), "the compressed model")

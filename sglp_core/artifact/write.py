@@ -67,7 +67,6 @@ def _from_shards(loaded: LoadedModel, variant: Variant, probe: dict[str, Tensor]
     removed = variant.removed
     expected = _probe_logits(loaded, probe, variant)
     assert isinstance(loaded.path, str)
-    assert loaded.tensors is not None
     with tempfile.TemporaryDirectory(dir=loaded.scratch, prefix="changed-") as folder:
         tensors = with_changes(loaded, loaded.tensors, variant.changes, Path(folder))
         layer_map = copy_kept_layers(tensors, loaded.path, len(loaded.stack), removed, directory)

@@ -12,12 +12,13 @@ from typing import Any, BinaryIO
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from sglp_core.checkpoints.model_folder import refuse_part
 from sglp_core.errors import UnsafeFormat
 
 # Bytes of a value, by the number of its type; the two types of variable size are below.
 VALUE_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 STRING, ARRAY, UINT32 = 8, 9, 4
-UNSIGNED = {UINT32: "I", 10: "Q"}
+UNSIGNED = {2: "H", UINT32: "I", 10: "Q"}
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 MAX_STRING_BYTES = 16_000_000
@@ -55,7 +56,8 @@ class _Cursor:
     size: int
     position: int = 0
     elements: int = 0
-    tensors: int = 0
+    blocks: int = 0
+    parts: int = 1
     alignment: int = DEFAULT_ALIGNMENT
     names: set[str] = field(default_factory=set)
 
@@ -95,7 +97,10 @@ class _Cursor:
 
 
 def read_tensors(path: Path) -> list[GGUFTensor]:
-    """Check a header and return the tensors it describes, in the order of their bytes. Raises `UnsafeFormat`."""
+    """Check a header and return the tensors it describes, in the order of their bytes.
+
+    Raises `UnsafeFormat`, and `ModelNotFound` for a part of a split model.
+    """
     with path.open("rb") as file:
         cursor = _Cursor(path, file, path.stat().st_size)
         magic, version = cursor.read(4), cursor.unpack("I")[0]
@@ -103,9 +108,11 @@ def read_tensors(path: Path) -> list[GGUFTensor]:
             raise cursor.error(f"its version is {version}; supported are {VERSIONS}")
         tensors, values = cursor.unpack("QQ")
         cursor.count(tensors + values)
-        cursor.tensors = tensors
         for _ in range(values):
             _check_value(cursor)
+        refuse_part(path, cursor.parts)
+        if cursor.blocks > tensors:
+            raise cursor.error(f"it claims {cursor.blocks} layers but has only {tensors} tensors")
         # Tensors may have the names of values.
         cursor.names.clear()
         infos = [_read_info(cursor) for _ in range(tensors)]
@@ -126,8 +133,10 @@ def _check_value(cursor: _Cursor) -> None:
         return
     if key.endswith(".block_count") and value_type in UNSIGNED:
         (blocks,) = cursor.unpack(UNSIGNED[value_type])
-        if blocks > cursor.tensors:
-            raise cursor.error(f"it claims {blocks} layers but has only {cursor.tensors} tensors")
+        cursor.blocks = max(cursor.blocks, blocks)
+        return
+    if key == "split.count" and value_type in UNSIGNED:
+        (cursor.parts,) = cursor.unpack(UNSIGNED[value_type])
         return
     count = 1
     if value_type == ARRAY:

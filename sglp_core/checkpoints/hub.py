@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     pass
 
 CONFIGURATION = "config.json"
-DESCRIPTIONS = ("*.json", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*")
+DESCRIPTIONS = (
+    "*.json", "*.model", "*.spm", "*.tiktoken", "*.txt", "*.jinja", "README.md", "*LICENSE*", "NOTICE*", "*POLICY*",
+)  # fmt: skip
 # As transformers calls it.
 TEMPLATES = "additional_chat_templates/"
 

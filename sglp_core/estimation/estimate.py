@@ -45,7 +45,9 @@ def estimate(
         )
     with context.phase("planning").single_step():
         report = EstimateReport(
-            OutlinedModelSection(outline.origin, outline.revision, outline.format, outline.class_name, outline.dtype),
+            OutlinedModelSection(
+                outline.origin, outline.revision, outline.format, outline.class_name, outline.dtype, outline.notes
+            ),
             _estimated(outline, target, options, measure_speed(outline.torch_dtype)),
         )
     output.mkdir(parents=True, exist_ok=True)

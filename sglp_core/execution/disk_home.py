@@ -13,7 +13,7 @@ from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging
 
-from sglp_core.checkpoints.stored_tensors import StoredTensor, layer_number, stack_prefix, stored_tensors
+from sglp_core.checkpoints.stored_tensors import StoredTensor, layer_number, stored_tensors
 from sglp_core.checkpoints.tensor_values import read_tensor
 from sglp_core.checkpoints.weight_checks import require_finite, require_loaded
 from sglp_core.errors import UnsupportedArchitecture
@@ -43,7 +43,7 @@ class DiskHome:
         self.dtype = self.loaded.dtype
         self.bytes_onloaded = 0
         self.total_bytes = sum(tensor.size_bytes for tensor in self.loaded.tensors)
-        prefix = stack_prefix((tensor.name for tensor in self.loaded.tensors), path, len(layers_of(model, path)))
+        prefix = self.loaded.stack_prefix(path, len(layers_of(model, path)))
         self._tensors: dict[Group, list[StoredTensor]] = {}
         for tensor in self.loaded.tensors:
             self._tensors.setdefault(layer_number(tensor.name, prefix), []).append(tensor)
@@ -100,15 +100,11 @@ def _without_bar_and_threads() -> Iterator[None]:
 def empty_model(directory: Path) -> tuple[Any, str]:
     """The model of a directory with weights that take no memory, and the path of its layers.
 
-    Raises `UnsupportedArchitecture` for timm models, quantised models and layers in stages.
+    Raises `UnsupportedArchitecture` for timm models and layers in stages.
     """
     config = read_config(directory)
     if is_timm(config):
         raise UnsupportedArchitecture("timm models are not streamed from disk; the model has to fit in memory")
-    if getattr(config, "quantization_config", None):
-        raise UnsupportedArchitecture(
-            "a model with a quantization_config is not streamed from disk; it has to fit in memory"
-        )
     dtype = loading_type(config, stored_tensors(directory))
     with init_empty_weights(include_buffers=False):
         model = model_class(config)._from_config(config, dtype=dtype).eval()

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from transformers.core_model_loading import (
 )
 from transformers.utils.loading_report import LoadStateDictInfo
 
-from sglp_core.checkpoints.stored_tensors import StoredTensor, stored_tensors
+from sglp_core.checkpoints.stored_tensors import StoredTensor, stack_prefix, stored_tensors
 from sglp_core.checkpoints.tensor_values import TORCH_TYPES, equal_as
 from sglp_core.checkpoints.weight_checks import require_loaded, require_shapes
 from sglp_core.errors import as_unsupported
@@ -62,6 +63,11 @@ class LoadedTensors:
     absent: frozenset[str]
     conversions: tuple[Conversion, ...]
     transforms: tuple[WeightTransform, ...]
+
+    def stack_prefix(self, path: str, count: int) -> str:
+        """`stack_prefix` of the stored names of what is loaded into the `count` layers at `path`."""
+        inside = (each.stored for each in self.conversions if any(name.startswith(f"{path}.") for name in each.loaded))
+        return stack_prefix(chain.from_iterable(inside), path, count)
 
 
 def loading_type(config: transformers.PretrainedConfig, tensors: Iterable[StoredTensor]) -> torch.dtype:

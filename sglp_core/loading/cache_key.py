@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from sglp_core.checkpoints.carried_files import model_files
 from sglp_core.loading.loaded_model import LoadedModel
-from sglp_core.loading.processor import PROCESSOR_FILES
 from sglp_core.versions import versions
 
 PACKAGE = Path(__file__).parents[1]
@@ -18,7 +18,7 @@ def common_key(loaded: LoadedModel) -> dict[str, object]:
     Because the code is part of the key, a changed version of this package never reads results of another version.
     """
     folder = loaded.source.directory
-    processor_files = (file for pattern in PROCESSOR_FILES for file in folder.glob(pattern))
+    processor_files = (folder / name for name in model_files(folder).carried)
     return {
         "model": loaded.source.digest,
         "processor": _digest(folder, processor_files),

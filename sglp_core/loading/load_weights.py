@@ -14,16 +14,16 @@ def load_in_memory(
     stock: type[transformers.PreTrainedModel],
     directory: Path,
     config: transformers.PretrainedConfig,
-    dtype: torch.dtype | None,
+    dtype: torch.dtype,
 ) -> Any:
-    """The model of a checked directory, in a type; None is for quantised models, which state their own.
+    """The model of a checked directory, in a type.
 
     Raises `UnsafeFormat` where a weight is missing, has another shape or is not finite, and `UnsupportedArchitecture`
     where transformers cannot load it.
     """
     with as_unsupported("transformers cannot load the weights"):
         model, info = stock.from_pretrained(
-            directory, config=config, dtype=dtype or "auto", output_loading_info=True, ignore_mismatched_sizes=True
+            directory, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
     # transformers fills both mismatched and missing weights with random numbers.
     require_shapes(info["mismatched_keys"])

@@ -1,7 +1,7 @@
 """Load a model: fetch its files, check them, find its layers, and load its weights or leave them on disk."""
 
 import gc
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,14 @@ from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.loaded_tensors import LoadedTensors, read_loaded_tensors
 from sglp_core.execution.placement import fits, must_stream
 from sglp_core.execution.weights import MemoryHome, OnloadedWeights, Weights
+from sglp_core.loading.first_look import look_at, with_tensors
 from sglp_core.loading.load_weights import load_in_memory
-from sglp_core.loading.processor import image_shape, processor_of
 from sglp_core.loading.source import Source, open_source
 from sglp_core.options import Options
 from sglp_core.run_context import RunContext
 from sglp_core.structure.config import read_config
-from sglp_core.structure.layer_stack import LayerStack, StackPath, layers_of, measure_stack
-from sglp_core.structure.max_positions import require_length
-from sglp_core.structure.model_class import model_class
-from sglp_core.tasks import require_classes, task_of
+from sglp_core.structure.layer_stack import LayerStack, StackPath, layers_of
+from sglp_core.structure.notes import Note
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class LoadedModel(LayeredModel):
     """A loaded model with its files, its layers, and its tokenizer or image processor.
 
     `model` is the only copy of the weights, or its modules are empty and `home` has the weights on disk. `tensors` are
-    those of the checkpoint that are loaded, None for quantised models.
+    those of the checkpoint that are loaded.
     """
 
     fetched: Fetched
@@ -41,7 +39,8 @@ class LoadedModel(LayeredModel):
     stack: LayerStack
     class_name: str
     processor: Any
-    tensors: LoadedTensors | None
+    tensors: LoadedTensors
+    notes: tuple[Note, ...]
 
     def release(self) -> None:
         """Free the weights, after which the model cannot run."""
@@ -58,7 +57,7 @@ class LoadedModel(LayeredModel):
 def load_model(model: str | Fetched, options: Options, context: RunContext) -> LoadedModel:
     """Fetch a model, check it, and load its weights or leave them on disk.
 
-    Raises the errors of `fetch`, `open_source`, `measure_stack`, `load_in_memory` and `DiskHome`.
+    Raises the errors of `fetch`, `open_source`, `look_at`, `load_in_memory` and `DiskHome`.
     """
     if isinstance(model, Fetched):
         fetched = model
@@ -68,31 +67,26 @@ def load_model(model: str | Fetched, options: Options, context: RunContext) -> L
     with context.phase("opening").single_step():
         roots = None if fetched.downloaded else context.roots
         source = open_source(fetched.path, context.converted_models(), roots)
-        config = read_config(source.directory)
-        stock = model_class(config)
-        task = task_of(stock)
-        require_classes(config, task)
-        processor = processor_of(task, source.directory)
-        shape = image_shape(processor) if task == "image_classification" else None
-        stored_bits = sum(tensor.size_bytes for tensor in stored_tensors(source.directory)) * 8
-        length = options.calibration.sequence_length
-        if task != "image_classification":
-            require_length(config, length)
-        stack = measure_stack(config, length, shape, stored_bits)
-        weights = _load_weights(stock, source.directory, context, stack.path)
-        if weights.tensors:
-            untied = sum(weights.model.get_parameter(name).numel() for name in weights.tensors.untied)
-            stack = replace(stack, total_parameters=stack.total_parameters + untied)
+        stored = stored_tensors(source.directory)
+        look = look_at(
+            source.directory,
+            {tensor.name: tensor.dtype for tensor in stored},
+            sum(tensor.size_bytes for tensor in stored) * 8,
+            options.calibration.sequence_length,
+        )
+        weights = _load_weights(look.model_class, source.directory, context, look.stack.path)
+        look = with_tensors(look, weights.tensors)
     return LoadedModel(
         weights.model,
-        stack.path,
-        task,
+        look.stack.path,
+        look.task,
         fetched,
         source,
-        stack,
-        stock.__name__,
-        processor,
+        look.stack,
+        look.model_class.__name__,
+        look.processor,
         weights.tensors,
+        look.notes,
         home=weights.home,
         scratch=context.cache,
     )
@@ -102,7 +96,7 @@ def load_model(model: str | Fetched, options: Options, context: RunContext) -> L
 class _Loaded:
     model: Any
     home: Weights | None
-    tensors: LoadedTensors | None
+    tensors: LoadedTensors
 
 
 def _load_weights(
@@ -117,11 +111,9 @@ def _load_weights(
         model, stack = empty_model(directory)
         home = DiskHome(directory, model, stack)
         return _Loaded(model, OnloadedWeights(model, layers_of(model, stack), home, device), home.loaded)
-    config = read_config(directory)
-    quantised = getattr(config, "quantization_config", None) is not None
-    tensors = None if quantised else read_loaded_tensors(directory)
+    tensors = read_loaded_tensors(directory)
     # Not with the configuration that the stack was measured with: measuring sets eager attention, which counts FLOPs.
-    model = load_in_memory(stock, directory, config, tensors.dtype if tensors else None).eval()
+    model = load_in_memory(stock, directory, read_config(directory), tensors.dtype).eval()
     if fits(model, device):
         return _Loaded(model.to(device), None, tensors)
     home_in_memory = MemoryHome(model, device)

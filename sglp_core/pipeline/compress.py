@@ -36,6 +36,7 @@ from sglp_core.reporting.inputs import (
     analysis_section,
     calibration_section,
     evaluation_section,
+    files_section,
     model_section,
     placement_section,
 )
@@ -257,6 +258,7 @@ def _report(measured: Measured, evidence: Evidence, options: Options) -> Compres
         controls=control_rows(quality, planned.removed),
         evaluation=evaluation_section(options.evaluation, measured.data),
         verification=verification_section(checked.verification),
+        files=files_section(measured.loaded.source),
         layer_map={str(old): new for old, new in checked.artifact.layer_map.items()},
         quality_target=quality_target_section(planned.search, dense, written) if planned.search else None,
     )

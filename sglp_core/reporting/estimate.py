@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from sglp_core.options import TargetKind
 from sglp_core.reporting.json_form import LEFT_OUT_IF_NONE
+from sglp_core.structure.notes import Note
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class OutlinedModelSection:
     """The class that it is loaded with."""
     dtype: str
     """The type of most weights, as safetensors names it."""
+    notes: tuple[Note, ...]
+    """What was decided when it was opened, where its files could be meant in another way."""
 
 
 @dataclass(frozen=True)

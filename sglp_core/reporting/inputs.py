@@ -7,14 +7,18 @@ import torch
 
 from sglp_core.analysis.cache import Origin
 from sglp_core.analysis.result import Analysis
+from sglp_core.checkpoints.carried_files import model_files
 from sglp_core.data.calibration_data import CalibrationData
 from sglp_core.evaluation.footprint import peak_resident_bytes
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.loading.loaded_model import LoadedModel
+from sglp_core.loading.source import Source
 from sglp_core.options import Calibration, Evaluation
+from sglp_core.structure.notes import Note
 
 # As many names show what kind of tensors they are.
 NAMES_OF_IGNORED = 10
+NAMES_OF_FILES = 50
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,22 @@ class ModelSection:
     """The licence that its model card names; null where it names none."""
     ignored_tensors: IgnoredTensors
     """Stored tensors that its class has no place for."""
+    notes: tuple[Note, ...]
+    """What was decided when it was opened, where its files could be meant in another way."""
+
+
+@dataclass(frozen=True)
+class FilesSection:
+    """What became of the files of the original, by their names below its folder."""
+
+    carried: tuple[str, ...]
+    """Copied unchanged: tokenizer or processor, and licence."""
+    rewritten: tuple[str, ...]
+    """Written for the smaller model: weights, configurations, model card."""
+    left_behind: tuple[str, ...]
+    """The first of the others, sorted."""
+    left_behind_count: int
+    """How many others there are."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +147,7 @@ class PlacementSection:
 
 def model_section(loaded: LoadedModel) -> ModelSection:
     fetched, source = loaded.fetched, loaded.source
-    ignored = loaded.tensors.ignored if loaded.tensors else ()
+    ignored = loaded.tensors.ignored
     return ModelSection(
         fetched.origin,
         fetched.revision,
@@ -136,7 +156,14 @@ def model_section(loaded: LoadedModel) -> ModelSection:
         loaded.class_name,
         source.licence,
         IgnoredTensors(len(ignored), ignored[:NAMES_OF_IGNORED]),
+        loaded.notes,
     )
+
+
+def files_section(source: Source) -> FilesSection:
+    files = model_files(source.directory)
+    left_behind = files.left_behind
+    return FilesSection(files.carried, files.rewritten, left_behind[:NAMES_OF_FILES], len(left_behind))
 
 
 def calibration_section(calibration: Calibration, data: CalibrationData) -> CalibrationSection:

@@ -12,6 +12,7 @@ from sglp_core.reporting.inputs import (
     AnalysisSection,
     CalibrationSection,
     EvaluationSection,
+    FilesSection,
     ModelSection,
     PlacementSection,
 )
@@ -79,6 +80,8 @@ class CompressReport(Report):
     """The held-out data."""
     verification: VerificationSection
     """The proof that the written model loads and is the planned one."""
+    files: FilesSection
+    """What became of the files of the original."""
     layer_map: dict[str, int]
     """For the number of every layer that stays, its number in the smaller model."""
     quality_target: QualityTargetSection | None = field(default=None, metadata=LEFT_OUT_IF_NONE)

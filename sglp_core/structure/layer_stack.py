@@ -20,6 +20,7 @@ from sglp_core.errors import UnsupportedArchitecture, as_unsupported
 from sglp_core.structure.layer_calls import KeywordArguments, layer_input, layer_output
 from sglp_core.structure.layer_signature import layer_signatures, position_signatures
 from sglp_core.structure.model_class import meta_model, untrained_model
+from sglp_core.structure.module_lists import other_towers
 from sglp_core.structure.runs import Stage, runs_of
 from sglp_core.structure.stages import (
     Shapes,
@@ -130,7 +131,12 @@ def find_stack(model: Any, image_shape: Sequence[int] | None = None) -> StackPat
         nested = any(name.startswith(f"{other}.") for other in outermost)
         if isinstance(module, nn.ModuleList) and not nested:
             outermost[name] = len(module)
-    candidates = [name for name, length in outermost.items() if length == expected and length >= 2]
+    elsewhere = other_towers(model)
+    candidates = [
+        name
+        for name, length in outermost.items()
+        if length == expected and length >= 2 and not name.startswith(elsewhere)
+    ]
     if len(candidates) == 1:
         return candidates[0]
     seen = ", ".join(f"{name} ({length})" for name, length in outermost.items()) or "none"

@@ -7,6 +7,7 @@ from torch import nn
 
 from sglp_core.errors import BadCalibration
 from sglp_core.structure.model_class import meta_model
+from sglp_core.structure.module_lists import other_towers
 
 TABLE = re.compile(r"(^|[._])(wpe|embed_positions|position_embeddings?)$")
 
@@ -27,9 +28,11 @@ def max_positions(config: Any) -> int | None:
     RoBERTa and models like it number positions from after the id of the padding token, so they have fewer than rows.
     """
     configured = getattr(config.get_text_config(), "max_position_embeddings", None)
+    model = meta_model(config)
+    elsewhere = other_towers(model)
     lengths = [
         module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-        for name, module in meta_model(config).named_modules()
-        if isinstance(module, nn.Embedding) and TABLE.search(name)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and TABLE.search(name) and not name.startswith(elsewhere)
     ]
     return min([*lengths, *([configured] if isinstance(configured, int) else [])]) if lengths else None

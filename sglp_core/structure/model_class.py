@@ -10,9 +10,9 @@ from sglp_core.errors import UnsupportedArchitecture, as_unsupported
 def model_class(config: transformers.PretrainedConfig) -> type[transformers.PreTrainedModel]:
     """The class that the configuration names, of transformers or of `sglp_core.architectures`.
 
-    Raises `UnsupportedArchitecture` where there is none.
+    Where it names none, that of `only_class`. Raises `UnsupportedArchitecture` where there is none.
     """
-    names = config.architectures or []
+    names = config.architectures or [only_class(config)]
     ours = {each.__name__: each for each in IMAGE_CLASSIFIERS.values()}
     for name in names:
         candidate = (getattr(transformers, name, None) or ours.get(name)) if isinstance(name, str) else None
@@ -22,6 +22,20 @@ def model_class(config: transformers.PretrainedConfig) -> type[transformers.PreT
         f"config.json names the architectures {names}, but transformers {transformers.__version__} has no such class; "
         "looked for a class of that name in the transformers package (custom code is never run)"
     )
+
+
+def only_class(config: transformers.PretrainedConfig) -> str:
+    """The class of a causal language model of this type, for which transformers has no other language model.
+
+    Raises `UnsupportedArchitecture` where its type says too little.
+    """
+    causal_class = transformers.AutoModelForCausalLM._model_mapping.get(type(config), None)
+    if causal_class is None or type(config) in transformers.AutoModelForMaskedLM._model_mapping:
+        raise UnsupportedArchitecture(
+            f"config.json names no architecture, and its model_type {config.model_type} does not say which class it is "
+            "for: name the class in `architectures`"
+        )
+    return str(causal_class.__name__)
 
 
 def meta_model(config: transformers.PretrainedConfig) -> transformers.PreTrainedModel:

@@ -1,8 +1,9 @@
-"""Find the lists of modules in a network, and rows of such lists, which hold the blocks of its stages."""
+"""Find the lists of modules in a network, rows of such lists, which hold the blocks of its stages, and its towers."""
 
 import re
 from collections import defaultdict
 
+import transformers
 from torch import nn
 
 
@@ -21,3 +22,14 @@ def rows_in(model: nn.Module) -> list[dict[str, int]]:
             rows[around][int(number.group())] = (name, length)
     in_order = [dict(row[number] for number in sorted(row)) for row in rows.values()]
     return sorted(in_order, key=lambda row: next(iter(row)).count("."))
+
+
+def other_towers(model: transformers.PreTrainedModel) -> tuple[str, ...]:
+    """The prefixes of the names in those parts of a model that have a configuration beside that of its language model,
+    such as a vision tower."""
+    own = {type(model.config), type(model.config.get_text_config())}
+    return tuple(
+        f"{name}."
+        for name, module in model.named_modules()
+        if isinstance(module, transformers.PreTrainedModel) and type(module.config) not in own
+    )

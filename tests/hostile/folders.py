@@ -41,8 +41,9 @@ def _raw(**values: str) -> Change:
     return change
 
 
-def _code_in(name: str) -> Change:
-    return lambda model: _merge(model / name, {"auto_map": {"AutoModel": "code.Model", "AutoTokenizer": "code.T"}})
+def _code_in(name: str, **values: Any) -> Change:
+    code = {"auto_map": {"AutoModel": "code.Model", "AutoTokenizer": "code.T"}}
+    return lambda model: _merge(model / name, {**code, **values})
 
 
 def _code_deep_in(model: Path) -> None:
@@ -107,7 +108,8 @@ ATTENTION = "model.layers.2.self_attn.q_proj.weight"
 
 FOLDERS: dict[str, tuple[Change, str, str]] = {
     # Code of the model's own, wherever transformers looks for it.
-    "auto_map in config.json": (_code_in("config.json"), UNSAFE, "auto_map"),
+    "auto_map in config.json of a type of its own": (_code_in("config.json", model_type="own"), UNSAFE, "auto_map"),
+    "auto_map in config.json of its own class": (_code_in("config.json", architectures=["Own"]), UNSAFE, "auto_map"),
     "auto_map deep in config.json": (_code_deep_in, UNSAFE, "auto_map"),
     "auto_map in tokenizer_config.json": (_code_in("tokenizer_config.json"), UNSAFE, "auto_map"),
     "auto_map in generation_config.json": (_code_in("generation_config.json"), UNSAFE, "auto_map"),
@@ -115,6 +117,11 @@ FOLDERS: dict[str, tuple[Change, str, str]] = {
     "auto_map in preprocessor_config.json": (_code_in("preprocessor_config.json"), UNSAFE, "auto_map"),
     "auto_map in video_preprocessor_config.json": (_code_in("video_preprocessor_config.json"), UNSAFE, "auto_map"),
     "auto_map in a configuration of another name": (_code_in("feature_config.json"), UNSAFE, "auto_map"),
+    "attention by a kernel of a hub": (_configured(attn_implementation="org/kernel"), UNSAFE, "org/kernel"),
+    "attention by a kernel for one part": (
+        _configured(attn_implementation={"": "sdpa", "text_config": "org/kernel@main:run"}), UNSAFE, "org/kernel",
+    ),
+    "attention by a kernel in a part": (_configured(text_config={"attn_implementation": "org/k"}), UNSAFE, "org/k"),
     # JSON.
     "config.json is a list": (_written("config.json", "[]"), UNSAFE, "not a JSON object"),
     "config.json is no JSON": (_written("config.json", "{'a': 1}"), UNSAFE, "not valid JSON"),
@@ -195,15 +202,12 @@ FOLDERS: dict[str, tuple[Change, str, str]] = {
 }  # fmt: skip
 
 
+# Seen by the values, which an estimate does not read.
+OF_VALUES = {"a weight that is NaN", "a weight that is infinite", "a weight that is minus infinite"}
 # Seen where the weights are loaded, which for a streamed model is later.
-OF_WEIGHTS = {
-    "a weight that is NaN", "a weight that is infinite", "a weight that is minus infinite", "a tensor that is missing",
-    "a tensor of another shape", "half the hidden size", "one layer more than there are weights for",
-}  # fmt: skip
-
-# Seen by the job alone: an estimate reads neither.
-NOT_ESTIMATED = {
-    "no tokenizer", "tokenizer.json is a list", "tokenizer.json is empty", "a quantization that needs another library",
+OF_WEIGHTS = OF_VALUES | {
+    "a tensor that is missing", "a tensor of another shape", "half the hidden size",
+    "one layer more than there are weights for",
 }  # fmt: skip
 
 

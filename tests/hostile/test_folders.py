@@ -10,7 +10,7 @@ from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Calibration, Memory, Options
 from sglp_core.run_context import RunContext
 from tests.hostile.bounded import bounded
-from tests.hostile.folders import FOLDERS, NOT_ESTIMATED, OF_WEIGHTS, make
+from tests.hostile.folders import FOLDERS, OF_VALUES, OF_WEIGHTS, make
 from tests.worker.tiny_model import write_tiny_model
 
 MEMORY: tuple[Memory, ...] = ("in_memory", "streaming")
@@ -50,7 +50,7 @@ def _open_and_read(model: Path, cache: Path, memory: Memory) -> None:
             pass
 
 
-@pytest.mark.parametrize("name", sorted(FOLDERS.keys() - OF_WEIGHTS - NOT_ESTIMATED))
+@pytest.mark.parametrize("name", sorted(FOLDERS.keys() - OF_VALUES))
 def test_an_estimate_refuses_it_as_well(name: str, good: Path, tmp_path: Path) -> None:
     root, cache = tmp_path / "root", tmp_path / "cache"
     root.mkdir()

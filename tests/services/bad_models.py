@@ -95,7 +95,7 @@ def auto_map(good: Path, folder: Path) -> Path:
     """A configuration that wants the model's own code to run."""
     model = _copy(good, folder / "auto-map")
     config = json.loads((model / "config.json").read_text())
-    config["auto_map"] = {"AutoModelForCausalLM": "code.Model"}
+    config |= {"auto_map": {"AutoModelForCausalLM": "code.Model"}, "architectures": ["Model"]}
     (model / "config.json").write_text(json.dumps(config))
     (model / "code.py").write_text("raise SystemExit('code of the model was run')")
     return model

@@ -32,17 +32,25 @@ WORDS = [
 LAYERS = 6
 
 
-def write_tiny_model(directory: Path, hidden_size: int = 32) -> Path:
-    """Save the model and its tokenizer to `directory`."""
-    torch.manual_seed(0)
-    vocabulary = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+VOCABULARY = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}
+
+
+def write_tokenizer(directory: Path) -> Path:
+    """Save the tokenizer alone to `directory`."""
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
     ).save_pretrained(directory)
+    return directory
+
+
+def write_tiny_model(directory: Path, hidden_size: int = 32) -> Path:
+    """Save the model and its tokenizer to `directory`."""
+    torch.manual_seed(0)
+    write_tokenizer(directory)
     config = LlamaConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=len(VOCABULARY),
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
         num_hidden_layers=LAYERS,

@@ -29,8 +29,9 @@ WEIGHTS = "model.safetensors"
 DESCRIPTIONS = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
+    "spm.model", "tekken.json",
     "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "processor_config.json",
-    "adapter_config.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md",
+    "adapter_config.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "USE_POLICY.md",
 )  # fmt: skip
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")

@@ -17,7 +17,7 @@ from sglp_core.reporting.estimate import EstimatedTarget
 from sglp_core.structure.layer_stack import example_inputs, find_stack, layers_of, measure_stack
 from tests.round_trip.models import CASES, STAGED_CASES
 from tests.services import bad_models
-from tests.worker.tiny_model import LAYERS, write_tiny_model
+from tests.worker.tiny_model import LAYERS, write_tiny_model, write_tokenizer
 
 TOKENS = 16
 SIZE = 16
@@ -78,7 +78,7 @@ def test_what_is_reachable_leaves_a_layer_of_every_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_the_backward_pass_keeps_is_what_it_keeps_with_weights(name: str, tmp_path: Path) -> None:
     stock = getattr(transformers, name)
-    stock(stock.config_class(**FAMILIES[name])).save_pretrained(tmp_path / "model")
+    stock(stock.config_class(**FAMILIES[name])).save_pretrained(write_tokenizer(tmp_path / "model"))
     ViTImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(tmp_path / "model")
     outline = read_outline(str(tmp_path / "model"), None, TOKENS, tmp_path, None)
     real = stock.from_pretrained(tmp_path / "model").eval().requires_grad_(False)

@@ -21,6 +21,7 @@ from sglp_core.healing.judge import best_of
 from sglp_core.healing.lora import RANK
 from sglp_core.tasks import Batch
 from tests.round_trip.models import CASES, STAGED_CASES
+from tests.worker.tiny_model import write_tokenizer
 
 TOKENS, SIZE, SAMPLES = 16, 16, 8
 REMOVED = 1
@@ -55,7 +56,7 @@ def test_the_estimated_memory_is_that_of_the_allocator(
     monkeypatch.setattr(healing_memory, "HOLES_SHARE", 0.0)
     torch.manual_seed(0)
     stock = getattr(transformers, name)
-    stock(stock.config_class(**FAMILIES[name])).save_pretrained(tmp_path)
+    stock(stock.config_class(**FAMILIES[name])).save_pretrained(write_tokenizer(tmp_path))
     ViTImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(tmp_path)
     outline = read_outline(str(tmp_path), None, TOKENS, tmp_path, None)
     options = Options(

@@ -17,8 +17,10 @@ from sglp_core.checkpoints.stored_tensors import stored_tensors
 from sglp_core.errors import UnsafeFormat
 from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Memory, Options
+from sglp_core.reporting.markdown import report_page
 from sglp_core.reporting.report import CompressReport
 from sglp_core.run_context import RunContext
+from sglp_core.structure.config_renumbering import prediction_layers
 from tests.worker.tiny_model import write_text, write_tiny_model
 
 PLACEMENTS: tuple[Memory, ...] = ("in_memory", "streaming")
@@ -46,8 +48,9 @@ CLASSES: dict[str, dict[str, Any]] = {
     },
     "Gemma3ForConditionalGeneration": {
         "text_config": {**GROUPED, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2},
-        "vision_config": {**SMALL, "num_hidden_layers": 2, "image_size": 32, "patch_size": 8},
-        "mm_tokens_per_image": 16,
+        # As many layers as the language model, and fewer positions than the windows of the job have tokens.
+        "vision_config": {**SMALL, "image_size": 16, "patch_size": 8},
+        "mm_tokens_per_image": 4,
         "image_token_index": 29,
         "boi_token_index": 28,
         "eoi_token_index": 27,
@@ -138,19 +141,20 @@ def as_saved(_tensors: Tensors, _config: dict[str, Any]) -> None: ...
 
 @dataclass(frozen=True)
 class Case:
-    """A model, the number of its stored tensors that are ignored, and the type that it is loaded in."""
+    """A model, the number of its stored tensors that are ignored, the type that it is loaded in, and what is noted."""
 
     name: str
     edit: Callable[[Tensors, dict[str, Any]], None]
     ignored: int = 0
     dtype: torch.dtype = torch.float32
+    notes: tuple[str, ...] = ()
 
 
 CASES = [
     Case("GPT2LMHeadModel", masks_of_old_versions, ignored=8),
     Case("BertForMaskedLM", heads_of_pre_training, ignored=2),
-    Case("LlamaForCausalLM", two_more_layers, ignored=18),
-    Case("DeepseekV3ForCausalLM", a_layer_that_predicts_further_tokens, ignored=30),
+    Case("LlamaForCausalLM", two_more_layers, ignored=18, notes=("layers_beyond_ignored",)),
+    Case("DeepseekV3ForCausalLM", a_layer_that_predicts_further_tokens, ignored=30, notes=("prediction_layers_off",)),
     Case("LlamaForCausalLM", another_head_than_the_embedding),
     Case("LlamaForCausalLM", a_head_that_is_the_embedding),
     Case("LlamaForCausalLM", two_types_of_which_none_is_stated, dtype=torch.bfloat16),
@@ -171,6 +175,9 @@ def test_a_job_loads_and_writes_the_same_in_both_placements(case: Case, tmp_path
     assert ignored[0].ignored_tensors.count == case.ignored
     for report in reports.values():
         assert report.verification.passed
+        assert tuple(note.code for note in report.model.notes) == case.notes
+        page = report_page(report)
+        assert all(note.message in page for note in report.model.notes)
     assert {row.metric for row in tables[0][:3]} == {"layers", "parameters", "flops"}
     assert tables[0][:3] == tables[1][:3]
 
@@ -180,6 +187,7 @@ def test_a_job_loads_and_writes_the_same_in_both_placements(case: Case, tmp_path
         again, info = stock.from_pretrained(tmp_path / memory / "model", dtype="auto", output_loading_info=True)
         assert not info["missing_keys"]
         assert not info["unexpected_keys"]
+        assert not prediction_layers(again.config.get_text_config())
         loaded.append(again.state_dict())
     assert loaded[0].keys() == loaded[1].keys()
     for name, tensor in loaded[0].items():

@@ -54,7 +54,7 @@ def test_a_sweep_without_a_knee_says_so() -> None:
 def test_a_name_of_several_lines_stays_in_its_heading() -> None:
     ratio = ReachableRatio(0.5, 0.1, 0.1)
     report = EstimateReport(
-        OutlinedModelSection("one\n\n| two |\n", None, "safetensors", "LlamaForCausalLM", "F32"),
+        OutlinedModelSection("one\n\n| two |\n", None, "safetensors", "LlamaForCausalLM", "F32", ()),
         EstimateSection(
             layers=6,
             parameters=1_000,
