@@ -14,7 +14,9 @@ from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
 from sglp_core.checkpoints.limits import require_space
+from sglp_core.checkpoints.quantisation import refuse_quantised
 from sglp_core.checkpoints.safetensors_header import INDEX, WEIGHTS, read_shards
+from sglp_core.checkpoints.strict_json import read_json
 from sglp_core.errors import InsufficientStorage, ModelNotFound, SourceForbidden, SourceUnreachable, UnsafeFormat
 
 if TYPE_CHECKING:
@@ -108,6 +110,8 @@ class _Snapshot:
         files = {**self._descriptions, **weights}
         self._require_small(files)
         require_space(self._cache, sum(files.values()), f"the download of {self._repository}")
+        # Before the weights, which may take hours.
+        refuse_quantised(read_json(self._file(CONFIGURATION)), {})
         # One after the other: a client that downloads several at once does so on threads that outlive its caller.
         for name in files:
             self._file(name)

@@ -191,6 +191,16 @@ def test_what_cannot_be_loaded_is_refused_before_any_download(
 
 
 @pytest.mark.parametrize("outline", [False, True])
+def test_quantised_weights_are_refused_before_they_are_downloaded(
+    server: Hub, model: Path, fetch: Fetch, outline: bool
+) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    assert fetch("hf://org/name", outline=outline) == {"error": "unsupported_architecture"}
+    assert server.requested == ["config.json"]
+
+
+@pytest.mark.parametrize("outline", [False, True])
 @pytest.mark.parametrize("limit", [{"max_bytes": 300_000}, {"max_files": 10}])
 def test_everything_that_is_downloaded_counts_for_the_limits(
     server: Hub, model: Path, fetch: Fetch, limit: dict[str, int], outline: bool
