@@ -26,6 +26,11 @@ REASONS = {
         "No stack of removable layers was found in the model, or its weights are quantised.", False
     ),
     "target_unreachable": Reason("No choice of layers reaches the target; the message says what could be.", False),
+    "bad_layers": Reason(
+        "Layers that the target or method.protected names do not fit the model or each other; the message begins with "
+        "their JSON pointer.",
+        False,
+    ),
     "bad_calibration": Reason("The calibration or evaluation data is missing, empty, unreadable or too short.", False),
     "out_of_memory": Reason("The worker has not enough memory for this model and batch size.", False),
     "gpu_out_of_memory": Reason("The GPU has not enough memory for this model and batch size.", False),

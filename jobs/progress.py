@@ -54,10 +54,12 @@ class Resolved(Document):
 class Plan(Document):
     """Which layers are removed. The ratios are fractions of the model's parameters, FLOPs or layers (`kind`).
 
-    `reachable` is the largest ratio that any plan could remove; `achieved` is what this plan removes.
+    `reachable` is the largest ratio that any plan could remove; `achieved` is what this plan removes. `exact`: just
+    `requested` was asked for, as a number of layers or layer by layer, and not at least that.
     """
 
     kind: Literal["parameters", "flops", "layers"]
+    exact: bool = False
     requested: Ratio
     reachable: Ratio
     achieved: Ratio

@@ -221,11 +221,12 @@ class ReachableRatios(Document):
 
 
 class EstimatedTarget(Document):
-    """The target of the specification, and whether it can be reached."""
+    """The target of the specification, and whether it can be reached. `exact`: just that, and not at least that."""
 
     kind: Literal["parameters", "flops", "layers"]
     ratio: Ratio
     reachable: bool
+    exact: bool = False
 
 
 class MachineSpeed(Document):

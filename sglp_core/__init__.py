@@ -2,7 +2,18 @@
 
 from sglp_core.errors import SGLPError
 from sglp_core.estimation.estimate import estimate
-from sglp_core.options import Calibration, Evaluation, Healing, Method, Options, QualityTarget, SweepTarget, Target
+from sglp_core.options import (
+    Calibration,
+    Evaluation,
+    Healing,
+    LayersTarget,
+    Method,
+    Options,
+    PlanTarget,
+    QualityTarget,
+    SweepTarget,
+    Target,
+)
 from sglp_core.pipeline.analyze import analyze
 from sglp_core.pipeline.compress import compress
 from sglp_core.pipeline.sweep import sweep
@@ -13,8 +24,10 @@ __all__ = [
     "Calibration",
     "Evaluation",
     "Healing",
+    "LayersTarget",
     "Method",
     "Options",
+    "PlanTarget",
     "Progress",
     "ProgressReporter",
     "QualityTarget",

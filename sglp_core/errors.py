@@ -36,6 +36,12 @@ class TargetUnreachable(SGLPError):
     code = "target_unreachable"
 
 
+class BadLayers(SGLPError):
+    """Layers that the request names do not fit the model, or each other; the message begins with a JSON pointer."""
+
+    code = "bad_layers"
+
+
 class BadCalibration(SGLPError):
     code = "bad_calibration"
 

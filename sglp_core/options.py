@@ -1,9 +1,11 @@
 """What the user asks for: the target, the method, the data and the healing of a job."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
+
+from sglp_core.errors import BadLayers, TargetUnreachable
 
 Trained = Literal["neighbours", "lora", "all"]
 Optimizer = Literal["adamw", "sgd"]
@@ -26,30 +28,70 @@ IMPORTANCE_TABLES: list[Mapping[str, object]] = []
 REPAIR_TABLES: list[Mapping[str, object]] = []
 # Not a criterion: all criteria propose a plan, and the model says which proposal harms it least.
 PROPOSALS = "proposals"
-
 Estimator = Literal["unbiased", "biased"]
 Kernel = Literal["linear", "rbf"]
-
 Feature = Literal["rows", "row_sums"]
-
 Memory = Literal["auto", "in_memory", "streaming"]
-
 TargetKind = Literal["parameters", "flops", "layers"]
 Metric = Literal["perplexity", "accuracy", "agreement"]
 
 
 @dataclass(frozen=True)
 class Target:
-    """`ratio` is the fraction of the whole model to remove (embeddings and head included), 0 < ratio < 1."""
+    """`ratio` is the fraction of the whole model to remove (embeddings and head included), 0 < ratio < 1.
+
+    A plan removes at least that much; where `exact`, which a `LayersTarget` is turned into, just that many layers.
+    """
 
     kind: TargetKind
     ratio: float
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(TargetKind):
             raise ValueError(f"target kind must be one of {', '.join(get_args(TargetKind))}, not {self.kind!r}")
         if not (math.isfinite(self.ratio) and 0 < self.ratio < 1):
-            raise ValueError(f"target ratio must lie between 0 and 1 (both excluded), not {self.ratio}")
+            hint = "; LayersTarget takes a number of layers" if self.kind == "layers" else ""
+            raise ValueError(f"target ratio must lie between 0 and 1 (both excluded), not {self.ratio}{hint}")
+        if self.exact and self.kind != "layers":
+            raise ValueError(f"only layers can be removed exactly, not {self.kind}")
+
+
+@dataclass(frozen=True)
+class LayersTarget:
+    """Remove exactly `count` layers, or all but exactly `left`; one of the two."""
+
+    count: int | None = None
+    left: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [number for number in (self.count, self.left) if number is not None]
+        if len(given) != 1 or given[0] < 1:
+            raise ValueError(f"give one of count and left, at least 1, not count={self.count} and left={self.left}")
+
+    def of(self, layers: int) -> Target:
+        """The same for a model of so many layers. Raises `TargetUnreachable`."""
+        count = layers - self.left if self.left is not None else self.count or 0
+        if not 0 < count < layers:
+            asked = f"/target/count is {self.count}" if self.left is None else f"/target/left is {self.left}"
+            raise TargetUnreachable(f"{asked}, and the model has {layers} layers: at least one goes, and one stays")
+        return Target("layers", count / layers, exact=True)
+
+
+@dataclass(frozen=True)
+class PlanTarget:
+    """Remove just the layers `remove`, or all but the layers `keep`; negative numbers count from the end.
+
+    `layers` is the number of layers of the models that the plan is for; None: any.
+    """
+
+    remove: tuple[int, ...] | None = None
+    keep: tuple[int, ...] | None = None
+    layers: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.remove is None) == (self.keep is None) or not (self.remove or self.keep):
+            raise ValueError("give one of remove and keep, with at least one layer")
 
 
 @dataclass(frozen=True)
@@ -74,6 +116,11 @@ class QualityTarget:
     def drop(self, dense: float, pruned: float) -> float:
         """What is lost of the metric; less than 0 where the pruned model is better."""
         return pruned / dense - 1 if self.metric == "perplexity" else dense - pruned
+
+
+# Those whose size is known before the model has run, and all of them.
+SizedTarget: TypeAlias = Target | LayersTarget | PlanTarget
+RemovalTarget: TypeAlias = SizedTarget | QualityTarget
 
 
 @dataclass(frozen=True)
@@ -225,7 +272,21 @@ class Method:
             raise ValueError(f"repair must be one of {', '.join(repairs)}, not {self.repair!r}")
 
     def protected_in(self, count: int) -> set[int]:
-        return {0, count - 1} if self.protected is None else {i % count for i in self.protected}
+        """The protected layers of a model of `count` layers. Raises `BadLayers`."""
+        if self.protected is None:
+            return {0, count - 1}
+        return set(layer_numbers(self.protected, count, "/method/protected"))
+
+
+def layer_numbers(numbers: Sequence[int], count: int, pointer: str) -> list[int]:
+    """Numbers of layers in a model of `count` layers, where negative ones count from the end.
+
+    Raises `BadLayers` where there is no such layer, naming it by its place below the JSON `pointer`.
+    """
+    for place, number in enumerate(numbers):
+        if not -count <= number < count:
+            raise BadLayers(f"{pointer}/{place} is {number}, and the model has the layers 0 to {count - 1}")
+    return [number % count for number in numbers]
 
 
 @dataclass(frozen=True)

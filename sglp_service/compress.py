@@ -3,10 +3,11 @@
 from typing import Annotated
 
 import typer
+from sglp_client.cli.removal import KeepLayers, Leave, PlanFile, Protect, Removal, RemoveCount, RemoveLayers
 from sglp_client.cli.tables import show_figures
 
 import sglp_core
-from sglp_core import Calibration, Evaluation, Healing, Method, Options, QualityTarget, RunContext, Target
+from sglp_core import Calibration, Evaluation, Healing, Method, Options, RunContext
 from sglp_core.options import PROPOSALS, Augmentation, Metric, Precision, TargetKind, Trained
 from sglp_core.reporting.markdown import quality_target_section
 from sglp_service.local_run import console, local_run
@@ -23,12 +24,21 @@ from sglp_service.method_options import (
     Seed,
     SequenceLength,
 )
+from sglp_service.removal import protected_layers, removal_target
+
+WAYS = "--remove, --remove-count, --leave, --remove-layers, --keep-layers, --plan and --max-drop"
 
 
 def compress(
     model: Model,
     out: Out,
     remove: Annotated[float | None, typer.Option(help="The fraction to remove, between 0 and 1.")] = None,
+    remove_count: RemoveCount = None,
+    leave: Leave = None,
+    remove_layers: RemoveLayers = None,
+    keep_layers: KeepLayers = None,
+    plan: PlanFile = None,
+    protect: Protect = None,
     max_drop: Annotated[
         float | None,
         typer.Option(help="Instead of --remove: remove as much as possible while --metric gets worse by at most this."),
@@ -81,13 +91,27 @@ def compress(
     memory: Memory = "auto",
 ) -> None:
     """Remove whole layers from a model and prove that the result loads."""
+    removal = Removal(
+        remove=remove,
+        of=of,
+        remove_count=remove_count,
+        leave=leave,
+        remove_layers=remove_layers,
+        keep_layers=keep_layers,
+        plan=plan,
+        max_drop=max_drop,
+        metric=metric,
+    )
     with local_run(out) as reporter:
+        target = removal_target(removal)
+        if target is None:
+            raise typer.BadParameter(f"give one of {WAYS}")
         report = sglp_core.compress(
             model,
-            _target(of, remove, metric, max_drop),
+            target,
             out,
             options=Options(
-                method=Method(importance=importance, repair=repair),
+                method=Method(importance=importance, repair=repair, protected=protected_layers(protect)),
                 calibration=Calibration(calibration, samples, sequence_length, seed=seed),
                 evaluation=Evaluation(evaluation, evaluation_samples),
                 healing=Healing(
@@ -110,15 +134,3 @@ def compress(
     if report.quality_target:
         console.print(quality_target_section(report.quality_target), soft_wrap=True)
     print(f'transformers.{report.model.class_name}.from_pretrained("{out / "model"}")')
-
-
-def _target(
-    of: TargetKind | None, remove: float | None, metric: Metric | None, max_drop: float | None
-) -> Target | QualityTarget:
-    if remove is not None and max_drop is None and metric is None:
-        return Target(of or "parameters", remove)
-    if max_drop is not None and remove is None and of is None:
-        return QualityTarget(metric or "perplexity", max_drop)
-    if (remove is None) != (max_drop is None):
-        raise typer.BadParameter("--of goes with --remove, and --metric with --max-drop")
-    raise typer.BadParameter("give one of --remove and --max-drop")

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from sglp_client.cli.removal import Protect
 
 import sglp_core
 from sglp_core import Calibration, Evaluation, Method, Options, RunContext, SweepTarget
@@ -22,6 +23,7 @@ from sglp_service.method_options import (
     Seed,
     SequenceLength,
 )
+from sglp_service.removal import protected_layers
 
 
 def sweep(
@@ -29,6 +31,7 @@ def sweep(
     ratio: Annotated[list[float], typer.Option(help="A fraction to remove, between 0 and 1; repeatable.")],
     out: Out,
     of: Of = "parameters",
+    protect: Protect = None,
     importance: Importance = PROPOSALS,
     repair: Repair = "auto",
     calibration: CalibrationSource = "self",
@@ -45,7 +48,7 @@ def sweep(
             SweepTarget(of, tuple(ratio)),
             out,
             options=Options(
-                method=Method(importance=importance, repair=repair),
+                method=Method(importance=importance, repair=repair, protected=protected_layers(protect)),
                 calibration=Calibration(calibration, samples, sequence_length, seed=seed),
                 evaluation=Evaluation(evaluation, evaluation_samples),
             ),

@@ -15,12 +15,13 @@ from sglp_core.execution.weight_changes import owners
 from sglp_core.healing.lora import RANK, linear_layers
 from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.options import Healing, QualityTarget, Target, Trained
+from sglp_core.planning.plan import Plan
 
 BYTES_PER_TRAINED_PARAMETER = 5 * 4
 WAYS: tuple[Trained, ...] = ("neighbours", "lora")
 
 
-def require_room(loaded: LoadedModel, healing: Healing, target: Target | QualityTarget) -> None:
+def require_room(loaded: LoadedModel, healing: Healing, target: Target | QualityTarget | Plan) -> None:
     """Raise `OutOfMemory` where there may be no room for what is trained, and say what there is room for."""
     if not healing.trains or _fits(loaded, healing.trained, target):
         return
@@ -33,14 +34,14 @@ def require_room(loaded: LoadedModel, healing: Healing, target: Target | Quality
     )
 
 
-def _fits(loaded: LoadedModel, trained: Trained, target: Target | QualityTarget) -> bool:
+def _fits(loaded: LoadedModel, trained: Trained, target: Target | QualityTarget | Plan) -> bool:
     on_device, merged = _required_bytes(loaded, trained, target)
     if loaded.weights.resident or loaded.device.type == "cpu":
         return on_device + merged <= free_bytes(loaded.device)
     return on_device <= free_bytes(loaded.device) and merged <= free_bytes(torch.device("cpu"))
 
 
-def _required_bytes(loaded: LoadedModel, trained: Trained, target: Target | QualityTarget) -> tuple[int, int]:
+def _required_bytes(loaded: LoadedModel, trained: Trained, target: Target | QualityTarget | Plan) -> tuple[int, int]:
     """Bytes on the device for what is trained, and bytes for the weights that updates are merged into."""
     fewest, most = _removed_layers(loaded, target)
     if trained == "lora":
@@ -59,10 +60,12 @@ def _required_bytes(loaded: LoadedModel, trained: Trained, target: Target | Qual
     return (sum(sizes[:beside]) + _after_the_layers(loaded)) * BYTES_PER_TRAINED_PARAMETER, 0
 
 
-def _removed_layers(loaded: LoadedModel, target: Target | QualityTarget) -> tuple[int, int]:
+def _removed_layers(loaded: LoadedModel, target: Target | QualityTarget | Plan) -> tuple[int, int]:
     """How many layers a plan for the target removes at least and at most."""
     if isinstance(target, QualityTarget):
         return 1, len(loaded.stack) - 1
+    if isinstance(target, Plan):
+        return len(target.removed_layers), len(target.removed_layers)
     sizes, total = loaded.stack.sizes(target.kind)
     needed = target.ratio * total
     return _count(sorted(sizes, reverse=True), needed), _count(sorted(sizes), needed)

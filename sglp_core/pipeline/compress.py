@@ -17,17 +17,22 @@ from sglp_core.healing.heal import Healed, Training, heal, require_trainable
 from sglp_core.healing.required_memory import require_room
 from sglp_core.healing.training_state import kept_state
 from sglp_core.loading.loaded_model import LoadedModel
-from sglp_core.options import Options, QualityTarget, Target
+from sglp_core.options import LayersTarget, Options, PlanTarget, QualityTarget, RemovalTarget, Target
 from sglp_core.pipeline.kept_repairs import find_or_repair
 from sglp_core.pipeline.run import (
     Measured,
+    Prepared,
     choose_for_run,
     device_memory_reported,
     measure_for_run,
     open_for_run,
+    prepare_for_run,
     run_key,
 )
 from sglp_core.planning.choose import Choice, control_plans
+from sglp_core.planning.given_plan import controls_of_given, given_plan
+from sglp_core.planning.layer_kinds import require_count
+from sglp_core.planning.plan import Plan
 from sglp_core.planning.quality_budget import QualitySearch
 from sglp_core.repair.repair import Repaired, repair_plans
 from sglp_core.reporting.comparison import SGLP, before_after, control_rows, stage_rows
@@ -47,6 +52,7 @@ from sglp_core.reporting.verification import verification_section
 from sglp_core.reporting.weight_changes import HealingSection, RepairSection, healing_section, repair_section
 from sglp_core.reporting.write_report import write_report
 from sglp_core.run_context import RunContext
+from sglp_core.structure.config import read_config
 from sglp_core.structure.runs import Removed
 
 # New weights of some layers of each plan that is compared.
@@ -56,26 +62,31 @@ REPAIRS_BYTES = 8 << 30
 @device_memory_reported()
 def compress(
     model: str | Fetched,
-    target: Target | QualityTarget,
+    target: RemovalTarget,
     output: Path,
     options: Options = Options(),
     context: RunContext = RunContext(),
 ) -> CompressReport:
     """Make a model smaller: writes the verified artifact and its evidence to `output` and returns the report.
 
+    With a `PlanTarget` nothing is measured and chosen: the layers go, and the rest is as for other targets.
     Raises a subclass of `SGLPError` for everything that can go wrong with the input, the target or the result.
     """
     loaded = open_for_run(model, output, options, context)
-    _require_possible(loaded, target, options)
-    measured = measure_for_run(loaded, options, context)
-    planned = _plan(measured, target, options, context)
-    compressed = _repair_and_heal(measured, planned, options, context)
+    fitting = _require_possible(loaded, target, options)
+    if isinstance(fitting, Plan):
+        prepared = prepare_for_run(loaded, options, context)
+        planned = _take(fitting, loaded, options, context)
+    else:
+        prepared = measured = measure_for_run(loaded, options, context)
+        planned = _plan(measured, fitting, options, context)
+    compressed = _repair_and_heal(prepared, planned, options, context)
     placement = placement_section(loaded)
     output.mkdir(parents=True, exist_ok=True)
-    checked = _write_and_verify(measured, compressed.written, output, options, context)
-    report = _report(measured, Evidence(planned, compressed, placement, checked), options)
+    checked = _write_and_verify(prepared, compressed.written, output, options, context)
+    report = _report(prepared, Evidence(planned, compressed, placement, checked), options)
     with context.phase("publishing").single_step():
-        write_report(output, report, measured.analysis)
+        write_report(output, report, prepared.analysis if isinstance(prepared, Measured) else None)
     # Only now: an attempt that fails after its last step need not heal again.
     compressed.forget_healing()
     return report
@@ -124,10 +135,31 @@ class Evidence:
     checked: CheckedArtifact
 
 
-def _require_possible(loaded: LoadedModel, target: Target | QualityTarget, options: Options) -> None:
-    """Refuse, before any work, what cannot be done with this model."""
+def _require_possible(loaded: LoadedModel, target: RemovalTarget, options: Options) -> Target | QualityTarget | Plan:
+    """The target as it is for this model, where the layers are named a plan; before any work, what cannot be done is
+    refused."""
+    stack, method = loaded.stack, options.method
     require_trainable(options.healing, loaded)
-    require_room(loaded, options.healing, target)
+    fitting: Target | QualityTarget | Plan
+    if isinstance(target, PlanTarget):
+        fitting = given_plan(target, stack, read_config(loaded.source.directory), method)
+    elif isinstance(target, LayersTarget):
+        fitting = target.of(len(stack))
+        require_count(stack, round(fitting.ratio * len(stack)), method.protected_in(len(stack)))
+    else:
+        fitting = target
+    require_room(loaded, options.healing, fitting)
+    return fitting
+
+
+def _take(plan: Plan, loaded: LoadedModel, options: Options, context: RunContext) -> Planned:
+    """The plan that was given, and as many layers by the controls that need no measurement."""
+    with context.phase("planning").single_step():
+        plans = {SGLP: plan}
+        if options.evaluation.controls:
+            plans |= controls_of_given(plan.removed_layers, loaded.stack, options)
+        context.reporter.planned(plan.to_dict())
+    return Planned(Choice(plan, []), None, {name: each.removed_layers for name, each in plans.items()})
 
 
 def _plan(measured: Measured, target: Target | QualityTarget, options: Options, context: RunContext) -> Planned:
@@ -141,30 +173,30 @@ def _plan(measured: Measured, target: Target | QualityTarget, options: Options, 
     return Planned(choice, search, {name: plan.removed_layers for name, plan in plans.items()})
 
 
-def _repair_and_heal(measured: Measured, planned: Planned, options: Options, context: RunContext) -> Compressed:
+def _repair_and_heal(prepared: Prepared, planned: Planned, options: Options, context: RunContext) -> Compressed:
     """Repair plan and controls, heal the plan, and judge each stage of all; only the last one's weights are kept."""
-    repaired = _repair(measured, planned, options, context)
+    repaired = _repair(prepared, planned, options, context)
     stages = {name: _stages(removed, repaired[name]) for name, removed in planned.removed.items()}
-    healed, forget_healing = _heal(measured, _last(stages[SGLP]), options, context)
+    healed, forget_healing = _heal(prepared, _last(stages[SGLP]), options, context)
     if healed.step:
         stages[SGLP]["healed"] = Variant(planned.removed[SGLP], healed.changes)
     return Compressed(
         written=_last(stages[SGLP]),
         repair=repair_section(repaired[SGLP]),
         healing=healing_section(options.healing, healed),
-        quality=_evaluate(measured, stages, context),
+        quality=_evaluate(prepared, stages, context),
         forget_healing=forget_healing,
     )
 
 
-def _repair(measured: Measured, planned: Planned, options: Options, context: RunContext) -> dict[str, Repaired]:
+def _repair(prepared: Prepared, planned: Planned, options: Options, context: RunContext) -> dict[str, Repaired]:
     """The repairs of the plan and of the controls, in one walk; those that remove the same layers are repaired once."""
-    loaded, different = measured.loaded, list(dict.fromkeys(planned.removed.values()))
-    batches, progress = measured.data.calibration(loaded), context.phase("repairing")
+    loaded, different = prepared.loaded, list(dict.fromkeys(planned.removed.values()))
+    batches, progress = prepared.data.calibration(loaded), context.phase("repairing")
     repaired = find_or_repair(
         context.results("repairs", REPAIRS_BYTES),
-        run_key(measured, options) | {"removed": different},
-        lambda: repair_plans(loaded, batches, different, options.method.repair, progress, measured.finder),
+        run_key(prepared, options) | {"removed": different},
+        lambda: repair_plans(loaded, batches, different, options.method.repair, progress, prepared.finder),
     )
     by_removed = dict(zip(different, repaired, strict=True))
     return {name: by_removed[removed] for name, removed in planned.removed.items()}
@@ -182,21 +214,21 @@ def _last(stages: Mapping[str, Variant]) -> Variant:
 
 
 def _evaluate(
-    measured: Measured, stages: Mapping[str, Mapping[str, Variant]], context: RunContext
+    prepared: Prepared, stages: Mapping[str, Mapping[str, Variant]], context: RunContext
 ) -> dict[str, dict[str, Quality]]:
     """Quality of the plan and of each control by the name of the stage; the plan's first stage is the dense model."""
-    loaded, progress = measured.loaded, context.phase("evaluating")
+    loaded, progress = prepared.loaded, context.phase("evaluating")
     variants = {f"{name} {stage}": each for name, own in stages.items() for stage, each in own.items()}
-    quality = evaluate(loaded, measured.data.evaluation(loaded), variants, progress)
+    quality = evaluate(loaded, prepared.data.evaluation(loaded), variants, progress)
     by_stage = {name: {stage: quality[f"{name} {stage}"] for stage in own} for name, own in stages.items()}
     return by_stage | {SGLP: {"dense": quality["dense"], **by_stage[SGLP]}}
 
 
 def _heal(
-    measured: Measured, pruned: Variant, options: Options, context: RunContext
+    prepared: Prepared, pruned: Variant, options: Options, context: RunContext
 ) -> tuple[Healed, Callable[[], None]]:
     """The healed weights, and a function that removes the state that was kept of the healing."""
-    loaded, data, healing = measured.loaded, measured.data, options.healing
+    loaded, data, healing = prepared.loaded, prepared.data, options.healing
     kept = kept_state(loaded, data, pruned, healing, context) if healing.trains else None
     training = Training(healing, data.seed, kept, data.training(loaded))
     give_back_memory()
@@ -205,16 +237,16 @@ def _heal(
 
 
 def _write_and_verify(
-    measured: Measured, variant: Variant, output: Path, options: Options, context: RunContext
+    prepared: Prepared, variant: Variant, output: Path, options: Options, context: RunContext
 ) -> CheckedArtifact:
     """Write the model to `output/model`, prove that it loads, and measure its footprint; frees all weights."""
-    loaded, length = measured.loaded, options.calibration.sequence_length
+    loaded, length = prepared.loaded, options.calibration.sequence_length
     with (
         tempfile.TemporaryDirectory(dir=output, prefix=".scratch-") as scratch,
         FreshProcesses(Path(scratch)) as fresh,
     ):
         with context.phase("pruning").single_step():
-            artifact = write_artifact(loaded, variant, measured.data.probe, output / "model")
+            artifact = write_artifact(loaded, variant, prepared.data.probe, output / "model")
         with context.phase("verifying").single_step():
             verification = verify([artifact.written], fresh)[0]
             require(verification)
@@ -240,25 +272,25 @@ def _remaining(loaded: LoadedModel, artifact: Artifact) -> dict[str, tuple[int, 
     }
 
 
-def _report(measured: Measured, evidence: Evidence, options: Options) -> CompressReport:
+def _report(prepared: Prepared, evidence: Evidence, options: Options) -> CompressReport:
     planned, checked, quality = evidence.planned, evidence.checked, evidence.compressed.quality
     dense, *_, written = quality[SGLP].values()
     return CompressReport(
-        model=model_section(measured.loaded),
+        model=model_section(prepared.loaded),
         method=options.method,
-        calibration=calibration_section(options.calibration, measured.data),
-        analysis=analysis_section(measured.analysis, measured.origin),
+        calibration=calibration_section(options.calibration, prepared.data),
+        analysis=analysis_section(prepared.analysis, prepared.origin) if isinstance(prepared, Measured) else None,
         placement=evidence.placement,
         plan=plan_section(planned.choice.plan),
         proposals=proposal_rows(planned.choice.proposals),
-        table=before_after(_remaining(measured.loaded, checked.artifact), (dense, written), checked.footprints),
+        table=before_after(_remaining(prepared.loaded, checked.artifact), (dense, written), checked.footprints),
         stages=stage_rows(quality[SGLP]),
         repair=evidence.compressed.repair,
         healing=evidence.compressed.healing,
         controls=control_rows(quality, planned.removed),
-        evaluation=evaluation_section(options.evaluation, measured.data),
+        evaluation=evaluation_section(options.evaluation, prepared.data),
         verification=verification_section(checked.verification),
-        files=files_section(measured.loaded.source),
+        files=files_section(prepared.loaded.source),
         layer_map={str(old): new for old, new in checked.artifact.layer_map.items()},
         quality_target=quality_target_section(planned.search, dense, written) if planned.search else None,
     )

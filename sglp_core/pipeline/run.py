@@ -34,17 +34,20 @@ SMALLER_BATCH = 4
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A model that was measured: the model, the data, the analysis and where that came from.
-
-    `finder` finds the weights that repairs change.
-    """
+class Prepared:
+    """A model and the data for it; `finder` finds the weights that repairs change."""
 
     loaded: LoadedModel
     data: CalibrationData
+    finder: WriteFinder
+
+
+@dataclass(frozen=True)
+class Measured(Prepared):
+    """A model that was measured: with the analysis, and where that came from."""
+
     analysis: Analysis
     origin: Origin
-    finder: WriteFinder
 
 
 @contextmanager
@@ -60,9 +63,13 @@ def device_memory_reported() -> Iterator[None]:
 
 
 def open_for_run(model: str | Fetched, output: Path, options: Options, context: RunContext) -> LoadedModel:
-    """Load the model and report what it is; refuses an `output` that holds something."""
+    """Load the model and report what it is; refuses an `output` that holds something.
+
+    Raises `BadLayers` where the method protects layers that the model lacks.
+    """
     require_new(output)
     loaded = load_model(model, options, context)
+    options.method.protected_in(len(loaded.stack))
     context.reporter.resolved(
         {
             "model_sha256": loaded.source.digest,
@@ -73,6 +80,12 @@ def open_for_run(model: str | Fetched, output: Path, options: Options, context: 
         }
     )
     return loaded
+
+
+def prepare_for_run(loaded: LoadedModel, options: Options, context: RunContext) -> Prepared:
+    """Prepare calibration and held-out data, for a run that measures nothing."""
+    data = prepare(loaded, options.calibration, options.evaluation, context, options.healing)
+    return Prepared(loaded, data, WriteFinder(loaded, data.calibration(loaded)[0]))
 
 
 def measure_for_run(loaded: LoadedModel, options: Options, context: RunContext, *, evaluates: bool = True) -> Measured:
@@ -108,16 +121,16 @@ def _measured(
         return measure(loaded, data, options, context.phase("measuring"))
 
     analysis, origin = find_or_measure(loaded, data, options.method, context.results("analyses"), measure_now)
-    return Measured(loaded, data, analysis, origin, finder)
+    return Measured(loaded, data, finder, analysis, origin)
 
 
-def run_key(measured: Measured, options: Options) -> dict[str, object]:
+def run_key(prepared: Prepared, options: Options) -> dict[str, object]:
     """What every step after the analysis depends on, besides its own input."""
-    return common_key(measured.loaded) | {
-        "analysis": measured.origin.key,
-        "calibration": measured.data.calibration_digest,
-        "batch_size": measured.data.batch_size,
-        "seed": measured.data.seed,
+    return common_key(prepared.loaded) | {
+        "analysis": prepared.origin.key if isinstance(prepared, Measured) else None,
+        "calibration": prepared.data.calibration_digest,
+        "batch_size": prepared.data.batch_size,
+        "seed": prepared.data.seed,
         "method": asdict(options.method),
     }
 

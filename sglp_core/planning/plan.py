@@ -1,5 +1,6 @@
 """Choose the layers to remove: the cheapest set that reaches the target and keeps a layer of every segment."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,16 @@ from sglp_core.structure.runs import Removed, Run
 
 # One part in 10¹²: 0.3 of 10 layers is three layers, although 0.3 × 10 > 3 in binary.
 SLACK = 1 - 1e-12
+
+
+def reaches(target: Target, size: float, total: int) -> bool:
+    """Whether removing so much of the total is what the target asks for; `size` and `total` in its unit."""
+    return target.ratio * total * SLACK <= size <= most_of(target, total)
+
+
+def most_of(target: Target, total: int) -> float:
+    """The largest size that a plan for the target may remove."""
+    return target.ratio * total / SLACK if target.exact else math.inf
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,7 @@ class Plan:
     def to_dict(self) -> dict[str, object]:
         return {
             "kind": self.target.kind,
+            "exact": self.target.exact,
             "requested": self.requested,
             "reachable": self.reachable,
             "achieved": self.achieved,
@@ -57,8 +69,9 @@ def choose(
     needed: float,
     segments: Sequence[Run],
     protected: set[int],
+    most: float = math.inf,
 ) -> Removed | None:
-    """The layers of least total cost whose sizes sum to at least `needed`, or None where no set does.
+    """The layers of least total cost whose sizes sum to at least `needed` and at most `most`, or None where none do.
 
     `costs[i, j]`, of `[L + 1, L + 1]`, is what removing the run of layers i to j − 1 costs; `costs_of_layers` makes one
     where a run costs what its layers do; an infinite cost forbids the run. Every segment keeps at least one
@@ -74,8 +87,10 @@ def choose(
     waiting[0] = [(0.0, 0, ())]
     for start in range(count + 1):
         for cost, size, removed in _undominated(waiting[start], needed):
-            for end in _ends(start, costs[start], segments, protected):
+            for end in run_ends(start, costs[start], segments, protected):
                 run = (cost + float(costs[start, end]), size + int(before[end] - before[start]))
+                if run[1] > most:
+                    break
                 waiting[end + 1].append((*run, (*removed, *range(start, end))))
                 if run[1] >= needed:
                     break
@@ -91,14 +106,15 @@ def costs_of_layers(costs: Sequence[float]) -> np.ndarray:
     return result
 
 
-def largest_removal(sizes: Sequence[int], segments: Sequence[Run], protected: set[int]) -> int:
-    """The largest total size any allowed set removes."""
-    total = 0
-    for segment in segments:
-        free = [sizes[layer] for layer in segment.layers if layer not in protected]
-        keeps_one = len(free) < len(segment.layers)
-        total += sum(free) - (0 if keeps_one else min(free))
-    return total
+def largest_removal(costs: np.ndarray, sizes: Sequence[int], segments: Sequence[Run], protected: set[int]) -> int:
+    """The largest total size any allowed set removes; of the `costs` of runs only counts which are infinite."""
+    before = np.concatenate([[0], np.cumsum(sizes)])
+    # largest[p]: of the sets that are decided up to layer p and keep the layer before it.
+    largest = [0] * (len(sizes) + 2)
+    for start in range(len(sizes) + 1):
+        for end in run_ends(start, costs[start], segments, protected):
+            largest[end + 1] = max(largest[end + 1], largest[start] + int(before[end] - before[start]))
+    return largest[-1]
 
 
 def plan(
@@ -114,31 +130,38 @@ def plan(
 
     Raises `TargetUnreachable`, naming the largest reachable ratio.
     """
-    reachable = largest_removal(sizes, segments, protected) / total
-    removed = choose(costs, sizes, target.ratio * total * SLACK, segments, protected)
+    reachable = largest_removal(costs, sizes, segments, protected) / total
+    removed = choose(costs, sizes, target.ratio * total * SLACK, segments, protected, most_of(target, total))
     if removed is None:
+        amount = f"exactly {round(target.ratio * total)}" if target.exact else f"{target.ratio:.4g}"
         raise TargetUnreachable(
-            f"cannot remove {target.ratio:.4g} of the {target.kind}: the largest reachable ratio is {reachable:.4g} "
-            f"({len(segments)} segments keep one layer each, {len(protected)} layers are protected, and everything "
-            "outside the layer stack stays). Ask for less, for fewer segments, or protect fewer layers."
+            f"cannot remove {amount} of the {target.kind}: the largest reachable ratio is {reachable:.4g} "
+            f"({len(segments)} segments keep one layer each, {len(protected)} layers are protected{by_place(costs)}, "
+            "and everything outside the layer stack stays). Ask for less, for fewer segments, or protect fewer layers."
         )
     achieved = sum(sizes[layer] for layer in removed) / total
     return Plan(target, removed, target.ratio, reachable, achieved)
+
+
+def by_place(costs: np.ndarray) -> str:
+    """What to add to a message where some runs have infinite costs."""
+    all_finite = np.isfinite(costs[np.triu_indices(len(costs), 1)]).all()
+    return "" if all_finite else ", the model class builds layers by their places, which the layers that stay must fit"
+
+
+def run_ends(start: int, costs: np.ndarray, segments: Sequence[Run], protected: set[int]) -> Iterator[int]:
+    """Where a run that starts here may end (exclusive), the empty run first; `costs` `[L + 1]` is its row of costs."""
+    for end in range(start, len(costs)):
+        if end > start and (end - 1 in protected or any(start <= s.start and s.stop <= end for s in segments)):
+            return
+        if np.isfinite(costs[end]):
+            yield end
 
 
 # Cost, size and layers of a set that is decided up to some layer.
 PartialSet = tuple[float, int, Removed]
 # Layers of equal size have at most L + 1 sums of sizes; layers that all differ could have 2ᴸ.
 MOST_SIZES = 2000
-
-
-def _ends(start: int, costs: np.ndarray, segments: Sequence[Run], protected: set[int]) -> Iterator[int]:
-    """Where a run that starts here may end (exclusive); the empty run first."""
-    for end in range(start, len(costs)):
-        if end > start and (end - 1 in protected or any(start <= s.start and s.stop <= end for s in segments)):
-            return
-        if np.isfinite(costs[end]):
-            yield end
 
 
 def _undominated(sets: list[PartialSet], needed: float) -> list[PartialSet]:

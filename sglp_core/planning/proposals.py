@@ -15,7 +15,7 @@ from sglp_core.options import Target
 from sglp_core.planning.harm import HarmMeter
 from sglp_core.planning.layer_kinds import plan_keeping_kinds
 from sglp_core.planning.local_search import refine
-from sglp_core.planning.plan import SLACK, Plan, costs_of_layers, segment_ranks
+from sglp_core.planning.plan import Plan, costs_of_layers, reaches, segment_ranks
 from sglp_core.structure.runs import Removed, Run
 
 # Plans with a single cut that each measure of runs proposes: similarity, and every criterion that also scores runs.
@@ -74,7 +74,6 @@ def _single_cuts(analysis: Analysis, target: Target, protected: set[int]) -> dic
     """From each layer on the shortest run that is large enough, with the fraction of the whole that it removes."""
     stack = analysis.stack
     sizes, total = stack.sizes(target.kind)
-    needed = target.ratio * total * SLACK
     fractions = {}
     for start in range(1, len(sizes)):
         for end in range(start + 1, len(sizes) + 1):
@@ -82,7 +81,7 @@ def _single_cuts(analysis: Analysis, target: Target, protected: set[int]) -> dic
             removed = tuple(run.layers)
             if protected & set(removed):
                 break
-            if sum(sizes[start:end]) >= needed and stack.can_remove(removed):
+            if reaches(target, sum(sizes[start:end]), total) and stack.can_remove(removed):
                 fractions[run] = sum(sizes[start:end]) / total
                 break
     return fractions
@@ -110,12 +109,13 @@ def refined_proposal(
 ) -> Proposal:
     """The best proposal after a local search for a set of layers that harms the model less."""
     sizes, total = analysis.stack.sizes(target.kind)
-    needed = target.ratio * total * SLACK
     refined = refine(
         meter,
         best.plan.removed_layers,
         [layer for layer in range(len(sizes)) if layer not in protected],
-        lambda removed: sum(sizes[layer] for layer in removed) >= needed and analysis.stack.can_remove(removed),
+        lambda removed: (
+            reaches(target, sum(sizes[layer] for layer in removed), total) and analysis.stack.can_remove(removed)
+        ),
         budget,
     )
     achieved = sum(sizes[layer] for layer in refined) / total

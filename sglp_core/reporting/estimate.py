@@ -61,6 +61,8 @@ class EstimatedTarget:
     """The fraction to remove."""
     reachable: bool
     """Whether a plan could remove that much."""
+    exact: bool = False
+    """Whether just that was asked for, as a number of layers or layer by layer, and not at least that."""
 
 
 @dataclass(frozen=True)

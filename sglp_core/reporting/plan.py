@@ -15,6 +15,8 @@ class PlanSection:
 
     kind: TargetKind
     """What the ratios are fractions of."""
+    exact: bool
+    """Whether just `requested` was asked for, as a number of layers or layer by layer, and not at least that."""
     requested: float
     """The ratio to remove; for a quality target the one at which the search ended."""
     reachable: float
@@ -46,7 +48,8 @@ class ProposalRow:
 
 
 def plan_section(plan: Plan) -> PlanSection:
-    return PlanSection(plan.target.kind, plan.requested, plan.reachable, plan.achieved, plan.removed_layers)
+    target = plan.target
+    return PlanSection(target.kind, target.exact, plan.requested, plan.reachable, plan.achieved, plan.removed_layers)
 
 
 def proposal_rows(proposals: Sequence[Proposal]) -> tuple[ProposalRow, ...]:

@@ -48,7 +48,7 @@ class AnalyzeReport(Report):
     """Where the weights lay, and the memory that the job took."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CompressReport(Report):
     """The report of a job that removes layers and writes the smaller model."""
 
@@ -58,14 +58,14 @@ class CompressReport(Report):
     """The options of the method."""
     calibration: CalibrationSection
     """The calibration data."""
-    analysis: AnalysisSection
-    """Similarity of the layers, and the segments found in it."""
+    analysis: AnalysisSection | None = field(default=None, metadata=LEFT_OUT_IF_NONE)
+    """Similarity of the layers, and the segments found in it; left out where the plan was given."""
     placement: PlacementSection
     """Where the weights lay, and the memory that the job took."""
     plan: PlanSection
     """Which layers were removed."""
     proposals: tuple[ProposalRow, ...]
-    """The plans that were proposed, best first; empty where one criterion chose."""
+    """The plans that were proposed, best first; empty where one criterion chose, or the plan was given."""
     table: tuple[BeforeAfterRow, ...]
     """Everything measured before and after."""
     stages: tuple[StageRow, ...]

@@ -18,20 +18,22 @@ def require_new(output: Path) -> None:
         raise FileExistsError(f"{output} is not empty; name a new directory")
 
 
-def write_report(output: Path, report: AnalyzeReport | CompressReport | SweepReport, analysis: Analysis) -> None:
-    """Write the report and its analysis to `output`."""
+def write_report(output: Path, report: AnalyzeReport | CompressReport | SweepReport, analysis: Analysis | None) -> None:
+    """Write the report, its plan and its analysis to `output`; there is no analysis where the plan was given."""
     compressed = report if isinstance(report, CompressReport) else None
-    write_analysis(analysis, output, layer_rows(analysis, report))
-    draw_similarity(
-        analysis.similarity,
-        analysis.segmentation.segments,
-        compressed.plan.removed_layers if compressed else (),
-        f"{report.model.origin}: CKA between layers",
-        output / "similarity.png",
-    )
+    if analysis is not None:
+        write_analysis(analysis, output, layer_rows(analysis, report))
+        draw_similarity(
+            analysis.similarity,
+            analysis.segmentation.segments,
+            compressed.plan.removed_layers if compressed else (),
+            f"{report.model.origin}: CKA between layers",
+            output / "similarity.png",
+        )
     page = markdown.report_page(report)
     _write_pages(output, report, page)
     if compressed:
+        (output / "plan.json").write_text(json.dumps(plan_target(compressed)))
         (output / "model" / "README.md").write_text(markdown.model_card(compressed, page))
     files.write_manifest(
         output,
@@ -48,6 +50,12 @@ def write_estimate(output: Path, report: EstimateReport) -> None:
     """Write the estimate to `output`."""
     _write_pages(output, report, markdown.estimate_page(report))
     files.write_manifest(output, {"input": to_json(report.model)})
+
+
+def plan_target(report: CompressReport) -> dict[str, object]:
+    """`plan.json`: the target that applies the same plan to another model with as many layers."""
+    removed = report.plan.removed_layers
+    return {"kind": "plan", "layers": len(report.layer_map) + len(removed), "remove": list(removed)}
 
 
 def _write_pages(output: Path, report: Report, page: str) -> None:

@@ -83,6 +83,50 @@ def test_a_quality_target_names_a_metric_and_what_may_be_lost_of_it(metric: str,
 
 
 @pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({"kind": "layers", "ratio": 0.25}, ""),
+        ({"kind": "layers", "count": 8}, ""),
+        ({"kind": "layers", "left": 24}, ""),
+        ({"kind": "plan", "remove": [3, -2]}, ""),
+        ({"kind": "plan", "keep": [0, 1], "layers": 3}, ""),
+        ({"kind": "layers", "ratio": 2}, "give `count` to remove a number of layers"),
+        ({"kind": "layers"}, "give one of ratio, count and left"),
+        ({"kind": "layers", "count": 8, "left": 24}, "give one of ratio, count and left"),
+        ({"kind": "layers", "count": 0}, "greater than or equal to 1"),
+        ({"kind": "layers", "count": 1.0}, "valid integer"),
+        ({"kind": "layers", "left": True}, "valid integer"),
+        ({"kind": "parameters", "count": 8}, "Extra inputs are not permitted"),
+        ({"kind": "plan"}, "give one of remove and keep"),
+        ({"kind": "plan", "remove": [1], "keep": [2]}, "give one of remove and keep"),
+        ({"kind": "plan", "remove": []}, "at least 1 item"),
+        ({"kind": "plan", "remove": [1, 1]}, "names layer 1 more than once"),
+        ({"kind": "plan", "remove": [1, -3], "layers": 4}, "names layer 1 more than once"),
+        ({"kind": "plan", "keep": [0, 4], "layers": 4}, "4 is no layer of a model that has 4"),
+        ({"kind": "plan", "remove": [0, 1, -1, -2], "layers": 4}, "names all 4 layers"),
+        ({"kind": "plan", "remove": ["1"]}, "valid integer"),
+    ],
+    ids=str,
+)
+def test_layers_are_said_in_one_way_that_fits_itself(target: dict[str, Any], message: str) -> None:
+    if not message:
+        stored = JobSpec.model_validate({**SMALLEST, "target": target}).model_dump(mode="json")
+        # What was not said is not stored: a worker of an earlier release reads a ratio as it always did.
+        assert stored["target"] == target
+        assert JobSpec.model_validate(stored).model_dump(mode="json") == stored
+        return
+    with pytest.raises(ValidationError, match=message):
+        JobSpec.model_validate({**SMALLEST, "target": target})
+
+
+def test_a_layer_is_not_both_removed_and_protected() -> None:
+    plan = {"kind": "plan", "remove": [3, -1]}
+    with pytest.raises(ValidationError, match=r"target.remove and method.protected both name layer -1"):
+        JobSpec.model_validate({**SMALLEST, "target": plan, "method": {"protected": [0, -1]}})
+    assert JobSpec.model_validate({**SMALLEST, "target": plan, "method": {"protected": [0]}}).method.protected == (0,)
+
+
+@pytest.mark.parametrize(
     "uri",
     [
         "",
@@ -206,11 +250,13 @@ def test_a_sweep_names_its_ratios(change: dict[str, Any], allowed: bool) -> None
     [
         (None, True),
         ({"kind": "flops", "ratio": 0.5}, True),
+        ({"kind": "layers", "count": 2}, True),
+        ({"kind": "plan", "remove": [2]}, True),
         ({"kind": "quality", "metric": "perplexity", "max_drop": 0.1}, False),
         ({"kind": "sweep", "ratios": [0.1]}, False),
     ],
 )
-def test_an_estimate_takes_a_ratio_or_no_target(target: Any, allowed: bool) -> None:
+def test_an_estimate_takes_a_target_of_known_size_or_none(target: Any, allowed: bool) -> None:
     spec = {**SMALLEST, "mode": "estimate", "target": target}
     if allowed:
         assert JobSpec.model_validate(spec).mode == "estimate"

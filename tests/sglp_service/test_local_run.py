@@ -65,6 +65,19 @@ def test_one_sample_is_measured_and_nothing_repaired(made: Path, monkeypatch: py
     }
 
 
+def test_a_plan_is_taken_from_a_file(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("HOME", str(made))
+    plan = {"kind": "plan", "layers": LAYERS, "remove": [1, 4]}
+    (made / "plan.json").write_text(json.dumps(plan))
+    more = ["--plan", "plan.json", "--protect", "0,2,-1", "--repair", "none"]
+    done = CliRunner().invoke(app, ["compress", *arguments_for("applied", *more)])
+    assert done.exit_code == 0, done.stderr
+    assert json.loads((made / "applied" / "plan.json").read_text()) == plan
+    report = json.loads((made / "applied" / "report.json").read_text())
+    assert (report["plan"]["removed_layers"], report["method"]["protected"]) == ([1, 4], [0, 2, -1])
+
+
 def test_a_sweep_prints_its_table(made: Path) -> None:
     swept = run(made, "sweep", *arguments_for("swept", "--ratio", "0.2", "--ratio", "0.9"))
     assert swept.returncode == 0, swept.stderr
@@ -79,6 +92,9 @@ def test_an_estimate_says_what_is_asked_for(made: Path, monkeypatch: pytest.Monk
         for ratio in ("0.2", "0.9")
     )
     assert (estimated.exit_code, too_much.exit_code) == (0, 0)
+    more = ["--remove-count", "2", "--protect", "0,1,2,-1"]
+    exact = CliRunner().invoke(app, ["estimate", *arguments_for("estimated-exact", *more)])
+    assert "Asked for: exactly 0.3333 of the layers; that can be reached." in exact.stdout
     assert "| planning |" in estimated.stdout
     assert "Asked for: 0.2 of the layers; that can be reached." in estimated.stdout
     assert "0.9 of the layers; that **cannot be reached** (at most 0.6667)" in too_much.stdout
@@ -95,9 +111,22 @@ def test_an_estimate_says_what_is_asked_for(made: Path, monkeypatch: pytest.Monk
             ["compress", *arguments_for("out", "--remove", "0.3", "--calibration", "no.txt")],
             "bad_calibration: there is no file",
         ),
-        (["compress", *arguments_for("out")], "give one of --remove and --max-drop"),
-        (["compress", *arguments_for("out", "--max-drop", "0.1", "--of", "layers")], "--of goes with --remove"),
-        (["compress", *arguments_for("out", "--remove", "0.3", "--metric", "accuracy")], "--metric with --max-drop"),
+        (["compress", *arguments_for("out")], "give one of --remove, --remove-count,"),
+        (["compress", *arguments_for("out", "--max-drop", "0.1", "--of", "layers")], "--of: goes with a fraction"),
+        (
+            ["compress", *arguments_for("out", "--remove", "0.3", "--metric", "accuracy")],
+            "--metric: goes with --max-drop",
+        ),
+        (
+            ["compress", *arguments_for("out", "--remove", "2", "--of", "layers")],
+            "to remove exactly 2 layers: --remove-count 2",
+        ),
+        (["estimate", *arguments_for("out", "--leave", "6")], "target_unreachable: /target/left is 6"),
+        (["compress", *arguments_for("out", "--remove-layers", "1,9")], "bad_layers: /target/remove/1 is 9"),
+        (
+            ["compress", *arguments_for("out", "--remove-count", "1", "--protect", "0,-7")],
+            "bad_layers: /method/protected/1 is -7",
+        ),
         (
             ["compress", *arguments_for("out", "--remove", "0.3", "--sequence-length", "8192", "--samples", "64")],
             "bad_calibration: ",

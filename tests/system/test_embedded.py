@@ -155,8 +155,10 @@ def test_what_cannot_be_served_is_told_at_the_start(tmp_path: Path, models: Path
     ("arguments", "word"),
     [
         (["--metric", "accuracy"], "goes with --max-drop"),
-        (["--of", "layers"], "goes with --remove or --sweep"),
+        (["--of", "layers"], "goes with a fraction to remove"),
+        (["--sweep", "0.2", "--leave", "4"], "give one of --leave and --sweep"),
         (["--options", "[1]"], "must be a JSON object"),
+        (["--protect", "0", "--options", '{"method": []}'], "must be a JSON object"),
         (["--options", '{"model": "x"}'], "must be a JSON object"),
         (["--options", "{"], "not JSON"),
     ],

@@ -1,5 +1,6 @@
 """Jobs over HTTP beyond one ratio: a budget of lost quality, a sweep, an estimate; and an analysis that is reused."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,21 @@ def test_a_budget_that_one_layer_breaks_fails_the_job_by_name(
     assert (job["status"], job["error"]["code"]) == ("failed", "target_unreachable"), stack.logs()
     assert "the smallest loss found is" in job["error"]["message"]
     assert job["error"]["phase"] == "planning"
+
+
+def test_a_plan_is_applied_and_published_as_the_target_that_it_was(stack: Stack, models: Path, tmp_path: Path) -> None:
+    stack.start_worker()
+    target = {"kind": "plan", "layers": LAYERS, "remove": [2, 3]}
+    spec = tiny_spec(models / "model", models / "text.txt", target=target)
+    job = stack.wait_for_end(stack.client.submit(spec)["id"])
+    assert (job["status"], job["error"], job["spec"]["target"]) == ("succeeded", None, target), stack.logs()
+    require_described(job, stack.client.events(job["id"]))
+    assert (job["plan"]["removed_layers"], job["plan"]["exact"]) == ([2, 3], True)
+    phases = [event["data"]["phase"] for event in stack.client.events(job["id"]) if event["type"] == "phase"]
+    assert "measuring" not in phases
+    assert httpx.get(f"http://127.0.0.1:{stack.port}/v1/jobs/{job['id']}/similarity").status_code == 404
+    directory = stack.client.download(job["id"], tmp_path)
+    assert json.loads((directory / "plan.json").read_text()) == target
 
 
 def test_an_estimate_says_what_a_job_would_take_and_measures_nothing(stack: Stack, models: Path) -> None:

@@ -4,15 +4,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.spec import QualityTargetSpec, RatioTargetSpec, SweepTargetSpec
+from jobs.spec import LayersTargetSpec, PlanTargetSpec, QualityTargetSpec, RatioTargetSpec, SweepTargetSpec
 from worker.child.fetch import LocalFiles
 from worker.child.pipe_reporter import PipeReporter
 from worker.supervision.messages import ChildRequest
 
 if TYPE_CHECKING:
-    from sglp_core import QualityTarget, Target
     from sglp_core.checkpoints.converted_models import ConvertedModels
     from sglp_core.checkpoints.fetch import FetchedOutline
+    from sglp_core.options import RemovalTarget, SizedTarget
 
 
 def run_method(files: LocalFiles, request: ChildRequest, output: Path, reporter: PipeReporter) -> None:
@@ -27,7 +27,6 @@ def run_method(files: LocalFiles, request: ChildRequest, output: Path, reporter:
         ResultTransfer,
         RunContext,
         SweepTarget,
-        Target,
         analyze,
         compress,
         estimate,
@@ -53,8 +52,8 @@ def run_method(files: LocalFiles, request: ChildRequest, output: Path, reporter:
     if spec.mode == "analyze":
         analyze(model, output, options, context)
     elif spec.mode == "estimate":
-        target = Target(spec.target.kind, spec.target.ratio) if isinstance(spec.target, RatioTargetSpec) else None
-        estimate(outline, output, target, options, context)
+        sized = spec.target if isinstance(spec.target, RatioTargetSpec | LayersTargetSpec | PlanTargetSpec) else None
+        estimate(outline, output, None if sized is None else _sized_target(sized), options, context)
     elif isinstance(spec.target, SweepTargetSpec):
         sweep(model, SweepTarget(spec.target.of, spec.target.ratios), output, options, context)
     elif spec.target is not None:
@@ -80,9 +79,19 @@ def _model(files: LocalFiles, request: ChildRequest) -> "FetchedOutline":
     return FetchedOutline(Fetched(found.path, found.origin, found.revision, downloaded=True), found.weights_by_dtype)
 
 
-def _target(spec: RatioTargetSpec | QualityTargetSpec) -> "Target | QualityTarget":
-    from sglp_core import QualityTarget, Target
+def _target(spec: RatioTargetSpec | LayersTargetSpec | PlanTargetSpec | QualityTargetSpec) -> "RemovalTarget":
+    from sglp_core import QualityTarget
 
     if isinstance(spec, QualityTargetSpec):
         return QualityTarget(spec.metric, spec.max_drop)
+    return _sized_target(spec)
+
+
+def _sized_target(spec: RatioTargetSpec | LayersTargetSpec | PlanTargetSpec) -> "SizedTarget":
+    from sglp_core import LayersTarget, PlanTarget, Target
+
+    if isinstance(spec, PlanTargetSpec):
+        return PlanTarget(spec.remove, spec.keep, spec.layers)
+    if spec.ratio is None:
+        return LayersTarget(spec.count, spec.left)
     return Target(spec.kind, spec.ratio)

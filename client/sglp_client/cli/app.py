@@ -15,6 +15,16 @@ from sglp_client.cli import keys, uploads, webhooks
 from sglp_client.cli.options import DEFAULT_URL, Url
 from sglp_client.cli.plain_errors import plain_errors
 from sglp_client.cli.progress import follow, require_success
+from sglp_client.cli.removal import (
+    KeepLayers,
+    Leave,
+    PlanFile,
+    Protect,
+    Removal,
+    RemoveCount,
+    RemoveLayers,
+    layer_numbers,
+)
 from sglp_client.cli.sending_files import send
 from sglp_client.cli.service_commands import service_commands
 from sglp_client.cli.tables import show_figures
@@ -69,6 +79,12 @@ def submit(
     of: Annotated[
         str | None, typer.Option(help="What the fraction is of: parameters (if not given), flops or layers.")
     ] = None,
+    remove_count: RemoveCount = None,
+    leave: Leave = None,
+    remove_layers: RemoveLayers = None,
+    keep_layers: KeepLayers = None,
+    plan: PlanFile = None,
+    protect: Protect = None,
     max_drop: Annotated[
         float | None,
         typer.Option(help="Instead of --remove: remove as much as possible while --metric gets worse by at most this."),
@@ -88,24 +104,26 @@ def submit(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Submit a job and print its id."""
-    if metric is not None and max_drop is None:
-        raise typer.BadParameter("goes with --max-drop", param_hint="--metric")
-    if of is not None and remove is None and not sweep:
-        raise typer.BadParameter("goes with --remove or --sweep", param_hint="--of")
-    if sum((remove is not None, max_drop is not None, bool(sweep))) > 1:
-        raise typer.BadParameter("give one of --remove, --max-drop and --sweep, or none of them")
+    target = Removal(
+        remove=remove,
+        of=of,
+        remove_count=remove_count,
+        leave=leave,
+        remove_layers=remove_layers,
+        keep_layers=keep_layers,
+        plan=plan,
+        max_drop=max_drop,
+        metric=metric,
+        sweep=sweep,
+    ).target()
     spec = _read_options(options)
     spec["model"] = {**spec.get("model", {}), "uri": model if "://" in model else _as_file_uri(model)}
-    if remove is not None:
-        spec["target"] = {"kind": of or "parameters", "ratio": remove}
-    elif max_drop is not None:
-        spec["target"] = {"kind": "quality", "metric": metric or "perplexity", "max_drop": max_drop}
-    elif sweep:
-        spec |= {"mode": "sweep", "target": {"kind": "sweep", "of": of or "parameters", "ratios": sweep}}
-    else:
-        spec["mode"] = "analyze"
-    if estimate:
-        spec["mode"] = "estimate"
+    if protect is not None:
+        spec["method"] = {**spec.get("method", {}), "protected": layer_numbers(protect, "--protect")}
+    if target is not None:
+        spec["target"] = target
+    if estimate or sweep or target is None:
+        spec["mode"] = "estimate" if estimate else "sweep" if sweep else "analyze"
     with SGLP(url) as service:
         job_id = service.submit(spec)["id"]
         print(job_id)
@@ -118,8 +136,9 @@ def _read_options(options: str) -> Json:
         spec = json.loads(options)
     except ValueError as error:
         raise typer.BadParameter(f"not JSON: {error}", param_hint="--options") from None
-    if not isinstance(spec, dict) or not isinstance(spec.get("model", {}), dict):
-        raise typer.BadParameter("must be a JSON object, and so must be its `model`", param_hint="--options")
+    if not isinstance(spec, dict) or not all(isinstance(spec.get(name, {}), dict) for name in ("model", "method")):
+        message = "must be a JSON object, and so must be its `model` and `method`"
+        raise typer.BadParameter(message, param_hint="--options")
     return spec
 
 

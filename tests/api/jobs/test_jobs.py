@@ -43,7 +43,7 @@ def test_what_is_no_number_of_json_is_refused_by_name(client: httpx.Client, numb
     assert expected in response.json()["detail"]
 
 
-@pytest.mark.parametrize("ratio", ["0", "1", "-1", '"abc"', "null"])
+@pytest.mark.parametrize("ratio", ["0", "1", "-1", '"abc"'])
 def test_a_ratio_that_is_none_is_refused_where_it_stands(client: httpx.Client, ratio: str) -> None:
     body = f'{{"model": {{"uri": "hf://org/name"}}, "target": {{"kind": "layers", "ratio": {ratio}}}}}'
     response = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
@@ -65,7 +65,11 @@ def test_a_ratio_that_is_none_is_refused_where_it_stands(client: httpx.Client, r
         ({"mode": "x", "deadline_seconds": 0}, ["/mode", "/deadline_seconds"]),
         ({"target": {"kind": "bytes", "ratio": 0.5}}, ["/target/kind"]),
         ({"target": {"ratio": 0.5}}, ["/target/kind"]),
-        ({"target": {"kind": "layers"}}, ["/target/ratio"]),
+        ({"target": {"kind": "parameters"}}, ["/target/ratio"]),
+        ({"target": {"kind": "layers", "ratio": None}}, ["/target"]),
+        ({"target": {"kind": "layers", "count": 0, "left": "x"}}, ["/target/count", "/target/left"]),
+        ({"target": {"kind": "plan", "remove": [1, "x"]}}, ["/target/remove/1"]),
+        ({"target": {"kind": "plan", "layers": 4, "keep": [4]}}, ["/target/keep"]),
         ({"target": {"kind": "layers", "ratio": 0.5, "layers": 1}}, ["/target/layers"]),
         ({"target": {"kind": "quality", "metric": "accuracy", "max_drop": 2}}, ["/target/max_drop"]),
         ({"target": {"kind": "quality", "metric": "kl"}}, ["/target/metric", "/target/max_drop"]),

@@ -38,10 +38,11 @@ def test_what_upload_prints_is_what_submit_takes(client: httpx.Client, tmp_path:
     printed = sglp(client, "upload", folder)
     uri = printed.stdout.strip()
     assert (printed.returncode, printed.stderr) == (0, "")
-    submitted = sglp(client, "submit", uri, "--remove", "0.25")
+    submitted = sglp(client, "submit", uri, "--remove-count", "2", "--protect", "-1,0")
     assert submitted.returncode == 0, submitted.stderr
     job = client.get(f"/v1/jobs/{submitted.stdout.strip()}").json()
     assert job["spec"]["model"]["uri"] == uri
+    assert (job["spec"]["target"], job["spec"]["method"]["protected"]) == ({"kind": "layers", "count": 2}, [-1, 0])
     (upload,) = client.get("/v1/uploads").json()["data"]
     assert (upload["name"], upload["kind"], upload["status"]) == ("tiny", "model", "ready")
     assert [file["name"] for file in upload["files"]] == ["config.json", "model.safetensors"]

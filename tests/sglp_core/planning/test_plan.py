@@ -30,7 +30,9 @@ def test_the_choice_is_as_cheap_as_brute_force(seed: int) -> None:
             continue
         assert found in enough
         assert sum(costs[i] for i in found) == pytest.approx(min(sum(costs[i] for i in s) for s in enough))
-    assert largest_removal(sizes, SEGMENTS, PROTECTED) == max(sum(sizes[i] for i in s) for s in allowed_sets())
+    assert largest_removal(costs_of_layers(costs), sizes, SEGMENTS, PROTECTED) == max(
+        sum(sizes[i] for i in s) for s in allowed_sets()
+    )
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -41,6 +43,8 @@ def test_the_choice_of_runs_is_as_cheap_as_brute_force(seed: int) -> None:
     # And some that are forbidden.
     costs[rng.random((10, 10)) < 0.2 * (np.tri(10) == 0)] = np.inf
     allowed = [s for s in allowed_sets() if cost_of_runs(s, costs) < np.inf]
+    largest = max(sum(sizes[i] for i in s) for s in allowed)
+    assert largest_removal(costs, sizes, SEGMENTS, PROTECTED) == largest
     for needed in range(1, 20):
         enough = [s for s in allowed if just_reaches(s, sizes, needed, costs)]
         found = choose(costs, sizes, needed, SEGMENTS, PROTECTED)

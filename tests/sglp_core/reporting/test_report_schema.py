@@ -15,7 +15,9 @@ from sglp_core import (
     Calibration,
     Evaluation,
     Healing,
+    LayersTarget,
     Method,
+    PlanTarget,
     QualityTarget,
     SweepTarget,
     Target,
@@ -139,6 +141,16 @@ def compressed_to_a_quality_and_healed(folder: Path, out: Path) -> Report:
     )
 
 
+def compressed_by_a_given_plan(folder: Path, out: Path) -> Report:
+    return compress(
+        str(folder / "llama"),
+        PlanTarget(remove=(2, 3)),
+        out,
+        options=Options(calibration=text(folder), evaluation=Evaluation(samples=4)),
+        context=RunContext(cache=folder / "cache"),
+    )
+
+
 def compressed_images(folder: Path, out: Path) -> Report:
     return compress(
         str(folder / "vit"),
@@ -167,7 +179,7 @@ def estimated_for_a_target(folder: Path, out: Path) -> Report:
     return estimate(
         str(folder / "vit"),
         out,
-        target=Target("layers", 0.34),
+        target=LayersTarget(count=1),
         options=Options(calibration=images(folder)),
         context=RunContext(cache=folder / "cache"),
     )
@@ -177,6 +189,7 @@ RUNS: list[Callable[[Path, Path], Report]] = [
     analyzed,
     compressed,
     compressed_to_a_quality_and_healed,
+    compressed_by_a_given_plan,
     compressed_images,
     swept,
     estimated,

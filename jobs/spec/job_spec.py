@@ -6,19 +6,18 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 from pydantic.config import JsonDict
 
 from jobs.locations.destinations import check_output
 from jobs.locations.uris import DATA_SCHEMES, MODEL_SCHEMES, BadURI, check_form
+from jobs.spec.part import Part
+from jobs.spec.targets import PlanTargetSpec, QualityTargetSpec, TargetSpec
 
 Importance = Literal[
     "proposals", "grad_norm", "block_influence", "taylor", "first_order", "angular", "last_layers", "random"
@@ -63,11 +62,7 @@ def _check_storable(value: JsonValue, levels: int) -> None:
             _check_storable(each, levels - 1)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ModelSource(_Part):
+class ModelSource(Part):
     """Where the model comes from: `hf://organisation/name@revision`, `file://` below the service's roots, `upload://`
     followed by the id of an upload, or `s3://`, `gs://`, `az://` or `https://` in one of the service's places.
 
@@ -84,44 +79,7 @@ class ModelSource(_Part):
         return self
 
 
-class RatioTargetSpec(_Part):
-    """How much to remove: `ratio` is the fraction of the model's parameters or FLOPs, or of its layers."""
-
-    kind: Literal["parameters", "flops", "layers"]
-    ratio: Annotated[float, Field(gt=0, lt=1, strict=True)]
-
-
-class QualityTargetSpec(_Part):
-    """Remove as many layers as lose no more than `max_drop` of a metric.
-
-    Of `perplexity` that is the relative increase (0.1: at most 10 % more), of `accuracy` the difference in the share of
-    positions that are right, of `agreement` the share of positions where the dense model's answer is no longer given.
-    """
-
-    kind: Literal["quality"]
-    metric: Literal["perplexity", "accuracy", "agreement"]
-    max_drop: Annotated[float, Field(ge=0, strict=True)]
-
-    @field_validator("max_drop")
-    @classmethod
-    def _fits_metric(cls, max_drop: float, info: ValidationInfo) -> float:
-        if info.data.get("metric") in {"accuracy", "agreement"} and max_drop >= 1:
-            raise ValueError("is a difference of shares for this metric, and must be below 1")
-        return max_drop
-
-
-class SweepTargetSpec(_Part):
-    """For `mode: sweep`: look at several `ratios` to remove, in the unit `of`; no model is written."""
-
-    kind: Literal["sweep"]
-    of: Literal["parameters", "flops", "layers"] = "parameters"
-    ratios: Annotated[tuple[Annotated[float, Field(gt=0, lt=1, strict=True)], ...], Field(min_length=1, max_length=50)]
-
-
-TargetSpec = Annotated[RatioTargetSpec | QualityTargetSpec | SweepTargetSpec, Field(discriminator="kind")]
-
-
-class MethodSpec(_Part):
+class MethodSpec(Part):
     """How layers are compared, grouped and scored; `protected` layers stay (by default the first and the last).
 
     With `importance: proposals` every criterion proposes a plan and the model says which one harms it least;
@@ -138,7 +96,7 @@ class MethodSpec(_Part):
     protected: Annotated[tuple[Annotated[int, Field(strict=True)], ...], Field(max_length=1000)] | None = None
 
 
-class CalibrationSpec(_Part):
+class CalibrationSpec(Part):
     """What the method measures on: text the model writes itself (`self`), a file or folder, an upload, or one file
     elsewhere.
 
@@ -154,7 +112,7 @@ class CalibrationSpec(_Part):
     seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 0
 
 
-class EvaluationSpec(_Part):
+class EvaluationSpec(Part):
     """What before and after are compared on: samples the plan never saw (`held_out`), or a file or folder as for
     calibration.
     """
@@ -164,7 +122,7 @@ class EvaluationSpec(_Part):
     controls: Annotated[bool, Field(strict=True)] = True
 
 
-class HealingSpec(_Part):
+class HealingSpec(Part):
     """A fine-tuning after the cut: `steps` of `batch_size` samples each, by default as many as a calibration batch
     has, or `epochs` over all samples (neither: none). The `source` is the calibration data (`calibration`), or a file
     or folder as for calibration.
@@ -201,7 +159,7 @@ class HealingSpec(_Part):
         return self
 
 
-class OutputSpec(_Part):
+class OutputSpec(Part):
     """Where the result goes beside the service's own store: `uri` is a bucket, a folder or a repository on a hub
     (`hf://organisation/name`) that the service may write to.
 
@@ -231,7 +189,7 @@ EXAMPLES: list[JsonValue] = [
 ]
 
 
-class JobSpec(_Part):
+class JobSpec(Part):
     """A request for one job. Only `model.uri` and, to compress or sweep, `target` are required.
 
     `mode` says how far to go: `estimate` reads no weights and estimates what a job would need, `analyze` measures,
@@ -253,7 +211,7 @@ class JobSpec(_Part):
     gpu_class: Annotated[str, Field(pattern=GPU_CLASS)] = "default"
     priority: Annotated[int, Field(ge=-100, le=100, strict=True)] = 0
     deadline_seconds: Annotated[int, Field(ge=1, le=30 * 86400, strict=True)] = 86400
-    metadata: Annotated[dict[str, JsonValue], Field(max_length=50), AfterValidator(_storable)] = {}
+    metadata: Annotated[dict[str, JsonValue], Field(max_length=50), AfterValidator(_storable)] = {}  # noqa: RUF012
 
     @model_validator(mode="after")
     def _target_fits_mode(self) -> Self:
@@ -267,6 +225,8 @@ class JobSpec(_Part):
             raise ValueError(
                 "what a quality budget allows is not known before the model has run; analyze or compress it"
             )
+        if isinstance(self.target, PlanTargetSpec) and self.method.protected is not None:
+            self.target.require_kept(self.method.protected)
         if self.target is not None and (self.mode == "sweep") != (self.target.kind == "sweep"):
             raise ValueError("mode sweep and a target of kind sweep go together, and neither with another")
         if (self.healing.steps or self.healing.epochs or self.healing.source != "calibration") and self.mode not in {
