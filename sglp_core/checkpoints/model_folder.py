@@ -132,11 +132,15 @@ def _refuse_code(file: Path) -> None:
 
 
 def refuse_pointer(file: Path) -> None:
-    """Raise `ModelNotFound` for a file of git-lfs that only says where its content is."""
+    """Raise `ModelNotFound` for a file of git-lfs that only says where its content is.
+
+    For an estimate, of a weight file in a bucket or on a web server only the first 8 bytes may be there, and holes.
+    """
     if file.stat().st_size <= POINTER_BYTES:
         with file.open("rb") as opened:
-            if opened.read(len(POINTER)) == POINTER:
-                raise ModelNotFound(f"{file.name} is only a pointer of git-lfs to its content; run `git lfs pull`")
+            start = opened.read(len(POINTER))
+        if start == POINTER or start == POINTER[:8].ljust(len(POINTER), b"\0"):
+            raise ModelNotFound(f"{file.name} is only a pointer of git-lfs to its content; run `git lfs pull`")
 
 
 def refuse_part(path: Path, parts: int) -> None:

@@ -117,6 +117,10 @@ REFUSED: dict[str, tuple[Change, str, str]] = {
     "weights that are integers": (stored(as_integers), UNSUPPORTED, "I8"),
     # Files that are not there.
     "weights that are a pointer": (written("model.safetensors", POINTER), ABSENT, "model.safetensors .*git lfs pull"),
+    # As an estimate sees it in a bucket, where only the length of a header is read.
+    "the start of a pointer": (
+        written("model.safetensors", "version ".ljust(len(POINTER), "\0")), ABSENT, "model.safetensors .*git lfs pull",
+    ),
     "a tokenizer that is a pointer": (written("tokenizer.json", POINTER), ABSENT, "tokenizer.json .*git lfs pull"),
     "no tokenizer": (without_tokenizer, ABSENT, "copy its files from the base"),
     # A class that is not named.
