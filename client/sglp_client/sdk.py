@@ -1,6 +1,5 @@
 """The service as Python calls: every method is one request, except `wait`, `download` and `upload`, which send more."""
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -29,12 +28,11 @@ from sglp_client.resources import (
     Listing,
     Page,
     Upload,
-    UploadAddress,
-    UploadFile,
     UploadKind,
     WebhookDelivery,
     WebhookEndpoint,
 )
+from sglp_client.transfers import receive_file, send_file, sha256_of
 
 TERMINAL = {"succeeded", "failed", "cancelled"}
 # One long poll of `wait`; short, so that `on_poll` is called often.
@@ -42,7 +40,6 @@ POLL_SECONDS = 2
 SHORTEST_POLL_SECONDS = 0.1
 # The service reads an upload's files back before it answers, for up to half a minute.
 COMPLETE_SECONDS = 90.0
-CHUNK_BYTES = 1 << 20
 
 # The method `SGLP.list` hides the built-in type in the annotations of that class.
 Artifacts = list[Artifact]
@@ -128,13 +125,13 @@ class SGLP:
         `on_bytes` is called with the number of bytes sent since the last call. If sending fails, the upload is
         deleted.
         """
-        declared = [{"name": file.name, "size_bytes": file.stat().st_size, "sha256": _sha256(file)} for file in files]
+        declared = [{"name": file.name, "size_bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in files]
         declaration = {"name": name or files[0].name, "kind": kind, "files": declared}
         upload = self._connection.call(Upload, "POST", "/v1/uploads", json=declaration)
         try:
             sources = {file.name: file for file in files}
             for file in upload["files"]:
-                self._send(file, sources[file["name"]], on_bytes)
+                send_file(self._connection, file, sources[file["name"]], on_bytes)
             return self._connection.call(Upload, "POST", upload["links"]["complete"], timeout=COMPLETE_SECONDS)
         except BaseException:
             with suppress(httpx.HTTPError, SGLPProblem):
@@ -250,41 +247,9 @@ class SGLP:
             target = directory / artifact["name"]
             if not target.resolve().is_relative_to(directory.resolve()):
                 raise DownloadDamaged(f"{artifact['name']} would lie outside {directory}")
-            self._download(job_id, artifact["name"], artifact["sha256"], target)
+            path = _path(job_id, "artifacts", artifact["name"])
+            receive_file(self._connection, path, artifact["sha256"], target)
         return directory
-
-    def _send(self, file: UploadFile, source: Path, on_bytes: Callable[[int], None]) -> None:
-        address = self._connection.call(UploadAddress, "POST", f"{file['link']}/address")
-        # Object stores require the length, which httpx does not send with a stream.
-        headers = {"Content-Length": str(file["size_bytes"])}
-        chunks = _chunks(source, on_bytes)
-        if address["signed"]:
-            # Not through the service's client, which would send the API key to the object store.
-            response = httpx.put(address["url"], content=chunks, headers=headers, timeout=self._connection.http.timeout)
-        else:
-            response = self._connection.http.put(address["url"], content=chunks, headers=headers)
-        raise_for_problem(response)
-
-    def _download(self, job_id: str, name: str, sha256: str, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unchecked = target.with_name(f"{target.name}.part")
-        digest = hashlib.sha256()
-        try:
-            with (
-                self._connection.http.stream(
-                    "GET", _path(job_id, "artifacts", name), follow_redirects=True
-                ) as response,
-                unchecked.open("wb") as file,
-            ):
-                raise_for_problem(response)
-                for chunk in response.iter_bytes(CHUNK_BYTES):
-                    digest.update(chunk)
-                    file.write(chunk)
-            if digest.hexdigest() != sha256:
-                raise DownloadDamaged(f"{name}: expected sha256 {sha256}, received {digest.hexdigest()}")
-            unchecked.replace(target)
-        finally:
-            unchecked.unlink(missing_ok=True)
 
 
 def _path(job_id: str, *rest: str) -> str:
@@ -293,15 +258,3 @@ def _path(job_id: str, *rest: str) -> str:
 
 def _endpoint_path(endpoint_id: str, *rest: str) -> str:
     return "/".join(["/v1/webhook-endpoints", quote(endpoint_id, safe=""), *rest])
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _chunks(file: Path, on_bytes: Callable[[int], None]) -> Iterator[bytes]:
-    with file.open("rb") as opened:
-        while chunk := opened.read(CHUNK_BYTES):
-            yield chunk
-            on_bytes(len(chunk))
