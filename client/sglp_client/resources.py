@@ -115,6 +115,34 @@ class Upload(TypedDict):
     links: dict[str, str]
 
 
+class Quotas(TypedDict):
+    """The most that a tenant may have at a time; null is no limit. `weight` is its share of the workers."""
+
+    queued_jobs: int | None
+    running_jobs: int | None
+    stored_bytes: int | None
+    weight: float
+
+
+class Deletion(TypedDict):
+    """What is left of a tenant that is being deleted."""
+
+    requested_at: str
+    unfinished_jobs: int
+    ended_jobs: int
+    deleted_jobs: int
+    uploads: int
+
+
+class Tenant(TypedDict):
+    """A tenant; `deletion` is null unless it is being deleted."""
+
+    name: str
+    created_at: str
+    quotas: Quotas
+    deletion: Deletion | None
+
+
 class ApiKey(TypedDict):
     """An API key; only the answer to its creation has the `key` itself."""
 

@@ -27,6 +27,7 @@ from sglp_client.resources import (
     Json,
     Listing,
     Page,
+    Tenant,
     Upload,
     UploadKind,
     WebhookDelivery,
@@ -146,6 +147,22 @@ class SGLP:
         """Delete an upload that no job is reading."""
         self._connection.delete(f"/v1/uploads/{quote(upload_id, safe='')}")
 
+    def create_tenant(self, name: str, **quotas: float) -> Tenant:
+        """A new tenant; a quota of `Quotas` that is left out is no limit."""
+        return self._connection.call(Tenant, "POST", "/v1/admin/tenants", json={"name": name, "quotas": quotas})
+
+    def tenants(self) -> Iterator[Tenant]:
+        """All tenants by name."""
+        return self._connection.pages(Page[Tenant], "/v1/admin/tenants", {})
+
+    def set_quotas(self, tenant: str, **quotas: float) -> Tenant:
+        """Replace all quotas of a tenant; a quota of `Quotas` that is left out is no limit."""
+        return self._connection.call(Tenant, "PUT", _tenant_path(tenant, "quotas"), json=quotas)
+
+    def delete_tenant(self, name: str) -> Tenant:
+        """Delete a tenant with all it has, or ask again; `deletion` of the answer says what is left."""
+        return self._connection.call(Tenant, "DELETE", _tenant_path(name))
+
     def create_key(
         self, tenant: str, name: str, scopes: Sequence[str], *, expires_in_seconds: int | None = None
     ) -> ApiKey:
@@ -254,6 +271,10 @@ class SGLP:
 
 def _path(job_id: str, *rest: str) -> str:
     return "/".join(["/v1/jobs", quote(job_id, safe=""), *map(quote, rest)])
+
+
+def _tenant_path(name: str, *rest: str) -> str:
+    return "/".join(["/v1/admin/tenants", quote(name, safe=""), *rest])
 
 
 def _endpoint_path(endpoint_id: str, *rest: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 from sglp_client import resources
 
-from api.admin.schemas import NewKeyView
+from api.admin.schemas import DeletionView, NewKeyView, QuotasView, TenantView
 from api.events.schemas import EventView
 from api.jobs.schemas import ArtifactView, JobView, Progress, QueuePlace
 from api.uploads.schemas import UploadAddress, UploadFileView, UploadView
@@ -27,6 +27,9 @@ from jobs.states import State
         (resources.Upload, UploadView),
         (resources.UploadFile, UploadFileView),
         (resources.UploadAddress, UploadAddress),
+        (resources.Tenant, TenantView),
+        (resources.Quotas, QuotasView),
+        (resources.Deletion, DeletionView),
         (resources.ApiKey, NewKeyView),
         (resources.WebhookEndpoint, EndpointWithSecret),
         (resources.WebhookDelivery, DeliveryView),

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from typer.core import TyperGroup
 
-from sglp_client.cli import keys, uploads, webhooks
+from sglp_client.cli import keys, tenants, uploads, webhooks
 from sglp_client.cli.options import DEFAULT_URL, Url
 from sglp_client.cli.plain_errors import plain_errors
 from sglp_client.cli.progress import follow, require_success
@@ -51,6 +51,7 @@ class Commands(TyperGroup):
 
 app = typer.Typer(cls=Commands, add_completion=False, no_args_is_help=True)
 app.add_typer(keys.app, name="keys")
+app.add_typer(tenants.app, name="tenants")
 app.add_typer(uploads.app, name="uploads")
 app.add_typer(webhooks.app, name="webhooks")
 console = Console()

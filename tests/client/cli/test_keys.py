@@ -1,44 +1,13 @@
 """`sglp keys` and the key of every other command, against a real API that asks for keys."""
 
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sglp_client import SGLP, BadKey, SGLPProblem
 
-from jobs.database import migrate
-from tests.services.processes import free_port, server_process
-
-SGLP_COMMAND = Path(sys.executable).with_name("sglp")
-Service = tuple[str, dict[str, str]]
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The address of a service, and an environment with its database and the key that was made first."""
-    folder, port = tmp_path_factory.mktemp("service"), free_port()
-    url = f"sqlite:///{folder / 'sglp.db'}"
-    migrate(url)
-    settings = {"SGLP_STATE_DIR": str(folder), "SGLP_PORT": str(port), "SGLP_REQUIRE_KEYS": "true"}
-    environment = {**os.environ, **settings, "COLUMNS": "200"}
-    made = run_module(environment, "--tenant", "operators", "--scope", "admin", "--scope", "jobs:read")
-    assert made.returncode == 0, made.stderr
-    address = f"http://127.0.0.1:{port}"
-    with server_process([sys.executable, "-m", "api"], port, folder / "api.log", environment):
-        yield address, {**environment, "SGLP_API_KEY": made.stdout.strip(), "SGLP_URL": address}
-
-
-def run_module(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "jobs", "create-key", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-
-def sglp(service: Service, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    environment = {**service[1], **changes}
-    return subprocess.run([SGLP_COMMAND, *arguments], env=environment, capture_output=True, text=True, check=False)
+from tests.client.cli.keyed_service import Service, run_module, sglp
 
 
 def test_a_key_is_made_listed_used_and_revoked(service: Service) -> None:
