@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import httpx
 import psutil
@@ -26,7 +26,9 @@ from rich.table import Table
 from sqlalchemy import text
 
 from benchmarks.cpu_seconds import cpu_seconds
-from jobs.database import open_engine
+from jobs.database import make_sessions, open_engine, transaction
+from jobs.repository import KeyRepository, TenantRepository
+from jobs.security.api_keys import Scope
 from jobs.settings import Settings
 from jobs.tables import Job
 from tests.services.postgresql import PostgreSQL, postgresql
@@ -38,7 +40,16 @@ SPEC = {"mode": "analyze", "model": {"uri": "hf://org/name"}}
 CLIENTS = (1, 16, 64)
 GOAL = 0.7
 TURNS = 4
-console = Console(width=120)
+console = Console(width=130)
+
+
+class Service(NamedTuple):
+    """An API process, the address of its jobs, and the headers of a request; `name` tells it from others."""
+
+    name: str
+    process: psutil.Process
+    jobs: str
+    headers: dict[str, str]
 
 
 def main(
@@ -61,12 +72,21 @@ def main(
                 "broker_url": "redis://127.0.0.1:1/0",
                 "artifact_url": (directory / "artifacts").as_uri(),
                 "requests_per_minute": 100_000_000,
+                "tenant_max_queued_jobs": 100_000_000,
             }
             stack = Stack(directory / "stack", settings)
             try:
-                api = psutil.Process(stack.start_api().pid)
+                api, port = psutil.Process(stack.start_api().pid), free_port()
                 ours = f"http://127.0.0.1:{stack.port}/v1/jobs"
-                _throughput(ours, bare, seconds, api, database)
+                keyed = psutil.Process(stack.start_api(port, require_keys=True).pid)
+                key = _key(database_url)
+                services = [
+                    Service("", api, ours, {}),
+                    Service(
+                        " with a key", keyed, f"http://127.0.0.1:{port}/v1/jobs", {"Authorization": f"Bearer {key}"}
+                    ),
+                ]
+                _throughput(services, bare, seconds, database)
                 _watching(ours, watchers, api)
                 _listing(ours, database_url, rows, seconds)
             finally:
@@ -90,35 +110,62 @@ def _bare(url: str, directory: Path) -> Iterator[str]:
         process.wait()
 
 
-def _throughput(ours: str, bare: str, seconds: float, api: psutil.Process, database: PostgreSQL) -> None:
-    job, row = (httpx.post(each, json=SPEC).json()["id"] for each in (ours, bare))
-    works = {
-        "submit": ({"method": "POST", "url": ours, "json": SPEC}, {"method": "POST", "url": bare, "json": SPEC}),
-        "poll": ({"method": "GET", "url": f"{ours}/{job}"}, {"method": "GET", "url": f"{bare}/{row}"}),
-    }
+def _key(database_url: str) -> str:
+    engine = open_engine(database_url)
+    with transaction(make_sessions(engine)) as session:
+        TenantRepository(session).ensure("team")
+        key, _ = KeyRepository(session).create("team", "load", list(Scope), expires_in_seconds=None)
+    engine.dispose()
+    return key
+
+
+def _throughput(services: list[Service], bare: str, seconds: float, database: PostgreSQL) -> None:
     columns = ("", "clients", "per second", "p50 ms", "p95 ms", "p99 ms", "API CPU ms", "database CPU ms", "of bare")
     table = Table(*columns, title=f"one API process, {seconds:g} s a row", caption=f"goal: {GOAL:.0%} of bare or more")
-    for name, (asked, bare_asked) in works.items():
-        for clients in CLIENTS:
-            took, reference, spent = [], [], [0.0, 0.0]
-            # In turns, so that other load on the machine affects both alike.
-            for _ in range(TURNS):
-                before = cpu_seconds([api]), cpu_seconds(database.processes)
-                took += _order(do="hammer", request=asked, clients=clients, seconds=seconds / TURNS)
-                after = cpu_seconds([api]), cpu_seconds(database.processes)
-                spent = [s + b - a for s, a, b in zip(spent, before, after, strict=True)]
-                reference += _order(do="hammer", request=bare_asked, clients=clients, seconds=seconds / TURNS)
-            p50, p95, p99 = (1000 * _quantile(took, share) for share in (0.50, 0.95, 0.99))
-            cpu = (f"{1000 * each / len(took):.2f}" for each in spent)
-            table.add_row(
-                name,
-                str(clients),
-                f"{len(took) / seconds:.0f}",
-                *(f"{each:.1f}" for each in (p50, p95, p99)),
-                *cpu,
-                f"{len(took) / len(reference):.0%}",
-            )
+    row = httpx.post(bare, json=SPEC).json()["id"]
+    for service in services:
+        job = httpx.post(service.jobs, json=SPEC, headers=service.headers).json()["id"]
+        works = {
+            "submit": (
+                {"method": "POST", "url": service.jobs, "json": SPEC, "headers": service.headers},
+                {"method": "POST", "url": bare, "json": SPEC},
+            ),
+            "poll": (
+                {"method": "GET", "url": f"{service.jobs}/{job}", "headers": service.headers},
+                {"method": "GET", "url": f"{bare}/{row}"},
+            ),
+        }
+        for name, (asked, bare_asked) in works.items():
+            for clients in CLIENTS:
+                figures = _measured(service.process, database, asked, bare_asked, clients, seconds)
+                table.add_row(name + service.name, str(clients), *figures)
     console.print(table)
+
+
+def _measured(
+    api: psutil.Process,
+    database: PostgreSQL,
+    asked: dict[str, Any],
+    bare_asked: dict[str, Any],
+    clients: int,
+    seconds: float,
+) -> list[str]:
+    """The cells of a row from `per second` on."""
+    took, reference, spent = [], [], [0.0, 0.0]
+    # In turns, so that other load on the machine affects both alike.
+    for _ in range(TURNS):
+        before = cpu_seconds([api]), cpu_seconds(database.processes)
+        took += _order(do="hammer", request=asked, clients=clients, seconds=seconds / TURNS)
+        after = cpu_seconds([api]), cpu_seconds(database.processes)
+        spent = [s + b - a for s, a, b in zip(spent, before, after, strict=True)]
+        reference += _order(do="hammer", request=bare_asked, clients=clients, seconds=seconds / TURNS)
+    milliseconds = (1000 * _quantile(took, share) for share in (0.50, 0.95, 0.99))
+    return [
+        f"{len(took) / seconds:.0f}",
+        *(f"{each:.1f}" for each in milliseconds),
+        *(f"{1000 * each / len(took):.2f}" for each in spent),
+        f"{len(took) / len(reference):.0%}",
+    ]
 
 
 def _watching(ours: str, watchers: int, api: psutil.Process) -> None:

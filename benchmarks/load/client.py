@@ -18,7 +18,7 @@ async def hammer(request: dict[str, Any], clients: int, seconds: float) -> list[
 
     async def one(session: httpx.AsyncClient) -> None:
         while (begin := time.perf_counter()) < end:
-            answer = await session.request(request["method"], request["url"], json=request.get("json"))
+            answer = await session.request(**request)
             answer.raise_for_status()
             took.append(time.perf_counter() - begin)
 

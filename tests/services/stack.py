@@ -46,9 +46,9 @@ class Stack:
         }
         self.client = SGLP(f"http://127.0.0.1:{self.port}")
 
-    def start_api(self, port: int | None = None) -> subprocess.Popen[bytes]:
+    def start_api(self, port: int | None = None, **settings: Any) -> subprocess.Popen[bytes]:
         """An API process, on a port of the stack's own or on another one."""
-        process = self._start("api", "api", self._servers, port=port or self.port)
+        process = self._start("api", "api", self._servers, port=port or self.port, **settings)
         wait_for_port(process, port or self.port, self._log("api"))
         return process
 
