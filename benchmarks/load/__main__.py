@@ -125,7 +125,7 @@ def _throughput(services: list[Service], bare: str, seconds: float, database: Po
     row = httpx.post(bare, json=SPEC).json()["id"]
     for service in services:
         job = httpx.post(service.jobs, json=SPEC, headers=service.headers).json()["id"]
-        works = {
+        works: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "submit": (
                 {"method": "POST", "url": service.jobs, "json": SPEC, "headers": service.headers},
                 {"method": "POST", "url": bare, "json": SPEC},
