@@ -11,11 +11,11 @@ Ending = Callable[[ClaimRepository], bool]
 
 
 class EndedEarly(Exception):
-    """A job that ended, or was lost, before its method began. `ending` is None where the job is not ours to end."""
+    """A job that had to stop before it was done. `ending` is None where it is not ours to end."""
 
     def __init__(self, ending: Ending | None) -> None:
         self.ending = ending
-        super().__init__("the job ended before its method began")
+        super().__init__("the job had to stop before it was done")
 
 
 def stopped(lease: Lease) -> Ending | None:

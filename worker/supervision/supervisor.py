@@ -8,24 +8,18 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
 
 import structlog
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.artifacts import ArtifactStore, InsufficientStorage, StorageUnavailable
+from jobs.artifacts import ArtifactStore, StorageUnavailable
 from jobs.database import transaction
 from jobs.locations.destinations import Destination, destination_of
 from jobs.locations.uris import ForbiddenURI, upload_id_of
 from jobs.observability.tracing import Span, span_of
-from jobs.repository import Claim, ClaimRepository, Outcome, PublishedArtifact, missing_code
-from jobs.results import summary_of
+from jobs.repository import Claim, ClaimRepository, missing_code
 from jobs.settings import Settings
-from worker.background_transfer import BackgroundTransfer
 from worker.health import WorkerHealth
-from worker.results.collect import Collected, collect
-from worker.results.publish import Publication
-from worker.results.push import Push, PushForbidden
 from worker.sources.uploads import UploadDamaged, UploadFetch, as_named
 from worker.supervision.child_process import ChildProcess
 from worker.supervision.child_request import credentials_of, make_request
@@ -44,11 +38,10 @@ from worker.supervision.messages import (
     ResolvedMessage,
 )
 from worker.supervision.phase_spans import PhaseSpans
-from worker.untrusted_files import UntrustedFile
+from worker.supervision.publishing import Publisher
+from worker.supervision.transfers import TICK_SECONDS, Transfers
 from worker.upkeep.tenant_caches import remove_departed_caches
 from worker.workspace import JobFolders, job_folders, remove_abandoned_jobs
-
-TICK_SECONDS = 0.25
 
 log = structlog.get_logger(__name__)
 
@@ -111,13 +104,19 @@ class Supervisor:
 
     def _supervise(self, lease: Lease, folders: JobFolders, span: Span) -> Ending | None:
         """How the job ended, not written yet; None where it is not ours to write."""
-        spec, directory = lease.claim.spec, folders.directory
+        transfers = Transfers(lease, self._settings.cancel_grace_seconds, lambda: self._shutting_down)
         try:
-            destination = self._destination(lease)
-            upload_paths = self._fetch_uploads(lease, directory)
-            self._fetch_kept_results(lease, directory)
+            publisher = Publisher(self._settings, self._store, lease, transfers, self._destination(lease))
+            upload_paths = self._fetch_uploads(lease, transfers, folders.directory)
+            self._fetch_kept_results(lease, transfers, folders.directory)
+            return self._run_method(lease, folders, upload_paths, publisher, span)
         except EndedEarly as early:
             return early.ending
+
+    def _run_method(
+        self, lease: Lease, folders: JobFolders, upload_paths: dict[str, str], publisher: Publisher, span: Span
+    ) -> Ending | None:
+        spec, directory = lease.claim.spec, folders.directory
         request = make_request(lease.claim, self._settings, folders, upload_paths)
         child = ChildProcess(request, directory, credentials_of(spec, self._settings))
         uploads = KeptUploads(self._store, lease, folders)
@@ -132,7 +131,7 @@ class Supervisor:
             uploads.stop()
         log.info("the child ended", status=status)
         if isinstance(last, FinishedMessage) and status == 0 and not lease.stop:
-            return self._collect_and_publish(lease, child.output, directory, destination)
+            return publisher.publish(child.output, directory)
         if lease.stop:
             return stopped(lease)
         log.warning("the end of the child's log", text=child.log_tail())
@@ -150,7 +149,7 @@ class Supervisor:
         except ForbiddenURI as error:
             raise EndedEarly(failed(lease, "source_forbidden", str(error))) from error
 
-    def _fetch_uploads(self, lease: Lease, directory: Path) -> dict[str, str]:
+    def _fetch_uploads(self, lease: Lease, transfers: Transfers, directory: Path) -> dict[str, str]:
         """The paths below `directory` of the job's uploads, by their URIs. Raises `EndedEarly`."""
         claim = lease.claim
         codes = {uri: missing_code(pointer) for pointer, uri in claim.spec.uris().items() if upload_id_of(uri)}
@@ -160,10 +159,8 @@ class Supervisor:
         if not codes:
             return {}
         fetch = UploadFetch(self._store, claim.uploads, directory, self._settings.artifact_patience_seconds)
-        if not self._finishes(fetch, lease, "fetching"):
-            raise EndedEarly(stopped(lease) if lease.stop else released(lease))
         try:
-            return fetch.result()
+            return transfers.finish(fetch, "fetching")
         except UploadDamaged as error:
             raise EndedEarly(failed(lease, codes[error.uri], str(error))) from error
         except StorageUnavailable as error:
@@ -173,16 +170,14 @@ class Supervisor:
                 raise
             raise EndedEarly(failed(lease, "insufficient_storage", "the worker's disk is full")) from error
 
-    def _fetch_kept_results(self, lease: Lease, directory: Path) -> None:
+    def _fetch_kept_results(self, lease: Lease, transfers: Transfers, directory: Path) -> None:
         """What earlier attempts have stored, if it can be had; steps are done again otherwise. Raises `EndedEarly`."""
         claim = lease.claim
         if claim.fence == 1:
             return
         fetch = KeptFetch(self._store, claim.job_id, directory, self._settings.artifact_patience_seconds)
-        if not self._finishes(fetch, lease, "fetching"):
-            raise EndedEarly(stopped(lease) if lease.stop else released(lease))
         try:
-            found = fetch.result()
+            found = transfers.finish(fetch, "fetching")
         except (StorageUnavailable, OSError) as error:
             log.warning("the results of earlier attempts could not be fetched", error=str(error))
             return
@@ -216,66 +211,6 @@ class Supervisor:
             elif kill_at is None and (lease.stop or self._shutting_down):
                 child.terminate()
                 kill_at = time.monotonic() + self._settings.cancel_grace_seconds
-
-    def _collect_and_publish(
-        self, lease: Lease, output: Path, directory: Path, destination: Destination | None
-    ) -> Ending | None:
-        try:
-            collected = collect(output, directory / "collected", self._settings.output_max_bytes)
-        except UntrustedFile as error:
-            return failed(lease, "internal", f"the result was not published: {error}")
-        return self._publish(lease, collected, destination)
-
-    def _publish(self, lease: Lease, collected: Collected, destination: Destination | None) -> Ending | None:
-        claim, retry_seconds = lease.claim, self._settings.artifact_patience_seconds
-        publication = Publication(self._store, collected, f"jobs/{claim.job_id}/{claim.fence}", retry_seconds)
-        if not self._finishes(publication, lease, "publishing"):
-            return stopped(lease) if lease.stop else released(lease)
-        try:
-            artifacts = publication.result()
-        except InsufficientStorage as error:
-            return failed(lease, "insufficient_storage", str(error))
-        except StorageUnavailable as error:
-            return failed(lease, "storage_unavailable", str(error))
-        result = summary_of(collected.report)
-        if destination is not None and claim.spec.output.uri is not None:
-            push = Push(claim.spec.output.uri, destination, collected.folder, artifacts, retry_seconds)
-            if not self._finishes(push, lease, "publishing"):
-                return stopped(lease) if lease.stop else released(lease)
-            try:
-                result["output"] = push.result().model_dump(exclude_none=True)
-            except (PushForbidden, StorageUnavailable, InsufficientStorage) as error:
-                # The result is published although it could not be pushed.
-                return self._not_pushed(lease, error, artifacts)
-        outcome = Outcome(result, lease.facts.get("plan"), lease.facts.get("resolved"), artifacts, collected.analysis)
-        return lambda jobs: jobs.succeed(
-            claim.job_id, claim.fence, outcome, retention_days=self._settings.artifact_retention_days
-        )
-
-    def _not_pushed(self, lease: Lease, error: Exception, artifacts: list[PublishedArtifact]) -> Ending:
-        codes = {PushForbidden: "source_forbidden", InsufficientStorage: "insufficient_storage"}
-        return failed(
-            lease,
-            codes.get(type(error), "storage_unavailable"),
-            f"the result was not pushed to {lease.claim.spec.output.uri}: {error}",
-            artifacts=artifacts,
-            retention_days=self._settings.artifact_retention_days,
-        )
-
-    def _finishes(self, transfer: BackgroundTransfer[Any], lease: Lease, phase: str) -> bool:
-        """Start the transfer and keep the lease until it ends; False where it had to stop before."""
-        transfer.start()
-        give_up_at: float | None = None
-        while transfer.is_alive():
-            lease.record_progress(phase, transfer.done_bytes, transfer.total_bytes, "bytes")
-            lease.renew()
-            if self._shutting_down and give_up_at is None:
-                give_up_at = time.monotonic() + self._settings.cancel_grace_seconds
-            if lease.stop or (give_up_at and time.monotonic() >= give_up_at):
-                transfer.stopping.set()
-                return False
-            transfer.join(TICK_SECONDS)
-        return True
 
 
 def _record(message: ChildMessage, lease: Lease) -> None:
