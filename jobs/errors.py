@@ -37,7 +37,7 @@ REASONS = {
     "deadline_exceeded": Reason("The job did not end within its deadline_seconds.", True),
     "queue_deadline_exceeded": Reason("No worker took the job within its deadline_seconds.", True),
     "worker_lost": Reason("Every attempt's worker died or was cut off.", True),
-    "storage_unavailable": Reason("The artifact store did not take the files.", True),
+    "storage_unavailable": Reason("The destination of `output.uri` did not take the files.", True),
     "insufficient_storage": Reason("The disk or the artifact store is full.", True),
     "verification_failed": Reason("The written model did not reload as what was planned. It was not published.", False),
     "internal": Reason("A defect of SGLP; the worker's log says more.", True),

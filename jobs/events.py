@@ -8,7 +8,7 @@ from typing_extensions import TypeAliasType
 
 from jobs.errors import JobError
 
-RequeueReason = Literal["lease_expired", "worker_shutdown"]
+RequeueReason = Literal["lease_expired", "worker_shutdown", "storage_unavailable"]
 
 
 class _Data(BaseModel):

@@ -202,10 +202,10 @@ class ClaimRepository:
         """End a job that was asked to stop, and has."""
         return move(self._session, State.CANCELLED, self._held(job_id, fence)) is not None
 
-    def release(self, job_id: str, fence: int, *, reason: RequeueReason) -> bool:
+    def release(self, job_id: str, fence: int, *, reason: RequeueReason, wait_seconds: float = 0) -> bool:
         """Give the job back unfinished, not counting the attempt; one that was being cancelled is cancelled."""
         held = self._held(job_id, fence)
-        requeued = requeue(self._session, held, reason, wait_seconds=0, attempt=Job.attempt - 1)
+        requeued = requeue(self._session, held, reason, wait_seconds, attempt=Job.attempt - 1)
         return requeued is not None or self.cancelled(job_id, fence)
 
     def count_phases(self, phases: Iterable[tuple[str, float]]) -> None:

@@ -49,6 +49,10 @@ class UpkeepRepository:
                 reaped.append((job.id, State(job.state)))
         return reaped
 
+    def unfinished(self, ids: Sequence[str]) -> set[str]:
+        """Those of these jobs that have not ended."""
+        return set(self._session.scalars(select(Job.id).where(Job.id.in_(ids), Job.state.not_in(TERMINAL))))
+
     def expire_queued(self, limit: int) -> int:
         """End waiting jobs whose deadline has passed; returns how many."""
         late = (

@@ -8,10 +8,14 @@ from jobs.repository import PublishedArtifact
 from worker.background_transfer import BackgroundTransfer
 from worker.results.collect import MANIFEST, Collected
 from worker.retrying import retrying_store
+from worker.untrusted_files import UntrustedFile
 
 
 class Publication(BackgroundTransfer[list[PublishedArtifact]]):
-    """Uploads the files of a job below `prefix`. The result is the uploaded artifacts; raises the store's errors."""
+    """Uploads the files of a job below `prefix`. The result is the uploaded artifacts.
+
+    Raises the store's errors, and `UntrustedFile` for a file that is not the one of the manifest.
+    """
 
     def __init__(self, store: ArtifactStore, collected: Collected, prefix: str, retry_seconds: float) -> None:
         super().__init__("publication", sum(file.size_bytes for file in collected.files), retry_seconds)
@@ -41,5 +45,5 @@ class Publication(BackgroundTransfer[list[PublishedArtifact]]):
         key = f"{self._prefix}/{name}"
         size_bytes, sha256 = self._retrying(lambda: self._store.put(key, self._collected.folder / name, media_type))
         if expected_sha256 not in {None, sha256}:
-            raise StorageUnavailable(f"{name} changed between writing and upload: its sha256 is not the manifest's")
+            raise UntrustedFile(f"{name} changed between writing and upload: its sha256 is not the manifest's")
         return PublishedArtifact(name=name, media_type=media_type, size_bytes=size_bytes, sha256=sha256, key=key)

@@ -4,7 +4,11 @@ from collections.abc import Callable, Sequence
 
 from jobs.errors import JobError
 from jobs.repository import ClaimRepository, PublishedArtifact
+from jobs.settings import Settings
 from worker.supervision.lease import Lease, Stop
+
+# For so many seconds of trying one of waiting.
+PATIENCE_PER_WAIT = 10
 
 # True if the job was still ours and is ended now.
 Ending = Callable[[ClaimRepository], bool]
@@ -30,6 +34,13 @@ def stopped(lease: Lease) -> Ending | None:
 def released(lease: Lease) -> Ending:
     """Back in the queue, because this worker shuts down."""
     return lambda jobs: jobs.release(lease.claim.job_id, lease.claim.fence, reason="worker_shutdown")
+
+
+def waiting_for_store(lease: Lease, settings: Settings) -> Ending:
+    """Back in the queue, because the artifact store fails. Other jobs have their turn before it is tried again."""
+    wait_seconds = settings.artifact_patience_seconds / PATIENCE_PER_WAIT
+    claim = lease.claim
+    return lambda jobs: jobs.release(claim.job_id, claim.fence, reason="storage_unavailable", wait_seconds=wait_seconds)
 
 
 def failed(

@@ -23,7 +23,8 @@ from worker.health import WorkerHealth
 from worker.sources.uploads import UploadDamaged, UploadFetch, as_named
 from worker.supervision.child_process import ChildProcess
 from worker.supervision.child_request import credentials_of, make_request
-from worker.supervision.endings import EndedEarly, Ending, failed, released, stopped
+from worker.supervision.endings import EndedEarly, Ending, failed, released, stopped, waiting_for_store
+from worker.supervision.finished_results import FinishedResults
 from worker.supervision.kept_results import KeptFetch, KeptUploads
 from worker.supervision.lease import Lease, Stop
 from worker.supervision.messages import (
@@ -40,6 +41,7 @@ from worker.supervision.messages import (
 from worker.supervision.phase_spans import PhaseSpans
 from worker.supervision.publishing import Publisher
 from worker.supervision.transfers import TICK_SECONDS, Transfers
+from worker.untrusted_files import UntrustedFile
 from worker.upkeep.tenant_caches import remove_departed_caches
 from worker.workspace import JobFolders, job_folders, remove_abandoned_jobs
 
@@ -56,6 +58,7 @@ class Supervisor:
         self._sessions = sessions
         self._store = store
         self._health = health
+        self._finished = FinishedResults(settings, sessions)
         self._shutting_down = False
 
     def shut_down(self) -> None:
@@ -67,6 +70,7 @@ class Supervisor:
         # Before the claim: it may take long, and there are no heartbeats meanwhile.
         remove_abandoned_jobs(self._settings)
         remove_departed_caches(self._settings, self._sessions)
+        self._finished.remove_ended()
         # A job waits for a store that takes its result, rather than to lose its work.
         claim = self._claim() if not self._shutting_down and self._health.store_works() else None
         if claim is None:
@@ -80,12 +84,16 @@ class Supervisor:
         return True
 
     def _claim(self) -> Claim | None:
+        worker = f"{socket.gethostname()}:{os.getpid()}"
+        gpu_class, lease_seconds = self._settings.gpu_class, self._settings.lease_seconds
         with transaction(self._sessions) as session:
-            return ClaimRepository(session).claim_next(
-                worker=f"{socket.gethostname()}:{os.getpid()}",
-                gpu_class=self._settings.gpu_class,
-                lease_seconds=self._settings.lease_seconds,
-            )
+            claims = ClaimRepository(session)
+            # Only their results have to be published, and here is where they are.
+            for job_id in self._finished.jobs():
+                claim = claims.claim(job_id, worker=worker, gpu_class=gpu_class, lease_seconds=lease_seconds)
+                if claim is not None:
+                    return claim
+            return claims.claim_next(worker=worker, gpu_class=gpu_class, lease_seconds=lease_seconds)
 
     def _run(self, claim: Claim, span: Span) -> None:
         log.info("an attempt starts", gpu_class=self._settings.gpu_class)
@@ -98,6 +106,7 @@ class Supervisor:
                 else:
                     # Before the folder is removed, which may take longer than the lease lasts.
                     lease.write(ending)
+                    self._finished.remove_ended()
         except Exception:
             # Most likely this machine is at fault, not the job: its lease runs out, and another worker may do better.
             log.exception("supervision failed")
@@ -107,11 +116,28 @@ class Supervisor:
         transfers = Transfers(lease, self._settings.cancel_grace_seconds, lambda: self._shutting_down)
         try:
             publisher = Publisher(self._settings, self._store, lease, transfers, self._destination(lease))
+            ending = self._publish_finished(lease, folders.directory, publisher)
+            if ending is not None:
+                return ending
             upload_paths = self._fetch_uploads(lease, transfers, folders.directory)
             self._fetch_kept_results(lease, transfers, folders.directory)
             return self._run_method(lease, folders, upload_paths, publisher, span)
         except EndedEarly as early:
             return early.ending
+
+    def _publish_finished(self, lease: Lease, directory: Path, publisher: Publisher) -> Ending | None:
+        """Publish the result of an earlier attempt, if it lies on this disk and is whole."""
+        job_id = lease.claim.job_id
+        finished = self._finished.find(job_id, directory)
+        if finished is None:
+            return None
+        log.info("the result of an earlier attempt is published")
+        try:
+            return publisher.publish(finished)
+        except UntrustedFile as error:
+            log.warning("the result of an earlier attempt cannot be used", error=str(error))
+            self._finished.forget(job_id)
+            return None
 
     def _run_method(
         self, lease: Lease, folders: JobFolders, upload_paths: dict[str, str], publisher: Publisher, span: Span
@@ -131,7 +157,10 @@ class Supervisor:
             uploads.stop()
         log.info("the child ended", status=status)
         if isinstance(last, FinishedMessage) and status == 0 and not lease.stop:
-            return publisher.publish(child.output, directory)
+            try:
+                return publisher.publish(self._finished.keep(lease.claim.job_id, child.output, lease.facts, directory))
+            except UntrustedFile as error:
+                return failed(lease, "internal", f"the result was not published: {error}")
         if lease.stop:
             return stopped(lease)
         log.warning("the end of the child's log", text=child.log_tail())
@@ -164,7 +193,8 @@ class Supervisor:
         except UploadDamaged as error:
             raise EndedEarly(failed(lease, codes[error.uri], str(error))) from error
         except StorageUnavailable as error:
-            raise EndedEarly(failed(lease, "storage_unavailable", str(error))) from error
+            log.warning("the uploads of the job could not be fetched", error=str(error))
+            raise EndedEarly(waiting_for_store(lease, self._settings)) from error
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
