@@ -67,8 +67,8 @@ class Settings(BaseSettings):
     """A request on which the store has been silent for so long has failed; each is tried a few times."""
 
     artifact_patience_seconds: PositiveFloat = 300
-    """How long a worker goes on trying to read and write files while the store fails. The job waits in the queue then, its
-    result on this disk; what is pushed to a tenant's destination fails."""
+    """How long a worker goes on trying to read and write files while the store fails. Then the job waits in the queue,
+    its result on this disk; what is pushed to a tenant's destination fails."""
 
     presign_seconds: int = Field(default=MOST_PRESIGN_SECONDS, ge=0, le=MOST_PRESIGN_SECONDS)
     """How long a signed download address holds; 0 streams every download through the API."""

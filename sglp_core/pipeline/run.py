@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from sglp_core.planning import quality_budget
 from sglp_core.planning.choose import Choice, choose_plan
 from sglp_core.planning.planning_run import PlanningRun
 from sglp_core.progress import Phase, silent_phase
+from sglp_core.repair import REPAIRS
 from sglp_core.repair.named_repairs import folds
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.reporting.write_report import require_new
@@ -132,6 +134,7 @@ def run_key(prepared: Prepared, options: Options) -> dict[str, object]:
         "batch_size": prepared.data.batch_size,
         "seed": prepared.data.seed,
         "method": asdict(options.method),
+        "repairs": {name: sha256(row.source().encode()).hexdigest() for name, row in REPAIRS.items()},
     }
 
 

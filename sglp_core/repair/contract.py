@@ -7,6 +7,7 @@ from typing import Protocol
 from sglp_core.evaluation.quality import Quality
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.weight_changes import Changes
+from sglp_core.loading.source_code import source_of
 from sglp_core.repair.cut import Cut
 from sglp_core.repair.residual_stream import CutStreams
 from sglp_core.structure.runs import Run
@@ -53,6 +54,10 @@ class CutRepair:
     scales: bool = False
     uses_held_out: bool = False
 
+    def source(self) -> str:
+        """The code that fits; kept repairs are used only while it is the same."""
+        return f"{source_of(self.fit)}\0{self.scales}\0{self.uses_held_out}"
+
 
 @dataclass(frozen=True)
 class ModelRepair:
@@ -64,6 +69,10 @@ class ModelRepair:
 
     cannot: Callable[[LayeredModel], str | None]
     repair: Callable[[LayeredModel, Sequence[int], Sequence[Batch], Sequence[Batch]], "RepairedAtOnce"]
+
+    def source(self) -> str:
+        """The code that repairs; kept repairs are used only while it is the same."""
+        return f"{source_of(self.cannot)}\0{source_of(self.repair)}"
 
 
 @dataclass(frozen=True)

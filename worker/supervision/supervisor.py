@@ -231,7 +231,8 @@ class Supervisor:
                     uploads.offer(last.kept_result)
                 else:
                     _record(last, lease)
-            phases.enter(lease.phase)
+                    # Of each message: a phase may be shorter than a tick.
+                    phases.enter(lease.phase)
             uploads.advance()
             lease.renew(at_once=ended)
             if ended:

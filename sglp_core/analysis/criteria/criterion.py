@@ -1,11 +1,11 @@
 """What a criterion is: a function from the trace of the calibration pass to one score a layer."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+
+from sglp_core.loading.source_code import source_of
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,4 @@ class Criterion:
 
     def source(self) -> str:
         """The code that makes the scores; a cached analysis is used only while it is the same."""
-        return "\0".join(_source(each) for each in (self.scores, self.run_scores) if each is not None)
-
-
-def _source(function: Scores) -> str:
-    # The whole file, because a criterion calls helpers beside it.
-    file = inspect.getsourcefile(function)
-    if file is not None and Path(file).is_file():
-        return Path(file).read_text()
-    try:
-        return inspect.getsource(function)
-    except OSError:
-        # Typed into an interpreter: the address of the function, which only this process has.
-        return repr(function)
+        return "\0".join(source_of(each) for each in (self.scores, self.run_scores) if each is not None)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +138,5 @@ def test_another_function_of_the_same_name_is_another_source(tmp_path: Path) -> 
     typed: dict[str, Callable[[LayerTrace], np.ndarray]] = {}
     exec("def one(trace): return trace\ndef two(trace): return trace", typed)
     assert Criterion(typed["one"]).source() != Criterion(typed["two"]).source()
+    # Nobody can say what a partial calls; it is another one in each process.
+    assert Criterion(partial(once)).source() != Criterion(partial(helped)).source()

@@ -10,6 +10,8 @@ from sglp_core.evaluation.quality import evaluate
 from sglp_core.execution.variant import Variant
 from sglp_core.loading.loaded_model import load_model
 from sglp_core.options import Options
+from sglp_core.repair import REPAIRS, CutRepair
+from sglp_core.repair.refit import REFIT
 from sglp_core.repair.repair import repair_plans
 from sglp_core.reporting.comparison import ControlRow, QualityFigures
 from sglp_core.reporting.report import CompressReport
@@ -80,11 +82,25 @@ def test_a_row_is_what_its_layers_give_as_cut_and_repaired_alone(kind: str, fold
 def test_the_plan_and_its_controls_are_repaired_in_one_walk(folder: Path, tmp_path: Path) -> None:
     recorder = Recorder()
     settings = options(folder, "auto")
-    context = RunContext(cache=folder / "cache", reporter=recorder)
+    # Of no earlier run.
+    context = RunContext(cache=tmp_path / "cache", reporter=recorder)
     compress(str(folder / "model"), TARGETS["layers"], tmp_path / "out", settings, context)
     steps = [report.done for report in recorder.reports if report.phase == "repairing"]
     # A step for each layer and, at the exit, for each batch that judges: one walk, from its start to its end.
     assert steps == list(range(LAYERS + 2))
+
+
+def test_kept_repairs_are_those_of_the_same_table(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = []
+    for number, own in enumerate((False, True)):
+        if own:
+            monkeypatch.setitem(REPAIRS, "mine", CutRepair(REFIT.fit))
+        report = compressed(folder, tmp_path / f"out{number}", TARGETS["layers"], options(folder, "auto"))
+        kinds.append({attempt.kind for attempt in report.repair.attempts})
+    assert "mine" not in kinds[0]
+    assert kinds[1] >= {*kinds[0], "mine", "compensate + mine"}
 
 
 def test_without_a_repair_there_are_only_figures_as_cut(folder: Path, tmp_path: Path) -> None:
