@@ -93,7 +93,10 @@ def test_a_job_goes_on_after_a_restart_and_succeeds(tmp_path: Path, models: Path
     assert [path for path in (state / "work").rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("module", ["worker", "worker.scheduler", "api"])
+@pytest.mark.parametrize(
+    "module",
+    ["worker", *(pytest.param(each, marks=pytest.mark.slow) for each in ("worker.scheduler", "api"))],
+)
 def test_a_process_that_is_killed_is_started_again_and_the_job_succeeds(
     tmp_path: Path, models: Path, module: str
 ) -> None:

@@ -136,21 +136,21 @@ def wait_until_the_store_has_failed(stack: Stack, models: Path, proxy: FaultyPro
     return str(job_id)
 
 
-@pytest.mark.parametrize("restarted", [False, True])
-def test_a_finished_result_waits_for_the_store(stack: Stack, models: Path, proxy: FaultyProxy, restarted: bool) -> None:
+def test_a_finished_result_waits_for_the_store_also_after_a_restart(
+    stack: Stack, models: Path, proxy: FaultyProxy
+) -> None:
     stack.end_workers()
     worker = stack.start_worker()
     job_id = wait_until_the_store_has_failed(stack, models, proxy)
-    if restarted:
-        worker.kill()
-        worker.wait()
+    worker.kill()
+    worker.wait()
     proxy.heal()
-    if restarted:
-        stack.start_worker()
+    stack.start_worker()
     job = stack.wait_for_end(job_id)
     assert (job["status"], ran(stack, job_id)) == ("succeeded", 1), stack.logs()
-    assert stack.client.report(job_id)["warnings"] == []
+    give_up = time.monotonic() + SWEEP_SECONDS
     while stack.work_files():
+        assert time.monotonic() < give_up
         time.sleep(0.1)
 
 
@@ -221,7 +221,7 @@ def test_a_healing_goes_on_while_its_state_cannot_be_stored(stack: Stack, models
     assert (job["status"], job["attempt"]) == ("succeeded", 1), (job["error"], stack.logs())
 
 
-@pytest.mark.parametrize("same_disks", [True, False])
+@pytest.mark.parametrize("same_disks", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_worker_killed_while_it_stores_a_state_loses_no_older_one(
     stack: Stack, models: Path, proxy: FaultyProxy, tmp_path: Path, same_disks: bool
 ) -> None:

@@ -89,7 +89,7 @@ def test_a_healing_on_more_images_than_memory_holds(images: Path, source: str) -
     assert list((images / "cache").iterdir()) == []
 
 
-@pytest.mark.parametrize("source", ["all.txt", "all.jsonl"])
+@pytest.mark.parametrize("source", [pytest.param("all.txt", marks=pytest.mark.slow), "all.jsonl"])
 def test_a_healing_on_more_text_than_memory_holds(texts: Path, source: str) -> None:
     ended = run(texts, source, FOR_TEXTS)
     assert ended.returncode == 0, ended.stderr[-3000:]
