@@ -7,8 +7,8 @@ import pytest
 
 from sglp_core import LayersTarget, Target
 from sglp_core.errors import TargetUnreachable
-from sglp_core.planning.layer_kinds import largest_removable, removable_counts, require_count
-from sglp_core.planning.plan import choose, reaches
+from sglp_core.planning.layer_kinds import largest_removable, plan_keeping_kinds, removable_counts, require_count
+from sglp_core.planning.plan import choose, costs_of_layers, reaches
 from sglp_core.structure.layer_stack import Layer, LayerStack
 from sglp_core.structure.runs import Run, Stage, runs_of
 
@@ -32,6 +32,7 @@ STACKS = {
     "places, first and last special": stack_of("faaaaaaal", "a" * 9),
     "stages": stack_of("." * 9, "a" * 9, (Stage(0, 2), Stage(2, 7), Stage(7, 9))),
     "stages of places and kinds": stack_of("abbabbcab", "aabaabbab", (Stage(0, 4), Stage(4, 9))),
+    "each by its place": stack_of("abcdefghi", "a" * 9),
     "all kinds once": stack_of("." * 9, "abcdefghi"),
 }
 
@@ -79,6 +80,15 @@ def test_a_number_that_cannot_go_names_the_nearest_that_can() -> None:
         require_count(STACKS["periods of three"], 4, {8})
     with pytest.raises(TargetUnreachable, match=r"exactly 1 .* are none"):
         require_count(STACKS["all kinds once"], 1, set())
+
+
+def test_a_ratio_out_of_reach_counts_only_what_may_go_and_says_why() -> None:
+    stack = STACKS["each by its place"]
+    costs = costs_of_layers([1.0] * LAYERS)
+    with pytest.raises(TargetUnreachable, match=r"largest reachable ratio is 0 .* builds layers by their places"):
+        plan_keeping_kinds(stack, Target("layers", 0.34), costs, stack.stages, {0, LAYERS - 1})
+    with pytest.raises(TargetUnreachable, match=r"largest reachable ratio is 0\.7778 .* protected, and everything"):
+        plan_keeping_kinds(STACKS["alike"], Target("layers", 0.8), costs, [Run(0, LAYERS)], {0, LAYERS - 1})
 
 
 def test_a_number_to_remove_and_one_to_leave_are_one_target() -> None:
