@@ -43,7 +43,7 @@ class FinishedResults:
         self._sessions = sessions
 
     def keep(self, job_id: str, output: Path, facts: dict[str, JsonObject], directory: Path) -> Finished:
-        """Take what a job has written to `output`, by way of the folder of its attempt, `directory`. Raises `UntrustedFile`."""
+        """Take what a job has written to `output`, by way of its attempt's `directory`. Raises `UntrustedFile`."""
         new = directory / FOLDER
         new.mkdir()
         collected = collect(output, new / FILES, self._max_bytes)
