@@ -47,7 +47,6 @@ def main(
                     "broker_url": broker_url,
                     "artifact_url": (directory / "artifacts").as_uri(),
                     "model_roots": [str(directory)],
-                    "job_max_healing_steps": 1 << 30,
                     "lease_seconds": Settings().lease_seconds,
                     "scheduler_interval_seconds": Settings().scheduler_interval_seconds,
                 },
@@ -67,7 +66,7 @@ def _measure(stack: Stack, directory: Path, database: PostgreSQL, seconds: float
     }
     time.sleep(STARTING_SECONDS)
     idle = _cpu_shares(processes, database, seconds)
-    spec = tiny_spec(directory / "model", directory / "text.txt", healing={"steps": 1 << 29, "trained": "all"})
+    spec = tiny_spec(directory / "model", directory / "text.txt", healing={"steps": 100_000, "trained": "all"})
     ids = [stack.client.submit(spec)["id"] for _ in range(jobs)]
     for job_id in ids:
         stack.wait_for(job_id, lambda job: job["phase"] == "healing")
