@@ -73,7 +73,7 @@ def _over_all_sets(
     removed: Callable[[int, Run], int],
     merged: Callable[[int, int], int],
 ) -> int | None:
-    """What `merged` makes of all sets that can be removed; `removed` extends what is known of a set by a run.
+    """What `merged` makes of all sets that can be removed; `removed` extends the entry of a set by a run.
 
     Exact: sets are extended run by run, as in `choose`, and those that keep the same kinds are merged. None where no
     set keeps what must stay.

@@ -7,7 +7,7 @@ from jobs.repository import ClaimRepository, PublishedArtifact
 from jobs.settings import Settings
 from worker.supervision.lease import Lease, Stop
 
-# For so many seconds of trying one of waiting.
+# So many seconds the store is tried for each second that the job then waits.
 PATIENCE_PER_WAIT = 10
 
 # True if the job was still ours and is ended now.

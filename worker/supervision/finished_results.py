@@ -49,9 +49,9 @@ class FinishedResults:
         collected = collect(output, new / FILES, self._max_bytes)
         (new / FACTS).write_text(json.dumps(facts))
         self._root.mkdir(parents=True, exist_ok=True)
-        # That of an attempt which was not the last.
+        # An earlier attempt may have left one.
         self.forget(job_id)
-        # At once, as a worker may end at any moment.
+        # In one step, as a worker may be killed at any moment.
         new.rename(self._root / job_id)
         return Finished(replace(collected, folder=self._root / job_id / FILES), facts)
 
