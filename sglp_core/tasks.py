@@ -1,4 +1,4 @@
-"""The tasks that models are trained for (next tokens, masked tokens, classes), their batches, and their one loss.
+"""The tasks that models are trained for, by their heads, their batches, and the loss of each.
 
 GradNorm is the gradient of this loss, and perplexity is its exponential.
 """
@@ -18,9 +18,11 @@ from sglp_core.errors import UnsupportedArchitecture
 # One calibration sample in this many is used to judge a fit, and the others to fit.
 JUDGED_SHARE = 4
 
-Task = Literal["causal_lm", "masked_lm", "image_classification", "text_classification"]
-# One prediction for a whole image or text.
-CLASSIFICATIONS: tuple[Task, ...] = ("image_classification", "text_classification")
+Task = Literal["causal_lm", "masked_lm", "image_classification", "text_classification", "token_classification"]
+# They can write text, and texts are their labels.
+LANGUAGE_MODELS: tuple[Task, ...] = ("causal_lm", "masked_lm")
+# A few predictions for a whole image or text.
+WHOLE_SAMPLES: tuple[Task, ...] = ("image_classification", "text_classification")
 IGNORED = -100
 
 
@@ -29,7 +31,7 @@ class Batch:
     """One batch of samples on the CPU: the model's inputs and the labels.
 
     `inputs` holds `input_ids` and `attention_mask` `[B, T]`, or `pixel_values` `[B, C, H, W]`; `labels` is `[B, T]`
-    with -100 where nothing is predicted, or `[B]` for classifiers.
+    with -100 where nothing is predicted, or `[B]` for classifiers of whole samples.
     """
 
     inputs: dict[str, Tensor]
@@ -83,8 +85,19 @@ def rebatch_evenly(batches: Sequence[Batch], max_rows: int) -> Iterator[Batch]:
         yield whole.rows(part * count // parts, (part + 1) * count // parts)
 
 
-def task_of(model_class: type[transformers.PreTrainedModel]) -> Task:
-    """The task of a model class, by transformers' own tables; raises `UnsupportedArchitecture` where none lists it."""
+def task_of(model_class: type[transformers.PreTrainedModel], config: transformers.PretrainedConfig) -> Task:
+    """The task of a model class, by transformers' own tables and what the configuration says of its head.
+
+    Raises `UnsupportedArchitecture` where no table lists the class, and for a classifier that does not choose one of
+    several classes.
+    """
+    task = _listed_task(model_class)
+    if task not in LANGUAGE_MODELS:
+        _require_classes(config)
+    return task
+
+
+def _listed_task(model_class: type[transformers.PreTrainedModel]) -> Task:
     tables: dict[Task, str] = {
         # Before the causal table: XLMWithLMHeadModel, the one class in both, attends in both directions by default and
         # takes labels at the position that they are predicted for.
@@ -92,6 +105,7 @@ def task_of(model_class: type[transformers.PreTrainedModel]) -> Task:
         "causal_lm": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
         "image_classification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
         "text_classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+        "token_classification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
     }
     for task, table in tables.items():
         for entry in getattr(modeling_auto, table).values():
@@ -101,16 +115,13 @@ def task_of(model_class: type[transformers.PreTrainedModel]) -> Task:
         return "image_classification"
     raise UnsupportedArchitecture(
         f"{model_class.__name__} has no head whose loss is known here; looked for a causal or masked language model, "
-        "or a classifier of images or texts"
+        "or a classifier of images, texts or tokens"
     )
 
 
-def require_classes(config: transformers.PretrainedConfig, task: Task) -> None:
-    """Raise `UnsupportedArchitecture` for a text classifier that does not choose one of several classes."""
+def _require_classes(config: transformers.PretrainedConfig) -> None:
     problem = getattr(config, "problem_type", None)
-    if task == "text_classification" and (
-        config.num_labels < 2 or problem not in {None, "single_label_classification"}
-    ):
+    if config.num_labels < 2 or problem not in {None, "single_label_classification"}:
         raise UnsupportedArchitecture(
             f"the head of the model has {config.num_labels} outputs ({problem or 'regression'}); looked for a head "
             "that chooses one of several classes, because quality is measured as cross-entropy and accuracy"
@@ -120,7 +131,7 @@ def require_classes(config: transformers.PretrainedConfig, task: Task) -> None:
 def logits_of(
     model: nn.Module, batch: Batch, weights: Mapping[str, Tensor] | None = None, positions: Tensor | None = None
 ) -> Tensor:
-    """Logits `[B, T, V]` or `[B, classes]`, computed without the KV cache.
+    """Logits `[B, T, V]`, `[B, T, classes]` or `[B, classes]`, computed without the KV cache.
 
     `weights` replace the model's parameters of the same names, and gradients flow to them. `positions` are the only
     ones to compute logits of, for classes whose `forward` takes `logits_to_keep`.
@@ -140,19 +151,36 @@ def logits_of(
 
 def predicted(labels: Tensor, task: Task) -> Tensor:
     """Mask `[B, P]` of the predictions that have a label, in the order of the rows of `aligned`."""
-    if task in CLASSIFICATIONS:
-        return torch.ones_like(labels, dtype=torch.bool)[:, None]
-    return (labels[:, 1:] if task == "causal_lm" else labels) != IGNORED
+    match task:
+        case "causal_lm":
+            return labels[:, 1:] != IGNORED
+        case "masked_lm" | "token_classification":
+            return labels != IGNORED
+        case "image_classification" | "text_classification":
+            return torch.ones_like(labels, dtype=torch.bool)[:, None]
 
 
 def aligned(logits: Tensor, labels: Tensor, task: Task) -> tuple[Tensor, Tensor]:
     """Logits `[N, V]` and labels `[N]` of the positions with a label; row i of the logits predicts label i."""
-    if task in CLASSIFICATIONS:
-        return logits, labels
-    keep = predicted(labels, task)
-    if task == "causal_lm":
-        logits, labels = logits[:, :-1], labels[:, 1:]
-    return logits[keep], labels[keep]
+    match task:
+        case "causal_lm":
+            keep = predicted(labels, task)
+            return logits[:, :-1][keep], labels[:, 1:][keep]
+        case "masked_lm" | "token_classification":
+            keep = predicted(labels, task)
+            return logits[keep], labels[keep]
+        case "image_classification" | "text_classification":
+            return logits, labels
+
+
+def logit_rows(inputs: Mapping[str, Tensor], task: Task) -> tuple[int, ...]:
+    """The shape of the logits of these inputs without their last dimension: `[B, T]` or `[B]`."""
+    return next(iter(inputs.values())).shape[: 1 if task in WHOLE_SAMPLES else 2]
+
+
+def example_labels(inputs: Mapping[str, Tensor], task: Task) -> Tensor:
+    """Labels of these inputs that are all 0."""
+    return torch.zeros(logit_rows(inputs, task), dtype=torch.long)
 
 
 def predictions(labels: Tensor, task: Task) -> int:

@@ -23,7 +23,7 @@ from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.progress import silent_phase
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.structure.layer_stack import LayerStack, layers_of
-from sglp_core.tasks import CLASSIFICATIONS, Batch
+from sglp_core.tasks import Batch, example_labels, logit_rows
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,7 @@ def _expected_layers(stack: LayerStack, layer_map: dict[int, int]) -> tuple[str,
 def _probe_logits(model: LayeredModel, probe: dict[str, Tensor], variant: Variant) -> Tensor:
     """Logits of the probe on the CPU, computed in the type that the weights are stored in; kept in files."""
     stored = LayeredModel(model.model, model.path, model.task, home=model.weights.as_stored(), scratch=model.scratch)
-    inputs = next(iter(probe.values()))
-    # A label for each sample, or for each token, which says how many logits there are.
-    batch = Batch(probe, torch.zeros(inputs.shape[: 1 if model.task in CLASSIFICATIONS else 2], dtype=torch.long))
+    batch = Batch(probe, example_labels(probe, model.task))
     keep, kept = stored.intermediates.keep, list[Tensor]()
     # A piece of a causal language model has its last row twice.
     rows = slice(None, -1 if model.task == "causal_lm" else None)
@@ -102,4 +100,4 @@ def _probe_logits(model: LayeredModel, probe: dict[str, Tensor], variant: Varian
             # Each is freed before the next exists.
             kept += (keep(each[:, rows].flatten(0, -2)) for each in piece.logits)
     # Only here, where what is outside of the layers is no longer in memory.
-    return keep(torch.cat(kept).view(*batch.labels.shape, -1)).cpu()
+    return keep(torch.cat(kept).view(*logit_rows(probe, model.task), -1)).cpu()

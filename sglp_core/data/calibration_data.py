@@ -23,7 +23,7 @@ from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.loading.processor import image_shape
 from sglp_core.options import Calibration, Evaluation, Healing
 from sglp_core.run_context import RunContext
-from sglp_core.tasks import Batch
+from sglp_core.tasks import LANGUAGE_MODELS, Batch
 
 # The share of the free disk that samples to train on may take; the rest is for hidden states and the result.
 DISK_SHARE = 0.5
@@ -178,10 +178,10 @@ def _samples(loaded: LoadedModel, calibration: Calibration, source: str, count: 
                 ".parquet file with images"
             )
         samples = read_images(source, loaded, loaded.processor, count, seed, roots)
-    elif loaded.task == "text_classification":
+    elif loaded.task not in LANGUAGE_MODELS:
         if source == "self":
             raise BadCalibration(
-                "a text classifier cannot generate calibration data; give texts as a .txt, .jsonl or .parquet file"
+                "only a language model can generate calibration data; give texts as a .txt, .jsonl or .parquet file"
             )
         samples = read_labelled_texts(local_path(source, roots), loaded, loaded.processor, count, length, seed)
     elif source == "self":

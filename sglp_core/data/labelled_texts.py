@@ -1,4 +1,4 @@
-"""Read a user's documents for a text classifier and label each with the class that the dense model predicts.
+"""Read a user's documents for a model that is not a language model, and label them with its own answers.
 
 So accuracy on them is agreement with the dense model, as for images without labels (`images.py`).
 """
@@ -27,16 +27,23 @@ from sglp_core.loading.loaded_model import LoadedModel
 from sglp_core.tasks import Batch, Task
 
 TOKENIZED_AT_ONCE = 64
+NOUNS = {
+    "text_classification": "texts labelled by the dense model itself",
+    "token_classification": "texts whose tokens are labelled by the dense model itself",
+}
 
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """Tokens of texts `[N, T]` with their attention mask, and the class of each `[N]`."""
+    """Tokens of texts `[N, T]` with their attention mask, and labels as `Batch` has them.
+
+    `noun` says in reports what is labelled.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
-    noun: str = "texts labelled by the dense model itself"
+    noun: str
 
     @property
     def digest(self) -> str:
@@ -53,8 +60,8 @@ class LabelledTexts:
 
     def split(self, first: int) -> tuple["LabelledTexts", "LabelledTexts"]:
         ids, mask, labels = self.input_ids, self.attention_mask, self.labels
-        return LabelledTexts(ids[:first], mask[:first], labels[:first]), LabelledTexts(
-            ids[first:], mask[first:], labels[first:]
+        return LabelledTexts(ids[:first], mask[:first], labels[:first], self.noun), LabelledTexts(
+            ids[first:], mask[first:], labels[first:], self.noun
         )
 
     def batches(self, _task: Task, _processor: Any, batch_size: int, _seed: int) -> Iterator[Batch]:
@@ -86,7 +93,7 @@ def read_labelled_texts(
     order = order[:count]
     inputs = {
         name: mapped_tensor((len(order), length), torch.long, model.scratch, f"the tokens of {file.name}")
-        for name in ("input_ids", "attention_mask")
+        for name in ("input_ids", "attention_mask", "special_tokens_mask")
     }
     row_of = np.full(len(documents), -1)
     row_of[order] = np.arange(len(order))
@@ -94,10 +101,18 @@ def read_labelled_texts(
     chosen = ((int(row), text) for row, text in zip(row_of, documents, strict=True) if row >= 0)
     while piece := list(itertools.islice(chosen, TOKENIZED_AT_ONCE)):
         rows, texts = map(list, zip(*piece, strict=True))
-        tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        tokens = tokenizer(
+            texts,
+            padding="max_length",
+            truncation=True,
+            max_length=length,
+            return_tensors="pt",
+            return_special_tokens_mask=True,
+        )
         for name, tensor in inputs.items():
             tensor[rows] = tokens[name]
     require_embedded(inputs["input_ids"], model.model, tokenizer)
+    special = inputs.pop("special_tokens_mask")
     with as_unsupported("the model cannot read a batch of texts"):
-        labels = predicted_labels(model, inputs)
-    return LabelledTexts(inputs["input_ids"], inputs["attention_mask"], labels)
+        labels = predicted_labels(model, inputs, special)
+    return LabelledTexts(**inputs, labels=labels, noun=NOUNS[model.task])

@@ -20,7 +20,7 @@ from sglp_core.options import Options
 from sglp_core.structure.layer_stack import LayerStack, example_inputs
 from sglp_core.structure.model_class import untrained_model
 from sglp_core.structure.runs import Removed
-from sglp_core.tasks import CLASSIFICATIONS, Batch
+from sglp_core.tasks import Batch, example_labels
 
 # Of what is computed, the tensors below 32 MB come and go on the heap and leave holes between them. Measured: 0.4 to
 # 0.9 of their size (ResNet-56). The least of it is added.
@@ -67,11 +67,9 @@ def _batch(outline: Outline, model: torch.nn.Module, samples: int) -> Batch:
     """Zeros, and a label wherever one can be predicted."""
     examples: dict[str, Tensor] = example_inputs(model, outline.stack.sequence_length, outline.image_shape)
     inputs = {name: torch.zeros(samples, *each.shape[1:], dtype=each.dtype) for name, each in examples.items()}
-    if "input_ids" not in inputs:
-        return Batch(inputs, torch.zeros(samples, dtype=torch.long))
-    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    labels = inputs["input_ids"][:, 0] if outline.task in CLASSIFICATIONS else inputs["input_ids"]
-    return Batch(inputs, labels.clone())
+    if "input_ids" in inputs:
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    return Batch(inputs, example_labels(inputs, outline.task))
 
 
 def last_layers(stack: LayerStack, count: int) -> Removed:

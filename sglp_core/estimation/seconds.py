@@ -21,7 +21,7 @@ from sglp_core.planning.choose import COMPARED, search_budget
 from sglp_core.planning.choose_after_repair import CHOSEN_PASSES, COMPARED_PASSES, FEWEST_WINDOWS, MOST_PREDICTIONS
 from sglp_core.planning.harm import SAMPLES_AT_ONCE, WINDOWS_AT_ONCE
 from sglp_core.repair.named_repairs import combinations
-from sglp_core.tasks import CLASSIFICATIONS, JUDGED_SHARE
+from sglp_core.tasks import JUDGED_SHARE, LANGUAGE_MODELS, WHOLE_SAMPLES
 
 TIMED_SECONDS = 0.3
 PRODUCT_SIZE = 1024
@@ -57,7 +57,7 @@ def expected_seconds(outline: Outline, removed: int, options: Options, speed: Sp
     calibration, evaluation = options.calibration, options.evaluation
     window = stack.total_flops / speed.flops_per_second
     judged = evaluation.samples
-    at_once = SAMPLES_AT_ONCE if outline.task in CLASSIFICATIONS else WINDOWS_AT_ONCE
+    at_once = SAMPLES_AT_ONCE if outline.task in WHOLE_SAMPLES else WINDOWS_AT_ONCE
     parts = -(-calibration.samples // at_once)
     searches = method.importance == PROPOSALS
     part = window * calibration.samples / parts
@@ -99,8 +99,8 @@ def _healed(outline: Outline, removed: int, options: Options) -> float:
 
 
 def _writing(outline: Outline, calibration: Calibration, evaluation: Evaluation, speed: Speed) -> float:
-    """Seconds that the model needs to write its calibration text; classifiers write none."""
-    if outline.task in CLASSIFICATIONS:
+    """Seconds that the model needs to write its calibration text; only language models write one."""
+    if outline.task not in LANGUAGE_MODELS:
         return 0.0
     window = outline.stack.total_flops / speed.flops_per_second
     written = calibration.samples + (evaluation.samples if evaluation.source == "held_out" else 0)
@@ -119,7 +119,7 @@ def _writing(outline: Outline, calibration: Calibration, evaluation: Evaluation,
 
 def _compared_windows(outline: Outline, calibration: Calibration) -> int:
     """The windows that proposals are repaired and compared on."""
-    shares = {"causal_lm": 1.0, "masked_lm": MASKED_SHARE}
+    shares = {"causal_lm": 1.0, "masked_lm": MASKED_SHARE, "token_classification": 1.0}
     predictions = shares.get(outline.task, 1 / calibration.sequence_length) * calibration.sequence_length
     return min(calibration.samples, max(FEWEST_WINDOWS, int(MOST_PREDICTIONS / predictions)))
 

@@ -23,7 +23,7 @@ from sglp_core.structure.layer_stack import LayerStack, measure_stack
 from sglp_core.structure.max_positions import require_length
 from sglp_core.structure.model_class import meta_model, model_class
 from sglp_core.structure.notes import Note, note_on_layers, notes_on
-from sglp_core.tasks import Task, require_classes, task_of
+from sglp_core.tasks import Task, task_of
 
 NUMBERED = re.compile(r"((?:(?!\d+\.)[^.]+\.)+)(\d+)\.")
 
@@ -61,9 +61,7 @@ def look_at(directory: Path, tensor_types: Mapping[str, str], stored_bits: int, 
         if "auto_map" in stated:
             raise custom_code("config.json") from error
         raise
-    task = task_of(stock)
-    require_classes(config, task)
-    processor = processor_of(task, directory)
+    processor = processor_of(task_of(stock, config), directory)
     return _measured(config, processor, stored_bits, sequence_length, tuple(notes_on(stated, config)))
 
 
@@ -109,7 +107,7 @@ def _measured(
     notes: tuple[Note, ...],
 ) -> FirstLook:
     stock = model_class(config)
-    task = task_of(stock)
+    task = task_of(stock, config)
     shape = image_shape(processor) if processor and task == "image_classification" else None
     if shape is None:
         require_length(config, sequence_length)

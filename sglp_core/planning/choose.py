@@ -60,7 +60,7 @@ def choose_plan(
         reestimate_batch_norms=repair_at_once(model, method.repair) == "batch_norm",
     )
     largest = max(len(each.removed_layers) for each in proposed.values())
-    spared = repair_passes(batches) if repairs else 0.0
+    spared = repair_passes(batches, model.task) if repairs else 0.0
     budget = search_budget(len(analysis.stack), largest, meter.parts, spared)
     run.progress.start(budget, "trials")
     proposals = select(meter, proposed)

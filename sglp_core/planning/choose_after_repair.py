@@ -20,7 +20,7 @@ from sglp_core.repair.plan_in_walk import Request
 from sglp_core.repair.walk import RepairWalk
 from sglp_core.repair.write_finder import WriteFinder
 from sglp_core.structure.runs import runs_of
-from sglp_core.tasks import IGNORED, Batch, rebatch, sample_count, split
+from sglp_core.tasks import Batch, Task, predictions, rebatch, sample_count, split
 
 BEST = 3
 # Plans are compared on at most this many predictions, fitting included: 8 windows of 256 tokens. But there are at least
@@ -53,7 +53,7 @@ def choose_repaired(
     candidates = {each.plan.removed_layers: each for each in finalists(proposals)}
 
     def repaired_harms() -> list[float]:
-        fitted, judged = split(_first_windows(batches))
+        fitted, judged = split(_first_windows(batches, finder.layered.task))
         held_out = frozenset(range(len(fitted), len(fitted) + len(judged)))
         requests = [Request(removed, held_out) for removed in candidates]
         walk = RepairWalk(finder, [*fitted, *judged], requests, combinations(repair_name), tunes=False)
@@ -67,18 +67,19 @@ def choose_repaired(
     return [*repaired_proposals, *(each for each in proposals if each.plan.removed_layers not in candidates)]
 
 
-def repair_passes(batches: Sequence[Batch]) -> float:
+def repair_passes(batches: Sequence[Batch], task: Task) -> float:
     """About how many forward passes over all batches `choose_repaired` and then the chosen plan's repair take."""
-    return CHOSEN_PASSES + COMPARED_PASSES * sample_count(_first_windows(batches)) / sample_count(batches)
+    return CHOSEN_PASSES + COMPARED_PASSES * sample_count(_first_windows(batches, task)) / sample_count(batches)
 
 
-def _first_windows(batches: Sequence[Batch]) -> list[Batch]:
+def _first_windows(batches: Sequence[Batch], task: Task) -> list[Batch]:
     """The first windows, with at least `MOST_PREDICTIONS` and at least `FEWEST_WINDOWS`, in batches as large."""
     few: list[Batch] = []
-    predictions = 0
+    count = 0
     for row in (row for batch in batches for row in batch.split(1)):
-        if predictions >= MOST_PREDICTIONS and len(few) >= FEWEST_WINDOWS:
+        if count >= MOST_PREDICTIONS and len(few) >= FEWEST_WINDOWS:
             break
         few.append(row)
-        predictions += int((row.labels != IGNORED).sum())
+        # The first token of a window, which a causal model does not predict, counts too.
+        count += predictions(row.labels, task) + (task == "causal_lm")
     return list(rebatch(few, len(batches[0].labels)))

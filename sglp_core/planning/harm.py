@@ -24,7 +24,7 @@ from sglp_core.execution.variant import Variant
 from sglp_core.planning.planning_run import PlanningRun
 from sglp_core.repair.batch_norm import estimate_statistics
 from sglp_core.structure.runs import Removed
-from sglp_core.tasks import CLASSIFICATIONS, Batch, Task, rebatch
+from sglp_core.tasks import WHOLE_SAMPLES, Batch, Task, rebatch
 
 # Sets are compared on the same window, so one window is enough to rank most of them, and many can be measured.
 WINDOWS_AT_ONCE = 1
@@ -116,11 +116,11 @@ def harm_of(dense: Quality, pruned: Quality) -> float:
 
 
 def _parts_of(batches: Sequence[Batch], task: Task) -> list[Batch]:
-    if task in CLASSIFICATIONS:
+    if task in WHOLE_SAMPLES:
         return list(rebatch(batches, SAMPLES_AT_ONCE))
     return [part for batch in batches for part in batch.split(WINDOWS_AT_ONCE)]
 
 
 def _thinning(part: Batch, task: Task) -> int:
     """One position of so many is looked at."""
-    return 1 if task in CLASSIFICATIONS else max(1, min(MOST_THINNED, part.labels.shape[1] // FEWEST_POSITIONS))
+    return 1 if task in WHOLE_SAMPLES else max(1, min(MOST_THINNED, part.labels.shape[1] // FEWEST_POSITIONS))

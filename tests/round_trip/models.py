@@ -65,6 +65,17 @@ HYBRIDS: dict[str, dict[str, Any]] = {
     "Dinov2ForImageClassification": IMAGES,
     "BeitForImageClassification": IMAGES,
 }
+# Other heads on families from above.
+LABELLED = {"num_labels": 3}
+HEADS: dict[str, dict[str, Any]] = {
+    "BertForTokenClassification": {**SMALL, **LABELLED},
+    "RobertaForTokenClassification": {**SMALL, **LABELLED},
+    "DistilBertForTokenClassification": {**CASES["DistilBertForMaskedLM"], **LABELLED},
+    "ElectraForTokenClassification": {**SMALL, **LABELLED},
+    "ModernBertForTokenClassification": {**HYBRIDS["ModernBertForMaskedLM"], **LABELLED},
+    "DebertaV2ForTokenClassification": {**SMALL, **LABELLED},
+    "LlamaForTokenClassification": {**GROUPED, **LABELLED},
+}
 STAGED_CASES: dict[str, tuple[dict[str, Any], tuple[tuple[int, ...], ...]]] = {
     "ResNetForImageClassification": ({**CONVOLUTIONS, "layer_type": "basic"}, ((0, 4), (2, 3))),
     "RegNetForImageClassification": ({**CONVOLUTIONS, "groups_width": 8}, ((0, 4), (2, 3))),

@@ -27,7 +27,7 @@ def test_variants_together_equal_hooks_on_the_whole_model(name: str, padded: boo
     stock = getattr(transformers, name)
     torch.manual_seed(0)
     model = stock(stock.config_class(**(CASES | HYBRIDS)[name])).eval()
-    layered = LayeredModel(model, find_stack(model), task_of(stock))
+    layered = LayeredModel(model, find_stack(model), task_of(stock, model.config))
     assert (layered.layerwise is None) == (name in WHOLE or not isinstance(layered.path, str))
     batches = [batch(model, rows, padded) for rows in (3, 1)]
     removed = [(), (0,), (2, 5), (2, 5, 6), (4, 5, 6, 7)]
@@ -46,7 +46,7 @@ def test_logits_of_some_positions_are_those_of_all_at_these_positions(name: str)
     stock = getattr(transformers, name)
     torch.manual_seed(0)
     model = stock(stock.config_class(**(CASES | HYBRIDS)[name])).eval()
-    layered = LayeredModel(model, find_stack(model), task_of(stock))
+    layered = LayeredModel(model, find_stack(model), task_of(stock, model.config))
     data, variants = batch(model, 3, padded=True), [Variant(), Variant((2, 5))]
     ((some, some_logits), (every, all_logits)) = (
         next(

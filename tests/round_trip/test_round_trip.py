@@ -16,48 +16,61 @@ from sglp_core.evaluation.logits import probe_logits
 from sglp_core.execution.variant import bypassed
 from sglp_core.fresh_process import FreshProcesses
 from sglp_core.removal.remove_layers import remove_layers
-from sglp_core.structure.layer_stack import find_stack, layers_of, measure_stack
+from sglp_core.structure.layer_stack import LayerStack, find_stack, layers_of, measure_stack
 from sglp_core.tasks import task_of
-from tests.round_trip.models import CASES, GROUPED, HYBRIDS, STAGED_CASES, SWIN, types
+from tests.round_trip.models import CASES, GROUPED, HEADS, HYBRIDS, STAGED_CASES, SWIN, types
 
 
 @pytest.mark.parametrize("name", [*CASES, *HYBRIDS])
 def test_a_pruned_model_reloads_as_planned(name: str, tmp_path: Path, fresh: FreshProcesses) -> None:
-    stock = getattr(transformers, name)
     written = []
     for removed in ((2, 5), (0, 3), (4, 7)) if name in CASES else ((2, 5), (3, 4), (1, 2, 3)):
-        torch.manual_seed(0)
-        model = stock(stock.config_class(**(CASES | HYBRIDS)[name], architectures=[name])).eval()
-        stack = measure_stack(deepcopy(model.config), 20)
-        path = stack.path
+        model, stack = small_model(name)
         if not stack.can_remove(removed):
             # The last attention, or the last experts.
             assert stack.vanished_kind(removed)
             continue
-        if model.main_input_name == "pixel_values":
-            probe, task = {"pixel_values": torch.randn(2, 3, 16, 16)}, "image_classification"
-        else:
-            probe = {"input_ids": torch.randint(5, 99, (2, 20))}
-            task = "causal_lm" if "Masked" not in name else "masked_lm"
-        with bypassed(layers_of(model, path), removed):
-            expected = probe_logits(model, probe)
-        remove_layers(model, path, removed)
-        directory = tmp_path / "-".join(map(str, removed))
-        model.save_pretrained(directory)
-        signatures = tuple(layer.signature for layer in stack.layers if layer.index not in removed)
-        logits = probe_logits(model, probe)
-        written.append(Written(directory, task, probe, logits, expected, path=str(path), signatures=signatures))
+        written.append(write_pruned(model, stack, removed, tmp_path / "-".join(map(str, removed))))
     assert len(written) >= 2
     for proof in verify(written, fresh):
         assert proof.problems == []
 
 
+def test_models_with_other_heads_reload_as_planned(tmp_path: Path, fresh: FreshProcesses) -> None:
+    """In one process, as what lies under the heads is tested above."""
+    proofs = verify([write_pruned(*small_model(name), (2, 5), tmp_path / name) for name in HEADS], fresh)
+    assert {name: proof.problems for name, proof in zip(HEADS, proofs, strict=True) if proof.problems} == {}
+
+
+def small_model(name: str) -> tuple[Any, LayerStack]:
+    torch.manual_seed(0)
+    stock = getattr(transformers, name)
+    model = stock(stock.config_class(**(CASES | HYBRIDS | HEADS)[name], architectures=[name])).eval()
+    return model, measure_stack(deepcopy(model.config), 20)
+
+
+def write_pruned(model: Any, stack: LayerStack, removed: tuple[int, ...], directory: Path) -> Written:
+    path = stack.path
+    if model.main_input_name == "pixel_values":
+        probe = {"pixel_values": torch.randn(2, 3, 16, 16)}
+    else:
+        probe = {"input_ids": torch.randint(5, 99, (2, 20))}
+    with bypassed(layers_of(model, path), removed):
+        expected = probe_logits(model, probe)
+    remove_layers(model, path, removed)
+    model.save_pretrained(directory)
+    signatures = tuple(layer.signature for layer in stack.layers if layer.index not in removed)
+    logits, task = probe_logits(model, probe), task_of(type(model), model.config)
+    return Written(directory, task, probe, logits, expected, path=str(path), signatures=signatures)
+
+
 def test_what_the_service_says_of_architectures_is_what_is_tested_here() -> None:
     told = json.loads((Path(__file__).parents[2] / "api" / "architectures.json").read_text())["tested"]
     found = {}
-    for name in (*CASES, *HYBRIDS, *STAGED_CASES):
+    for name in (*CASES, *HYBRIDS, *HEADS, *STAGED_CASES):
         stock = getattr(transformers, name, None) or getattr(architectures, name)
-        found[name] = {"class": name, "model_type": stock.config_class.model_type, "task": task_of(stock)}
+        task = task_of(stock, stock.config_class(**HEADS.get(name, {})))
+        found[name] = {"class": name, "model_type": stock.config_class.model_type, "task": task}
     assert {row["class"]: row for row in told} == found
 
 

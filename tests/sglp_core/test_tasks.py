@@ -23,10 +23,12 @@ XLM = XLMConfig(n_layers=2, emb_dim=32, n_heads=4, vocab_size=50)
         ("XLMWithLMHeadModel", "masked_lm"),
         ("ViTForImageClassification", "image_classification"),
         ("BertForSequenceClassification", "text_classification"),
+        ("BertForTokenClassification", "token_classification"),
     ],
 )
 def test_a_class_has_the_task_that_its_head_was_trained_for(name: str, task: Task) -> None:
-    assert task_of(getattr(transformers, name)) == task
+    stock = getattr(transformers, name)
+    assert task_of(stock, stock.config_class()) == task
 
 
 @pytest.mark.parametrize(
@@ -39,9 +41,9 @@ def test_the_loss_of_the_task_is_the_loss_of_the_class(
     model = stock(config).eval()
     tokens = torch.randint(5, 50, (2, 7))
     output = model(input_ids=tokens, labels=tokens)
-    assert loss_of(output.logits, tokens, task_of(stock)).item() == pytest.approx(output.loss.item(), rel=1e-5)
+    assert loss_of(output.logits, tokens, task_of(stock, config)).item() == pytest.approx(output.loss.item(), rel=1e-5)
 
 
 def test_a_class_without_a_head_is_refused() -> None:
     with pytest.raises(UnsupportedArchitecture, match="BertModel has no head"):
-        task_of(transformers.BertModel)
+        task_of(transformers.BertModel, BERT)

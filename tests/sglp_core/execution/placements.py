@@ -65,18 +65,18 @@ def resident(model: Any) -> LayeredModel:
     """The model on the CPU as it is, but where this processor would emulate its type, a copy in the one computed in."""
     dtype = computing_type(model.dtype, torch.device("cpu"))
     whole = model if dtype == model.dtype else deepcopy(model).to(dtype)
-    return LayeredModel(whole, find_stack(model), task_of(type(model)))
+    return LayeredModel(whole, find_stack(model), task_of(type(model), model.config))
 
 
 def from_memory(model: Any) -> LayeredModel:
     """The model in memory, each layer brought to the CPU by itself."""
     layers = layers_of(model, find_stack(model))
     weights = OnloadedWeights(model, layers, MemoryHome(model, torch.device("cpu")), torch.device("cpu"))
-    return LayeredModel(model, find_stack(model), task_of(type(model)), home=weights)
+    return LayeredModel(model, find_stack(model), task_of(type(model), model.config), home=weights)
 
 
 def from_disk(directory: Path) -> LayeredModel:
     """The model of a directory, its weights on disk."""
     model, path = empty_model(directory)
     weights = OnloadedWeights(model, layers_of(model, path), DiskHome(directory, model, path), torch.device("cpu"))
-    return LayeredModel(model, path, task_of(type(model)), home=weights, scratch=directory.parent)
+    return LayeredModel(model, path, task_of(type(model), model.config), home=weights, scratch=directory.parent)
