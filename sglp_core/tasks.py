@@ -18,12 +18,29 @@ from sglp_core.errors import UnsupportedArchitecture
 # One calibration sample in this many is used to judge a fit, and the others to fit.
 JUDGED_SHARE = 4
 
-Task = Literal["causal_lm", "masked_lm", "image_classification", "text_classification", "token_classification"]
+Task = Literal[
+    "causal_lm",
+    "masked_lm",
+    "image_classification",
+    "text_classification",
+    "multi_label_classification",
+    "text_regression",
+    "question_answering",
+    "token_classification",
+]
 # They can write text, and texts are their labels.
 LANGUAGE_MODELS: tuple[Task, ...] = ("causal_lm", "masked_lm")
 # A few predictions for a whole image or text.
-WHOLE_SAMPLES: tuple[Task, ...] = ("image_classification", "text_classification")
+WHOLE_SAMPLES: tuple[Task, ...] = (
+    "image_classification",
+    "text_classification",
+    "multi_label_classification",
+    "text_regression",
+    "question_answering",
+)
 IGNORED = -100
+# Labels of the tokens of an answer, added where it is one token.
+STARTS, ENDS = 1, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +48,9 @@ class Batch:
     """One batch of samples on the CPU: the model's inputs and the labels.
 
     `inputs` holds `input_ids` and `attention_mask` `[B, T]`, or `pixel_values` `[B, C, H, W]`; `labels` is `[B, T]`
-    with -100 where nothing is predicted, or `[B]` for classifiers of whole samples.
+    with -100 where nothing is predicted, or `[B]` for classes of whole samples. Those of several labels are `[B, L]`, 0
+    or 1, those of scores `[B, 2]`: the score and the spread (standard deviation) of all scores. Those of answers in a
+    text `[B, T]` are 1 at its first token, 2 at its last, 3 where these are one, and -100 at padding.
     """
 
     inputs: dict[str, Tensor]
@@ -88,13 +107,10 @@ def rebatch_evenly(batches: Sequence[Batch], max_rows: int) -> Iterator[Batch]:
 def task_of(model_class: type[transformers.PreTrainedModel], config: transformers.PretrainedConfig) -> Task:
     """The task of a model class, by transformers' own tables and what the configuration says of its head.
 
-    Raises `UnsupportedArchitecture` where no table lists the class, and for a classifier that does not choose one of
-    several classes.
+    Raises `UnsupportedArchitecture` where no table lists the class, and for a head whose loss is not known.
     """
     task = _listed_task(model_class)
-    if task not in LANGUAGE_MODELS:
-        _require_classes(config)
-    return task
+    return task if task in {*LANGUAGE_MODELS, "question_answering"} else _task_of_labels(task, config)
 
 
 def _listed_task(model_class: type[transformers.PreTrainedModel]) -> Task:
@@ -106,6 +122,7 @@ def _listed_task(model_class: type[transformers.PreTrainedModel]) -> Task:
         "image_classification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
         "text_classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
         "token_classification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+        "question_answering": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
     }
     for task, table in tables.items():
         for entry in getattr(modeling_auto, table).values():
@@ -115,23 +132,29 @@ def _listed_task(model_class: type[transformers.PreTrainedModel]) -> Task:
         return "image_classification"
     raise UnsupportedArchitecture(
         f"{model_class.__name__} has no head whose loss is known here; looked for a causal or masked language model, "
-        "or a classifier of images, texts or tokens"
+        "a classifier of images, texts or tokens, or a head that finds answers in a text"
     )
 
 
-def _require_classes(config: transformers.PretrainedConfig) -> None:
+def _task_of_labels(task: Task, config: transformers.PretrainedConfig) -> Task:
+    """The task of a classifier, as transformers tells its loss by `num_labels` and `problem_type`."""
     problem = getattr(config, "problem_type", None)
+    if task == "text_classification" and problem == "multi_label_classification":
+        return "multi_label_classification"
+    if task == "text_classification" and config.num_labels == 1:
+        return "text_regression"
     if config.num_labels < 2 or problem not in {None, "single_label_classification"}:
         raise UnsupportedArchitecture(
-            f"the head of the model has {config.num_labels} outputs ({problem or 'regression'}); looked for a head "
-            "that chooses one of several classes, because quality is measured as cross-entropy and accuracy"
+            f"the head of the model has {config.num_labels} outputs ({problem or 'no problem_type'}); looked for a "
+            "head that chooses one of several classes, and for texts also one that gives one score or several labels"
         )
+    return task
 
 
 def logits_of(
     model: nn.Module, batch: Batch, weights: Mapping[str, Tensor] | None = None, positions: Tensor | None = None
 ) -> Tensor:
-    """Logits `[B, T, V]`, `[B, T, classes]` or `[B, classes]`, computed without the KV cache.
+    """The logits of `logits_in`, computed without the KV cache.
 
     `weights` replace the model's parameters of the same names, and gradients flow to them. `positions` are the only
     ones to compute logits of, for classes whose `forward` takes `logits_to_keep`.
@@ -145,7 +168,19 @@ def logits_of(
         extra["logits_to_keep"] = positions
     inputs = {**batch.inputs, **extra}
     output = model(**inputs) if weights is None else torch.func.functional_call(model, dict(weights), (), inputs)
-    logits: Tensor = output.logits
+    return logits_in(output)
+
+
+def logits_in(output: Any) -> Tensor:
+    """Logits `[B, T, V]`, `[B, T, classes]` or `[B, classes]`; of the start and the end of an answer, `[B, 2, T]`.
+
+    Raises `UnsupportedArchitecture` where a model returns none of them.
+    """
+    logits: Tensor | None = getattr(output, "logits", None)
+    if logits is None and hasattr(output, "start_logits"):
+        return torch.stack([output.start_logits, output.end_logits], 1)
+    if logits is None:
+        raise UnsupportedArchitecture(f"the model returns {', '.join(output)}; looked for logits")
     return logits
 
 
@@ -156,12 +191,20 @@ def predicted(labels: Tensor, task: Task) -> Tensor:
             return labels[:, 1:] != IGNORED
         case "masked_lm" | "token_classification":
             return labels != IGNORED
-        case "image_classification" | "text_classification":
-            return torch.ones_like(labels, dtype=torch.bool)[:, None]
+        case "multi_label_classification":
+            return torch.ones_like(labels, dtype=torch.bool)
+        case "image_classification" | "text_classification" | "text_regression":
+            return torch.ones(len(labels), 1, dtype=torch.bool, device=labels.device)
+        case "question_answering":
+            return torch.ones(len(labels), 2, dtype=torch.bool, device=labels.device)
 
 
 def aligned(logits: Tensor, labels: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-    """Logits `[N, V]` and labels `[N]` of the positions with a label; row i of the logits predicts label i."""
+    """Logits `[N, V]` and labels `[N]` of what is predicted; row i of the logits predicts label i.
+
+    A label that may be set or not has two logits, so that their cross-entropy is the binary one. Scores `[N, 1]` and
+    their labels are divided by the spread of scores.
+    """
     match task:
         case "causal_lm":
             keep = predicted(labels, task)
@@ -171,16 +214,35 @@ def aligned(logits: Tensor, labels: Tensor, task: Task) -> tuple[Tensor, Tensor]
             return logits[keep], labels[keep]
         case "image_classification" | "text_classification":
             return logits, labels
+        case "multi_label_classification":
+            return torch.stack([torch.zeros_like(logits), logits], -1).flatten(0, 1), labels.flatten()
+        case "text_regression":
+            score, spread = labels.unbind(1)
+            return logits.float() / spread[:, None], score / spread
+        case "question_answering":
+            rows = logits.masked_fill((labels == IGNORED)[:, None], torch.finfo(logits.dtype).min)
+            ends = torch.stack([(labels == part) | (labels == STARTS + ENDS) for part in (STARTS, ENDS)], 1)
+            return rows.flatten(0, 1), ends.int().argmax(-1).flatten()
 
 
 def logit_rows(inputs: Mapping[str, Tensor], task: Task) -> tuple[int, ...]:
-    """The shape of the logits of these inputs without their last dimension: `[B, T]` or `[B]`."""
-    return next(iter(inputs.values())).shape[: 1 if task in WHOLE_SAMPLES else 2]
+    """The shape of the logits of these inputs without their last dimension: `[B, T]`, `[B, 2]` or `[B]`."""
+    shape = next(iter(inputs.values())).shape
+    if task == "question_answering":
+        return (shape[0], 2)
+    return shape[: 1 if task in WHOLE_SAMPLES else 2]
 
 
-def example_labels(inputs: Mapping[str, Tensor], task: Task) -> Tensor:
-    """Labels of these inputs that are all 0."""
-    return torch.zeros(logit_rows(inputs, task), dtype=torch.long)
+def example_labels(inputs: Mapping[str, Tensor], task: Task, labels: int) -> Tensor:
+    """Labels of these inputs that are all 0, with a spread of 1 where they are scores; `labels` is what a head has."""
+    if task == "text_regression":
+        return torch.tensor([[0.0, 1.0]]).repeat(logit_rows(inputs, task)[0], 1)
+    shape = logit_rows(inputs, task)
+    if task == "multi_label_classification":
+        shape = (*shape, labels)
+    if task == "question_answering":
+        shape = inputs["input_ids"].shape
+    return torch.zeros(shape, dtype=torch.long)
 
 
 def predictions(labels: Tensor, task: Task) -> int:
@@ -189,9 +251,22 @@ def predictions(labels: Tensor, task: Task) -> int:
 
 
 def loss_of(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
-    """Mean cross-entropy in nats over the positions with a label."""
+    """The mean loss in nats over what is predicted, whose gradient tells which layers matter.
+
+    It is the cross-entropy, and of scores half of the squared error in spreads. The error from a model's own scores has
+    no gradient, so the labels are one spread beside them, above and below in turn: draws from the distribution whose
+    loss this is, as the Fisher information takes them (Kunstner et al., arXiv 1905.12558).
+    """
     rows, targets = aligned(logits, labels, task)
+    if task == "text_regression":
+        above = 1 - 2 * (torch.arange(len(targets), device=targets.device) % 2)
+        return squared_errors(rows, targets + above).mean()
     return nn.functional.cross_entropy(rows.float(), targets)
+
+
+def squared_errors(scores: Tensor, targets: Tensor) -> Tensor:
+    """Half of the squared error of scores `[N, 1]`: nats beside those of a normal distribution of spread 1, `[N]`."""
+    return (scores[:, 0] - targets).square() / 2
 
 
 def split(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:

@@ -100,9 +100,9 @@ class CalibrationSpec(Part):
     """What the method measures on: text the model writes itself (`self`), a file or folder, an upload, or one file
     elsewhere.
 
-    Language models take `samples` windows of `sequence_length` tokens of a `.txt`, `.jsonl` or `.parquet` file,
-    classifiers of texts `samples` documents of one, each cut at so many tokens and labelled by the model itself; image
-    classifiers `samples` images of a folder of class folders, a `.zip` of one, or a `.parquet` file.
+    Language models take `samples` windows of `sequence_length` tokens of a `.txt`, `.jsonl` or `.parquet` file, models
+    of texts with another head `samples` documents of one, each cut at so many tokens and labelled by the model itself;
+    image classifiers `samples` images of a folder of class folders, a `.zip` of one, or a `.parquet` file.
     """
 
     source: Annotated[str, Field(max_length=2048), _data_source("self")] = "self"

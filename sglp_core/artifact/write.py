@@ -91,7 +91,7 @@ def _expected_layers(stack: LayerStack, layer_map: dict[int, int]) -> tuple[str,
 def _probe_logits(model: LayeredModel, probe: dict[str, Tensor], variant: Variant) -> Tensor:
     """Logits of the probe on the CPU, computed in the type that the weights are stored in; kept in files."""
     stored = LayeredModel(model.model, model.path, model.task, home=model.weights.as_stored(), scratch=model.scratch)
-    batch = Batch(probe, example_labels(probe, model.task))
+    batch = Batch(probe, example_labels(probe, model.task, 1))
     keep, kept = stored.intermediates.keep, list[Tensor]()
     # A piece of a causal language model has its last row twice.
     rows = slice(None, -1 if model.task == "causal_lm" else None)

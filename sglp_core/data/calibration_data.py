@@ -183,6 +183,8 @@ def _samples(loaded: LoadedModel, calibration: Calibration, source: str, count: 
             raise BadCalibration(
                 "only a language model can generate calibration data; give texts as a .txt, .jsonl or .parquet file"
             )
+        if loaded.task == "text_regression" and calibration.batch_size == 1:
+            raise BadCalibration("scores are compared with those of other texts; give a calibration.batch_size above 1")
         samples = read_labelled_texts(local_path(source, roots), loaded, loaded.processor, count, length, seed)
     elif source == "self":
         if not loaded.weights.in_memory:

@@ -29,6 +29,9 @@ from sglp_core.tasks import Batch, Task
 TOKENIZED_AT_ONCE = 64
 NOUNS = {
     "text_classification": "texts labelled by the dense model itself",
+    "multi_label_classification": "texts labelled by the dense model itself",
+    "text_regression": "texts scored by the dense model itself",
+    "question_answering": "texts whose answers are those of the dense model itself",
     "token_classification": "texts whose tokens are labelled by the dense model itself",
 }
 

@@ -69,7 +69,7 @@ def _batch(outline: Outline, model: torch.nn.Module, samples: int) -> Batch:
     inputs = {name: torch.zeros(samples, *each.shape[1:], dtype=each.dtype) for name, each in examples.items()}
     if "input_ids" in inputs:
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    return Batch(inputs, example_labels(inputs, outline.task))
+    return Batch(inputs, example_labels(inputs, outline.task, getattr(outline.config, "num_labels", 0)))
 
 
 def last_layers(stack: LayerStack, count: int) -> Removed:

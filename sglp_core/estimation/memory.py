@@ -17,6 +17,7 @@ from sglp_core.estimation.model_outline import Outline
 from sglp_core.options import Options
 from sglp_core.structure.layer_stack import example_inputs, layers_of
 from sglp_core.structure.model_class import untrained_model
+from sglp_core.tasks import logits_in
 
 LOGIT_BYTES = 4
 PIXEL_BYTES = 4
@@ -74,5 +75,5 @@ def saved_for_backward(outline: Outline, batch_size: int) -> tuple[int, int]:
         # One sample: with several, some models read the values of their masks.
         inputs = example_inputs(model, outline.stack.sequence_length, outline.image_shape)
         with saved_tensors_hooks(keep, lambda tensor: tensor):
-            logits = model(**inputs).logits
+            logits = logits_in(model(**inputs))
     return batch_size * sum(kept.values()), batch_size * logits.numel() * LOGIT_BYTES

@@ -119,8 +119,10 @@ def _writing(outline: Outline, calibration: Calibration, evaluation: Evaluation,
 
 def _compared_windows(outline: Outline, calibration: Calibration) -> int:
     """The windows that proposals are repaired and compared on."""
-    shares = {"causal_lm": 1.0, "masked_lm": MASKED_SHARE, "token_classification": 1.0}
-    predictions = shares.get(outline.task, 1 / calibration.sequence_length) * calibration.sequence_length
+    length = calibration.sequence_length
+    of_text = {"causal_lm": length, "masked_lm": MASKED_SHARE * length, "token_classification": length}
+    of_sample = {"question_answering": 2, "multi_label_classification": getattr(outline.config, "num_labels", 1)}
+    predictions = (of_text | of_sample).get(outline.task, 1)
     return min(calibration.samples, max(FEWEST_WINDOWS, int(MOST_PREDICTIONS / predictions)))
 
 

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sglp_core.tasks import logits_in
+
 # Largest difference allowed, relative to the largest logit: a few units in the last place of each type, times depth.
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 # How many logits are compared at a time, each with copies in float32.
@@ -16,8 +18,7 @@ def probe_logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
     """Logits of the probe on the CPU, in the model's own type."""
     # A model with its weights on disk reports the device `meta`; it computes on the CPU.
     device = "cpu" if model.device.type == "meta" else model.device
-    logits: Tensor = model(**{name: tensor.to(device) for name, tensor in probe.items()}).logits
-    return logits.cpu()
+    return logits_in(model(**{name: tensor.to(device) for name, tensor in probe.items()})).cpu()
 
 
 def difference(a: Tensor, b: Tensor) -> float:

@@ -16,7 +16,7 @@ from sglp_core.execution.logits import WHOLE, Trial, logits_of_variants
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.variants import Piece
 from sglp_core.progress import Phase, silent_phase
-from sglp_core.tasks import Batch, Task, aligned, predicted
+from sglp_core.tasks import Batch, Task, aligned, predicted, squared_errors
 
 # Columns of `compared_with_first`.
 NATS, CORRECT, AGREE, KL, POSITIONS = range(5)
@@ -24,11 +24,12 @@ NATS, CORRECT, AGREE, KL, POSITIONS = range(5)
 
 @dataclass(frozen=True)
 class Quality:
-    """Figures over positions: tokens, or images or texts to classify.
+    """Figures over positions: tokens, images or texts to classify, labels of a text, or the two ends of an answer.
 
     `perplexity` is exp of the mean nats a position, `accuracy` the share of positions whose most likely answer is the
     label, `agreement` the share whose most likely answer is the dense model's, `kl` the mean KL(dense ‖ variant) in
-    nats.
+    nats. Of a model that scores texts, nats and KL are half of the squared error in spreads of its scores, and the two
+    shares are those of pairs of texts in a batch whose order is that of the labels, and of the dense model.
     """
 
     perplexity: float
@@ -87,9 +88,10 @@ def compared_with_first(pieces: Iterable[Piece], task: Task) -> Tensor:
         sums = []
         for each in piece.logits:
             rows, targets = aligned(each, piece.labels, task)
-            log_probabilities = rows.float().log_softmax(-1)
-            first = log_probabilities if first is None else first
-            sums.append(_by_sample(_compared(first, log_probabilities, targets), predicted(piece.labels, task)))
+            compared = _compared_scores if task == "text_regression" else _compared
+            answers = rows if task == "text_regression" else rows.float().log_softmax(-1)
+            first = answers if first is None else first
+            sums.append(_by_sample(compared(first, answers, targets), predicted(piece.labels, task)))
         # A sample may come in several pieces.
         total[piece.first] = total.get(piece.first, 0) + torch.stack(sums)
     return torch.cat(list(total.values()), 1)
@@ -102,6 +104,17 @@ def _compared(dense: Tensor, variant: Tensor, labels: Tensor) -> Tensor:
     divergence = nn.functional.kl_div(variant, dense, log_target=True, reduction="none").sum(-1)
     figures = [nats, top == labels, dense.argmax(-1) == top, divergence, torch.ones_like(nats)]
     return torch.stack([figure.double() for figure in figures], -1)
+
+
+def _compared_scores(dense: Tensor, variant: Tensor, labels: Tensor) -> Tensor:
+    """The figures of every text `[N, 5]`, from scores `[N, 1]` in spreads; its pairs are those with all others."""
+    order, labelled, agreed = ((each[:, None] - each).sign() for each in (variant[:, 0], labels, dense[:, 0]))
+    # A text alone keeps its order; otherwise it is not compared with itself.
+    alone = int(len(labels) == 1)
+    pairs = len(labels) - 1 + alone
+    correct, agree = (((order == each).sum(1) - 1 + alone) / pairs for each in (labelled, agreed))
+    nats, divergence = squared_errors(variant, labels), squared_errors(variant, dense[:, 0])
+    return torch.stack([each.double() for each in (nats, correct, agree, divergence, torch.ones_like(nats))], -1)
 
 
 def _by_sample(figures: Tensor, mask: Tensor) -> Tensor:

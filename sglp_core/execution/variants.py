@@ -18,7 +18,7 @@ from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.execution.layerwise import Layerwise
 from sglp_core.execution.variant import Variant
 from sglp_core.execution.weight_changes import Changes, swapped
-from sglp_core.tasks import IGNORED, Batch
+from sglp_core.tasks import IGNORED, WHOLE_SAMPLES, Batch
 
 # Numbers in the hidden states of one call of a layer on the CPU: enough to keep it busy, few enough for its memory.
 NUMBERS_AT_ONCE = 2**22
@@ -160,12 +160,18 @@ class Walk:
             labels, positions = _predicted(labels, looked_at)
         # The inputs enter the model once more with each track, and those of images are larger than their logits.
         inputs = max(each[0].numel() for each in self.entered[number].batch.inputs.values())
-        numbers = max(inputs, (labels.shape[1] if labels.ndim > 1 else 1) * self._layerwise.classes)
+        numbers = max(inputs, self._logits_of_a_sample(labels))
         at_once = max(1, self._at_once(LOGITS_AT_ONCE) // numbers)
         for first in range(0, len(labels), at_once):
             samples = slice(first, first + at_once)
             tracks_at_once = max(1, at_once // len(labels[samples]))
             yield Piece(first, labels[samples], self._logits(tracks, number, samples, positions, tracks_at_once))
+
+    def _logits_of_a_sample(self, labels: Tensor) -> int:
+        if self.model.task in WHOLE_SAMPLES:
+            # Two for each label, or for each token, of which the inputs have as many.
+            return 2 * int(getattr(self.model.model.config, "num_labels", 1))
+        return labels.shape[1] * self._layerwise.classes
 
     def _exit_by_positions(self, tracks: Sequence[Track], number: int, looked_at: Tensor) -> Iterator[Piece]:
         entered = self.entered[number]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from sglp_core.execution.layered_model import LayeredModel
 from sglp_core.healing.trainable import Trainable
 from sglp_core.options import Healing
-from sglp_core.tasks import Batch, aligned, logits_of, predictions
+from sglp_core.tasks import Batch, aligned, logits_of, predictions, squared_errors
 
 
 def find_gradients(model: LayeredModel, batch: Batch, at_once: int, trainable: Trainable, healing: Healing) -> None:
@@ -29,7 +29,8 @@ def add_gradients(model: LayeredModel, batch: Batch, trainable: Trainable, heali
     with trainable.student() as student:
         with mixed:
             rows, labels = aligned(logits_of(student, batch), batch.labels, model.task)
-        (_loss(rows.float(), labels, dense, healing) * weight).backward()
+        loss = loss_of_scores if model.task == "text_regression" else _loss
+        (loss(rows.float(), labels, dense, healing) * weight).backward()
 
 
 def _loss(rows: Tensor, labels: Tensor, dense: Tensor | None, healing: Healing) -> Tensor:
@@ -43,3 +44,9 @@ def _loss(rows: Tensor, labels: Tensor, dense: Tensor | None, healing: Healing) 
         # Squared, because softening divides the gradients of the logits by it.
         loss = loss + healing.alpha * healing.temperature**2 * divergence
     return loss
+
+
+def loss_of_scores(scores: Tensor, labels: Tensor, dense: Tensor | None, healing: Healing) -> Tensor:
+    """`_loss` of scores `[N, 1]` in spreads, whose distributions are normal; softening them changes nothing."""
+    loss = (1 - healing.alpha) * squared_errors(scores, labels).mean()
+    return loss if dense is None else loss + healing.alpha * squared_errors(scores, dense[:, 0]).mean()

@@ -69,10 +69,16 @@ class Training:
 
 
 def require_trainable(healing: Healing, model: LayeredModel) -> None:
-    """Raise `UnsupportedArchitecture` where the model has no tensors that this healing could train, or no images."""
+    """Raise `UnsupportedArchitecture` where the model has no tensors that this healing could train, or no images to
+    augment, or no classes whose labels could be smoothed."""
     if healing.trains and healing.augmentation != "none" and model.task != "image_classification":
         raise UnsupportedArchitecture(
             f"{type(model.model).__name__} has no images to crop and flip; leave healing.augmentation out"
+        )
+    if healing.trains and healing.label_smoothing and model.task in {"text_regression", "question_answering"}:
+        raise UnsupportedArchitecture(
+            f"{type(model.model).__name__} chooses no class, so its labels cannot be smoothed; leave "
+            "healing.label_smoothing out"
         )
     if healing.trains and healing.trained == "lora" and not linear_layers(model):
         raise UnsupportedArchitecture(

@@ -38,7 +38,8 @@ class BeforeAfterRow:
 
 @dataclass(frozen=True)
 class StageRow:
-    """Quality on the held-out data after one step. A position is a token, or an image or text to classify."""
+    """Quality on the held-out data after one step. A position is a token, or an image or text to classify; what it is
+    for other heads, docs/method/heads.md says."""
 
     stage: str
     """`dense`, `pruned`, `repaired` or `healed`."""

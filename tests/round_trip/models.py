@@ -65,17 +65,25 @@ HYBRIDS: dict[str, dict[str, Any]] = {
     "Dinov2ForImageClassification": IMAGES,
     "BeitForImageClassification": IMAGES,
 }
-# Other heads on families from above.
-LABELLED = {"num_labels": 3}
-HEADS: dict[str, dict[str, Any]] = {
-    "BertForTokenClassification": {**SMALL, **LABELLED},
-    "RobertaForTokenClassification": {**SMALL, **LABELLED},
-    "DistilBertForTokenClassification": {**CASES["DistilBertForMaskedLM"], **LABELLED},
-    "ElectraForTokenClassification": {**SMALL, **LABELLED},
-    "ModernBertForTokenClassification": {**HYBRIDS["ModernBertForMaskedLM"], **LABELLED},
-    "DebertaV2ForTokenClassification": {**SMALL, **LABELLED},
-    "LlamaForTokenClassification": {**GROUPED, **LABELLED},
-}
+# Other heads on families from above; the class says too little of the head.
+SCORED, LABELLED = {"num_labels": 1}, {"num_labels": 3}
+HEADS: list[tuple[str, dict[str, Any]]] = [
+    ("BertForTokenClassification", {**SMALL, **LABELLED}),
+    ("RobertaForTokenClassification", {**SMALL, **LABELLED}),
+    ("DistilBertForTokenClassification", {**CASES["DistilBertForMaskedLM"], **LABELLED}),
+    ("ElectraForTokenClassification", {**SMALL, **LABELLED}),
+    ("ModernBertForTokenClassification", {**HYBRIDS["ModernBertForMaskedLM"], **LABELLED}),
+    ("DebertaV2ForTokenClassification", {**SMALL, **LABELLED}),
+    ("LlamaForTokenClassification", {**GROUPED, **LABELLED}),
+    ("BertForQuestionAnswering", SMALL),
+    ("RobertaForQuestionAnswering", SMALL),
+    ("LlamaForQuestionAnswering", GROUPED),
+    ("BertForSequenceClassification", {**SMALL, **LABELLED}),
+    ("BertForSequenceClassification", {**SMALL, **LABELLED, "problem_type": "multi_label_classification"}),
+    ("LlamaForSequenceClassification", {**GROUPED, **SCORED}),
+    ("Qwen2ForSequenceClassification", {**GROUPED, **SCORED}),
+    ("Gemma2ForSequenceClassification", {**WINDOWED, **SCORED}),
+]
 STAGED_CASES: dict[str, tuple[dict[str, Any], tuple[tuple[int, ...], ...]]] = {
     "ResNetForImageClassification": ({**CONVOLUTIONS, "layer_type": "basic"}, ((0, 4), (2, 3))),
     "RegNetForImageClassification": ({**CONVOLUTIONS, "groups_width": 8}, ((0, 4), (2, 3))),
