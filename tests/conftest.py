@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.database import make_engine, make_sessions, migrate
 from jobs.settings import Settings
-from sglp_core.fresh_process import FreshProcesses
+from sglp_core.fresh_process import FreshProcesses, shared_server
 from tests.services.disks import mounted
 from tests.services.postgresql import PostgreSQL, postgresql
 from tests.services.redis import redis
@@ -36,9 +36,16 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         yield server
 
 
+@pytest.fixture(scope="session", autouse=True)
+def libraries() -> Iterator[None]:
+    """Imported once for all tests that have a written model read in a separate process."""
+    with shared_server():
+        yield
+
+
 @pytest.fixture(scope="session")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FreshProcesses]:
-    """The libraries imported once for all tests that have a written model read in a process of its own."""
+    """Processes for one call each."""
     with FreshProcesses(tmp_path_factory.mktemp("fresh")) as processes:
         yield processes
 

@@ -1,5 +1,6 @@
 """Run `sglp_core` as the specification asks."""
 
+import gc
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,32 +33,39 @@ def run_method(files: LocalFiles, request: ChildRequest, output: Path, reporter:
         estimate,
         sweep,
     )
+    from sglp_core.fresh_process import shared_server
 
-    spec, outline = request.spec, _model(files, request)
-    model = outline.fetched
-    options = Options(
-        method=Method(**spec.method.model_dump()),
-        calibration=Calibration(**spec.calibration.model_dump()),
-        evaluation=Evaluation(**spec.evaluation.model_dump()),
-        healing=Healing(**spec.healing.model_dump()),
-    )
-    context = RunContext(
-        roots=request.roots,
-        local_files=files.data,
-        cache=request.cache,
-        reporter=reporter,
-        transfer=ResultTransfer(request.received, reporter.result_kept),
-        converted=converted_models(request),
-    )
-    if spec.mode == "analyze":
-        analyze(model, output, options, context)
-    elif spec.mode == "estimate":
-        sized = spec.target if isinstance(spec.target, RatioTargetSpec | LayersTargetSpec | PlanTargetSpec) else None
-        estimate(outline, output, None if sized is None else _sized_target(sized), options, context)
-    elif isinstance(spec.target, SweepTargetSpec):
-        sweep(model, SweepTarget(spec.target.of, spec.target.ratios), output, options, context)
-    elif spec.target is not None:
-        compress(model, _target(spec.target), output, options, context)
+    gc.freeze()
+    gc.enable()
+    # Before anything is computed, which starts threads or a GPU: neither survives a fork.
+    with shared_server(of_this_process=True):
+        spec, outline = request.spec, _model(files, request)
+        model = outline.fetched
+        options = Options(
+            method=Method(**spec.method.model_dump()),
+            calibration=Calibration(**spec.calibration.model_dump()),
+            evaluation=Evaluation(**spec.evaluation.model_dump()),
+            healing=Healing(**spec.healing.model_dump()),
+        )
+        context = RunContext(
+            roots=request.roots,
+            local_files=files.data,
+            cache=request.cache,
+            reporter=reporter,
+            transfer=ResultTransfer(request.received, reporter.result_kept),
+            converted=converted_models(request),
+        )
+        if spec.mode == "analyze":
+            analyze(model, output, options, context)
+        elif spec.mode == "estimate":
+            sized = (
+                spec.target if isinstance(spec.target, RatioTargetSpec | LayersTargetSpec | PlanTargetSpec) else None
+            )
+            estimate(outline, output, None if sized is None else _sized_target(sized), options, context)
+        elif isinstance(spec.target, SweepTargetSpec):
+            sweep(model, SweepTarget(spec.target.of, spec.target.ratios), output, options, context)
+        elif spec.target is not None:
+            compress(model, _target(spec.target), output, options, context)
 
 
 def converted_models(request: ChildRequest) -> "ConvertedModels":
