@@ -5,7 +5,6 @@ from http import HTTPStatus
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.events.watcher import JobWatcher
@@ -16,8 +15,6 @@ from jobs.security.signing_secrets import Sealer
 from jobs.settings import Settings
 from jobs.tables import Job
 
-# For the OpenAPI document alone; `api/middleware/authentication.py` checks keys.
-BEARER = HTTPBearer(auto_error=False, scheme_name="apiKey", description="`sglp_<keyid>_<secret>`")
 AnyJob = TypeVar("AnyJob", Job, RankedJob)
 JOB_ID = re.compile("job_[0-9a-z]{26}")
 
@@ -44,7 +41,7 @@ async def _sealer(request: Request) -> Sealer:
     return sealer
 
 
-async def _tenant(request: Request, _documented: Annotated[object, Depends(BEARER)]) -> str:
+async def _tenant(request: Request) -> str:
     """The tenant of the caller, who has been let in; see `api/middleware/authentication.py`."""
     caller: Caller = request.state.caller
     return caller.tenant

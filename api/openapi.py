@@ -51,6 +51,8 @@ PROBLEM = {
         },
     },
 }
+# `api/middleware/authentication.py` checks keys, before any route; an operation that needs none says so.
+KEYS = {"apiKey": {"type": "http", "description": "`sglp_<keyid>_<secret>`", "scheme": "bearer"}}
 LINKED = {
     "get": "getJob",
     "events": "listEvents",
@@ -101,6 +103,7 @@ def describe(app: FastAPI) -> OpenAPIObject:
                 responses = operation["responses"]
                 responses.pop("422", None)
                 responses["4XX"] = responses["5XX"] = error
+                operation.setdefault("security", [{name: [] for name in KEYS}])
         for operation in (each["post"] for each in document["webhooks"].values()):
             operation["responses"].pop("422")
         for path in SUBMISSIONS:
@@ -109,6 +112,7 @@ def describe(app: FastAPI) -> OpenAPIObject:
                 name: {"operationId": operation, "parameters": {"job_id": "$response.body#/id"}}
                 for name, operation in LINKED.items()
             }
+        document["components"]["securitySchemes"] = KEYS
         schemas = document["components"]["schemas"]
         for name in UNUSED:
             schemas.pop(name, None)

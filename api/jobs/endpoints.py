@@ -6,12 +6,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime, BeforeValidator
+from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
 
 from api.audit import Action
 from api.dependencies import JobId, Sessions, Tenant, Watcher, job_or_404
 from api.events.schemas import EventPage
 from api.events.stream import stream_events
+from api.events.watcher import JobWatcher
 from api.jobs.outlooks import Outlooks
 from api.jobs.schemas import JobPage, JobView
 from api.protocol.conditional import etag_of, is_known, wanted_wait
@@ -74,12 +76,14 @@ def list_jobs(
 
 
 @router.get("/{job_id}", responses={304: {"description": "It has not changed"}}, response_model=JobView)
-async def get_job(job_id: JobId, request: Request, sessions: Sessions, tenant: Tenant, watcher: Watcher) -> Response:
+async def get_job(job_id: JobId, request: Request, tenant: Tenant) -> Response:
     """One job. With `If-None-Match` the answer is 304 while the job and its position in the queue are unchanged.
 
     `Prefer: wait=30` waits up to 30 seconds, at most 60, for a change.
     """
-
+    # Not as dependencies: this is asked for most, and each would cost a fiftieth of an answer.
+    sessions: sessionmaker[Session] = request.app.state.sessions
+    watcher: JobWatcher = request.app.state.watcher
     outlooks: Outlooks = request.app.state.outlooks
 
     def read() -> RankedJob:

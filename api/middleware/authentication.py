@@ -8,15 +8,15 @@ from http import HTTPStatus
 
 from fastapi import Request
 from sqlalchemy.orm import Session, sessionmaker
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
+from api.middleware.known_keys import KnownKeys
 from api.middleware.rate_limit import Rates
 from api.protocol.problems import respond, unavailable
-from jobs.database import DATABASE_DOWN, transaction
-from jobs.repository import Caller, KeyRepository
+from jobs.database import DATABASE_DOWN
+from jobs.repository import Caller
 from jobs.security.api_keys import Scope, read_key
 
 ALIVE = "/livez"
@@ -34,7 +34,7 @@ class Callers:
         self, app: ASGIApp, sessions: sessionmaker[Session], *, require_keys: bool, requests_per_minute: int
     ) -> None:
         self._app = app
-        self._sessions = sessions
+        self._keys = KnownKeys(sessions)
         self._require_keys = require_keys
         self._rates = Rates(requests_per_minute)
 
@@ -70,16 +70,12 @@ class Callers:
         await answer(connection, receive, send_with_rate)
 
     async def _caller_of(self, request: Request) -> Caller | None:
-        return await run_in_threadpool(self._caller, request) if self._require_keys else ANYBODY
-
-    def _caller(self, request: Request) -> Caller | None:
         """The caller; None without a key or with one that is unknown, expired or revoked."""
+        if not self._require_keys:
+            return ANYBODY
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         presented = read_key(text.strip()) if scheme.lower() == "bearer" else None
-        if presented is None:
-            return None
-        with transaction(self._sessions) as session:
-            return KeyRepository(session).check(presented)
+        return None if presented is None else await self._keys.caller(presented)
 
 
 def _needed(request: Request) -> Scope:

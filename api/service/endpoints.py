@@ -4,11 +4,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 
-from api.dependencies import BEARER
 from api.openapi import OpenAPIObject
 from api.service.shared import Shared
 
@@ -40,7 +39,7 @@ class Readiness(BaseModel):
     troubles: dict[str, str]
 
 
-@router.get("/v1/architectures", dependencies=[Depends(BEARER)])
+@router.get("/v1/architectures")
 def list_architectures() -> Architectures:
     """Which models can be pruned: the rule, and the architectures that every release is tested with."""
     return _architectures()

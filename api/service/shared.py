@@ -11,18 +11,20 @@ Answer = TypeVar("Answer")
 
 
 class Shared(Generic[Answer]):
-    """What `compute` returns, at most `FRESH_SECONDS` old; of any number of callers one computes it, and its errors go
-    to those who waited for it alone.
+    """What `compute` returns, at most `fresh_seconds` old, by default `FRESH_SECONDS`; of any number of callers one
+    computes it, and its errors go to those who waited for it alone.
     """
 
-    def __init__(self, compute: Callable[[], Awaitable[Answer]]) -> None:
+    def __init__(self, compute: Callable[[], Awaitable[Answer]], fresh_seconds: float | None = None) -> None:
         self._compute = compute
+        self._fresh_seconds = fresh_seconds
         self._task: asyncio.Task[Answer] | None = None
         self._computed_at = float("-inf")
 
     async def get(self) -> Answer:
         """The answer; raises what `compute` raises."""
-        is_old = time.monotonic() - self._computed_at >= FRESH_SECONDS
+        fresh_seconds = FRESH_SECONDS if self._fresh_seconds is None else self._fresh_seconds
+        is_old = time.monotonic() - self._computed_at >= fresh_seconds
         if self._task is None or (self._task.done() and is_old):
             self._task = asyncio.create_task(self._run())
         # A caller that goes away takes the answer from nobody.

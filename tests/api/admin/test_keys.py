@@ -1,16 +1,19 @@
 """Which keys open the service, what for, and how they are made and revoked."""
 
 import re
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 from sglp_client import SGLP
-from sqlalchemy import select, update
+from sqlalchemy import Engine, event, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
+from api.middleware.known_keys import KNOWN_SECONDS
 from jobs.database import transaction
 from jobs.security.api_keys import Scope
 from jobs.settings import Settings
@@ -58,6 +61,38 @@ def test_every_key_that_does_not_hold_gets_the_same_answer(client: httpx.Client,
     assert client.get("/v1/jobs", headers={"Authorization": f"bearer  {key_of(good)}"}).status_code == 200
 
 
+def test_a_key_that_was_just_used_is_refused_a_second_after_it_is_revoked(
+    client: httpx.Client, sessions: Sessions
+) -> None:
+    key, admin = make_key(sessions, "a", Scope.JOBS_READ), make_key(sessions, "a", Scope.ADMIN)
+    assert client.get("/v1/jobs", headers=key).status_code == 200
+    assert client.delete(f"/v1/admin/keys/{key_id_of(key)}", headers=admin).status_code == 204
+    wrong = {"Authorization": f"Bearer {key_of(key)[:-64]}{'0' * 64}"}
+    assert_problem(client.get("/v1/jobs", headers=wrong), 401)
+    time.sleep(KNOWN_SECONDS)
+    assert_problem(client.get("/v1/jobs", headers=key), 401)
+
+
+def test_a_second_with_many_requests_asks_the_database_once_for_a_key(client: httpx.Client, sessions: Sessions) -> None:
+    key = make_key(sessions, "a", Scope.JOBS_READ)
+    lookups: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if "FROM api_keys" in statement:
+            lookups.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        begin = time.monotonic()
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: client.get("/v1/jobs", headers=key).status_code, range(40)))
+        seconds = time.monotonic() - begin
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert answers == [200] * 40
+    assert 1 <= len(lookups) <= 1 + seconds / KNOWN_SECONDS
+
+
 def test_a_body_is_not_read_before_the_key(client: httpx.Client) -> None:
     assert_problem(client.post("/v1/jobs", content=b"{"), 401)
     assert_problem(client.get("/nowhere"), 401)
@@ -78,6 +113,7 @@ def test_the_last_use_is_written_at_most_once_a_minute(client: httpx.Client, ses
     seen = []
     for age in (0, 50, 61):
         if seen:
+            time.sleep(KNOWN_SECONDS)
             aged = seen[0] - timedelta(seconds=age)
             with transaction(sessions) as session:
                 session.execute(update(ApiKey).where(ApiKey.id == key_id_of(header)).values(last_used_at=aged))
