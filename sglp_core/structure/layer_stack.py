@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sglp_core.checkpoints.limits import require_stored
 from sglp_core.errors import UnsupportedArchitecture, as_unsupported
-from sglp_core.structure.layer_calls import KeywordArguments, layer_input, layer_output
+from sglp_core.structure.layer_shapes import call_shapes, require_alike
 from sglp_core.structure.layer_signature import layer_signatures, position_signatures
 from sglp_core.structure.model_class import meta_model, untrained_model
 from sglp_core.structure.module_lists import other_towers
@@ -113,7 +113,7 @@ def find_stack(model: Any, image_shape: Sequence[int] | None = None) -> StackPat
         stages = blocks_of_stages(model, lists)
         if is_timm(model.config) and len(lists) == 1 and same_parameter_shapes(model, stages[0]):
             return lists[0]
-        calls = _shapes(model, list(chain(*stages)), example_inputs(model, 1, image_shape))
+        calls = call_shapes(model, list(chain(*stages)), example_inputs(model, 1, image_shape))
         return tuple(removable_blocks(model, stages, {name: shapes[0] for name, shapes in calls.items()}))
     expected = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     if getattr(model.config, "is_encoder_decoder", False):
@@ -234,11 +234,7 @@ def _count_flops(
         model = untrained_model(config, "cpu")
         with as_unsupported("the model cannot run as its config.json says"):
             counter, shapes = _counted(model, names, sequence_length, image_shape)
-    if any(len(calls) != 1 or calls[0][0] != calls[0][1] for calls in shapes.values()):
-        raise UnsupportedArchitecture(
-            f"the layers of {type(model).__name__} cannot be removed one by one: some do not run exactly once, or "
-            "their output does not have the shape of their input"
-        )
+    require_alike(model, shapes, None if model.main_input_name == "pixel_values" else sequence_length)
     by_module = {name: sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
     return [by_module.get(f"{type(model).__name__}.{name}", 0) for name in names], counter.get_total_flops()
 
@@ -248,27 +244,7 @@ def _counted(
 ) -> tuple[FlopCounterMode, dict[str, list[Shapes]]]:
     counter = FlopCounterMode(display=False)
     with counter:
-        return counter, _shapes(model, names, example_inputs(model, sequence_length, image_shape))
-
-
-def _shapes(model: Any, names: Sequence[str], inputs: dict[str, Tensor]) -> dict[str, list[Shapes]]:
-    """Shapes of the hidden states that enter and leave each module, for each of its calls."""
-    shapes: dict[str, list[Shapes]] = {name: [] for name in names}
-
-    def hook(name: str) -> Any:
-        def record(_module: nn.Module, args: tuple[Any, ...], kwargs: KeywordArguments, output: Any) -> None:
-            shapes[name].append((layer_input(args, kwargs).shape, layer_output(output).shape))
-
-        return record
-
-    handles = [model.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True) for name in names]
-    try:
-        with torch.no_grad():
-            model(**inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes
+        return counter, call_shapes(model, names, example_inputs(model, sequence_length, image_shape))
 
 
 def _stages(path: StackPath, count: int) -> tuple[Stage, ...]:
