@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, NoReturn, Self
 
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
 from sglp_core.checkpoints.strict_json import JsonObject
 from sglp_core.errors import SGLPError
 
@@ -205,6 +207,8 @@ def _serve(parent: int, *, forks: bool) -> None:
     requests, statuses = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
     server = os.getpid()
     for line in requests:
+        # With the first call transformers compiles a thousand patterns, by which it renames the weights it loads.
+        get_checkpoint_conversion_mapping("")
         child = os.fork() if forks else 0
         if not child:
             _answer(server if forks else parent, *json.loads(line))

@@ -85,10 +85,10 @@ def test_a_job_no_worker_takes_ends_at_its_deadline(stack: Stack) -> None:
 def test_a_killed_workers_job_goes_on_and_succeeds_on_another(stack: Stack, models: Path) -> None:
     first = stack.start_worker()
     own = {"source": write_text(models / "own.txt", lines=300).as_uri(), "batch_size": 6}
-    healing = {"steps": 800, "learning_rate": 1e-5, "alpha": 0.0, "trained": "lora", **own}
+    healing = {"steps": 480, "learning_rate": 1e-5, "alpha": 0.0, "trained": "lora", **own}
     job_id = stack.client.submit(tiny_spec(models / "model", models / "text.txt", healing=healing))["id"]
-    # Held-out data is asked, and the state kept, at every hundredth step.
-    stack.wait_for(job_id, lambda job: job["phase"] == "healing" and job["progress"]["done"] > 100)
+    # Held-out data is asked, and the state kept, at every sixtieth step.
+    stack.wait_for(job_id, lambda job: job["phase"] == "healing" and job["progress"]["done"] > 60)
     children = psutil.Process(first.pid).children(recursive=True)
     first.kill()
     killed = time.monotonic()
@@ -99,8 +99,8 @@ def test_a_killed_workers_job_goes_on_and_succeeds_on_another(stack: Stack, mode
     assert (job["status"], job["attempt"], ends(stack, job_id)) == ("succeeded", 2, ["succeeded"]), stack.logs()
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     healed = stack.client.report(job_id)["healing"]
-    assert healed["resumed_from_step"] >= 100
-    assert (healed["trained"], healed["curve"][-1]["step"]) == ("lora", 800)
+    assert healed["resumed_from_step"] >= 60
+    assert (healed["trained"], healed["curve"][-1]["step"]) == ("lora", 480)
     assert own.items() <= healed.items()
     # The folder of the killed attempt went when the next job began on that disk.
     assert stack.work_files() == []

@@ -7,7 +7,7 @@ from typing import Any
 from tests.services.stack import Stack
 from tests.worker.tiny_model import tiny_spec
 
-STEPS = 800
+STEPS = 480
 
 
 def test_a_job_loses_little_when_all_workers_are_replaced_twice(stack: Stack, models: Path, tmp_path: Path) -> None:
@@ -18,11 +18,11 @@ def test_a_job_loses_little_when_all_workers_are_replaced_twice(stack: Stack, mo
         return stack.start_worker(cache_dir=str(disk / "cache"), work_dir=str(disk / "work"))
 
     workers = [start(), start()]
-    # Held-out data is asked, and the state kept, at every hundredth step.
+    # Held-out data is asked, and the state kept, at every sixtieth step.
     healing = {"steps": STEPS, "learning_rate": 1e-5, "alpha": 0.0, "trained": "lora"}
     spec = tiny_spec(models / "model", models / "text.txt", healing=healing, method={"repair": "auto"})
     job_id = stack.client.submit(spec)["id"]
-    for step in (100, 300):
+    for step in (60, 180):
         stack.wait_for(job_id, lambda job, step=step: job["phase"] == "healing" and job["progress"]["done"] > step)
         replaced, workers = workers, [start(), start()]
         for worker in replaced:
@@ -34,7 +34,7 @@ def test_a_job_loses_little_when_all_workers_are_replaced_twice(stack: Stack, mo
     assert (job["status"], job["attempt"]) == ("succeeded", 1), stack.logs()
     report = stack.client.report(job_id)
     assert report["analysis"]["reused"]
-    assert report["healing"]["resumed_from_step"] >= 200
+    assert report["healing"]["resumed_from_step"] >= 120
     phases = [event["data"]["phase"] for event in stack.client.events(job_id) if event["type"] == "phase"]
     assert phases.count("measuring") == 1
     requeued = [event for event in stack.client.events(job_id) if event["type"] == "requeued"]
