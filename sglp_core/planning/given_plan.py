@@ -65,7 +65,8 @@ def _reason_against(removed: Removed, stack: LayerStack, config: Any) -> str:
     if empty := next((stage for stage in stack.stages if set(removed).issuperset(stage.layers)), None):
         return f"{_listed(empty.layers)} are a whole stage, of which one must stay"
     if vanished := stack.vanished_kind(removed):
-        kind = stack.layers[vanished[0]].kind
+        staying = {kind for layer in stack.layers if layer.index not in removed for kind in layer.kinds}
+        kind = next(kind for kind in stack.layers[vanished[0]].kinds if kind not in staying)
         return f"{_listed(vanished)} are all of their kind ({kind}), and the model class expects one"
     signatures = [layer.signature for layer in stack.layers]
     if keeps_signatures(config, str(stack.path), signatures, removed) if all(signatures) else stack.can_remove(removed):

@@ -1,6 +1,7 @@
 """Hybrid stacks have layers of several kinds, such as attention and state-space layers; a plan keeps one of each kind.
 
-A model class expects a layer of every kind: without an attention layer the cache of a hybrid model has no length.
+A model class expects a layer of every kind: without an attention layer the cache of a hybrid model has no length. Some
+configurations also refuse to be made without a layer of some type, such as full attention among sliding windows.
 """
 
 from collections.abc import Callable, Sequence
@@ -79,14 +80,15 @@ def _over_all_sets(
     set keeps what must stay.
     """
     layers = len(stack)
-    kinds = {kind: 1 << number for number, kind in enumerate(dict.fromkeys(layer.kind for layer in stack.layers))}
+    names = dict.fromkeys(kind for layer in stack.layers for kind in layer.kinds)
+    kinds = {kind: 1 << number for number, kind in enumerate(names)}
     costs = _any_cost(stack)
     # waiting[p]: the sets that are decided up to layer p and keep the layer before it, by the kinds that they keep.
     waiting: list[dict[int, int]] = [{} for _ in range(layers + 2)]
     waiting[0] = {0: nothing}
     for start in range(layers + 1):
         for end in run_ends(start, costs[start], stack.stages, protected):
-            kept = kinds[stack.layers[end].kind] if end < layers else 0
+            kept = sum(kinds[kind] for kind in stack.layers[end].kinds) if end < layers else 0
             for earlier, known in waiting[start].items():
                 extended, there = removed(known, Run(start, end)), waiting[end + 1].get(earlier | kept)
                 waiting[end + 1][earlier | kept] = extended if there is None else merged(there, extended)

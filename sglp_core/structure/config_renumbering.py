@@ -61,6 +61,30 @@ def renumber_config(config: Any, count: int, kept: dict[int, int]) -> None:
         config.set_output_features_output_indices(out_features=config.stage_names[-1:], out_indices=None)
 
 
+def needed_layer_types(config: Any) -> set[str]:
+    """The entries of `layer_types` without which the configuration's class cannot be made, as it says when it is."""
+    types = list(getattr(config, "layer_types", None) or ())
+    if len(set(types)) < 2 or not _can_be_made(config):
+        return set()
+    needed = set()
+    for each in set(types):
+        renumbered = deepcopy(config)
+        stay = [index for index, other in enumerate(types) if other != each]
+        renumber_config(renumbered, len(types), {old: new for new, old in enumerate(stay)})
+        if not _can_be_made(renumbered):
+            needed.add(each)
+    return needed
+
+
+def _can_be_made(config: Any) -> bool:
+    try:
+        type(config).from_dict(config.to_dict())
+    except Exception:
+        # Configuration classes raise many types of errors.
+        return False
+    return True
+
+
 def prediction_layers(config: Any) -> dict[str, int]:
     """The entries of a configuration that promise layers behind the last one, which predict further tokens."""
     stated = {name: value for name, value in vars(config).items() if name in PREDICTION_LAYERS}

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sglp_core.checkpoints.limits import require_stored
 from sglp_core.errors import UnsupportedArchitecture, as_unsupported
+from sglp_core.structure.config_renumbering import needed_layer_types
 from sglp_core.structure.layer_shapes import call_shapes, require_alike
 from sglp_core.structure.layer_signature import layer_signatures, position_signatures
 from sglp_core.structure.model_class import meta_model, untrained_model
@@ -40,10 +41,10 @@ StackPath = str | tuple[str, ...]
 class Layer:
     """One removable layer.
 
-    `flops` counts one forward pass of one sequence (or image). Layers of one `kind` have the same classes of modules
-    with parameters. `signature` is that of `layer_signatures`, empty where layers are in stages. `position_signature`
-    is what the model class derives from the layer's position: that of `position_signatures`, or the
-    `positional_attributes` of a block in a stage.
+    `flops` counts one forward pass of one sequence (or image). Layers of one of the `kinds` have the same classes of
+    modules with parameters, or a type of which the configuration needs a layer. `signature` is that of
+    `layer_signatures`, empty where layers are in stages. `position_signature` is what the model class derives from the
+    layer's position: that of `position_signatures`, or the `positional_attributes` of a block in a stage.
     """
 
     index: int
@@ -51,7 +52,7 @@ class Layer:
     parameters: int
     flops: int
     position_signature: str = ""
-    kind: str = ""
+    kinds: tuple[str, ...] = ("",)
     signature: str = ""
 
 
@@ -91,7 +92,8 @@ class LayerStack:
         """All layers of one kind of which none would stay; empty where each kind keeps a layer."""
         kinds: dict[str, list[int]] = {}
         for layer in self.layers:
-            kinds.setdefault(layer.kind, []).append(layer.index)
+            for kind in layer.kinds:
+                kinds.setdefault(kind, []).append(layer.index)
         return next((indices for indices in kinds.values() if set(removed).issuperset(indices)), [])
 
     def sizes(self, target_kind: str) -> tuple[list[int], int]:
@@ -188,6 +190,7 @@ def measure_stack(
     if stored_bits is not None:
         require_stored(parameters, stored_bits)
     flops, total_flops = _count_flops(model, config, names, sequence_length, image_shape)
+    needed = _needed_types(config, len(names))
     layers = tuple(
         Layer(
             index=index,
@@ -195,7 +198,7 @@ def measure_stack(
             parameters=sum(p.numel() for p in module.parameters()),
             flops=flops[index],
             position_signature=by_position[index],
-            kind=kinds[index],
+            kinds=(kinds[index], *needed[index]),
             signature=signatures[index],
         )
         for index, (name, module) in enumerate(zip(names, modules, strict=True))
@@ -217,6 +220,14 @@ def _require_separate(model: nn.Module, layers: nn.ModuleList) -> None:
 def _kind_of(layer: nn.Module) -> str:
     # Some modules without parameters exist only at some positions: a stochastic depth of 0 is often left out.
     return ", ".join(sorted({type(part).__name__ for part in layer.modules() if any(True for _ in part.parameters())}))
+
+
+def _needed_types(config: transformers.PretrainedConfig, count: int) -> list[list[str]]:
+    """For each layer its type, where the configuration needs a layer of this type; else nothing."""
+    text_config = config.get_text_config()
+    types = getattr(text_config, "layer_types", None) or ()
+    needed = needed_layer_types(text_config) if len(types) == count else set()
+    return [[each] if each in needed else [] for each in types] if needed else [[]] * count
 
 
 def _count_flops(

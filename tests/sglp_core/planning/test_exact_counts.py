@@ -19,7 +19,7 @@ SIZES = (7, 1, 12, 3, 9, 2, 8, 5, 4)
 def stack_of(places: str, kinds: str, stages: tuple[Stage, ...] = (Stage(0, LAYERS),)) -> LayerStack:
     """One layer a letter: what the class builds at its place, and its kind."""
     layers = tuple(
-        Layer(index, f"layers.{index}", SIZES[index], 10, position_signature=place, kind=kind)
+        Layer(index, f"layers.{index}", SIZES[index], 10, position_signature=place, kinds=(kind,))
         for index, (place, kind) in enumerate(zip(places, kinds, strict=True))
     )
     return LayerStack("layers", stages, layers, 100, 100, 16)

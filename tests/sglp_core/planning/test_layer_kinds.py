@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import transformers
 
 from sglp_core.errors import TargetUnreachable
 from sglp_core.options import Target
-from sglp_core.planning.layer_kinds import plan_keeping_kinds
+from sglp_core.planning.layer_kinds import plan_keeping_kinds, removable_counts
 from sglp_core.planning.plan import costs_of_layers
 from sglp_core.structure.layer_stack import LayerStack, measure_stack
 from sglp_core.structure.runs import Stage
@@ -37,7 +38,7 @@ def planned(stack: LayerStack, costs: list[float], count: int, protected: set[in
 
 
 def test_layers_of_one_kind_keep_their_parameters_in_the_same_classes(stack: LayerStack) -> None:
-    kinds = [layer.kind for layer in stack.layers]
+    kinds = [layer.kinds for layer in stack.layers]
     assert {i for i, kind in enumerate(kinds) if kind == kinds[2]} == set(ATTENTION)
     assert len(set(kinds)) == 2
 
@@ -65,3 +66,27 @@ def test_every_plan_keeps_every_kind(stack: LayerStack, count: int) -> None:
 def test_what_no_plan_can_reach_is_an_error(stack: LayerStack) -> None:
     with pytest.raises(TargetUnreachable):
         planned(stack, [1.0] * LAYERS, LAYERS - 1, {0})
+
+
+def test_a_type_without_which_there_is_no_configuration_keeps_a_layer() -> None:
+    """NeoMME asks for full attention in one layer at least, and does without windows."""
+    types = ["sliding_attention", "full_attention"] * 2
+    values: dict[str, Any] = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+    values |= {"num_key_value_heads": 2, "head_dim": 16}
+
+    def made(layer_types: list[str]) -> Any:
+        return transformers.NeoMMEConfig(
+            **values, num_hidden_layers=len(layer_types), layer_types=layer_types, architectures=["NeoMMEForMaskedLM"]
+        )
+
+    stack = measure_stack(made(types), 16)
+    for removed in (each for count in (1, 2, 3) for each in itertools.combinations(range(4), count)):
+        left = [layer_type for index, layer_type in enumerate(types) if index not in removed]
+        try:
+            made(left)
+        except ValueError:
+            assert not stack.can_remove(removed), removed
+        else:
+            assert stack.can_remove(removed), removed
+    assert removable_counts(stack, set()) == [1, 2, 3]
+    assert removable_counts(stack, {0, 2}) == [1]
