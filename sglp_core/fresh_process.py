@@ -40,7 +40,8 @@ class FreshProcesses:
     """
 
     def __init__(self, scratch: Path, *, forks: bool = FORKS) -> None:
-        self.scratch = scratch
+        # A shared server may have been started in another working directory.
+        self.scratch = scratch.resolve()
         self._forks = forks
         self._own: _Server | None = None
 
@@ -121,7 +122,7 @@ class _Server:
         process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
-        files = [str(file.resolve()) for file in (request_file, answer_file, log)]
+        files = [str(file) for file in (request_file, answer_file, log)]
         # A process that has died already shows by the missing status below.
         with suppress(BrokenPipeError):
             process.stdin.write(json.dumps([module, *files]) + "\n")

@@ -119,7 +119,7 @@ def verify(artifacts: Sequence[Written], fresh: FreshProcesses) -> list[Verifica
                 "logits": str(scratch / f"logits-{number}.safetensors"),
                 "decode": written.task == "causal_lm",
                 "path": written.path,
-                "offload": str((scratch / f"offload-{number}").resolve()) if written.offloaded else None,
+                "offload": str(scratch / f"offload-{number}") if written.offloaded else None,
             }
         )
     try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sglp_core.checkpoints.converted_models import ConvertedModel, ConvertedModels
+from sglp_core.checkpoints.model_card import OriginalCard, read_card
 from sglp_core.checkpoints.model_folder import (
     check_folder,
     refuse_adapters,
@@ -30,7 +31,7 @@ class Source:
     directory: Path
     format: str
     digest: str
-    licence: str | None
+    card: OriginalCard
     converted: ConvertedModel | None = field(default=None, repr=False, compare=False)
 
 
@@ -59,26 +60,14 @@ def _open_directory(directory: Path, roots: Sequence[Path] | None) -> Source:
     digest = hashlib.sha256()
     for file in [config_file, *files]:
         digest.update(f"{file.name}\0{sha256_of(file)}\0".encode())
-    return Source(directory, "safetensors", digest.hexdigest(), _card_licence(directory / "README.md"))
+    return Source(directory, "safetensors", digest.hexdigest(), read_card(directory))
 
 
 def _open_gguf(path: Path, converted: ConvertedModels) -> Source:
     require_gguf(path)
     from sglp_core.loading.gguf_conversion import check_gguf, convert_gguf
 
-    licence = check_gguf(path)
+    card = OriginalCard(check_gguf(path))
     digest = sha256_of(path)
     model = converted.find_or_write(digest, lambda directory: convert_gguf(path, directory, converted.make_room))
-    return Source(model.directory, "gguf", digest, licence, model)
-
-
-def _card_licence(card: Path) -> str | None:
-    if not card.is_file():
-        return None
-    from huggingface_hub import ModelCardData, metadata_load
-
-    try:
-        licence = ModelCardData(**(metadata_load(card) or {})).license
-    except (ValueError, TypeError):
-        return None
-    return str(licence) if licence else None
+    return Source(model.directory, "gguf", digest, card, model)

@@ -86,7 +86,8 @@ def compress(
     checked = _write_and_verify(prepared, compressed.written, output, options, context)
     report = _report(prepared, Evidence(planned, compressed, placement, checked), options)
     with context.phase("publishing").single_step():
-        write_report(output, report, prepared.analysis if isinstance(prepared, Measured) else None)
+        analysis = prepared.analysis if isinstance(prepared, Measured) else None
+        write_report(output, report, analysis, prepared.loaded.source.card.text)
     # Only now: an attempt that fails after its last step need not heal again.
     compressed.forget_healing()
     return report

@@ -154,7 +154,7 @@ def model_section(loaded: LoadedModel) -> ModelSection:
         source.digest,
         source.format,
         loaded.class_name,
-        source.licence,
+        source.card.licence,
         IgnoredTensors(len(ignored), ignored[:NAMES_OF_IGNORED]),
         loaded.notes,
     )

@@ -67,8 +67,10 @@ def estimate_page(report: EstimateReport) -> str:
     return TEMPLATES.get_template("estimate.md.jinja").render(report=report)
 
 
-def model_card(report: CompressReport, page: str) -> str:
-    """`README.md` of the smaller model: what it was made from, its licence, and the page of the report."""
+def model_card(report: CompressReport, page: str, original_text: str) -> str:
+    """`README.md` of the smaller model: what it was made from, its licence, the page of the report, and the text of the
+    original's card.
+    """
     metadata = ModelCardData(
         license=report.model.licence,
         base_model=report.model.origin if report.model.revision else None,
@@ -80,6 +82,7 @@ def model_card(report: CompressReport, page: str) -> str:
         model=report.model,
         own_architecture=report.model.class_name in {each.__name__ for each in IMAGE_CLASSIFIERS.values()},
         page=page,
+        original_text=original_text,
     )
 
 

@@ -18,8 +18,16 @@ def require_new(output: Path) -> None:
         raise FileExistsError(f"{output} is not empty; name a new directory")
 
 
-def write_report(output: Path, report: AnalyzeReport | CompressReport | SweepReport, analysis: Analysis | None) -> None:
-    """Write the report, its plan and its analysis to `output`; there is no analysis where the plan was given."""
+def write_report(
+    output: Path,
+    report: AnalyzeReport | CompressReport | SweepReport,
+    analysis: Analysis | None,
+    original_card: str = "",
+) -> None:
+    """Write the report, its plan and its analysis to `output`; there is no analysis where the plan was given.
+
+    `original_card` is the text that goes below that of the smaller model's card.
+    """
     compressed = report if isinstance(report, CompressReport) else None
     if analysis is not None:
         write_analysis(analysis, output, layer_rows(analysis, report))
@@ -34,7 +42,7 @@ def write_report(output: Path, report: AnalyzeReport | CompressReport | SweepRep
     _write_pages(output, report, page)
     if compressed:
         (output / "plan.json").write_text(json.dumps(plan_target(compressed)))
-        (output / "model" / "README.md").write_text(markdown.model_card(compressed, page))
+        (output / "model" / "README.md").write_text(markdown.model_card(compressed, page, original_card))
     files.write_manifest(
         output,
         {

@@ -72,13 +72,16 @@ def test_where_nothing_forks_each_answer_has_an_interpreter(module: str, tmp_pat
         assert not psutil.pid_exists(answer["pid"])
 
 
-def test_one_server_is_shared_while_it_is_kept(module: str, tmp_path: Path) -> None:
+def test_one_server_is_shared_while_it_is_kept(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = [tmp_path / name for name in "ab"]
     parents = []
     with shared_server():
         for folder in folders:
             folder.mkdir()
-            with FreshProcesses(folder) as fresh:
+            # The server of the second was started in the first.
+            monkeypatch.chdir(folder)
+            with FreshProcesses(Path()) as fresh:
+                assert fresh.scratch == folder
                 parents.append(fresh.call(module, {"do": "hello"})["parent"])
                 with pytest.raises(SGLPError, match="a reason"):
                     fresh.call(module, {"do": "fail"})

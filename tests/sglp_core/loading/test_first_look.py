@@ -246,6 +246,7 @@ def test_what_can_be_decided_is_decided_and_said(code: str, model: Path, tmp_pat
 def test_a_job_carries_no_decision_into_the_smaller_model_and_reports_each(model: Path, tmp_path: Path) -> None:
     for change, _ in NOTED.values():
         change(model)
+    (model / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n\nTrained by *somebody* on `text`.\n")
     text = write_text(tmp_path / "text.txt")
     report = compress(
         str(model),
@@ -263,6 +264,9 @@ def test_a_job_carries_no_decision_into_the_smaller_model_and_reports_each(model
     assert estimate(str(model), tmp_path / "estimate").model.notes == notes
     for page in ("out/report.md", "out/model/README.md", "estimate/report.md"):
         assert all(note.message in (tmp_path / page).read_text() for note in notes)
+    ours, _, theirs = (tmp_path / "out/model/README.md").read_text().partition("# The model card of the original\n")
+    assert (report.model.licence, "Licence: apache-2.0." in ours) == ("apache-2.0", True)
+    assert theirs.endswith("\n\n# A model\n\nTrained by *somebody* on `text`.\n")
     config = json.loads((tmp_path / "out/model/config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert not {"auto_map", "attn_implementation"} & config.keys()

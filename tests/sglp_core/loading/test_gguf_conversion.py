@@ -47,7 +47,7 @@ def test_the_tokenizer_comes_along(source: Source) -> None:
 
 
 def test_the_licence_is_the_files(source: Source) -> None:
-    assert (source.format, source.licence) == ("gguf", "apache-2.0")
+    assert (source.format, source.card.licence) == ("gguf", "apache-2.0")
 
 
 def test_a_second_opening_converts_nothing(source: Source, cache: Path) -> None:
