@@ -11,6 +11,7 @@ from tests.services import bad_models
 from tests.services.stack import Stack
 from tests.worker.tiny_model import tiny_spec, write_tiny_model
 
+# At least one of each code; more are told apart without the service (`tests/hostile`, `tests/sglp_core`).
 EXPECTED = {
     "missing model": ("model_not_found", "no file or directory"),
     "link that leaves": ("source_forbidden", "roots"),
@@ -19,19 +20,13 @@ EXPECTED = {
     "archive named safetensors": ("unsafe_format", "pickle or an archive"),
     "only pickle weights": ("unsafe_format", "save_pretrained"),
     "pickle named gguf": ("unsafe_format", "pickle"),
-    "lying header": ("unsafe_format", "header"),
     "endless header": ("unsafe_format", "header"),
-    "truncated weights": ("unsafe_format", "header"),
     "truncated gguf": ("unsafe_format", "truncated.gguf"),
-    "auto_map": ("unsafe_format", "auto_map"),
-    "adapter beside": ("unsafe_format", "adapter_config.json"),
-    "unknown model type": ("unsupported_architecture", "from_the_future"),
     "no layer stack": ("unsupported_architecture", "looked for"),
     "unreachable target": ("target_unreachable", "largest"),
     "layers of another model": ("bad_layers", "/target/remove/1 is 40"),
     "missing calibration": ("bad_calibration", "no file or directory"),
     "empty calibration": ("bad_calibration", "no text"),
-    "short calibration": ("bad_calibration", ""),
     "calibration of another kind": ("bad_calibration", ".txt"),
 }
 Submit = Callable[..., str]
@@ -50,9 +45,8 @@ def ended(
     """Every bad input as a job that has ended, by its name in `EXPECTED`."""
     good, text, outside = models / "model", models / "text.txt", tmp_path_factory.mktemp("outside")
     write_tiny_model(outside)
-    empty, short, other = models / "empty.txt", models / "short.txt", models / "other.docx"
+    empty, other = models / "empty.txt", models / "other.docx"
     empty.write_text(" \n")
-    short.write_text("the cat")
     other.write_text("the cat sat")
 
     def data(source: Path) -> dict[str, Any]:
@@ -66,19 +60,13 @@ def ended(
         "archive named safetensors": tiny_spec(bad_models.torch_archive_named_safetensors(good, models, canary), text),
         "only pickle weights": tiny_spec(bad_models.only_pickle_weights(good, models, canary), text),
         "pickle named gguf": tiny_spec(bad_models.pickle_named_gguf(models, canary), text),
-        "lying header": tiny_spec(bad_models.lying_header(good, models), text),
         "endless header": tiny_spec(bad_models.endless_header(good, models), text),
-        "truncated weights": tiny_spec(bad_models.truncated_weights(good, models), text),
         "truncated gguf": tiny_spec(bad_models.truncated_gguf(models), text),
-        "auto_map": tiny_spec(bad_models.auto_map(good, models), text),
-        "adapter beside": tiny_spec(bad_models.adapter_beside(good, models), text),
-        "unknown model type": tiny_spec(bad_models.unknown_type(good, models), text),
         "no layer stack": tiny_spec(bad_models.without_a_stack(models), text),
         "unreachable target": tiny_spec(good, text, target={"kind": "parameters", "ratio": 0.99}),
         "layers of another model": tiny_spec(good, text, target={"kind": "plan", "remove": [2, 40]}),
         "missing calibration": tiny_spec(good, text, **data(models / "none.txt")),
         "empty calibration": tiny_spec(good, text, **data(empty)),
-        "short calibration": tiny_spec(good, text, **data(short)),
         "calibration of another kind": tiny_spec(good, text, **data(other)),
     }
     for _ in range(2):

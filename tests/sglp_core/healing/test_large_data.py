@@ -78,7 +78,7 @@ def run(folder: Path, source: str, limits: tuple[int, int]) -> subprocess.Comple
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("source", ["all", "all.zip", "all.parquet"])
+@pytest.mark.parametrize("source", [pytest.param("all", marks=pytest.mark.slow), "all.zip", "all.parquet"])
 def test_a_healing_on_more_images_than_memory_holds(images: Path, source: str) -> None:
     ended = run(images, source, FOR_IMAGES)
     assert ended.returncode == 0, ended.stderr[-3000:]
