@@ -38,7 +38,9 @@ def main(request_file: Path, output: Path, pipe: int, parent: int) -> None:
         request.cache.mkdir(parents=True, exist_ok=True)
         confine(Access([request_file.parent, request.links, *request.roots], [output, temporary, request.cache]))
         # A new program: it has none of the threads, which are not confined, and of the credentials of this one.
-        environment = {**os.environ, "HOME": str(temporary), "HF_HUB_OFFLINE": "1"}
+        # With the last one, imports start no CUDA, which a fork of that process could not use.
+        own = {"HOME": str(temporary), "HF_HUB_OFFLINE": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+        environment = {**os.environ, **own}
         arguments = [str(request_file), str(files_file), str(output), str(pipe)]
         os.execve(sys.executable, [sys.executable, "-P", "-m", "worker.child.confined", *arguments], environment)
 
