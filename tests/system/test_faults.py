@@ -132,7 +132,8 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(stack: Stack, silent_h
 def test_a_worker_that_froze_past_its_lease_writes_nothing(stack: Stack, models: Path) -> None:
     frozen = stack.start_worker()
     job_id = stack.client.submit(tiny_spec(models / "model", models / "text.txt"))["id"]
-    stack.wait_for(job_id, lambda job: job["phase"] == "verifying")
+    # Each of these phases alone may be shorter than it takes to see it.
+    stack.wait_for(job_id, lambda job: job["phase"] in {"planning", "evaluating", "pruning"})
     freeze(frozen)
     stack.start_worker()
     job = stack.wait_for_end(job_id)
