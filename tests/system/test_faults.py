@@ -132,8 +132,8 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(stack: Stack, silent_h
 def test_a_worker_that_froze_past_its_lease_writes_nothing(stack: Stack, models: Path) -> None:
     frozen = stack.start_worker()
     job_id = stack.client.submit(tiny_spec(models / "model", models / "text.txt"))["id"]
-    # Each of these phases alone may be shorter than it takes to see it.
-    stack.wait_for(job_id, lambda job: job["phase"] in {"planning", "evaluating", "pruning"})
+    # Near its end; each of these phases alone may be shorter than it takes to see it.
+    stack.wait_for(job_id, lambda job: job["phase"] in {"evaluating", "pruning", "verifying"})
     freeze(frozen)
     stack.start_worker()
     job = stack.wait_for_end(job_id)
@@ -144,9 +144,9 @@ def test_a_worker_that_froze_past_its_lease_writes_nothing(stack: Stack, models:
         time.sleep(0.1)
     assert list(stack.client.events(job_id)) == events
     assert stack.client.get(job_id)["version"] == job["version"]
-    # Only the attempt that has ended the job has files in the store.
+    # Only the attempt that has ended the job has files in the store, beside results of steps, which the sweep deletes.
     prefixes = {key.split("/")[2] for key in open_store(stack.read_settings()).list(f"jobs/{job_id}/")}
-    assert len(prefixes) == 1
+    assert len(prefixes - {"kept"}) == 1
 
 
 def test_a_job_is_accepted_and_ends_although_no_hint_can_be_sent(stack: Stack, tmp_path: Path) -> None:
