@@ -1,4 +1,4 @@
-"""Whether what a job shows is exactly what `jobs/progress.py`, `jobs/results.py` and `jobs/events.py` describe."""
+"""Whether what a job shows is exactly what `jobs/progress.py`, `jobs/results/` and `jobs/events.py` describe."""
 
 import json
 from collections.abc import Iterable

@@ -83,7 +83,7 @@ class JobUpdate:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job that succeeds leaves in the database; types: `jobs/progress.py`, `jobs/results.py`."""
+    """What a job that succeeds leaves in the database; types: `jobs/progress.py`, `jobs/results/`."""
 
     result: JsonObject
     plan: JsonObject | None = None
