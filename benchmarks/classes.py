@@ -1,8 +1,8 @@
 """Which classes of transformers are supported, refused early with the reason, or a fault.
 
 Of each class a small model with random weights is made from its configuration, and as few layers as can go are
-removed as in a job: the model's own labels, one pass with gradients, quality, removal, writing, and loading again,
-here in the same process.
+removed as in a job: the model's own labels, one pass with gradients, quality, removal, writing, and loading again
+in a fresh process.
 
     python -m benchmarks.classes [causal_lm …]
 """
@@ -28,8 +28,7 @@ from transformers.models.auto import modeling_auto
 from benchmarks.markdown_table import print_table
 from sglp_core.analysis.similarity import SimilarityAccumulator
 from sglp_core.analysis.tracing import trace
-from sglp_core.artifact.verify import Written, handle, verify
-from sglp_core.checkpoints.strict_json import JsonObject
+from sglp_core.artifact.verify import Written, verify
 from sglp_core.data.predicted_labels import predicted_labels
 from sglp_core.errors import SGLPError
 from sglp_core.estimation.healing_memory import last_layers
@@ -79,14 +78,6 @@ SIZES: dict[str, Any] = {
     "image_size": 32,
     "patch_size": 8,
 }
-
-
-class ThisProcess(FreshProcesses):
-    """Verifies without a process for each of hundreds of models."""
-
-    def call(self, _module: str, request: JsonObject) -> JsonObject:
-        """The answer of `verify.handle`."""
-        return handle(request)
 
 
 @dataclass(frozen=True)
@@ -226,9 +217,9 @@ def main(tables: Sequence[str]) -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, FreshProcesses(Path(folder)) as fresh:
         for table in tables:
-            for row in rows_of(table, ThisProcess(Path(folder)), Path(folder)):
+            for row in rows_of(table, fresh, Path(folder)):
                 print(f"{row.task} {row.name} {row.outcome} {row.reason}", file=sys.stderr, flush=True)
                 rows.append(row)
     outcomes = ("supported", "refused", "not built", "fault")

@@ -240,6 +240,16 @@ def test_texts_are_not_cropped() -> None:
         require_trainable(Healing(1, augmentation="crop_and_flip"), model)
 
 
+@pytest.mark.parametrize(("name", "labels"), [("BertForQuestionAnswering", 2), ("BertForSequenceClassification", 1)])
+def test_labels_that_are_no_classes_are_not_smoothed(name: str, labels: int) -> None:
+    model = build(name, num_labels=labels)
+    layered = LayeredModel(model, find_stack(model), task_of(type(model), model.config))
+    require_trainable(Healing(0, label_smoothing=0.1), layered)
+    require_trainable(Healing(1), layered)
+    with pytest.raises(UnsupportedArchitecture, match="chooses no class"):
+        require_trainable(Healing(1, label_smoothing=0.1), layered)
+
+
 def _numbered(count: int) -> Tensor:
     """Windows of 7 tokens that each have another first token."""
     return torch.cat([torch.arange(10, 10 + count)[:, None], torch.full((count, 6), 5)], 1)
