@@ -21,7 +21,7 @@ from sglp_core.healing.neighbouring_layers import names_near_cuts
 from sglp_core.options import Healing
 from sglp_core.removal.remove_layers import remove_layers
 from sglp_core.structure.layer_stack import find_stack
-from sglp_core.tasks import Batch, logits_of, loss_of, rebatch, split
+from sglp_core.tasks import Batch, logits_of, loss_of, rebatch, split, task_of
 from tests.sglp_core.recorded_progress import Recorder
 from tests.sglp_core.small_models import batches, build
 
