@@ -13,7 +13,6 @@ from sglp_client import SGLP
 from sqlalchemy import Engine, event, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from api.middleware.known_keys import KNOWN_SECONDS
 from jobs.database import transaction
 from jobs.security.api_keys import Scope
 from jobs.settings import Settings
@@ -69,7 +68,7 @@ def test_a_key_that_was_just_used_is_refused_a_second_after_it_is_revoked(
     assert client.delete(f"/v1/admin/keys/{key_id_of(key)}", headers=admin).status_code == 204
     wrong = {"Authorization": f"Bearer {key_of(key)[:-64]}{'0' * 64}"}
     assert_problem(client.get("/v1/jobs", headers=wrong), 401)
-    time.sleep(KNOWN_SECONDS)
+    time.sleep(1)
     assert_problem(client.get("/v1/jobs", headers=key), 401)
 
 
@@ -90,7 +89,7 @@ def test_a_second_with_many_requests_asks_the_database_once_for_a_key(client: ht
     finally:
         event.remove(Engine, "before_cursor_execute", note)
     assert answers == [200] * 40
-    assert 1 <= len(lookups) <= 1 + seconds / KNOWN_SECONDS
+    assert 1 <= len(lookups) <= 1 + seconds
 
 
 def test_a_body_is_not_read_before_the_key(client: httpx.Client) -> None:
@@ -113,7 +112,7 @@ def test_the_last_use_is_written_at_most_once_a_minute(client: httpx.Client, ses
     seen = []
     for age in (0, 50, 61):
         if seen:
-            time.sleep(KNOWN_SECONDS)
+            time.sleep(1)
             aged = seen[0] - timedelta(seconds=age)
             with transaction(sessions) as session:
                 session.execute(update(ApiKey).where(ApiKey.id == key_id_of(header)).values(last_used_at=aged))
